@@ -1,0 +1,94 @@
+"""Picture → network input. The network is learned under this rule, and the service serves under the same one.
+
+NumPy and Pillow only: the service runs this file in an environment without torch.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+Filter = Literal["bilinear", "bilinear-point"]
+"""`bilinear` averages over the source area when it shrinks (antialiased); `bilinear-point` is the
+paper's: four neighbours of the sample point, whatever the scale."""
+
+IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "TIFF")
+"""Pillow's names of the formats that are ever opened."""
+
+_SIXTEEN_BIT_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
+
+
+class UnreadableImage(ValueError):
+    """The picture cannot be turned into RGB; the message says why in one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """Input size of the network in pixels (multiples of 32) and the filter that leads there."""
+
+    height: int
+    width: int
+    filter: Filter = "bilinear"
+
+    def __post_init__(self) -> None:
+        if min(self.height, self.width) < 32 or self.height % 32 or self.width % 32:
+            raise ValueError(f"input size {self.height}×{self.width}: both sides must be multiples of 32")
+
+    def apply(self, rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Stretch uint8 RGB `[h, w, 3]` to `[height, width, 3]`."""
+        if rgb.shape[:2] == (self.height, self.width):
+            return rgb
+        image, size = Image.fromarray(rgb), (self.width, self.height)
+        if self.filter == "bilinear":
+            return np.asarray(image.resize(size, Image.Resampling.BILINEAR))
+        scale = (image.width / self.width, 0.0, 0.0, 0.0, image.height / self.height, 0.0)
+        # An affine transform samples at pixel centres and, outside the outermost ones, would give
+        # black: one repeated pixel around the picture keeps its border its own.
+        padded = Image.fromarray(np.pad(rgb, ((1, 1), (1, 1), (0, 0)), mode="edge"))
+        shifted = (scale[0], 0.0, 1.0, 0.0, scale[4], 1.0)
+        return np.asarray(padded.transform(size, Image.Transform.AFFINE, shifted, Image.Resampling.BILINEAR))
+
+
+def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
+    """Any picture of the accepted formats as uint8 RGB `[h, w, 3]`: upright, without alpha.
+
+    EXIF orientation is applied. 16-bit grey is scaled to 8 bits over its full range, not over what
+    the picture happens to hold, so that a dark frame stays dark. Transparency is ignored, palette and
+    CMYK are converted by Pillow.
+
+    Raises:
+        UnreadableImage: floating-point pixels (no known range), or data that cannot be decoded.
+    """
+    try:
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode == "F":
+            raise UnreadableImage("floating-point pixels have no known range; send 8 or 16 bits per channel")
+        if upright.mode in _SIXTEEN_BIT_MODES:
+            wide = np.clip(np.asarray(upright, dtype=np.int64), 0, 65535)
+            grey = ((wide * 255 + 32767) // 65535).astype(np.uint8)
+            return np.repeat(grey[:, :, None], 3, axis=2)
+        if upright.mode == "P" and "transparency" in upright.info:
+            upright = upright.convert("RGBA")
+        return np.asarray(upright.convert("RGB"))
+    except UnreadableImage:
+        raise
+    except (OSError, ValueError, SyntaxError, KeyError, TypeError, IndexError, MemoryError, OverflowError) as error:
+        raise UnreadableImage(f"picture cannot be decoded: {error}") from error
+
+
+def read_rgb(path: Path) -> NDArray[np.uint8]:
+    """The picture at `path` as uint8 RGB `[h, w, 3]`.
+
+    Raises:
+        UnreadableImage: missing, not one of `IMAGE_FORMATS`, or damaged; the message names the file.
+    """
+    try:
+        with Image.open(path, formats=IMAGE_FORMATS) as image:
+            return to_rgb(image)
+    except UnreadableImage as error:
+        raise UnreadableImage(f"{path}: {error}") from error
+    except (OSError, ValueError, SyntaxError) as error:
+        raise UnreadableImage(f"{path}: not a readable image ({error})") from error
