@@ -1,0 +1,114 @@
+"""Distances of the three levels → one heatmap and one score. Part of the graph, to the last digit.
+
+The rule's discrete choices are fixed when a product is trained (`ScoreRule`, kept in the checkpoint);
+its fitted numbers are buffers.
+"""
+
+import math
+from typing import Annotated, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+_FINEST_STRIDE = 4
+
+
+class ScoreRule(BaseModel):
+    """How a product's maps become its heatmap and its score."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    normalisation: Literal["none", "level", "position"] = "none"
+    """`level`: each level's distances by their own quantiles over held-out normals; `position`: also by the
+    usual distance at each place, which differs where the product always looks the same."""
+    levels: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    """Weights of the three levels in the mean, finest first."""
+    sigma: Annotated[float, Field(gt=0)] = 4.0
+    """Gaussian smoothing of the heatmap, in pixels of the network's input."""
+    top: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of the hottest pixels whose mean is the score; 0: the maximum."""
+    factor: bool = False
+    """DRD's refinement: times 1 + the peak of the level whose map varies least."""
+
+
+def distances(teacher: list[Tensor], student: list[Tensor]) -> list[Tensor]:
+    """1 − cosine over channels, per level: `[N, C, h, w]` twice → `[N, h, w]`, 0–2."""
+    return [1 - F.cosine_similarity(t, s, dim=1) for t, s in zip(teacher, student, strict=True)]
+
+
+class Heatmap(nn.Module):
+    """Fuses, smooths and scores.
+
+    Everything before the last step happens on the finest level's grid (stride 4): smoothing commutes with
+    the upsampling that follows, and costs a sixteenth there.
+
+    Args:
+        height, width: the network's input size.
+    """
+
+    offset: Tensor
+    scale: Tensor
+    kernel: Tensor
+    roi: Tensor
+
+    def __init__(self, height: int, width: int, rule: ScoreRule | None = None) -> None:
+        super().__init__()
+        self.size = (height, width)
+        self.grid = (height // _FINEST_STRIDE, width // _FINEST_STRIDE)
+        self.register_buffer("offset", torch.zeros(3, *self.grid))
+        self.register_buffer("scale", torch.ones(3, *self.grid))
+        self.register_buffer("roi", torch.ones(height, width))
+        self.set_rule(rule or ScoreRule())
+
+    def set_rule(self, rule: ScoreRule) -> None:
+        self.rule = rule
+        self.register_buffer("kernel", _gaussian(rule.sigma / _FINEST_STRIDE), persistent=False)
+
+    def forward(self, levels: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Distance maps `[N, H/s_k, W/s_k]` → heatmap `[N, H, W]` and score `[N]`."""
+        maps = torch.stack([self._to_grid(level) for level in levels], 1)  # [N, 3, H/4, W/4]
+        if self.rule.normalisation != "none":
+            maps = (maps - self.offset) / self.scale
+        weights = torch.tensor(self.rule.levels, device=maps.device).view(1, 3, 1, 1)
+        mean = (maps * weights).sum(1, keepdim=True) / sum(self.rule.levels)  # [N, 1, H/4, W/4]
+        smooth = F.interpolate(self._smooth(mean), self.size, mode="bilinear", align_corners=False)
+        heatmap = smooth.squeeze(1) * self.roi
+        return heatmap, self._score(heatmap, levels)
+
+    def _to_grid(self, level: Tensor) -> Tensor:
+        if level.shape[-2:] == self.grid:
+            return level
+        return F.interpolate(level.unsqueeze(1), self.grid, mode="bilinear", align_corners=False).squeeze(1)
+
+    def _smooth(self, maps: Tensor) -> Tensor:
+        """Separable Gaussian; the border is repeated, so that it is not cooled."""
+        reach = self.kernel.numel() // 2
+        padded = F.pad(maps, (reach, reach, reach, reach), mode="replicate")
+        return F.conv2d(F.conv2d(padded, self.kernel.view(1, 1, -1, 1)), self.kernel.view(1, 1, 1, -1))
+
+    def _score(self, heatmap: Tensor, levels: list[Tensor]) -> Tensor:
+        flat = heatmap.flatten(1)
+        if self.rule.top > 0:
+            pooled = F.avg_pool2d(heatmap.unsqueeze(1), _FINEST_STRIDE).flatten(1)
+            score = pooled.topk(max(1, round(self.rule.top * pooled.shape[1]))).values.mean(1)
+        else:
+            score = flat.amax(1)
+        if self.rule.factor:
+            score = score * (1 + _least_varying_peak([self._to_grid(level) for level in levels], levels))
+        return score
+
+
+def _least_varying_peak(on_grid: list[Tensor], levels: list[Tensor]) -> Tensor:
+    """v of drd.md: the peak of the level whose upsampled map has least variance, per image `[N]`."""
+    variance = torch.stack([grid.flatten(1).var(1) for grid in on_grid], 1)  # [N, 3]
+    peaks = torch.stack([level.flatten(1).amax(1) for level in levels], 1)  # [N, 3]
+    return peaks.gather(1, variance.argmin(1, keepdim=True)).squeeze(1)
+
+
+def _gaussian(sigma: float) -> Tensor:
+    reach = max(1, math.ceil(4 * sigma))
+    x = torch.arange(-reach, reach + 1, dtype=torch.float32)
+    weights = torch.exp(-0.5 * (x / sigma) ** 2)
+    return weights / weights.sum()

@@ -1,0 +1,36 @@
+"""The student: RD's decoder, the teacher in a mirror, from the embedding back to the three levels."""
+
+from torch import Tensor, nn
+
+from training.model.blocks import initialise, stage
+from training.model.teacher import Mirror
+
+
+class Student(nn.Module):
+    """Restores the teacher's features from the embedding.
+
+    Args:
+        mirror: widths, sign and block kind of the teacher.
+        inner: channels of the embedding.
+        min_width: least inner width of a level (a signed teacher's levels only, which end in their own 1×1
+            convolution and are therefore free in their inner width).
+    """
+
+    def __init__(self, mirror: Mirror, inner: int, min_width: int) -> None:
+        super().__init__()
+        self.stages, self.heads = nn.ModuleList(), nn.ModuleList()
+        for channels, blocks in zip(reversed(mirror.channels), mirror.blocks, strict=True):
+            outer = max(channels, min_width) if mirror.signed else channels
+            self.stages.append(stage(inner, outer, "up", blocks, mirror.bottleneck))
+            self.heads.append(nn.Conv2d(outer, channels, 1) if mirror.signed else nn.Identity())
+            inner = outer
+        initialise(self)
+
+    def forward(self, embedding: Tensor) -> list[Tensor]:
+        """`[N, C, H/32, W/32]` → restored features, finest first, shaped as the teacher's."""
+        restored: list[Tensor] = []
+        x = embedding
+        for up, head in zip(self.stages, self.heads, strict=True):
+            x = up(x)
+            restored.append(head(x))
+        return restored[::-1]

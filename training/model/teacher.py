@@ -1,0 +1,109 @@
+"""The teacher: an ImageNet backbone, frozen, cut off above its third level.
+
+The backbone is asked for its widths, strides and normalisation (timm's `feature_info` and
+`pretrained_cfg`); nothing about a particular network is written here except how its weights are found.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import timm
+import torch
+from torch import Tensor, nn
+
+STRIDES = (4, 8, 16)
+
+
+class BackboneError(ValueError):
+    """The backbone or its weights cannot be used; the message says what would be right."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mirror:
+    """What the student must know of the teacher to mirror it."""
+
+    channels: tuple[int, int, int]
+    signed: bool
+    """Features take both signs, so the student's levels must not end in a ReLU."""
+    bottleneck: float | None
+    """Inner to outer width of the bottleneck blocks; None: basic blocks."""
+    blocks: tuple[int, int, int]
+    """Student blocks from the coarsest level to the finest."""
+
+
+class Teacher(nn.Module):
+    """Features of frames at strides 4, 8 and 16.
+
+    Args:
+        backbone: timm name; its strides must include 4, 8 and 16.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, backbone: str) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.net = _truncated(backbone)
+        self.channels: tuple[int, int, int] = tuple(self.net.feature_info.channels())
+        mean, std = _normalisation(backbone)
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        self.requires_grad_(requires_grad=False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> "Teacher":  # noqa: ARG002, FBT001, FBT002
+        """Stay in evaluation mode: the teacher's batch statistics are ImageNet's, for ever."""
+        return super().train(mode=False)
+
+    def forward(self, frames: Tensor) -> list[Tensor]:
+        """RGB frames `[N, H, W, 3]`, 0–255 (uint8 or float) → features `[N, C_k, H/s_k, W/s_k]`."""
+        x = frames.permute(0, 3, 1, 2).float()
+        features: list[Tensor] = self.net((x - self.mean) / self.std)
+        return features
+
+    def mirror(self) -> Mirror:
+        """Widths, sign and block kind, read off the network itself."""
+        with torch.inference_mode():
+            probe = torch.arange(64 * 64 * 3).remainder(251).view(1, 64, 64, 3)
+            signed = any(bool((feature < 0).any()) for feature in self(probe))
+        ratio = _bottleneck_ratio(self.net, self.channels[2])
+        return Mirror(self.channels, signed, ratio, (3, 4, 6) if ratio else (2, 2, 2))
+
+
+def _truncated(backbone: str) -> nn.Module:
+    if backbone not in timm.list_models():
+        close = ", ".join(timm.list_models(f"*{backbone[:8]}*")[:5])
+        raise BackboneError(f"backbone {backbone!r} is not a timm model" + (f"; near it: {close}" if close else ""))
+    try:
+        net = timm.create_model(backbone, features_only=True, pretrained=False)
+    except (RuntimeError, ValueError, AttributeError) as error:
+        raise BackboneError(f"backbone {backbone!r} gives no feature maps: {error}") from error
+    reductions = list(net.feature_info.reduction())
+    if not set(STRIDES) <= set(reductions):
+        raise BackboneError(f"backbone {backbone!r} has strides {reductions}; strides 4, 8 and 16 are needed")
+    levels = tuple(reductions.index(stride) for stride in STRIDES)
+    net = timm.create_model(backbone, features_only=True, pretrained=False, out_indices=levels)
+    # Some of timm's feature networks keep, and run, the blocks above the last level asked for.
+    parent, _, last = net.feature_info.module_name()[-1].rpartition(".")
+    stages = net.get_submodule(parent)
+    if isinstance(stages, nn.Sequential) and last.isdigit():
+        del stages[int(last) + 1 :]
+    return net
+
+
+def _bottleneck_ratio(net: nn.Module, outer: int) -> float | None:
+    for name, module in net.named_modules():
+        if name.split(".")[0] == "layer3" and type(module).__name__ == "Bottleneck":
+            return float(module.conv2.out_channels) / outer  # type: ignore[union-attr,arg-type]
+    return None
+
+
+def _normalisation(backbone: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation on the 0–255 scale."""
+    if backbone.startswith("tf_efficientnet_lite"):
+        return (127.0,) * 3, (128.0,) * 3  # what its weights were trained under, to the digit
+    config = timm.get_pretrained_cfg(backbone, allow_unregistered=True)
+    mean = config.mean if config else timm.data.IMAGENET_DEFAULT_MEAN
+    std = config.std if config else timm.data.IMAGENET_DEFAULT_STD
+    return tuple(255 * v for v in mean), tuple(255 * v for v in std)

