@@ -1,0 +1,139 @@
+"""The manifest: every fact export and service must agree on. Written once by export, never changed."""
+
+import json
+from pathlib import PurePosixPath
+from typing import Annotated, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+
+from export.bundle.frame import FrameRanges
+from export.bundle.scale import Scale
+from training.geometry import Geometry
+
+SCHEMA_VERSION: Literal[1] = 1
+MANIFEST = "manifest.json"
+BatchSize = Literal[1, 2, 4, 8]
+BATCH_SIZES: tuple[BatchSize, ...] = (1, 2, 4, 8)
+"""The only batch sizes there are: every engine is proved at each, the batcher forms no others."""
+
+MAX_GUARD_BAND = 0.02
+"""On the score scale. An engine that needs a wider one differs too much from the checkpoint to be used."""
+
+
+class BundleError(ValueError):
+    """The bundle, or an engine of it, can't be used; the message is one clear line."""
+
+
+def _inside_the_bundle(path: str) -> str:
+    parts = PurePosixPath(path).parts
+    if not path.isprintable() or "\\" in path or ":" in path or not parts or "/".join(parts) != path:
+        raise ValueError(f"{path!r} is not a plain relative path")
+    if path.startswith("/") or ".." in parts or path == MANIFEST:
+        raise ValueError(f"{path!r} does not name a file of the bundle")
+    return path
+
+
+BundlePath = Annotated[str, AfterValidator(_inside_the_bundle)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+ProductName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+"""Starts with a letter or digit and holds no separator: a product name is a folder's name, never a path."""
+
+
+class _Facts(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Thresholds(_Facts):
+    """Score scales of whole images and of pixels, and what they rest on."""
+
+    image: Scale
+    pixel: Scale
+    calibration_size: Annotated[int, Field(ge=1)]
+    max_false_reject: Annotated[float, Field(gt=0, lt=1)]
+    promised: bool
+    """Whether that many calibration images can promise the error budget: it is at least 1/(n+1)."""
+
+
+class EngineEntry(_Facts):
+    """One way to run the network. `guard_band` is on the score scale; None while it could not be measured."""
+
+    id: Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
+    file: BundlePath
+    batch_sizes: tuple[BatchSize, ...] = BATCH_SIZES
+    guard_band: Annotated[float, Field(ge=0, le=MAX_GUARD_BAND)] | None = None
+
+
+class GoldenFrame(_Facts):
+    """A network input kept as PNG, and the raw score the checkpoint gives it in float32."""
+
+    file: BundlePath
+    kind: Literal["good", "defective", "pseudo-abnormal", "near-threshold"]
+    source: str
+    raw_score: float
+
+
+class Provenance(_Facts):
+    """Where the bundle comes from."""
+
+    created: AwareDatetime
+    checkpoint: Sha256
+    recipe: str
+    backbone: str
+    seed: int
+    libraries: dict[str, str]
+
+
+class Manifest(_Facts):
+    schema_version: Literal[1] = SCHEMA_VERSION
+    product: ProductName
+    version: Annotated[int, Field(ge=1, lt=2**31)]
+    geometry: Geometry
+    thresholds: Thresholds
+    min_area: Annotated[int, Field(ge=0)]
+    """Pixels of the sent image that a region must have to count; 0: any."""
+    roi: None = None
+    frame_ranges: FrameRanges
+    engines: Annotated[tuple[EngineEntry, ...], Field(min_length=1)]
+    """In order of preference, as measured at export."""
+    golden: Annotated[tuple[GoldenFrame, ...], Field(min_length=1)]
+    provenance: Provenance
+    files: dict[BundlePath, Sha256]
+    """Every other file of the bundle."""
+
+    @model_validator(mode="after")
+    def _hangs_together(self) -> Self:
+        used = [engine.file for engine in self.engines] + [golden.file for golden in self.golden]
+        if missing := sorted(set(used) - self.files.keys()):
+            raise ValueError(f"{missing[0]!r} is used but has no digest")
+        if len({engine.id for engine in self.engines}) < len(self.engines):
+            raise ValueError("an engine is listed twice")
+        if max(self.geometry.height, self.geometry.width) > 4096:
+            raise ValueError("an input size over 4096 pixels is not a network's")
+        return self
+
+
+def parse_manifest(content: bytes) -> Manifest:
+    """Reads a manifest; BundleError when it is damaged or of a newer schema than this program knows."""
+    try:
+        facts = json.loads(content)
+    except ValueError as error:
+        raise BundleError(f"{MANIFEST} is not JSON: {error}") from error
+    schema = facts.get("schema_version") if isinstance(facts, dict) else None
+    if isinstance(schema, int) and schema > SCHEMA_VERSION:
+        raise BundleError(
+            f"{MANIFEST} has schema version {schema}; this program knows up to {SCHEMA_VERSION}: update it"
+        )
+    try:
+        return Manifest.model_validate_json(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise BundleError(f"{MANIFEST}: {where + ': ' if where else ''}{first['msg']}") from error

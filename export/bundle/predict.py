@@ -1,0 +1,176 @@
+"""From frames to heatmaps and raw scores: the one implementation that evaluation and service both run."""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.bundle.engines.engine import Engine, open_engine
+from export.bundle.files import verify_files
+from export.bundle.manifest import (
+    MANIFEST,
+    MAX_GUARD_BAND,
+    BundleError,
+    EngineEntry,
+    Manifest,
+    parse_manifest,
+)
+from export.bundle.reading import is_flip
+from training.geometry import UnreadableImage, read_rgb
+
+_MAX_MANIFEST_BYTES = 16 * 2**20
+_ROUNDING = 1e-4
+"""Score difference two machines may show in float32, where the guard band recorded is next to zero."""
+
+
+class EngineFailed(RuntimeError):
+    """The engine could not run a batch, or answered something that is not an answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """`heatmap` float32 [N, H, W] and `score` float32 [N], both raw."""
+
+    heatmap: NDArray[np.float32]
+    score: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A bundle on disk that has been checked. `digest` is the SHA-256 of its manifest."""
+
+    path: Path
+    manifest: Manifest
+    digest: str
+
+    @staticmethod
+    def open(path: Path) -> "Bundle":
+        """Checks schema, paths and digests of the bundle at `path`; BundleError says what is wrong."""
+        root = path.resolve()  # pinned: a link that is turned later does not change what the engine opens
+        try:
+            content = _manifest_bytes(root)
+            manifest = parse_manifest(content)
+            verify_files(root, manifest.files)
+        except BundleError as error:
+            raise BundleError(f"{path}: {error}") from error
+        except OSError as error:
+            raise BundleError(f"{path}: {error.strerror or error}") from error
+        return Bundle(root, manifest, hashlib.sha256(content).hexdigest())
+
+    def start(self, engine: str = "auto") -> "Predictor":
+        """Opens `engine`, or the first of the manifest that this machine can run, and replays the golden
+        frames on it at every batch size, which also warms it up.
+
+        Raises BundleError, with the reason per engine, when none passes.
+        """
+        entries = {entry.id: entry for entry in self.manifest.engines}
+        if engine != "auto" and engine not in entries:
+            raise BundleError(f"{self.path}: no engine {engine}, only {', '.join(entries)}")
+        skipped = dict[str, str]()
+        for entry in entries.values() if engine == "auto" else [entries[engine]]:
+            try:
+                return Predictor(self, entry, skipped)
+            except BundleError as error:
+                skipped[entry.id] = str(error)
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
+        raise BundleError(f"{self.path}: no engine can be used ({reasons})")
+
+    def golden_frames(self) -> NDArray[np.uint8]:
+        """The golden frames [F, H, W, 3], in the manifest's order."""
+        geometry = self.manifest.geometry
+        try:
+            frames = [read_rgb(self.path / golden.file) for golden in self.manifest.golden]
+        except UnreadableImage as error:
+            raise BundleError(str(error)) from error
+        if any(frame.shape != (geometry.height, geometry.width, 3) for frame in frames):
+            raise BundleError("a golden frame has not the input's size")
+        return np.stack(frames)
+
+
+class Predictor:
+    """A started engine that has proved itself on the golden frames. One thread at a time.
+
+    `guard_band` and `deviation` are on the score scale; `deviation` is the largest seen here at the start.
+    `skipped` tells why engines that come earlier in the manifest are not used.
+    """
+
+    def __init__(self, bundle: Bundle, entry: EngineEntry, skipped: Mapping[str, str]) -> None:
+        self.bundle = bundle
+        self.engine_id = entry.id
+        self.batch_sizes = tuple(sorted(entry.batch_sizes))
+        self.skipped: Mapping[str, str] = MappingProxyType(dict(skipped))
+        self._engine: Engine = open_engine(entry, bundle.path, bundle.manifest.geometry)
+        try:
+            self.deviation = self._replay(entry.guard_band)
+        except BaseException:
+            self.close()
+            raise
+        self.guard_band = max(entry.guard_band or 0.0, 2 * self.deviation)
+
+    def predict(self, frames: NDArray[np.uint8]) -> Prediction:
+        """`frames` uint8 [N, H, W, 3], N one of `batch_sizes`; EngineFailed unless all are answered."""
+        geometry = self.bundle.manifest.geometry
+        assert frames.dtype == np.uint8, frames.dtype
+        assert frames.shape[1:] == (geometry.height, geometry.width, 3), frames.shape
+        assert len(frames) in self.batch_sizes, len(frames)
+        try:
+            heatmap, score = self._engine.run(frames)
+        except Exception as error:  # the boundary to native runtimes, whose exceptions share no base class
+            raise EngineFailed(f"{self.engine_id}: {error}") from error
+        if heatmap.shape != frames.shape[:3] or score.shape != frames.shape[:1]:
+            raise EngineFailed(
+                f"{self.engine_id} answered {heatmap.shape} and {score.shape} to {frames.shape}"
+            )
+        return Prediction(heatmap, score)
+
+    def close(self) -> None:
+        """Frees the engine."""
+        self._engine.close()
+
+    def _replay(self, recorded: float | None) -> float:
+        """Largest score deviation over the golden frames at every batch size; BundleError if too large."""
+        manifest, frames = self.bundle.manifest, self.bundle.golden_frames()
+        expected = np.array([golden.raw_score for golden in manifest.golden])
+        guard_band = MAX_GUARD_BAND / 2 if recorded is None else max(recorded, _ROUNDING)
+        largest = 0.0
+        for window in cyclic_windows(len(frames), self.batch_sizes):
+            try:
+                raw = self.predict(frames[window]).score
+            except EngineFailed as error:
+                raise BundleError(str(error)) from error
+            scale = manifest.thresholds.image
+            for index, before, after in zip(
+                window, scale.scores(expected[window]), scale.scores(raw), strict=True
+            ):
+                where = f"golden frame {manifest.golden[index].file} at batch size {len(window)}"
+                if is_flip(before, after, guard_band):
+                    raise BundleError(f"the verdict flips on {where}: {before:.4f} became {after:.4f}")
+                if not abs(after - before) <= guard_band:
+                    raise BundleError(f"{where} scores {after:.5f}, not {before:.5f} ± {guard_band:.5f}")
+                largest = max(largest, abs(float(after - before)))
+        return largest
+
+
+def cyclic_windows(count: int, batch_sizes: tuple[int, ...], *, every: bool = False) -> Iterator[list[int]]:
+    """Batches of indices that take each of `count` frames through every batch size.
+
+    With `every`, each frame is also seen at every position within the batch.
+    """
+    for size in batch_sizes:
+        for start in range(0, count, 1 if every else size):
+            yield [(start + offset) % count for offset in range(size)]
+
+
+def _manifest_bytes(root: Path) -> bytes:
+    path = root / MANIFEST
+    if not root.is_dir():
+        raise BundleError("there is no such folder")
+    if path.is_symlink() or not path.is_file():
+        raise BundleError(f"there is no {MANIFEST}")
+    if path.stat().st_size > _MAX_MANIFEST_BYTES:
+        raise BundleError(f"{MANIFEST} is too large")
+    return path.read_bytes()

@@ -1,0 +1,139 @@
+"""From heatmap and raw score to a verdict: thresholds were fitted on exactly what is thresholded here."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from export.bundle.frame import FrameStatistics
+from export.bundle.manifest import Manifest
+from export.bundle.scale import THRESHOLD
+
+Verdict = Literal["OK", "NG", "REVIEW"]
+Reason = Literal["", "guard_band", "small_region", "unlike_training"]
+Size = tuple[int, int]
+"""Width and height."""
+
+
+class FrameFailed(RuntimeError):
+    """The engine's answer to this frame is not a number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A connected area over the pixel threshold, in pixels of the sent image; `peak` is a score."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+    area: int
+    peak: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What one frame says. `pixel_scores` is float32 [H, W], 0 to 1; regions come by falling peak."""
+
+    verdict: Verdict
+    reason: Reason
+    score: float
+    raw_score: float
+    regions: tuple[Region, ...]
+    pixel_scores: NDArray[np.float32]
+
+
+def read(
+    heatmap: NDArray[np.float32],
+    raw_score: float,
+    statistics: FrameStatistics,
+    manifest: Manifest,
+    guard_band: float,
+    source_size: Size,
+) -> Reading:
+    """Reads one frame's raw `heatmap` [H, W] and `raw_score`; `source_size` is that of the sent image.
+
+    Raises FrameFailed when any of it is not finite.
+    """
+    if not (np.isfinite(raw_score) and np.isfinite(heatmap).all()):
+        raise FrameFailed("the engine's answer is not finite")
+    score = manifest.thresholds.image.score(raw_score)
+    pixel_scores = manifest.thresholds.pixel.scores(heatmap).astype(np.float32)
+    regions = find_regions(pixel_scores, source_size)
+    verdict, reason = judge(score, guard_band)
+    if verdict == "NG" and manifest.min_area > max((region.area for region in regions), default=0):
+        verdict, reason = "REVIEW", "small_region"
+    if manifest.frame_ranges.unfamiliar(statistics):
+        verdict, reason = "REVIEW", "unlike_training"
+    if verdict == "NG" and not regions:
+        regions = (_region_at_peak(pixel_scores, source_size),)
+    return Reading(verdict, reason, score, float(raw_score), regions, pixel_scores)
+
+
+def judge(score: float, guard_band: float) -> tuple[Verdict, Reason]:
+    """The verdict on a score alone: certain only where engines and batches can't disagree."""
+    if score < THRESHOLD - guard_band:
+        return "OK", ""
+    if score > THRESHOLD + guard_band:
+        return "NG", ""
+    return "REVIEW", "guard_band"
+
+
+def is_flip(reference: float, score: float, guard_band: float) -> bool:
+    """Whether `score` is OK though the checkpoint's `reference` is over the threshold, or NG though not."""
+    opposite = "OK" if reference > THRESHOLD else "NG"
+    return judge(score, guard_band)[0] == opposite
+
+
+def find_regions(pixel_scores: NDArray[np.float32], source_size: Size) -> tuple[Region, ...]:
+    """Connected areas, diagonals included, of `pixel_scores` [H, W] at or over the threshold."""
+    labels, count = ndimage.label(pixel_scores >= THRESHOLD, structure=np.ones((3, 3)))
+    if not count:
+        return ()
+    index = np.arange(1, count + 1)
+    areas = ndimage.sum_labels(_source_pixels(pixel_scores.shape, source_size), labels, index)
+    peaks = ndimage.maximum(pixel_scores, labels, index)
+    regions = (
+        _region(box, float(area), float(peak), pixel_scores.shape, source_size)
+        for box, area, peak in zip(ndimage.find_objects(labels), areas, peaks, strict=True)
+    )
+    return tuple(sorted(regions, key=lambda region: -region.peak))
+
+
+def cell_of_source(cells: int, pixels: int) -> NDArray[np.intp]:
+    """For each of `pixels` along a side of the sent image, the nearest of the map's `cells`; int [pixels]."""
+    return (2 * np.arange(pixels) + 1) * cells // (2 * pixels)
+
+
+def _region_at_peak(pixel_scores: NDArray[np.float32], source_size: Size) -> Region:
+    row, column = (int(i) for i in np.unravel_index(np.argmax(pixel_scores), pixel_scores.shape))
+    area = _source_pixels(pixel_scores.shape, source_size)[row, column]
+    box = slice(row, row + 1), slice(column, column + 1)
+    return _region(box, float(area), float(pixel_scores[row, column]), pixel_scores.shape, source_size)
+
+
+def _region(
+    box: tuple[slice, ...], area: float, peak: float, cells: tuple[int, ...], source_size: Size
+) -> Region:
+    (y, height), (x, width) = (
+        _span(side, count, pixels)
+        for side, count, pixels in zip(box, cells, reversed(source_size), strict=True)
+    )
+    return Region(x, y, width, height, max(1, round(area)), peak)
+
+
+def _span(side: slice, cells: int, pixels: int) -> tuple[int, int]:
+    """First pixel and extent of the cells `side` in the sent image, at least one pixel."""
+    first, end = np.searchsorted(cell_of_source(cells, pixels), [side.start, side.stop])
+    first = min(int(first), pixels - 1)
+    return first, max(1, int(end) - first)
+
+
+def _source_pixels(cells: tuple[int, ...], source_size: Size) -> NDArray[np.float64]:
+    """How many pixels of the sent image each cell of the map stands for; [H, W]."""
+    width, height = source_size
+    rows = np.bincount(cell_of_source(cells[0], height), minlength=cells[0])
+    columns = np.bincount(cell_of_source(cells[1], width), minlength=cells[1])
+    return np.outer(rows, columns).astype(np.float64)

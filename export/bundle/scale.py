@@ -1,0 +1,36 @@
+"""The score scale all products share: 0.5 is the reject threshold, whatever the network's raw values are."""
+
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, model_validator
+
+THRESHOLD = 0.5
+
+
+class Scale(BaseModel):
+    """Maps raw values to 0 … 1: the calibration median to 0, the threshold to 0.5, infinity to 1."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    median: float
+    threshold: float
+
+    @model_validator(mode="after")
+    def _threshold_lies_above_median(self) -> Self:
+        if not self.threshold > self.median:
+            raise ValueError(f"threshold {self.threshold} is not above the median {self.median}")
+        return self
+
+    def score(self, raw: float) -> float:
+        """The score of one raw value."""
+        return float(self.scores(np.float64(raw)))
+
+    def scores(self, raw: NDArray[np.floating] | np.floating) -> NDArray[np.float64]:
+        """Scores of raw values of any shape; NaN stays NaN.
+
+        In float64, so that a raw value equal to the threshold gives exactly 0.5.
+        """
+        z = (np.asarray(raw, dtype=np.float64) - self.median) / (self.threshold - self.median)
+        return np.where(z <= 1, np.maximum(0, z / 2), 1 - 0.5 / np.maximum(z, 1))

@@ -1,0 +1,80 @@
+"""Writes bundles so that a reader sees all or nothing: built under a name no product has, then renamed."""
+
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from export.bundle.files import file_digest
+from export.bundle.manifest import MANIFEST, Manifest
+
+
+class VersionTakenError(ValueError):
+    """The version asked for exists already."""
+
+
+@contextmanager
+def staging_folder(models: Path) -> Iterator[Path]:
+    """An empty folder on the file system of `models`, removed at the end unless it has been published."""
+    models.mkdir(parents=True, exist_ok=True)
+    root = models / f".export-{secrets.token_hex(8)}"
+    root.mkdir()
+    try:
+        yield root
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def publish(
+    root: Path,
+    product: Path,
+    describe: Callable[[int, Mapping[str, str]], Manifest],
+    version: int | None = None,
+) -> Path:
+    """Makes the staging folder `root` a version in the folder `product`: `version`, or the next one.
+
+    `describe` makes the manifest from the version and the digests of all files. Raises VersionTakenError.
+    """
+    digests = {p.relative_to(root).as_posix(): file_digest(p) for p in sorted(root.rglob("*")) if p.is_file()}
+    product.mkdir(exist_ok=True)
+    while True:
+        number = version or max(_versions(product), default=0) + 1
+        target = product / str(number)
+        if target.exists():
+            raise VersionTakenError(f"{product.name} has a version {number} already: {target}")
+        (root / MANIFEST).write_text(
+            describe(number, digests).model_dump_json(indent=2) + "\n", encoding="utf-8"
+        )
+        _flush(root)
+        try:
+            root.rename(target)
+        except OSError:
+            if version or not target.exists():
+                raise
+            continue  # another export took the number meanwhile
+        _flush_folder(product)
+        return target
+
+
+def _versions(product: Path) -> list[int]:
+    return [int(path.name) for path in product.iterdir() if path.name.isascii() and path.name.isdigit()]
+
+
+def _flush(root: Path) -> None:
+    """Waits until `root` is on the disk, so that no power cut leaves the name without the content."""
+    for path in root.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    for folder in [root, *(path for path in root.rglob("*") if path.is_dir())]:
+        _flush_folder(folder)
+
+
+def _flush_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

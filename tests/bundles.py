@@ -1,0 +1,109 @@
+"""Real bundles with a tiny real network, made without torch: the map is the frame's grey level, so an answer
+identifies its frame."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+from PIL import Image
+
+from export.bundle.frame import FrameRanges, Range
+from export.bundle.manifest import EngineEntry, GoldenFrame, Manifest, Provenance, Thresholds
+from export.bundle.scale import Scale
+from export.pack import publish, staging_folder
+from training.geometry import Geometry
+
+ANYTHING = FrameRanges(**dict.fromkeys(FrameRanges.model_fields, Range(low=-1.0, high=1e9)))
+GOLDEN_LEVELS = (0, 40, 200, 255)
+
+
+def make_bundle(
+    models: Path,
+    product: str = "tile",
+    version: int | None = None,
+    size: tuple[int, int] = (32, 32),
+    *,
+    scale: Scale | None = None,
+    min_area: int = 0,
+    frame_ranges: FrameRanges = ANYTHING,
+    guard_band: float | None = 0.0,
+    golden_scores: Sequence[float] | None = None,
+    network: onnx.ModelProto | None = None,
+) -> Path:
+    """Writes `models/product/version` (the next version by default) for inputs of `size` (height, width).
+
+    The raw map is grey level / 255 per pixel, the raw score its mean over the frame. On both scales the
+    median is 0 and the threshold 0.5, so a plain frame of level v ≤ 127 scores v/255: dark is OK, bright NG.
+    """
+    scale = scale or Scale(median=0.0, threshold=0.5)
+    geometry = Geometry(*size)
+    raw_scores = golden_scores or [level / 255 for level in GOLDEN_LEVELS]
+    with staging_folder(models) as root:
+        onnx.save(network or grey_level_network(size), root / "model.onnx")
+        (root / "golden").mkdir()
+        for level in GOLDEN_LEVELS:
+            Image.fromarray(plain_frame(level, size)).save(root / "golden" / f"{level}.png")
+
+        def describe(number: int, files: Mapping[str, str]) -> Manifest:
+            return Manifest(
+                product=product,
+                version=number,
+                geometry=geometry,
+                thresholds=Thresholds(
+                    image=scale, pixel=scale, calibration_size=100, max_false_reject=0.01, promised=True
+                ),
+                min_area=min_area,
+                frame_ranges=frame_ranges,
+                engines=(EngineEntry(id="onnx-f32", file="model.onnx", guard_band=guard_band),),
+                golden=tuple(
+                    GoldenFrame(file=f"golden/{level}.png", kind="good", source=f"{level}.png", raw_score=raw)
+                    for level, raw in zip(GOLDEN_LEVELS, raw_scores, strict=True)
+                ),
+                provenance=Provenance(
+                    created=datetime(2026, 1, 1, tzinfo=UTC),
+                    checkpoint="0" * 64,
+                    recipe="test",
+                    backbone="none",
+                    seed=0,
+                    libraries={},
+                ),
+                files=dict(files),
+            )
+
+        return publish(root, models / product, describe, version)
+
+
+def plain_frame(level: int, size: tuple[int, int] = (32, 32)) -> NDArray[np.uint8]:
+    """A frame [H, W, 3] of one grey level; `size` is (height, width)."""
+    return np.full((*size, 3), level, dtype=np.uint8)
+
+
+def grey_level_network(size: tuple[int, int], batch: int | str = "N") -> onnx.ModelProto:
+    """frames uint8 [N, H, W, 3] → heatmap [N, H, W], the channels' mean / 255, and score [N], its mean."""
+    height, width = size
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", ["frames"], ["values"], to=TensorProto.FLOAT),
+            helper.make_node("ReduceMean", ["values", "channels"], ["grey"], keepdims=0),
+            helper.make_node("Div", ["grey", "white"], ["heatmap"]),
+            helper.make_node("ReduceMean", ["heatmap", "plane"], ["score"], keepdims=0),
+        ],
+        "grey_level",
+        [helper.make_tensor_value_info("frames", TensorProto.UINT8, [batch, height, width, 3])],
+        [
+            helper.make_tensor_value_info("heatmap", TensorProto.FLOAT, [batch, height, width]),
+            helper.make_tensor_value_info("score", TensorProto.FLOAT, [batch]),
+        ],
+        [
+            helper.make_tensor("channels", TensorProto.INT64, [1], [3]),
+            helper.make_tensor("plane", TensorProto.INT64, [2], [1, 2]),
+            helper.make_tensor("white", TensorProto.FLOAT, [], [255.0]),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnx.checker.check_model(model, full_check=True)
+    return model
