@@ -38,28 +38,37 @@ def publish(
     `describe` makes the manifest from the version and the digests of all files. Raises VersionTakenError.
     """
     digests = {p.relative_to(root).as_posix(): file_digest(p) for p in sorted(root.rglob("*")) if p.is_file()}
-    product.mkdir(exist_ok=True)
     while True:
         number = version or max(_versions(product), default=0) + 1
         target = product / str(number)
-        if target.exists():
-            raise VersionTakenError(f"{product.name} has a version {number} already: {target}")
+        refuse_taken(product, number)
         (root / MANIFEST).write_text(
             describe(number, digests).model_dump_json(indent=2) + "\n", encoding="utf-8"
         )
         _flush(root)
+        product.mkdir(exist_ok=True)
         try:
             root.rename(target)
         except OSError:
-            if version or not target.exists():
+            if not target.exists():
                 raise
             continue  # another export took the number meanwhile
         _flush_folder(product)
         return target
 
 
+def refuse_taken(product: Path, version: int | None) -> None:
+    """Raises VersionTakenError if the folder `product` has that `version`."""
+    if version and (product / str(version)).exists():
+        raise VersionTakenError(
+            f"{product.name} has a version {version} already, and a bundle is never changed"
+        )
+
+
 def _versions(product: Path) -> list[int]:
-    return [int(path.name) for path in product.iterdir() if path.name.isascii() and path.name.isdigit()]
+    return [
+        int(path.name) for path in product.glob("[0-9]*") if path.name.isdecimal() and path.name.isascii()
+    ]
 
 
 def _flush(root: Path) -> None:

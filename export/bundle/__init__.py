@@ -1,9 +1,10 @@
 """The bundle: what export writes and the service serves. This door is all the service imports."""
 
+from export.bundle.engines.engine import EngineFailed
 from export.bundle.frame import FrameStatistics, frame_statistics
 from export.bundle.manifest import BATCH_SIZES, BundleError, Manifest
 from export.bundle.pictures import heatmap_png, mask_png, overlay_png
-from export.bundle.predict import Bundle, EngineFailed, Prediction, Predictor
+from export.bundle.predict import Bundle, Prediction, Predictor
 from export.bundle.reading import FrameFailed, Reading, Region, read
 from export.bundle.scale import THRESHOLD
 from training.geometry import IMAGE_FORMATS, Geometry, UnreadableImage, to_rgb

@@ -71,11 +71,14 @@ class EngineEntry(_Facts):
     guard_band: Annotated[float, Field(ge=0, le=MAX_GUARD_BAND)] | None = None
 
 
+GoldenKind = Literal["good", "defective", "pseudo-abnormal", "near-threshold"]
+
+
 class GoldenFrame(_Facts):
     """A network input kept as PNG, and the raw score the checkpoint gives it in float32."""
 
     file: BundlePath
-    kind: Literal["good", "defective", "pseudo-abnormal", "near-threshold"]
+    kind: GoldenKind
     source: str
     raw_score: float
 
@@ -113,6 +116,8 @@ class Manifest(_Facts):
         used = [engine.file for engine in self.engines] + [golden.file for golden in self.golden]
         if missing := sorted(set(used) - self.files.keys()):
             raise ValueError(f"{missing[0]!r} is used but has no digest")
+        if any(1 not in engine.batch_sizes for engine in self.engines):
+            raise ValueError("an engine can't run a single frame")
         if len({engine.id for engine in self.engines}) < len(self.engines):
             raise ValueError("an engine is listed twice")
         if max(self.geometry.height, self.geometry.width) > 4096:

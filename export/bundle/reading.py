@@ -81,12 +81,6 @@ def judge(score: float, guard_band: float) -> tuple[Verdict, Reason]:
     return "REVIEW", "guard_band"
 
 
-def is_flip(reference: float, score: float, guard_band: float) -> bool:
-    """Whether `score` is OK though the checkpoint's `reference` is over the threshold, or NG though not."""
-    opposite = "OK" if reference > THRESHOLD else "NG"
-    return judge(score, guard_band)[0] == opposite
-
-
 def find_regions(pixel_scores: NDArray[np.float32], source_size: Size) -> tuple[Region, ...]:
     """Connected areas, diagonals included, of `pixel_scores` [H, W] at or over the threshold."""
     labels, count = ndimage.label(pixel_scores >= THRESHOLD, structure=np.ones((3, 3)))

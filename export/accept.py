@@ -1,0 +1,110 @@
+"""The parity certificate: an engine answers the golden frames as the checkpoint does, at every batch size and
+every position in the batch, or it is not in the bundle."""
+
+import math
+from contextlib import closing
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+from tqdm import tqdm
+
+from export.bundle.engines.choice import open_engine
+from export.bundle.engines.engine import Engine, EngineFailed, ask
+from export.bundle.manifest import MAX_GUARD_BAND, BatchSize, BundleError, EngineEntry, Thresholds
+from export.bundle.predict import cyclic_windows
+from export.bundle.reading import judge
+from export.bundle.scale import THRESHOLD
+from export.golden import Golden
+from training.geometry import Geometry
+
+
+class ParityError(ValueError):
+    """An engine turns a verdict around: there must be no such bundle."""
+
+
+class EngineParity(BaseModel):
+    """One engine's proof. Deviations are the largest from the checkpoint, on the score scales."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str
+    status: Literal["verified", "not_run"]
+    reason: str = ""
+    batch_sizes: tuple[BatchSize, ...]
+    max_score_deviation: float | None = None
+    max_heatmap_deviation: float | None = None
+    flips: int | None = None
+
+    @property
+    def guard_band(self) -> float | None:
+        """g of the contract; None while not measured."""
+        return None if self.max_score_deviation is None else 2 * self.max_score_deviation
+
+
+class Parity(BaseModel):
+    """The content of `parity.json`; `frames` is the number of golden frames."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    frames: int
+    engines: tuple[EngineParity, ...]
+
+
+def prove(
+    entry: EngineEntry, root: Path, geometry: Geometry, golden: Golden, thresholds: Thresholds
+) -> EngineParity:
+    """Runs `entry` of the unfinished bundle at `root` over all golden frames, batch sizes and positions.
+
+    An engine that can't be run here is `not_run`, with the reason. Raises ParityError on a flip.
+    """
+    try:
+        engine = open_engine(entry, root, geometry)
+        with closing(engine):
+            return _compare(entry, engine, golden, thresholds)
+    except (BundleError, EngineFailed) as error:
+        return EngineParity(id=entry.id, status="not_run", reason=str(error), batch_sizes=entry.batch_sizes)
+
+
+def _compare(entry: EngineEntry, engine: Engine, golden: Golden, thresholds: Thresholds) -> EngineParity:
+    expected = thresholds.image.scores(golden.scores)
+    expected_maps = thresholds.pixel.scores(golden.heatmaps)
+    score_deviations, heatmap_deviations = list[float](), list[float]()
+    windows = list(cyclic_windows(len(golden.frames), entry.batch_sizes, every=True))
+    for window in tqdm(windows, desc=f"parity of {entry.id}", unit="batch", leave=False):
+        heatmaps, raw_scores = ask(engine, golden.frames[window])
+        scores = thresholds.image.scores(raw_scores)
+        for index, score in zip(window, scores, strict=True):
+            if is_flip(expected[index], score):
+                frame = f"{golden.entries[index].file} ({golden.entries[index].source})"
+                raise ParityError(
+                    f"{entry.id} turns the verdict on {frame} around at batch size {len(window)}: "
+                    f"{expected[index]:.4f} in the checkpoint, {score:.4f} in the engine"
+                )
+        score_deviations.append(_largest(scores - expected[window]))
+        heatmap_deviations.append(_largest(thresholds.pixel.scores(heatmaps) - expected_maps[window]))
+    return EngineParity(
+        id=entry.id,
+        status="verified",
+        batch_sizes=entry.batch_sizes,
+        max_score_deviation=max(score_deviations),
+        max_heatmap_deviation=max(heatmap_deviations),
+        flips=0,
+    )
+
+
+def is_flip(reference: float, score: float) -> bool:
+    """Whether `score` is OK, or NG, and the checkpoint's `reference` says the opposite.
+
+    With the widest guard band there is: a narrower one is twice the largest deviation, and no deviation
+    reaches over that.
+    """
+    verdict, _ = judge(score, MAX_GUARD_BAND)
+    return verdict == ("OK" if reference > THRESHOLD else "NG")
+
+
+def _largest(deviations: NDArray[np.float64]) -> float:
+    largest = float(np.abs(deviations).max())
+    return largest if math.isfinite(largest) else math.inf

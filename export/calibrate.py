@@ -1,0 +1,117 @@
+"""Thresholds and ranges, from good images that nothing has seen before."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.bundle.frame import FrameRanges, FrameStatistics, Range
+from export.bundle.manifest import Thresholds
+from export.bundle.scale import Scale
+from export.scoring import Scored
+
+_PIXEL_STEP = 4
+"""The map is smooth: every fourth pixel of every fourth row tells its median in a sixteenth of memory."""
+
+
+class CalibrationError(ValueError):
+    """No threshold can be fitted to these images."""
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What was fitted, and the raw score of every image it was fitted to."""
+
+    thresholds: Thresholds
+    frame_ranges: FrameRanges
+    scores: dict[Path, float]
+
+
+def calibrate(pictures: Iterable[Scored], max_false_reject: float) -> Calibration:
+    """Fits thresholds for the error budget `max_false_reject` (0 to 1) to good, unseen `pictures`.
+
+    Raises CalibrationError when they are too few or too alike to tell a median from a threshold.
+    """
+    scores, peaks, pixels, statistics = list[float](), list[float](), [], []
+    by_path = dict[Path, float]()
+    for picture in pictures:
+        by_path[picture.path] = picture.raw_score
+        scores.append(picture.raw_score)
+        peaks.append(float(picture.heatmap.max()))
+        pixels.append(picture.heatmap[::_PIXEL_STEP, ::_PIXEL_STEP].ravel().copy())
+        statistics.append(picture.statistics)
+    if len(scores) < 2:
+        raise CalibrationError(
+            f"{len(scores)} calibration images are too few: give at least 100, see --calibration"
+        )
+    thresholds = Thresholds(
+        image=_scale(float(np.median(scores)), scores, max_false_reject),
+        pixel=_scale(float(np.median(np.concatenate(pixels))), peaks, max_false_reject),
+        calibration_size=len(scores),
+        max_false_reject=max_false_reject,
+        promised=is_promised(len(scores), max_false_reject),
+    )
+    return Calibration(thresholds, frame_ranges(statistics), by_path)
+
+
+def is_promised(count: int, budget: float) -> bool:
+    """Whether `count` images can promise to reject a good part with a probability of at most `budget`."""
+    return _rejected(count, budget) >= 1
+
+
+def conformal_threshold(values: Sequence[float], budget: float) -> float:
+    """The split-conformal threshold: a new good part lies over it with a probability of at most `budget`.
+
+    The k-th largest of n values is exceeded by a new one with probability k/(n+1): k = ⌊(n+1)·budget⌋. Where
+    that is 0 nothing can be promised: then it is the largest value plus a margin, as if the values over the
+    median went on falling off exponentially.
+    """
+    ordered = np.sort(np.asarray(values, dtype=np.float64))
+    if (rejected := _rejected(len(ordered), budget)) >= 1:
+        return float(ordered[-rejected])
+    upper = ordered[len(ordered) // 2 :]
+    decay = upper.mean() - np.median(ordered)
+    return float(ordered[-1] + decay * math.log(1 / ((len(ordered) + 1) * budget)))
+
+
+def frame_ranges(statistics: Sequence[FrameStatistics]) -> FrameRanges:
+    """What was seen, widened so that a usual good part never lies outside, but a covered lens, a dead lamp,
+    an overexposed or badly focused picture does."""
+
+    def seen(name: str) -> NDArray[np.float64]:
+        return np.array([getattr(entry, name) for entry in statistics], dtype=np.float64)
+
+    return FrameRanges(
+        brightness=_widened(seen("brightness"), share=0.5, least=0.05),
+        contrast=_widened_ratio(seen("contrast"), share=0.5, least=1.5),
+        sharpness=_widened_ratio(seen("sharpness"), share=0.5, least=1.5),
+        aspect=_widened_ratio(seen("aspect"), share=0.0, least=1.02),
+    )
+
+
+def _scale(median: float, values: Sequence[float], budget: float) -> Scale:
+    threshold = conformal_threshold(values, budget)
+    if not threshold > median:
+        raise CalibrationError("the calibration images all score alike: give different images of good parts")
+    return Scale(median=median, threshold=threshold)
+
+
+def _rejected(count: int, budget: float) -> int:
+    """⌊(n+1)·budget⌋ of the decimal number that was typed, not of its binary neighbour."""
+    return math.floor((count + 1) * Fraction(str(budget)))
+
+
+def _widened(values: NDArray[np.float64], share: float, least: float) -> Range:
+    """`share` of the span is added on both sides, and never less than `least`."""
+    margin = max(share * float(np.ptp(values)), least)
+    return Range(low=float(values.min()) - margin, high=float(values.max()) + margin)
+
+
+def _widened_ratio(values: NDArray[np.float64], share: float, least: float) -> Range:
+    """The same for quantities whose ratios matter; `least` is a factor."""
+    logs = _widened(np.log(np.maximum(values, 1e-6)), share, math.log(least))
+    return Range(low=math.exp(logs.low), high=math.exp(logs.high))

@@ -1,0 +1,94 @@
+"""drd-export: a trained checkpoint becomes a bundle that can be served."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from export.build import Order, build
+from export.errors import FAILURES
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status: 0, 1 for a failure, 2 for misuse."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    for name in ("engines", "roi"):
+        if getattr(options, name) is not None:
+            parser.error(f"--{name} is not available in this version")
+    order = Order(
+        options.checkpoint,
+        options.to,
+        options.calibration,
+        options.max_false_reject,
+        options.min_area,
+        options.version,
+    )
+    try:
+        build(order, lambda topic, line: print(f"{topic:12} {line}", flush=True))
+    except FAILURES as error:
+        print(f"drd-export: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("drd-export: interrupted, nothing was written", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "drd-export",
+        description="Turns a checkpoint into a bundle, MODELS_DIR/PRODUCT/VERSION: fits thresholds to good "
+        "images that training has not seen, traces the network, and proves every engine equal to it.",
+    )
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT_DIR", help="what drd-train wrote")
+    parser.add_argument(
+        "--to", type=Path, required=True, metavar="MODELS_DIR", help="the folder drd-serve serves"
+    )
+    parser.add_argument(
+        "--calibration",
+        type=Path,
+        metavar="DATA",
+        help="good images to calibrate with, in place of those that training set aside; images that "
+        "training saw are left out",
+    )
+    parser.add_argument(
+        "--max-false-reject",
+        type=_budget,
+        default=0.01,
+        metavar="SHARE",
+        help="error budget: the share of good parts that may be rejected (default %(default)s)",
+    )
+    parser.add_argument(
+        "--min-area",
+        type=_count,
+        default=0,
+        metavar="PIXELS",
+        help="a part over the threshold without a region of so many pixels of its picture is REVIEW, not NG "
+        "(default %(default)s: any is NG)",
+    )
+    parser.add_argument("--version", type=_version, metavar="N", help="version to write (default: the next)")
+    parser.add_argument("--engines", metavar="ID,ID…", help="not available yet: the bundle carries onnx-f32")
+    parser.add_argument("--roi", metavar="FILE.json", help="not available yet: the whole picture counts")
+    return parser
+
+
+def _budget(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 0.5:
+        raise argparse.ArgumentTypeError(f"{text} is not a share between 0 and 0.5")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of pixels")
+    return value
+
+
+def _version(text: str) -> int:
+    value = int(text)
+    if not 1 <= value < 2**31:
+        raise argparse.ArgumentTypeError(f"{text} is not a version: versions are 1, 2, 3 …")
+    return value

@@ -1,0 +1,37 @@
+"""What may go wrong for a user of this room's programs; each says so in one clear line.
+
+ValueError
+ ├─ BundleError                the bundle, or an engine of it, can't be used
+ ├─ CalibrationError           no threshold can be fitted
+ ├─ ParityError                an engine turns a verdict around
+ ├─ VersionTakenError          the version exists already
+ └─ BackboneError, CheckpointError, DatasetError, UnreadableImage      of the room below
+RuntimeError
+ ├─ EngineFailed               the engine gave no answer
+ └─ FrameFailed                the answer is not a number
+OSError                        disk full, no permission …
+"""
+
+from export.accept import ParityError
+from export.bundle.engines.engine import EngineFailed
+from export.bundle.manifest import BundleError
+from export.bundle.reading import FrameFailed
+from export.calibrate import CalibrationError
+from export.pack import VersionTakenError
+from training.checkpoint import CheckpointError
+from training.datasets import DatasetError
+from training.geometry import UnreadableImage
+
+FAILURES = (
+    BundleError,
+    CalibrationError,
+    ParityError,
+    VersionTakenError,
+    CheckpointError,
+    DatasetError,
+    UnreadableImage,
+    EngineFailed,
+    FrameFailed,
+    OSError,
+)
+"""Everything else is a mistake of ours, and shows its traceback."""

@@ -1,0 +1,105 @@
+"""drd-evaluate: a checkpoint or a bundle on labelled images; a bundle is run as the service runs it."""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+
+from export.bundle.manifest import MANIFEST
+from export.bundle.predict import Bundle
+from export.errors import FAILURES
+from export.evaluation import Evaluation, evaluate, judge_of, labelled, predict_of
+from export.scoring import checkpoint_predict
+from training.checkpoint import load_checkpoint
+from training.datasets import open_dataset
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status: 0, 1 for a failure, 2 for misuse."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    is_bundle = (options.subject / MANIFEST).is_file()
+    if options.engine and not is_bundle:
+        parser.error(f"--engine is for bundles, and {options.subject} has no {MANIFEST}")
+    try:
+        if is_bundle:
+            facts, evaluation = _bundle(options.subject, options.data, options.engine or "auto")
+        else:
+            facts, evaluation = _checkpoint(options.subject, options.data)
+        print("\n".join(_table(evaluation)))
+        if options.json:
+            content = json.dumps(facts | evaluation.as_dict(), indent=2, allow_nan=False)
+            options.json.write_text(content + "\n", encoding="utf-8")
+    except FAILURES as error:
+        print(f"drd-evaluate: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("drd-evaluate: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _bundle(path: Path, data: Path, engine: str) -> tuple[dict[str, object], Evaluation]:
+    bundle = Bundle.open(path)
+    manifest = bundle.manifest
+    dataset = open_dataset(data, manifest.product)
+    with closing(bundle.start(engine)) as predictor:
+        print(f"{manifest.product} version {manifest.version} on {predictor.engine_id}\n{dataset}")
+        evaluation = evaluate(
+            predict_of(predictor), manifest.geometry, labelled(dataset), judge_of(predictor)
+        )
+        facts = {
+            "product": manifest.product,
+            "version": manifest.version,
+            "bundle_digest": bundle.digest,
+            "engine": predictor.engine_id,
+        }
+        return facts, evaluation
+
+
+def _checkpoint(path: Path, data: Path) -> tuple[dict[str, object], Evaluation]:
+    checkpoint = load_checkpoint(path)
+    dataset = open_dataset(data, checkpoint.product)
+    print(f"{checkpoint.product}, checkpoint {path}\n{dataset}")
+    predict = checkpoint_predict(checkpoint.model())
+    return {"product": checkpoint.product}, evaluate(predict, checkpoint.geometry, labelled(dataset))
+
+
+def _table(evaluation: Evaluation) -> Iterator[str]:
+    for name, value in evaluation.quality.as_dict().items():
+        if not name.startswith("n_"):
+            yield f"  {name:12} {'-' if value is None else f'{value:.4f}'}"
+    if evaluation.judged:
+        yield f"  {'':12} {'images':>7} {'OK':>8} {'REVIEW':>8} {'NG':>8}"
+        yield from _verdict_rows(evaluation)
+
+
+def _verdict_rows(evaluation: Evaluation) -> Iterator[str]:
+    counts = {"good": evaluation.quality.n_good, "defective": evaluation.quality.n_defective}
+    for name, count in counts.items():
+        shares = (
+            evaluation.share(verdict, defective=name == "defective") for verdict in ("OK", "REVIEW", "NG")
+        )
+        if count:
+            yield f"  {name:12} {count:7} " + " ".join(f"{share:8.1%}" for share in shares)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "drd-evaluate",
+        description="Measures a checkpoint or a bundle on labelled images: how well scores tell good from "
+        "defective and, for a bundle, the verdicts at its own threshold.",
+    )
+    parser.add_argument("subject", type=Path, metavar="CHECKPOINT_DIR_or_BUNDLE_DIR", help="what to measure")
+    parser.add_argument(
+        "data", type=Path, metavar="DATA", help="MVTec AD, BTAD or VisA folder, or good images"
+    )
+    parser.add_argument(
+        "--engine", metavar="ID", help="the bundle's engine to run (default: as the service chooses)"
+    )
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="writes all figures and every image's result"
+    )
+    return parser

@@ -1,0 +1,120 @@
+"""How well a checkpoint or a bundle tells good from defective, on labelled images."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.bundle.predict import Predictor
+from export.bundle.reading import Reading, Verdict, read
+from export.scoring import Scored, score_pictures
+from training import evaluate as training_evaluate
+from training.datasets import Dataset, DatasetError, Sample
+from training.evaluate import Predict
+from training.geometry import Geometry
+from training.metrics import Quality
+
+Judge = Callable[[Scored], Reading]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageResult:
+    """One picture; `score`, `verdict` and `reason` are a bundle's, a checkpoint has none."""
+
+    name: str
+    kind: str
+    raw_score: float
+    score: float | None = None
+    verdict: Verdict | None = None
+    reason: str | None = None
+
+    @property
+    def defective(self) -> bool:
+        return self.kind != "good"
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Figures of a labelled test set and what each of its pictures got."""
+
+    quality: Quality
+    images: tuple[ImageResult, ...]
+
+    @property
+    def judged(self) -> bool:
+        """Whether there are verdicts."""
+        return any(image.verdict for image in self.images)
+
+    def share(self, verdict: Verdict, *, defective: bool) -> float | None:
+        """Share of the good, or `defective`, pictures that got `verdict`; None where there is none."""
+        verdicts = [image.verdict for image in self.images if image.defective == defective]
+        return verdicts.count(verdict) / len(verdicts) if verdicts else None
+
+    def as_dict(self) -> dict[str, object]:
+        """JSON's content: figures, for a bundle also rates at its threshold, and every picture's result."""
+        figures: dict[str, object] = dict(self.quality.as_dict())
+        if self.judged:
+            figures["false_reject_rate"] = self.share("NG", defective=False)
+            figures["miss_rate"] = self.share("OK", defective=True)
+            figures["review_rate_good"] = self.share("REVIEW", defective=False)
+            figures["review_rate_defective"] = self.share("REVIEW", defective=True)
+        return figures | {"images": [asdict(image) for image in self.images]}
+
+
+def labelled(dataset: Dataset) -> tuple[Sample, ...]:
+    """The pictures to measure on: its test set, or a plain folder's good pictures. Raises DatasetError."""
+    if dataset.test:
+        return dataset.test
+    if dataset.layout == "plain folder":
+        return dataset.train
+    raise DatasetError(f"{dataset.root}: {dataset.layout} layout without test images")
+
+
+def evaluate(
+    predict: Predict, geometry: Geometry, samples: Sequence[Sample], judge: Judge | None = None
+) -> Evaluation:
+    """Runs `predict` over `samples`; `judge` reads a bundle's verdicts.
+
+    Raises UnreadableImage, DatasetError, and for a bundle FrameFailed.
+    """
+    images = list[ImageResult]()
+
+    def results() -> Iterator[tuple[NDArray[np.float32], float]]:
+        pictures = score_pictures(predict, [sample.path for sample in samples], geometry, "evaluate")
+        for sample, picture in zip(samples, pictures, strict=True):
+            images.append(_result(sample, picture, judge))
+            yield picture.heatmap, picture.raw_score
+
+    scored = training_evaluate.evaluate(samples, results(), geometry)
+    return Evaluation(scored.quality, tuple(images))
+
+
+def predict_of(predictor: Predictor) -> Predict:
+    """The bundle's own predict, as training's figures take it."""
+
+    def predict(frames: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        prediction = predictor.predict(frames)
+        return prediction.heatmap, prediction.score
+
+    return predict
+
+
+def judge_of(predictor: Predictor) -> Judge:
+    """Reads answers of `predictor` as the service does."""
+    manifest, guard_band = predictor.bundle.manifest, predictor.guard_band
+
+    def judge(picture: Scored) -> Reading:
+        return read(
+            picture.heatmap, picture.raw_score, picture.statistics, manifest, guard_band, picture.source_size
+        )
+
+    return judge
+
+
+def _result(sample: Sample, picture: Scored, judge: Judge | None) -> ImageResult:
+    plain = ImageResult(sample.name, sample.kind, picture.raw_score)
+    if judge is None:
+        return plain
+    reading = judge(picture)
+    return replace(plain, score=reading.score, verdict=reading.verdict, reason=reading.reason)

@@ -1,0 +1,87 @@
+"""Golden frames: what every engine of a bundle must answer as the checkpoint does, wherever it serves."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from export.bundle.manifest import GoldenFrame, GoldenKind
+from training.evaluate import Predict
+from training.geometry import Geometry, read_rgb
+from training.synthesis import synthesise
+
+_EACH = 4
+Chosen = tuple[GoldenKind, str, NDArray[np.uint8]]
+"""Kind, name of the picture, frame [H, W, 3]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Golden:
+    """`frames` uint8 [F, H, W, 3]; the raw `heatmaps` [F, H, W] and `scores` [F] that the checkpoint gives
+    each of them alone, in float32."""
+
+    entries: tuple[GoldenFrame, ...]
+    frames: NDArray[np.uint8]
+    heatmaps: NDArray[np.float32]
+    scores: NDArray[np.float32]
+
+    def save(self, root: Path) -> None:
+        """Writes the frames below the bundle's `root`."""
+        for entry, frame in zip(self.entries, self.frames, strict=True):
+            (root / entry.file).parent.mkdir(exist_ok=True)
+            Image.fromarray(frame).save(root / entry.file)
+
+
+def choose_golden(
+    calibration: Mapping[Path, float],
+    threshold: float,
+    defective: Sequence[Path],
+    geometry: Geometry,
+    predict: Predict,
+) -> Golden:
+    """Up to four frames each: the `calibration` pictures whose raw scores lie nearest the `threshold`, other
+    good ones, `defective` ones where there are any, and pseudo-abnormal versions of the good ones.
+
+    `predict` is the checkpoint's.
+    """
+    ranked = sorted(calibration, key=lambda path: abs(calibration[path] - threshold))
+    nearest, good = ranked[:_EACH], _spread(ranked[_EACH:]) or ranked[:_EACH]
+    chosen = [
+        *_framed("near-threshold", nearest, geometry),
+        *_framed("good", good, geometry),
+        *_framed("defective", _spread(defective), geometry),
+    ]
+    chosen += _pseudo_abnormal([frame for frame in chosen if frame[0] == "good"])
+    answers = [predict(frame[np.newaxis]) for _, _, frame in chosen]
+    entries = (
+        GoldenFrame(
+            file=f"golden/{number:02}-{kind}.png", kind=kind, source=source, raw_score=float(score[0])
+        )
+        for number, ((kind, source, _), (_, score)) in enumerate(zip(chosen, answers, strict=True))
+    )
+    return Golden(
+        tuple(entries),
+        np.stack([frame for _, _, frame in chosen]),
+        np.concatenate([heatmap for heatmap, _ in answers]),
+        np.concatenate([score for _, score in answers]),
+    )
+
+
+def _spread(paths: Sequence[Path]) -> Sequence[Path]:
+    """At most `_EACH` of `paths`, evenly spaced."""
+    return [paths[len(paths) * number // _EACH] for number in range(_EACH)] if len(paths) > _EACH else paths
+
+
+def _framed(kind: GoldenKind, paths: Sequence[Path], geometry: Geometry) -> list[Chosen]:
+    return [(kind, path.name, geometry.apply(read_rgb(path))) for path in paths]
+
+
+def _pseudo_abnormal(good: Sequence[Chosen]) -> list[Chosen]:
+    frames = torch.from_numpy(np.stack([frame for _, _, frame in good]))
+    damaged, _ = synthesise(frames, "drd", range(len(good)))
+    visible = damaged.round().clamp(0, 255).to(torch.uint8).numpy()
+    return [("pseudo-abnormal", source, frame) for (_, source, _), frame in zip(good, visible, strict=True)]
