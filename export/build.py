@@ -1,7 +1,6 @@
 """Checkpoint → bundle: calibrate, trace, prove, publish."""
 
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version as library_version
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import onnx
 from pydantic import TypeAdapter, ValidationError
+from torch import nn
 
 from export.accept import EngineParity, Parity, prove
 from export.bundle.files import file_digest
@@ -19,25 +19,25 @@ from export.bundle.manifest import (
     Manifest,
     ProductName,
     Provenance,
-    Thresholds,
 )
 from export.calibrate import Calibration, CalibrationError, calibrate
 from export.golden import Golden, choose_golden
 from export.pack import publish, refuse_taken, staging_folder
+from export.report import Say, tell_golden, tell_parity, tell_thresholds
 from export.scoring import checkpoint_predict, score_pictures
 from export.trace import trace
-from training.checkpoint import Checkpoint, load_checkpoint
+from training.checkpoint import TENSORS, Checkpoint, load_checkpoint
 from training.datasets import DatasetError, open_dataset
-from training.evaluate import Predict
 
 ENGINES = (EngineEntry(id="onnx-f32", file="model.onnx"),)
-Say = Callable[[str, str], None]
-"""Tells a topic and a line about it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What is to be made of the checkpoint folder `checkpoint` in the folder `models`."""
+    """What is to be made of the checkpoint in the folder `checkpoint`, below the folder `models`.
+
+    `calibration` replaces the images training set aside; `version` None is the next one.
+    """
 
     checkpoint: Path
     models: Path
@@ -48,25 +48,22 @@ class Order:
 
 
 def build(order: Order, say: Say) -> Path:
-    """Makes a bundle; gives its folder. Every error of the rooms below passes through."""
+    """Makes a bundle and gives its folder; raises what `export.errors` lists."""
     checkpoint = load_checkpoint(order.checkpoint)
-    geometry = checkpoint.geometry
-    say("Checkpoint", f"{order.checkpoint}: {checkpoint.product}, {checkpoint.recipe.backbone}, {geometry}")
     product = order.models / _product_name(checkpoint.product)
     refuse_taken(product, order.version)
-    paths = _calibration_images(checkpoint, order.calibration, say)
+    geometry, backbone = checkpoint.geometry, checkpoint.recipe.backbone
+    say("Product", f"{checkpoint.product}: {backbone} at {geometry.height} x {geometry.width}")
     drd = checkpoint.model()
-    predict = checkpoint_predict(drd)
-    calibration = calibrate(score_pictures(predict, paths, geometry, "calibrate"), order.max_false_reject)
-    _tell_thresholds(calibration.thresholds, say)
-    golden = _golden(checkpoint, order.calibration, calibration, predict, say)
-    say("Graph", "tracing the network")
+    calibration, golden = _calibrated(order, checkpoint, drd, say)
     with staging_folder(order.models) as root:
+        say("Graph", "tracing the network, some ten seconds …")
         onnx.save(trace(drd, geometry), root / "model.onnx")
         golden.save(root)
         proofs = [prove(entry, root, geometry, golden, calibration.thresholds) for entry in ENGINES]
-        engines = _accepted(proofs, say)
-        parity = Parity(frames=len(golden.frames), engines=tuple(p for p in proofs if p.id in engines))
+        tell_parity(proofs, say)
+        kept = _kept(proofs)
+        parity = Parity(frames=len(golden.frames), engines=tuple(kept))
         (root / "parity.json").write_text(parity.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
         def describe(version: int, files: Mapping[str, str]) -> Manifest:
@@ -77,7 +74,7 @@ def build(order: Order, say: Say) -> Path:
                 thresholds=calibration.thresholds,
                 min_area=order.min_area,
                 frame_ranges=calibration.frame_ranges,
-                engines=tuple(engines.values()),
+                engines=tuple(_with_guard_band(proof) for proof in kept),
                 golden=golden.entries,
                 provenance=_provenance(checkpoint),
                 files=dict(files),
@@ -97,6 +94,19 @@ def _product_name(name: str) -> str:
         ) from error
 
 
+def _calibrated(order: Order, checkpoint: Checkpoint, drd: nn.Module, say: Say) -> tuple[Calibration, Golden]:
+    paths = _calibration_images(checkpoint, order.calibration, say)
+    geometry, predict = checkpoint.geometry, checkpoint_predict(drd)
+    calibration = calibrate(score_pictures(predict, paths, geometry, "calibrate"), order.max_false_reject)
+    tell_thresholds(calibration.thresholds, say)
+    defective = _defective_images(checkpoint, order.calibration)
+    golden = choose_golden(
+        calibration.scores, calibration.thresholds.image.threshold, defective, geometry, predict
+    )
+    tell_golden(golden.entries, say)
+    return calibration, golden
+
+
 def _calibration_images(checkpoint: Checkpoint, folder: Path | None, say: Say) -> list[Path]:
     """Good images that training has not seen: those it set aside, or those of `folder`."""
     if folder is None:
@@ -109,71 +119,37 @@ def _calibration_images(checkpoint: Checkpoint, folder: Path | None, say: Say) -
     if not paths:
         raise CalibrationError(f"{folder}: training has seen all {len(given)} of these images; give others")
     say(
-        "Calibration",
-        f"{len(paths)} good images of {folder}; {len(given) - len(paths)} that training saw left out",
+        "Calibration", f"{len(paths)} good images of {folder}, without {len(given) - len(paths)} training saw"
     )
     return paths
 
 
-def _golden(
-    checkpoint: Checkpoint, folder: Path | None, calibration: Calibration, predict: Predict, say: Say
-) -> Golden:
+def _defective_images(checkpoint: Checkpoint, folder: Path | None) -> list[Path]:
+    """Known defective parts; none where the data has moved: as golden frames they are welcome, not needed."""
     try:
         test = open_dataset(folder or checkpoint.data_root, checkpoint.product).test
     except DatasetError:
-        test = ()  # the data has moved: defective frames are welcome, not needed
-    defective = [sample.path for sample in test if sample.defective]
-    threshold = calibration.thresholds.image.threshold
-    golden = choose_golden(calibration.scores, threshold, defective, checkpoint.geometry, predict)
-    kinds = Counter(entry.kind for entry in golden.entries)
-    say("Golden", f"{len(golden.frames)} frames: " + ", ".join(f"{n} {kind}" for kind, n in kinds.items()))
-    return golden
+        return []
+    return [sample.path for sample in test if sample.defective]
 
 
-def _accepted(proofs: list[EngineParity], say: Say) -> dict[str, EngineEntry]:
-    """Entries of the engines that go into the bundle, by id; tells the table of all."""
-    say(
-        "Parity",
-        f"{'engine':24} {'status':10} {'score':>9} {'heatmap':>9} {'flips':>5}   largest deviations, scores being 0 to 1",
-    )
-    accepted = {}
-    for proof, entry in zip(proofs, ENGINES, strict=True):
-        say("", _parity_line(proof))
-        if (proof.guard_band or 0) > MAX_GUARD_BAND:
-            say("", f"{entry.id} is left out: it needs a guard band over {MAX_GUARD_BAND}")
-        else:
-            accepted[entry.id] = entry.model_copy(update={"guard_band": proof.guard_band})
-    if not any(proof.status == "verified" for proof in proofs if proof.id in accepted):
-        raise BundleError("no engine agrees with the checkpoint: there is no bundle")
-    return accepted
+def _kept(proofs: list[EngineParity]) -> list[EngineParity]:
+    """Proofs of the engines that go into the bundle; BundleError when none has been verified."""
+    kept = [proof for proof in proofs if proof.guard_band is None or proof.guard_band <= MAX_GUARD_BAND]
+    if not any(proof.status == "verified" for proof in kept):
+        raise BundleError("no engine agrees with the checkpoint, so there is no bundle")
+    return kept
 
 
-def _parity_line(proof: EngineParity) -> str:
-    if proof.status == "not_run":
-        return f"{proof.id:24} {proof.status:10} {proof.reason}"
-    figures = f"{proof.max_score_deviation:9.2e} {proof.max_heatmap_deviation:9.2e} {proof.flips:5}"
-    return f"{proof.id:24} {proof.status:10} {figures}"
-
-
-def _tell_thresholds(thresholds: Thresholds, say: Say) -> None:
-    least = 1 / (thresholds.calibration_size + 1)
-    budget = f"at most {thresholds.max_false_reject:.2%} of good parts rejected"
-    if thresholds.promised:
-        say("Budget", f"{budget}: promised")
-    else:
-        say(
-            "Budget",
-            f"{budget}: NOT promised, {thresholds.calibration_size} images promise {least:.2%} at best",
-        )
-        say("", "the threshold is the largest score seen plus a margin")
-    for name, scale in (("image", thresholds.image), ("pixel", thresholds.pixel)):
-        say("Threshold", f"{name} {scale.threshold:.5f} (median of good {scale.median:.5f})")
+def _with_guard_band(proof: EngineParity) -> EngineEntry:
+    (entry,) = (entry for entry in ENGINES if entry.id == proof.id)
+    return entry.model_copy(update={"guard_band": proof.guard_band})
 
 
 def _provenance(checkpoint: Checkpoint) -> Provenance:
     return Provenance(
         created=datetime.now(UTC),
-        checkpoint=file_digest(checkpoint.directory / "checkpoint.safetensors"),
+        checkpoint=file_digest(checkpoint.directory / TENSORS),
         recipe=checkpoint.recipe.name,
         backbone=checkpoint.recipe.backbone,
         seed=checkpoint.seed,

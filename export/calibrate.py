@@ -86,8 +86,8 @@ def frame_ranges(statistics: Sequence[FrameStatistics]) -> FrameRanges:
         return np.array([getattr(entry, name) for entry in statistics], dtype=np.float64)
 
     return FrameRanges(
-        brightness=_widened(seen("brightness"), share=0.5, least=0.05),
-        contrast=_widened_ratio(seen("contrast"), share=0.5, least=1.5),
+        brightness=_widened(seen("brightness"), share=0.5, least=0.1),
+        contrast=_widened_ratio(seen("contrast"), share=0.5, least=2.0),
         sharpness=_widened_ratio(seen("sharpness"), share=0.5, least=1.5),
         aspect=_widened_ratio(seen("aspect"), share=0.0, least=1.02),
     )

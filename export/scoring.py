@@ -33,7 +33,7 @@ def checkpoint_predict(drd: nn.Module) -> Predict:
 
     @torch.inference_mode()
     def predict(frames: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        heatmap, score = drd(torch.from_numpy(frames))
+        heatmap, score = drd(torch.tensor(frames))
         return heatmap.numpy(), score.numpy()
 
     return predict

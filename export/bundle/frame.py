@@ -12,7 +12,8 @@ _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32) / 255  # ITU-R BT.601,
 @dataclass(frozen=True, slots=True)
 class FrameStatistics:
     """`brightness` and `contrast` are mean and standard deviation of the luma, 0 to 1; `sharpness` is the
-    root mean square of its Laplacian, `aspect` width over height of the picture as it was sent."""
+    mean absolute value of its Laplacian (a few strong edges, such as a defect's, count little); `aspect` is
+    width over height of the picture as it was sent."""
 
     brightness: float
     contrast: float
@@ -57,6 +58,6 @@ def frame_statistics(frame: NDArray[np.uint8], source_size: tuple[int, int]) -> 
     return FrameStatistics(
         brightness=float(luma.mean()),
         contrast=float(luma.std()),
-        sharpness=float(np.sqrt(np.mean(np.square(laplacian)))),
+        sharpness=float(np.abs(laplacian).mean()),
         aspect=width / height,
     )
