@@ -1,0 +1,137 @@
+"""The service from its first socket to its last answer.
+
+sockets ─▶ doors, not ready ─▶ products ─▶ READY ─▶ SIGTERM ─▶ lame duck ─▶ all answered ─▶ engines closed
+"""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+
+from fastapi import FastAPI
+from PIL import Image
+
+from service.http.app import make_admin_app, make_app
+from service.http.server import Server as HttpServer
+from service.inspector import Inspector
+from service.listen import listen, name_of
+from service.metrics import Metrics
+from service.rpc.server import Server as GrpcServer
+from service.settings import Address, Settings
+
+
+class Service:
+    """A service whose doors are open. `http`, `grpc` and `admin` are the addresses it really has."""
+
+    def __init__(self, settings: Settings, ends: AsyncExitStack) -> None:
+        self._settings, self._ends = settings, ends
+        self.metrics = Metrics(takt_seconds=settings.takt_ms / 1000)
+        self.inspector = Inspector(settings, self.metrics)
+        self.http: tuple[Address, ...] = ()
+        self.grpc: tuple[Address, ...] = ()
+        self.admin: tuple[Address, ...] = ()
+        self._http: HttpServer | None = None
+        self._grpc: GrpcServer | None = None
+        self._hurry = asyncio.Event()
+
+    async def open(self) -> None:
+        """Listens everywhere, or raises CannotListen. What is registered first ends last."""
+        settings, ends = self._settings, self._ends
+        ends.callback(self.inspector.close)
+        ends.push_async_callback(self.inspector.catalog.close)
+        if settings.admin is not None:
+            app = make_admin_app(self.inspector.life, self.metrics)
+            admin, self.admin = await self._serve(app, (settings.admin,))
+            ends.push_async_callback(admin.stop, 1)
+        if settings.http:
+            app = make_app(self.inspector, self.metrics, settings)
+            self._http, self.http = await self._serve(app, settings.http)
+        if settings.grpc:
+            self._grpc = GrpcServer(self.inspector, self.metrics, settings)
+            self.grpc = tuple(self._grpc.bind(address) for address in settings.grpc)
+            await self._grpc.start()
+        ends.push_async_callback(self._close_doors)
+
+    async def load(self) -> None:
+        """Loads the products and follows their folder from then on."""
+        await self.inspector.catalog.refresh()
+        self.inspector.life.start()
+        self._ends.push_async_callback(self._withdraw)
+        await self._show_health()
+        watching = asyncio.create_task(self._watch())
+        self._ends.callback(watching.cancel)
+
+    def hurry(self) -> None:
+        """Cuts the end short: no lame duck, and a second for what is under way."""
+        self._hurry.set()
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.watch_seconds)
+            await self.inspector.catalog.refresh()
+            await self._show_health()
+
+    async def _withdraw(self) -> None:
+        """Not ready any more, but still serving: time for others to stop sending."""
+        self.inspector.life.drain()
+        await self._show_health()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._hurry.wait(), self._settings.lame_duck_seconds)
+
+    async def _close_doors(self) -> None:
+        doors = [door for door in (self._http, self._grpc) if door is not None]
+        hurrying = asyncio.create_task(self._cut_short(doors))
+        await asyncio.gather(*(door.stop(self._settings.drain_seconds) for door in doors))
+        hurrying.cancel()
+
+    async def _cut_short(self, doors: list[HttpServer | GrpcServer]) -> None:
+        await self._hurry.wait()
+        for door in doors:
+            await door.cut()
+
+    async def _show_health(self) -> None:
+        if self._grpc is not None:
+            await self._grpc.show(ready=self.inspector.life.ready)
+
+    async def _serve(
+        self, app: FastAPI, addresses: tuple[Address, ...]
+    ) -> tuple[HttpServer, tuple[Address, ...]]:
+        async with AsyncExitStack() as opened:
+            sockets = [opened.enter_context(listen(address)) for address in addresses]
+            names = tuple(name_of(socket) for socket in sockets)
+            server = HttpServer(app, sockets)
+            await server.start()
+            opened.pop_all()
+        return server, names
+
+
+@asynccontextmanager
+async def open_service(settings: Settings) -> AsyncIterator[Service]:
+    """A service with open doors, its products still to be loaded. Ends in order, all accepted answered."""
+    Image.MAX_IMAGE_PIXELS = None  # the service has a limit of its own, which is a setting
+    async with AsyncExitStack() as ends:
+        service = Service(settings, ends)
+        await service.open()
+        yield service
+
+
+async def run(settings: Settings, announce: Callable[[Service], None]) -> None:
+    """Serves until SIGTERM or SIGINT; a second one hurries. `announce` comes when products are loaded."""
+    told_to_end = asyncio.Event()
+    async with open_service(settings) as service:
+
+        def on_signal() -> None:
+            if told_to_end.is_set():
+                service.hurry()
+            told_to_end.set()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, on_signal)
+        ending = asyncio.create_task(told_to_end.wait())
+        loading = asyncio.create_task(service.load())
+        await asyncio.wait({ending, loading}, return_when=asyncio.FIRST_COMPLETED)
+        if loading.done():
+            await loading
+            announce(service)
+            await ending
+        loading.cancel()

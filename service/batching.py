@@ -1,0 +1,90 @@
+"""One product's queue as plain data: earliest deadline first. No clock, no thread, no lock of its own.
+
+How much may wait in it is decided before, at admission.
+"""
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+
+
+@dataclass(slots=True, order=True)
+class Entry(Generic[Item]):
+    """A place in the queue. `order` and `expires` are instants of the clock that `take` is given."""
+
+    order: float
+    number: int
+    item: Item = field(compare=False)
+    expires: float | None = field(compare=False)
+    queued: bool = field(compare=False, default=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Taken(Generic[Item]):
+    """`batch` is of an allowed size, or empty; `expired` were too late and are no part of it."""
+
+    batch: list[Item]
+    expired: list[Item]
+
+
+class BatchQueue(Generic[Item]):
+    """Entries in order of deadline, then arrival; popped in batches of the allowed sizes only."""
+
+    def __init__(self, batch_sizes: Sequence[int]) -> None:
+        if 1 not in batch_sizes:
+            raise ValueError(f"batch sizes {tuple(batch_sizes)}: a lone frame would wait for ever")
+        self._sizes = sorted(batch_sizes, reverse=True)
+        self._heap: list[Entry[Item]] = []
+        self._arrivals = 0
+        self._queued = 0
+
+    def __len__(self) -> int:
+        return self._queued
+
+    def offer(self, item: Item, *, order: float, expires: float | None = None) -> Entry[Item]:
+        """Puts `item` behind all of earlier or equal `order`."""
+        self._arrivals += 1
+        entry = Entry(order, self._arrivals, item, expires)
+        heapq.heappush(self._heap, entry)
+        self._queued += 1
+        return entry
+
+    def withdraw(self, entry: Entry[Item]) -> bool:
+        """Frees the place of `entry` at once; False when it has left the queue already."""
+        if not entry.queued:
+            return False
+        self._leave(entry)
+        if len(self._heap) > 2 * self._queued + 8:  # the husks of withdrawn entries may not pile up
+            self._heap = [entry for entry in self._heap if entry.queued]
+            heapq.heapify(self._heap)
+        return True
+
+    def head(self) -> float | None:
+        """The earliest `order` in the queue; None when it is empty."""
+        while self._heap and not self._heap[0].queued:
+            heapq.heappop(self._heap)
+        return self._heap[0].order if self._heap else None
+
+    def take(self, now: float) -> Taken[Item]:
+        """Pops the largest allowed batch there is, and drops what expired before it."""
+        alive, expired = list[Entry[Item]](), list[Item]()
+        while len(alive) < self._sizes[0] and self.head() is not None:
+            entry = heapq.heappop(self._heap)
+            if entry.expires is not None and entry.expires <= now:
+                self._leave(entry)
+                expired.append(entry.item)
+            else:
+                alive.append(entry)
+        size = next((size for size in self._sizes if size <= len(alive)), 0)
+        for entry in alive[size:]:
+            heapq.heappush(self._heap, entry)
+        for entry in alive[:size]:
+            self._leave(entry)
+        return Taken([entry.item for entry in alive[:size]], expired)
+
+    def _leave(self, entry: Entry[Item]) -> None:
+        entry.queued = False
+        self._queued -= 1

@@ -1,0 +1,216 @@
+"""Which versions of which products there are on disk, which are loaded, and which one serves.
+
+`refresh` makes what is loaded follow the models folder: at the start, and whenever the folder is looked at.
+A new version is loaded beside the old one and takes over when it has proved itself; one that fails keeps the
+old one serving. Everything but the loading itself happens on the event loop.
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from export.bundle import Bundle, BundleError
+from service.errors import NotLoaded, NotServing
+from service.folder import Fingerprint, scan
+from service.lane import Lane
+from service.metrics import Metrics
+from service.settings import Settings
+from service.slot import Slot
+
+State = Literal["STARTING", "READY", "DRAINING", "FAILED"]
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class Version:
+    """One version of one product, as the service knows it. `lane` is there while it can answer."""
+
+    product: str
+    number: int
+    path: Path
+    fingerprint: Fingerprint
+    state: State = "STARTING"
+    reason: str = ""
+    lane: Lane | None = None
+    hurry: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when a replaced version need not be kept any longer for those who ask for it by number."""
+
+
+@dataclass(slots=True, eq=False)
+class Product:
+    name: str
+    versions: list[Version] = field(default_factory=list)
+    serving: Version | None = None
+
+
+class Catalog:
+    """The products of one models folder."""
+
+    def __init__(self, settings: Settings, slot: Slot, metrics: Metrics) -> None:
+        self._folder, self._engine = settings.models, settings.engine
+        self._keep_old_seconds = settings.keep_old_seconds
+        self._slot, self._metrics = slot, metrics
+        self._products = dict[str, Product]()
+        self._retiring = set[asyncio.Task[None]]()
+
+    def versions(self, product: str | None = None) -> list[Version]:
+        """All versions known, of all products or one, the newest first; NotLoaded when it is unknown."""
+        if product is not None and product not in self._products:
+            raise NotLoaded(f"there is no product {product!r}")
+        chosen = sorted(self._products) if product is None else [product]
+        return [
+            version
+            for name in chosen
+            for version in sorted(self._products[name].versions, key=lambda version: -version.number)
+        ]
+
+    def __contains__(self, product: str) -> bool:
+        return product in self._products
+
+    @property
+    def ready(self) -> bool:
+        """Whether at least one product can be inspected."""
+        return any(product.serving for product in self._products.values())
+
+    def lane(self, product: str, version: int | None = None) -> Lane:
+        """The lane that serves `product`, or that of a `version` still loaded; NotLoaded or NotServing."""
+        if product not in self._products:
+            raise NotLoaded(f"there is no product {product!r}")
+        known = self._products[product]
+        if version is None:
+            chosen = known.serving
+            if chosen is None or chosen.lane is None:
+                raise NotServing(
+                    f"product {product!r} has no version that serves", reason="failed", retry_after=5
+                )
+            return chosen.lane
+        for candidate in reversed(known.versions):
+            if candidate.number == version and candidate.lane is not None:
+                return candidate.lane
+        raise NotLoaded(f"version {version} of product {product!r} is not loaded")
+
+    async def watch(self, seconds: float) -> None:
+        """Looks at the folder every `seconds`, for ever."""
+        while True:
+            await asyncio.sleep(seconds)
+            await self.refresh()
+
+    async def refresh(self) -> None:
+        """Loads what is new, lets go what is gone. Nothing in the folder makes it raise."""
+        try:
+            found = await asyncio.to_thread(scan, self._folder)
+        except OSError as error:
+            _logger.error("the models folder can't be read, what is loaded stays: %s", error)
+            return
+        for name in self._products.keys() - found.keys():
+            self._remove(self._products[name])
+        for name, versions in found.items():
+            await self._follow(name, versions)
+
+    async def close(self) -> None:
+        """Lets go of everything, once what was accepted has been answered."""
+        for product in list(self._products.values()):
+            self._remove(product)
+        while self._retiring:
+            await asyncio.gather(*self._retiring)
+
+    async def _follow(self, name: str, on_disk: Mapping[int, Fingerprint]) -> None:
+        product = self._products.setdefault(name, Product(name))
+        for version in [v for v in product.versions if v.state == "FAILED"]:
+            if on_disk.get(version.number) != version.fingerprint:
+                product.versions.remove(version)
+        for number, fingerprint in sorted(on_disk.items(), reverse=True):
+            serving = product.serving
+            if serving and (serving.number, serving.fingerprint) == (number, fingerprint):
+                break
+            if any((v.number, v.state) == (number, "FAILED") for v in product.versions):
+                continue  # unchanged since it failed
+            version = Version(name, number, self._folder / name / str(number), fingerprint)
+            product.versions.append(version)
+            if await self._load(version):
+                self._swap(product, version)
+                break
+        self._show(product)
+
+    async def _load(self, version: Version) -> bool:
+        self._show(self._products[version.product])
+        try:
+            lane = await asyncio.to_thread(_open, version, self._engine)
+        except BundleError as error:
+            version.state, version.reason = "FAILED", str(error)
+            _logger.error("%s version %d is FAILED: %s", version.product, version.number, error)
+            return False
+        except Exception as error:  # the boundary to native runtimes: a version's failure is its own
+            version.state, version.reason = "FAILED", f"{type(error).__name__}: {error}"
+            _logger.exception("%s version %d is FAILED", version.product, version.number)
+            return False
+        self._slot.add(lane)
+        version.lane, version.state = lane, "READY"
+        _logger.info(
+            "%s version %d is READY on %s", version.product, version.number, lane.predictor.engine_id
+        )
+        return True
+
+    def _swap(self, product: Product, version: Version) -> None:
+        before, product.serving = product.serving, version
+        for older in product.versions:
+            older.hurry.set()
+        if before is not None:
+            before.hurry.clear()
+            self._retire(before)
+
+    def _remove(self, product: Product) -> None:
+        product.versions = [version for version in product.versions if version.lane is not None]
+        serving, product.serving = product.serving, None
+        if serving is not None:
+            self._retire(serving)
+        for version in product.versions:
+            version.hurry.set()
+        if not product.versions:
+            self._forget(product)
+
+    def _retire(self, version: Version) -> None:
+        version.state = "DRAINING"
+        self._show(self._products[version.product])
+        task = asyncio.create_task(self._let_go(version))
+        self._retiring.add(task)
+        task.add_done_callback(self._retiring.discard)
+
+    async def _let_go(self, version: Version) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(version.hurry.wait(), self._keep_old_seconds)
+        lane, version.lane = version.lane, None
+        assert lane is not None
+        await lane.emptied()
+        await asyncio.to_thread(self._slot.remove, lane)
+        await asyncio.to_thread(lane.predictor.close)
+        product = self._products[version.product]
+        product.versions.remove(version)
+        self._show(product)
+        if not product.versions:
+            self._forget(product)
+
+    def _forget(self, product: Product) -> None:
+        del self._products[product.name]
+        self._metrics.forget(product.name)
+
+    def _show(self, product: Product) -> None:
+        self._metrics.show(product.name, _facts(product.versions))
+
+
+def _open(version: Version, engine: str) -> Lane:
+    bundle = Bundle.open(version.path)
+    says = bundle.manifest.product, bundle.manifest.version
+    if says != (version.product, version.number):
+        raise BundleError(f"{version.path}: the manifest says {says[0]} version {says[1]}")
+    lane = Lane(bundle.start(engine))
+    lane.measure()
+    return lane
+
+
+def _facts(versions: list[Version]) -> Iterator[tuple[int, State, Lane | None]]:
+    return ((version.number, version.state, version.lane) for version in versions)

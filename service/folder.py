@@ -1,0 +1,42 @@
+"""The models folder as it is on disk: MODELS_DIR/PRODUCT/VERSION/."""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+Fingerprint = tuple[tuple[str, int, int, int], ...]
+"""Name, size, time and inode of every file of a bundle: with another one it is another bundle."""
+
+_PRODUCT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_VERSION = re.compile(r"[1-9][0-9]{0,8}")
+
+
+def scan(models: Path) -> dict[str, dict[int, Fingerprint]]:
+    """Every product with its versions. OSError when `models` itself can't be read.
+
+    What has no product's or version's name is passed over: bundles in the making have none.
+    """
+    return {
+        product.name: versions
+        for product in sorted(models.iterdir())
+        if _PRODUCT.fullmatch(product.name) and (versions := _versions(product))
+    }
+
+
+def _versions(product: Path) -> dict[int, Fingerprint]:
+    try:
+        return {
+            int(version.name): tuple(sorted(_files(version)))
+            for version in product.iterdir()
+            if _VERSION.fullmatch(version.name) and version.is_dir()
+        }
+    except OSError:  # not a folder, or taken away while being looked at
+        return {}
+
+
+def _files(folder: Path) -> Iterator[tuple[str, int, int, int]]:
+    for root, _, names in os.walk(folder):
+        for name in names:
+            facts = (Path(root) / name).lstat()
+            yield f"{root}/{name}", facts.st_size, facts.st_mtime_ns, facts.st_ino

@@ -1,0 +1,144 @@
+"""The HTTP door's routes, and the admin address's: health and metrics only."""
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+from starlette.exceptions import HTTPException
+from starlette.routing import Route
+from starlette.staticfiles import StaticFiles
+
+from service.errors import ServiceError
+from service.http import problems
+from service.http.answers import Health, Product, Products, products_of
+from service.http.inspect import InspectEndpoint
+from service.http.openapi import describe_inspect
+from service.inspector import Inspector
+from service.life import Life
+from service.metrics import CONTENT_TYPE, Metrics
+from service.settings import Settings
+
+_ASSETS = Path(str(files("fastapi_offline"))) / "static"
+_PROBLEM: dict[str, Any] = {
+    "content": {problems.MEDIA_TYPE: {"schema": problems.Problem.model_json_schema()}}
+}
+
+
+class Api(FastAPI):
+    """FastAPI that also describes /v1/inspect, which it does not route itself."""
+
+    def openapi(self) -> dict[str, Any]:
+        if not self.openapi_schema:
+            describe_inspect(super().openapi())
+        assert self.openapi_schema is not None
+        return self.openapi_schema
+
+
+def make_app(inspector: Inspector, metrics: Metrics, settings: Settings) -> FastAPI:
+    """The HTTP door."""
+    app = _app(docs=True)
+    app.router.routes.append(
+        Route("/v1/inspect", InspectEndpoint(inspector, metrics, settings), methods=["POST"])
+    )
+    app.include_router(_products(inspector))
+    app.include_router(_health(inspector.life, metrics))
+    return app
+
+
+def make_admin_app(life: Life, metrics: Metrics) -> FastAPI:
+    """The admin address."""
+    app = _app(docs=False)
+    app.include_router(_health(life, metrics))
+    return app
+
+
+def _app(*, docs: bool) -> FastAPI:
+    app = Api(
+        title="DRD Inspect",
+        version="1",
+        summary="Is this part good?",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/openapi.json" if docs else None,
+        exception_handlers={
+            HTTPException: _on_http_exception,
+            RequestValidationError: _on_validation_error,
+            ServiceError: _on_service_error,
+            Exception: _on_fault,
+        },
+    )
+    if docs:
+        app.mount("/docs/assets", StaticFiles(directory=_ASSETS))
+        app.add_api_route("/docs", _docs, include_in_schema=False)
+    return app
+
+
+def _products(inspector: Inspector) -> APIRouter:
+    router = APIRouter(tags=["products"])
+
+    @router.get("/v1/products")
+    async def list_products() -> Products:
+        """Every product, with the version that serves it and all others that are known."""
+        return Products(products=products_of(inspector.catalog))
+
+    @router.get("/v1/products/{name}", responses={404: _PROBLEM})
+    async def get_product(name: str) -> Product:
+        """One product."""
+        return products_of(inspector.catalog, name)[0]
+
+    return router
+
+
+def _health(life: Life, metrics: Metrics) -> APIRouter:
+    router = APIRouter(tags=["operations"])
+
+    @router.get("/health/live", response_model=Health, responses={503: _PROBLEM})
+    async def live() -> Response:
+        """Alive until only a restart helps."""
+        return JSONResponse({"status": "alive"}) if life.alive else problems.problem(503, life.why_not_ready)
+
+    @router.get("/health/ready", response_model=Health, responses={503: _PROBLEM})
+    async def ready() -> Response:
+        """Ready while at least one product can be inspected and the service is not about to end."""
+        return JSONResponse({"status": "ready"}) if life.ready else problems.problem(503, life.why_not_ready)
+
+    @router.get("/metrics", response_class=Response)
+    async def scrape() -> Response:
+        """For Prometheus."""
+        return Response(metrics.text(), headers={"content-type": CONTENT_TYPE})
+
+    return router
+
+
+async def _docs() -> HTMLResponse:
+    return get_swagger_ui_html(
+        openapi_url="/openapi.json",
+        title="DRD Inspect",
+        swagger_js_url="/docs/assets/swagger-ui-bundle.js",
+        swagger_css_url="/docs/assets/swagger-ui.css",
+        swagger_favicon_url="/docs/assets/favicon.png",
+    )
+
+
+async def _on_http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return problems.problem(error.status_code, str(error.detail), headers=dict(error.headers or {}))
+
+
+async def _on_validation_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    return problems.problem(422, f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
+
+
+async def _on_service_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ServiceError)
+    return problems.problem(problems.STATUS[type(error)], str(error))
+
+
+async def _on_fault(request: Request, error: Exception) -> Response:
+    return problems.problem(500, "the service failed on this request")

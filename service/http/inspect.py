@@ -1,0 +1,110 @@
+"""POST /v1/inspect. A plain ASGI application: this is the hot path."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable
+
+import orjson
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from service.calls import Call
+from service.errors import CallerGone, InspectionFailed, ServiceError
+from service.http import wire
+from service.http.answers import answer_of
+from service.http.problems import problem_of
+from service.image import declared_type
+from service.inspection import Inspection, Request, parse_id
+from service.inspector import Inspector
+from service.metrics import Metrics
+from service.settings import Settings
+
+_logger = logging.getLogger(__name__)
+_FORM_OVERHEAD = 64 * 1024  # boundaries, part heads and other fields around the image
+
+
+class InspectEndpoint:
+    def __init__(self, inspector: Inspector, metrics: Metrics, settings: Settings) -> None:
+        self._inspector, self._metrics = inspector, metrics
+        self._max_bytes, self._receive_seconds = settings.max_image_bytes, settings.receive_seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        call = Call("http", self._inspector, self._metrics)
+        try:
+            with call:
+                response = await self._answer(call, scope, receive)
+        except CallerGone:
+            return
+        except ServiceError as error:
+            response = problem_of(error, call.request_id)
+        except Exception:  # the boundary to faults of our own: never a traceback on the wire
+            _logger.exception("a request failed")
+            response = problem_of(InspectionFailed("the service failed on this request"), call.request_id)
+        await response(scope, receive, send)
+
+    async def _answer(self, call: Call, scope: Scope, receive: Receive) -> Response:
+        headers = wire.headers_of(scope)
+        call.request_id = parse_id("X-Request-Id", headers.get(b"x-request-id", "")) or call.request_id
+        head = wire.parse_head(scope, headers)
+        call.frame_id, call.product = head.frame_id, head.product
+        deadline = None if head.deadline_ms is None else call.arrived + head.deadline_ms / 1000
+        self._inspector.life.check()
+        with self._inspector.hold() as holding:
+            form = head.content_type.startswith("multipart/form-data")
+            limits = wire.BodyLimits(
+                size=self._max_bytes + form * _FORM_OVERHEAD,
+                until=call.arrived + self._receive_seconds,
+                deadline=deadline,
+            )
+            image, kind = await wire.read_body(receive, headers, holding, limits), head.content_type
+            if form:
+                image, kind = wire.image_part(image, kind)
+            request = Request(
+                image=image,
+                product=head.product,
+                arrived=call.arrived,
+                deadline=deadline,
+                version=head.version,
+                parts=frozenset({"overlay"}) if head.wants_picture else head.parts,
+                declared=declared_type(kind),
+            )
+            call.inspection = await unless_gone(receive, self._inspector.inspect(request))
+        return _picture(call, call.inspection) if head.wants_picture else _json(call, call.inspection)
+
+
+async def unless_gone(receive: Receive, work: Awaitable[Inspection]) -> Inspection:
+    """The result of `work`, which is cancelled when the caller disconnects: CallerGone then."""
+    waiting = asyncio.current_task()
+    assert waiting is not None
+    gone = False
+
+    async def watch() -> None:
+        nonlocal gone
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        gone = True
+        waiting.cancel()
+
+    watcher = asyncio.create_task(watch())
+    try:
+        return await work
+    except asyncio.CancelledError:
+        if gone and waiting.uncancel() == 0:
+            raise CallerGone("the caller left") from None
+        raise
+    finally:
+        watcher.cancel()
+
+
+def _json(call: Call, inspection: Inspection) -> Response:
+    content = orjson.dumps(answer_of(inspection, call.request_id, call.frame_id))
+    return Response(content, media_type="application/json", headers={"x-request-id": call.request_id})
+
+
+def _picture(call: Call, inspection: Inspection) -> Response:
+    headers = {
+        "x-request-id": call.request_id,
+        "x-verdict": inspection.reading.verdict,
+        "x-score": f"{inspection.reading.score:.6f}",
+    }
+    return Response(inspection.pictures["overlay"].png, media_type="image/png", headers=headers)

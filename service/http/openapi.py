@@ -1,0 +1,97 @@
+"""The description of POST /v1/inspect, which is routed past FastAPI."""
+
+from typing import Any
+
+from pydantic.json_schema import models_json_schema
+
+from service.http.answers import Answer
+from service.http.problems import MEDIA_TYPE, Problem
+from service.inspection import DEFAULT_PARTS, PARTS
+
+_REF = "#/components/schemas/{model}"
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+_ID = {"type": "string", "maxLength": 128, "pattern": r"^[\x20-\x7e]*$"}
+_PROBLEMS = {
+    400: "Not a readable image",
+    404: "No such product, or not in that version",
+    408: "The request took too long to arrive",
+    413: "Too many bytes or pixels",
+    415: "The content is unlike its declared type, or the type is not served",
+    422: "A parameter is missing, unknown or malformed",
+    429: "The queue is full, or the deadline can't be met",
+    500: "The engine failed on this frame",
+    503: "Starting or draining",
+    504: "The deadline passed",
+}
+
+
+def describe_inspect(document: dict[str, Any]) -> None:
+    """Adds the operation and its schemas to an OpenAPI document."""
+    models = models_json_schema([(Answer, "serialization"), (Problem, "serialization")], ref_template=_REF)
+    document["components"]["schemas"] |= models[1]["$defs"]
+    document["paths"]["/v1/inspect"] = {"post": _operation()}
+
+
+def _operation() -> dict[str, Any]:
+    return {
+        "tags": ["inspection"],
+        "operationId": "inspect",
+        "summary": "One image, one verdict",
+        "description": "`curl --data-binary @part.jpg 'http://HOST:PORT/v1/inspect?product=NAME'`",
+        "parameters": [
+            _parameter("product", "query", {"type": "string"}, required=True),
+            _parameter("version", "query", {"type": "integer", "minimum": 1, "maximum": 999_999_999}),
+            _parameter("include", "query", {"type": "string"}, description=_include()),
+            _parameter("frame_id", "query", _ID, description="echoed"),
+            _parameter("X-Request-Id", "header", _ID, description="echoed; made up without one"),
+            _parameter(
+                "X-Deadline-Ms",
+                "header",
+                {"type": "integer", "minimum": 1, "maximum": 999_999_999},
+                description="time budget from the end of the request's head",
+            ),
+        ],
+        "requestBody": {
+            "required": True,
+            "content": {
+                **dict.fromkeys(("image/jpeg", "image/png", "image/bmp", "image/tiff"), _BINARY),
+                "application/octet-stream": _BINARY,
+                "multipart/form-data": {
+                    "schema": {
+                        "type": "object",
+                        "required": ["image"],
+                        "properties": {"image": _BINARY["schema"]},
+                    }
+                },
+            },
+        },
+        "responses": {
+            "200": {
+                "description": "The verdict. With `Accept: image/png` the overlay picture itself.",
+                "headers": {
+                    name: {"schema": {"type": "string"}} for name in ("X-Request-Id", "X-Verdict", "X-Score")
+                },
+                "content": {
+                    "application/json": {"schema": {"$ref": _REF.format(model="Answer")}},
+                    "image/png": _BINARY,
+                },
+            },
+            **{str(status): _problem(description) for status, description in _PROBLEMS.items()},
+        },
+    }
+
+
+def _include() -> str:
+    default = ",".join(part for part in PARTS if part in DEFAULT_PARTS)
+    return f"of {', '.join(PARTS)}, separated by commas; default {default}; empty: numbers only"
+
+
+def _parameter(
+    name: str, place: str, schema: dict[str, Any], *, required: bool = False, description: str = ""
+) -> dict[str, Any]:
+    return {"name": name, "in": place, "required": required, "description": description, "schema": schema}
+
+
+def _problem(description: str) -> dict[str, Any]:
+    schema = {"$ref": _REF.format(model="Problem")}
+    return {"description": description, "content": {MEDIA_TYPE: {"schema": schema}}}

@@ -1,0 +1,54 @@
+"""Every error of the HTTP door as a problem document (RFC 9457), and the one table from failure to status."""
+
+import math
+from http import HTTPStatus
+
+import orjson
+from pydantic import BaseModel
+from starlette.responses import Response
+
+from service import errors
+
+MEDIA_TYPE = "application/problem+json"
+STATUS: dict[type[errors.ServiceError], int] = {
+    errors.UnreadableImage: 400,
+    errors.NotLoaded: 404,
+    errors.TooSlow: 408,
+    errors.TooLarge: 413,
+    errors.UnlikeDeclared: 415,
+    errors.BadParameter: 422,
+    errors.Busy: 429,
+    errors.InspectionFailed: 500,
+    errors.NotServing: 503,
+    errors.DeadlinePassed: 504,
+}
+
+
+class Problem(BaseModel):
+    """What went wrong: `title` is the status in words, `detail` this case in one line."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    request_id: str | None = None
+
+
+def problem(
+    status: int, detail: str, request_id: str | None = None, headers: dict[str, str] | None = None
+) -> Response:
+    """A problem document as a response."""
+    document = Problem(title=HTTPStatus(status).phrase, status=status, detail=detail, request_id=request_id)
+    echoed = {"x-request-id": request_id} if request_id else {}
+    content = orjson.dumps(document.model_dump(exclude_none=True))
+    return Response(content, status, media_type=MEDIA_TYPE, headers=(headers or {}) | echoed)
+
+
+def problem_of(error: errors.ServiceError, request_id: str) -> Response:
+    """The response to a failure of the tree."""
+    headers = {}
+    if isinstance(error, errors.Refused):
+        headers["retry-after"] = str(max(1, math.ceil(error.retry_after)))
+    if isinstance(error, errors.TooLarge | errors.TooSlow):
+        headers["connection"] = "close"  # what is left of the body is not wanted
+    return problem(STATUS[type(error)], str(error), request_id, headers)

@@ -1,0 +1,204 @@
+"""Reading a request to /v1/inspect: its head, its body, and the image in a form."""
+
+import asyncio
+import re
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.types import Receive, Scope
+
+from service.admission import Holding
+from service.errors import BadParameter, CallerGone, DeadlinePassed, TooLarge, TooSlow, UnreadableImage
+from service.inspection import DEFAULT_PARTS, Part, parse_id, parse_parts
+
+if TYPE_CHECKING:
+    from python_multipart.multipart import MultipartCallbacks
+
+PARAMETERS = ("product", "version", "include", "frame_id")
+_LINGER_SECONDS = 1.0
+_NUMBER = re.compile(r"[0-9]{1,9}")
+
+
+@dataclass(frozen=True, slots=True)
+class BodyLimits:
+    """Bytes, the instant by which the last one has to be here, and the one by which the answer has to."""
+
+    size: int
+    until: float
+    deadline: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What the head of a request to /v1/inspect says."""
+
+    product: str
+    version: int | None
+    parts: frozenset[Part]
+    frame_id: str
+    deadline_ms: int | None
+    content_type: str
+    wants_picture: bool
+
+
+def headers_of(scope: Scope) -> dict[bytes, str]:
+    """By lower-case name, the last of each."""
+    return {name: value.decode("latin-1") for name, value in scope["headers"]}
+
+
+def parse_head(scope: Scope, headers: dict[bytes, str]) -> Head:
+    """Raises BadParameter for anything missing, malformed, unknown or given twice."""
+    query = _query(scope["query_string"])
+    if not query.get("product"):
+        raise BadParameter("the parameter 'product' is missing")
+    version = query.get("version")
+    return Head(
+        product=query["product"],
+        version=None if version is None else _whole("version", version),
+        parts=parse_parts(query["include"].split(",")) if "include" in query else DEFAULT_PARTS,
+        frame_id=parse_id("frame_id", query.get("frame_id", "")),
+        deadline_ms=_whole("X-Deadline-Ms", headers[b"x-deadline-ms"])
+        if b"x-deadline-ms" in headers
+        else None,
+        content_type=headers.get(b"content-type", ""),
+        wants_picture=prefers_picture(headers.get(b"accept", "")),
+    )
+
+
+def prefers_picture(accept: str) -> bool:
+    """Whether an Accept header asks for the picture rather than for JSON."""
+    for offer in accept.split(","):
+        kind = offer.partition(";")[0].strip().lower()
+        if kind in ("application/json", "*/*", "application/*"):
+            return False
+        if kind == "image/png":
+            return True
+    return False
+
+
+async def read_body(
+    receive: Receive, headers: dict[bytes, str], holding: Holding, limits: BodyLimits
+) -> bytes:
+    """The whole body, counted while it arrives. TooLarge, TooSlow, Busy, DeadlinePassed or CallerGone."""
+    try:
+        announced = headers.get(b"content-length", "")
+        if announced.isdigit() and int(announced) > limits.size:
+            raise TooLarge(f"{announced} bytes are more than the {limits.size} that are served")
+        async with asyncio.timeout_at(min(limits.until, limits.deadline or limits.until)):
+            return await _collect(receive, holding, limits.size)
+    except TooLarge:
+        if headers.get(b"expect", "").lower() != "100-continue":
+            await _discard(receive)
+        raise
+    except TimeoutError as error:
+        if limits.deadline is not None and limits.deadline < limits.until:
+            raise DeadlinePassed("the deadline passed before the request had arrived") from error
+        raise TooSlow("the request took too long to arrive") from error
+
+
+async def _collect(receive: Receive, holding: Holding, limit: int) -> bytes:
+    chunks, size = list[bytes](), 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise CallerGone("the caller left while sending")
+        chunk: bytes = message.get("body", b"")
+        holding.grow(len(chunk))
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > limit:
+            raise TooLarge(f"more than the {limit} bytes that are served")
+        if not message.get("more_body"):
+            return b"".join(chunks)
+
+
+async def _discard(receive: Receive) -> None:
+    """Reads on for a moment: a caller that is still sending does not look at the answer yet."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_LINGER_SECONDS):
+            while (message := await receive())["type"] == "http.request" and message.get("more_body"):
+                pass
+
+
+def image_part(body: bytes, content_type: str) -> tuple[bytes, str]:
+    """Content and content type of the part of a form named `image`; BadParameter or UnreadableImage."""
+    boundary = parse_options_header(content_type)[1].get(b"boundary")
+    if not boundary:
+        raise BadParameter("the form has no boundary")
+    form = _Form()
+    try:
+        parser = MultipartParser(boundary, form.callbacks())
+        parser.write(body)
+        parser.finalize()
+    except FormParserError as error:
+        raise UnreadableImage(f"the form is malformed ({error})") from error
+    if not form.complete or len(form.images) != 1:
+        raise BadParameter("the form needs exactly one part named 'image', and its end")
+    return form.images[0]
+
+
+class _Form:
+    """Collects the parts named `image` while a form is parsed."""
+
+    def __init__(self) -> None:
+        self.images = list[tuple[bytes, str]]()
+        self.complete = False
+        self._name, self._value = b"", b""
+        self._headers = dict[bytes, bytes]()
+        self._content = list[bytes]()
+
+    def callbacks(self) -> "MultipartCallbacks":
+        return {
+            "on_part_begin": self._begin,
+            "on_header_field": self._field,
+            "on_header_value": self._text,
+            "on_header_end": self._header,
+            "on_part_data": lambda data, start, end: self._content.append(data[start:end]),
+            "on_part_end": self._end,
+            "on_end": self._finish,
+        }
+
+    def _begin(self) -> None:
+        self._headers, self._content = {}, []
+
+    def _field(self, data: bytes, start: int, end: int) -> None:
+        self._name += data[start:end]
+
+    def _text(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+
+    def _header(self) -> None:
+        self._headers[self._name.lower()] = self._value
+        self._name, self._value = b"", b""
+
+    def _end(self) -> None:
+        _, options = parse_options_header(self._headers.get(b"content-disposition", b""))
+        if options.get(b"name") == b"image":
+            kind = self._headers.get(b"content-type", b"").decode("latin-1")
+            self.images.append((b"".join(self._content), kind))
+
+    def _finish(self) -> None:
+        self.complete = True
+
+
+def _query(raw: bytes) -> dict[str, str]:
+    try:
+        pairs = parse_qsl(raw.decode("ascii"), keep_blank_values=True, max_num_fields=16, errors="strict")
+    except ValueError as error:
+        raise BadParameter("the query is malformed") from error
+    query = dict(pairs)
+    if unknown := query.keys() - PARAMETERS:
+        raise BadParameter(f"unknown parameter {min(unknown)[:100]!r}: there are {', '.join(PARAMETERS)}")
+    if len(query) < len(pairs):
+        raise BadParameter("a parameter is given twice")
+    return query
+
+
+def _whole(name: str, text: str) -> int:
+    if not _NUMBER.fullmatch(text) or not int(text):
+        raise BadParameter(f"{name} {text[:100]!r} is not a whole number from 1")
+    return int(text)

@@ -1,0 +1,93 @@
+"""What a door asks and what it gets: the values that pass between doors and inspector."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.bundle import FrameStatistics, Reading
+from service.errors import BadParameter
+
+Part = Literal["heatmap", "mask", "regions", "overlay"]
+PARTS: tuple[Part, ...] = ("heatmap", "mask", "regions", "overlay")
+_ID = re.compile(r"[\x20-\x7e]{0,128}")
+DEFAULT_PARTS: frozenset[Part] = frozenset({"heatmap", "mask", "regions"})
+
+
+@dataclass(slots=True)
+class Timings:
+    """Seconds. `queue` is all waiting between the other stages; `total` runs from the request's arrival."""
+
+    decode: float = 0.0
+    queue: float = 0.0
+    infer: float = 0.0
+    post: float = 0.0
+    encode: float = 0.0
+    total: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a door asks of the inspector. `arrived` and `deadline` are instants of `time.monotonic`."""
+
+    image: bytes
+    product: str
+    arrived: float
+    deadline: float | None = None
+    version: int | None = None
+    parts: frozenset[Part] = DEFAULT_PARTS
+    declared: str | None = None
+    """The media type the caller says the image has; None: recognised by content."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """`pixels`, uint8 [H, W, 3], is the network's input; the size is the sent image's, upright."""
+
+    pixels: NDArray[np.uint8]
+    width: int
+    height: int
+    sha256: str
+    statistics: FrameStatistics
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    width: int
+    height: int
+    png: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """The verdict and all that belongs to it."""
+
+    product: str
+    version: int
+    bundle_digest: str
+    engine: str
+    reading: Reading
+    raw_threshold: float
+    image: Decoded
+    parts: frozenset[Part]
+    pictures: Mapping[Part, Picture]
+    timings: Timings
+    batch_size: int
+
+
+def parse_id(name: str, text: str) -> str:
+    """An id that may be echoed and logged; BadParameter otherwise."""
+    if not _ID.fullmatch(text):
+        raise BadParameter(f"{name} is more than 128 printable ASCII characters")
+    return text
+
+
+def parse_parts(names: Iterable[str]) -> frozenset[Part]:
+    """The parts of an answer that are wanted, empty names passed over; BadParameter for unknown ones."""
+    wanted = frozenset(name for name in names if name)
+    if unknown := wanted - set(PARTS):
+        raise BadParameter(f"include {min(unknown)[:100]!r}: there are {', '.join(PARTS)}")
+    return cast(frozenset[Part], wanted)

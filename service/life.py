@@ -1,0 +1,52 @@
+"""The service's own state, named: STARTING, READY, DRAINING or FAILED."""
+
+from service.catalog import Catalog, State
+from service.errors import NotServing
+from service.metrics import Metrics
+from service.slot import Slot
+
+
+class Life:
+    """Where the service stands. READY is a state, not that the process is up."""
+
+    def __init__(self, catalog: Catalog, slot: Slot, metrics: Metrics) -> None:
+        self._catalog, self._slot = catalog, slot
+        self.state: State = "STARTING"
+        self.accepting = False
+        """While draining, the lame-duck time: not ready, but still serving."""
+        metrics.ready.set_function(lambda: self.ready)
+
+    @property
+    def alive(self) -> bool:
+        """False when only a restart helps."""
+        return self._slot.failure is None
+
+    @property
+    def ready(self) -> bool:
+        return self.state == "READY" and self._catalog.ready and self.alive
+
+    @property
+    def why_not_ready(self) -> str:
+        """One line; empty when ready."""
+        if self.ready:
+            return ""
+        if not self.alive:
+            return "the engine's thread has ended"
+        if self.state != "READY":
+            return f"the service is {self.state}"
+        failed = [version for version in self._catalog.versions() if version.state == "FAILED"]
+        reasons = "; ".join(
+            f"{version.product} version {version.number}: {version.reason}" for version in failed
+        )
+        return f"no product can be inspected: {reasons or 'the models folder is empty'}"
+
+    def start(self) -> None:
+        self.state, self.accepting = "READY", True
+
+    def drain(self) -> None:
+        self.state = "DRAINING"
+
+    def check(self) -> None:
+        """Raises NotServing while nothing is accepted."""
+        if not self.accepting:
+            raise NotServing(f"the service is {self.state}", reason=self.state.lower(), retry_after=1)

@@ -1,0 +1,70 @@
+"""Listening sockets, and what is wrong when there can't be one."""
+
+import errno
+import os
+import socket
+import stat
+from pathlib import Path
+
+from service.settings import Address
+
+_BACKLOG = 2048
+
+
+class CannotListen(Exception):
+    """The address can't be had; the message is one clear line."""
+
+
+def listen(address: Address) -> socket.socket:
+    """A listening socket at `address`."""
+    try:
+        return _unix(Path(address.path)) if address.path else _tcp(address)
+    except OSError as error:
+        taken = error.errno == errno.EADDRINUSE
+        reason = "another program listens there" if taken else error.strerror or str(error)
+        raise CannotListen(f"can't listen on {address}: {reason}") from error
+
+
+def name_of(listening: socket.socket) -> Address:
+    """Where a socket listens: the port is known only now when 0 was asked for."""
+    if listening.family == socket.AF_UNIX:
+        return Address(path=listening.getsockname())
+    return Address(*listening.getsockname()[:2])
+
+
+def _tcp(address: Address) -> socket.socket:
+    family, kind, protocol, _, where = socket.getaddrinfo(
+        address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    listening = socket.socket(family, kind, protocol)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(where)
+        listening.listen(_BACKLOG)
+    except OSError:
+        listening.close()
+        raise
+    return listening
+
+
+def _unix(path: Path) -> socket.socket:
+    listening = socket.socket(socket.AF_UNIX)
+    try:
+        _remove_leftover(path)
+        listening.bind(str(path))
+        path.chmod(0o660)
+        listening.listen(_BACKLOG)
+    except OSError:
+        listening.close()
+        raise
+    return listening
+
+
+def _remove_leftover(path: Path) -> None:
+    """A socket nobody listens on any more is in the way; one that somebody listens on is not ours to take."""
+    if not path.exists() or not stat.S_ISSOCK(path.stat().st_mode):
+        return
+    with socket.socket(socket.AF_UNIX) as probe:
+        if probe.connect_ex(str(path)) == 0:
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+    path.unlink()

@@ -1,0 +1,120 @@
+"""Every series there is, on a registry of its own. Latencies are in seconds, an edge lies at the takt."""
+
+from collections.abc import Iterable
+from dataclasses import astuple
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from export.bundle import BATCH_SIZES
+from service.errors import Outcome
+from service.inspection import Inspection
+from service.lane import Lane
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+STAGES = ("decode", "queue", "infer", "post", "encode")
+STATES = ("STARTING", "READY", "DRAINING", "FAILED")
+UNKNOWN = "unknown"
+"""The product of requests that name none there is: callers can't make up series."""
+
+_EDGES = (0.001, 0.002, 0.004, 0.008, 0.016, 0.03, 0.06, 0.125, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0)
+_SCORES = tuple(i / 20 for i in range(1, 21))
+
+
+class Metrics:
+    """One attribute per series. Thread-safe."""
+
+    def __init__(self, *, takt_seconds: float) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # series that nobody reads
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        edges = sorted({*_EDGES, takt_seconds})
+
+        def counter(name: str, help_: str, *labels: str) -> Counter:
+            return Counter(name, help_, labels, namespace="drd", registry=registry)
+
+        def gauge(name: str, help_: str, *labels: str) -> Gauge:
+            return Gauge(name, help_, labels, namespace="drd", registry=registry)
+
+        def histogram(
+            name: str, help_: str, edges: list[float] | tuple[float, ...], *labels: str
+        ) -> Histogram:
+            return Histogram(name, help_, labels, namespace="drd", registry=registry, buckets=edges)
+
+        self.requests = counter("requests", "Requests by how they ended", "product", "door", "outcome")
+        self.verdicts = counter("verdicts", "Verdicts given", "product", "verdict")
+        self.rejected = counter("rejected", "Requests refused at the door, by the limit", "product", "reason")
+        self.deadline_missed = counter("deadline_missed", "Frames whose deadline passed", "product")
+        self.request_seconds = histogram("request_seconds", "Arrival to answer", edges, "product", "door")
+        self.stage_seconds = histogram(
+            "stage_seconds", "Time of a frame per stage", edges, "product", "stage"
+        )
+        self.batch_size = histogram("batch_size", "Frames per batch", BATCH_SIZES, "product")
+        self.score = histogram("score", "Scores; 0.5 is the threshold", _SCORES, "product")
+        self.queue_depth = gauge("queue_depth", "Frames accepted and not yet answered", "product")
+        self.product_state = gauge(
+            "product_state", "1 for the state a version is in", "product", "version", "state"
+        )
+        self.parity_deviation = gauge(
+            "parity_deviation", "Largest golden score deviation seen at load", "product", "engine"
+        )
+        self.bundle_info = gauge(
+            "bundle_info", "1 for each loaded bundle", "product", "version", "engine", "digest"
+        )
+        self.ready = gauge("ready", "1 while the service is ready")
+        self.certificate_expiry_seconds = gauge(
+            "certificate_expiry_seconds", "Until the certificate in use expires; infinite without one"
+        )
+        self.certificate_expiry_seconds.set(float("inf"))
+
+    def ended(self, product: str, door: str, outcome: Outcome) -> None:
+        """Counts a request, however it ended."""
+        self.requests.labels(product, door, outcome).inc()
+        if outcome == "expired":
+            self.deadline_missed.labels(product).inc()
+
+    def answered(self, door: str, inspection: Inspection) -> None:
+        """Observes a request that got its verdict."""
+        product, timings = inspection.product, inspection.timings
+        self.verdicts.labels(product, inspection.reading.verdict).inc()
+        self.score.labels(product).observe(inspection.reading.score)
+        self.request_seconds.labels(product, door).observe(timings.total)
+        for stage, seconds in zip(STAGES, astuple(timings), strict=False):
+            self.stage_seconds.labels(product, stage).observe(seconds)
+
+    def show(self, product: str, versions: Iterable[tuple[int, str, Lane | None]]) -> None:
+        """Shows what there is of `product`: number, state and, where loaded, the lane of each version."""
+        self._forget_versions(product)
+        lanes = list[Lane]()
+        for number, state, lane in versions:
+            for name in STATES:
+                self.product_state.labels(product, str(number), name).set(name == state)
+            if lane is not None:
+                lanes.append(lane)
+                engine = lane.predictor.engine_id
+                self.bundle_info.labels(product, str(number), engine, lane.digest).set(1)
+                self.parity_deviation.labels(product, engine).set(lane.predictor.deviation)
+        self.queue_depth.labels(product).set_function(lambda: sum(lane.frames for lane in lanes))
+
+    def forget(self, product: str) -> None:
+        """Removes the gauges of a product that is gone; counters stay, as rates need them."""
+        self._forget_versions(product)
+        self.queue_depth.remove(product)
+
+    def _forget_versions(self, product: str) -> None:
+        for gauge in (self.product_state, self.bundle_info, self.parity_deviation):
+            gauge.remove_by_labels({"product": product})
+
+    def text(self) -> bytes:
+        """What a scrape gets."""
+        return generate_latest(self.registry)

@@ -1,0 +1,94 @@
+"""Between messages of the wire and values of the service, and the one table from failure to status code."""
+
+from google.protobuf.any_pb2 import Any
+from google.protobuf.duration_pb2 import Duration
+from google.rpc import error_details_pb2, status_pb2
+from grpc import StatusCode
+
+from export.bundle import THRESHOLD
+from service import errors
+from service.catalog import Version
+from service.inspection import Inspection, Part
+from service.rpc.pb import inspection_pb2 as pb
+
+CODE: dict[type[errors.ServiceError], StatusCode] = {
+    errors.UnreadableImage: StatusCode.INVALID_ARGUMENT,
+    errors.UnlikeDeclared: StatusCode.INVALID_ARGUMENT,
+    errors.BadParameter: StatusCode.INVALID_ARGUMENT,
+    errors.NotLoaded: StatusCode.NOT_FOUND,
+    errors.TooLarge: StatusCode.RESOURCE_EXHAUSTED,
+    errors.Busy: StatusCode.RESOURCE_EXHAUSTED,
+    errors.NotServing: StatusCode.UNAVAILABLE,
+    errors.DeadlinePassed: StatusCode.DEADLINE_EXCEEDED,
+    errors.InspectionFailed: StatusCode.INTERNAL,
+}
+
+
+def status_of(error: errors.ServiceError) -> status_pb2.Status:
+    """The failure as google.rpc.Status; a refusal says in RetryInfo when to come again."""
+    number: int = CODE[type(error)].value[0]
+    status = status_pb2.Status(code=number, message=str(error))
+    if isinstance(error, errors.Refused):
+        delay = Duration()
+        delay.FromMilliseconds(max(1, round(1000 * error.retry_after)))
+        detail = Any()
+        detail.Pack(error_details_pb2.RetryInfo(retry_delay=delay))
+        status.details.append(detail)
+    return status
+
+
+def response_of(inspection: Inspection, request_id: str, frame_id: str) -> pb.InspectResponse:
+    reading, image = inspection.reading, inspection.image
+    timings = inspection.timings
+    response = pb.InspectResponse(
+        request_id=request_id,
+        frame_id=frame_id,
+        product=inspection.product,
+        version=inspection.version,
+        bundle_digest=inspection.bundle_digest,
+        engine=inspection.engine,
+        verdict=reading.verdict,
+        reason=reading.reason,
+        score=reading.score,
+        threshold=THRESHOLD,
+        raw_score=reading.raw_score,
+        raw_threshold=inspection.raw_threshold,
+        image=pb.Image(width=image.width, height=image.height, sha256=image.sha256),
+        timings_ms=pb.Timings(
+            decode=1000 * timings.decode,
+            queue=1000 * timings.queue,
+            infer=1000 * timings.infer,
+            post=1000 * timings.post,
+            encode=1000 * timings.encode,
+            total=1000 * timings.total,
+        ),
+        batch_size=inspection.batch_size,
+        heatmap=_picture(inspection, "heatmap"),
+        mask=_picture(inspection, "mask"),
+        overlay=_picture(inspection, "overlay"),
+    )
+    if "regions" in inspection.parts:
+        response.regions.extend(
+            pb.Region(x=r.x, y=r.y, width=r.width, height=r.height, area=r.area, peak=r.peak)
+            for r in reading.regions
+        )
+    return response
+
+
+def product_of(version: Version) -> pb.Product:
+    lane = version.lane
+    return pb.Product(
+        name=version.product,
+        version=version.number,
+        state=version.state,
+        reason=version.reason,
+        engine=lane.predictor.engine_id if lane else "",
+        bundle_digest=lane.digest if lane else "",
+    )
+
+
+def _picture(inspection: Inspection, part: Part) -> pb.Picture | None:
+    picture = inspection.pictures.get(part)
+    if picture is None:
+        return None
+    return pb.Picture(encoding="png", width=picture.width, height=picture.height, data=picture.png)

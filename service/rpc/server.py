@@ -1,0 +1,77 @@
+"""The gRPC server: the servicer, the standard health service and reflection."""
+
+import grpc.aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
+from grpc_reflection.v1alpha import reflection
+
+from service.inspector import Inspector
+from service.listen import CannotListen, listen, name_of
+from service.metrics import Metrics
+from service.rpc.pb import inspection_pb2 as pb
+from service.rpc.pb.inspection_pb2_grpc import add_InspectionServiceServicer_to_server
+from service.rpc.servicer import Servicer
+from service.settings import MEBIBYTE, Address, Settings
+
+_NAME = pb.DESCRIPTOR.services_by_name["InspectionService"].full_name
+
+
+class Server:
+    """One gRPC server on several addresses."""
+
+    def __init__(self, inspector: Inspector, metrics: Metrics, settings: Settings) -> None:
+        age = int(1000 * settings.max_connection_age_seconds)
+        self._server = grpc.aio.server(
+            options=[
+                # Otherwise a second server would share the port instead of being told that it is taken.
+                ("grpc.so_reuseport", 0),
+                # An image that is a little too large is answered in-band; only absurd ones end the call.
+                ("grpc.max_receive_message_length", settings.max_image_bytes + MEBIBYTE),
+                ("grpc.max_send_message_length", -1),
+                # After its age a connection takes no new calls. Streams end themselves, all answered, at
+                # that age of their own; the transport only cuts off what outlives both.
+                ("grpc.max_connection_age_ms", age),
+                (
+                    "grpc.max_connection_age_grace_ms",
+                    age + int(1000 * settings.max_connection_age_grace_seconds),
+                ),
+            ]
+        )
+        self._servicer = Servicer(inspector, metrics, settings)
+        self._health = HealthServicer()
+        add_InspectionServiceServicer_to_server(self._servicer, self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection(
+            (_NAME, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME),
+            self._server,
+        )
+
+    def bind(self, address: Address) -> Address:
+        """Takes `address`, or raises CannotListen; with port 0 the answer says which port it became."""
+        with listen(address) as probe:  # says clearly what is wrong, which gRPC's core does not
+            address = name_of(probe)
+        try:
+            self._server.add_insecure_port(str(address))
+        except RuntimeError as error:
+            raise CannotListen(f"can't listen on {address}: {error}") from error
+        return address
+
+    async def start(self) -> None:
+        """Not serving until told otherwise, says the health service."""
+        await self.show(ready=False)
+        await self._server.start()
+
+    async def show(self, *, ready: bool) -> None:
+        """What the health service answers."""
+        status = health_pb2.HealthCheckResponse
+        for name in ("", _NAME):
+            await self._health.set(name, status.SERVING if ready else status.NOT_SERVING)
+
+    async def stop(self, seconds: float) -> None:
+        """Accepts nothing more; returns when everything accepted has been answered, or after `seconds`."""
+        self._servicer.stop_streams()
+        await self._server.stop(seconds)
+
+    async def cut(self) -> None:
+        """Ends a `stop` that takes too long."""
+        await self._server.stop(1)

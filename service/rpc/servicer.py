@@ -1,0 +1,110 @@
+"""The gRPC door: converts, asks the inspector, converts back."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator
+from typing import NoReturn
+
+import grpc.aio
+
+from service.calls import Call
+from service.errors import InspectionFailed, NotServing, ServiceError, TooLarge
+from service.inspection import DEFAULT_PARTS, Request, parse_id, parse_parts
+from service.inspector import Inspector
+from service.metrics import Metrics
+from service.rpc.convert import CODE, product_of, response_of, status_of
+from service.rpc.pb import inspection_pb2 as pb
+from service.rpc.pb.inspection_pb2_grpc import InspectionServiceServicer
+from service.rpc.stream import Stream
+from service.settings import Settings
+
+_logger = logging.getLogger(__name__)
+_Context = grpc.aio.ServicerContext[object, object]
+
+
+class Servicer(InspectionServiceServicer):
+    def __init__(self, inspector: Inspector, metrics: Metrics, settings: Settings) -> None:
+        self._inspector, self._metrics = inspector, metrics
+        self._max_bytes, self._window = settings.max_image_bytes, settings.stream_window
+        self._max_age = settings.max_connection_age_seconds
+        self._streams = set[Stream]()
+
+    async def Inspect(self, request: pb.InspectRequest, context: _Context) -> pb.InspectResponse:  # noqa: N802
+        try:
+            return await self._inspect(request, _ends(context))
+        except ServiceError as error:
+            await _abort(context, error)
+
+    async def InspectStream(  # noqa: N802
+        self, request_iterator: AsyncIterator[pb.InspectRequest], context: _Context
+    ) -> AsyncIterator[pb.InspectStreamResponse]:
+        ends = _ends(context)
+
+        async def answer(request: pb.InspectRequest) -> pb.InspectStreamResponse:
+            try:
+                result = await self._inspect(request, ends)
+            except ServiceError as error:
+                return pb.InspectStreamResponse(frame_id=request.frame_id, error=status_of(error))
+            return pb.InspectStreamResponse(frame_id=request.frame_id, result=result)
+
+        stream = Stream(request_iterator, answer, self._window)
+        self._streams.add(stream)
+        aging = asyncio.get_running_loop().call_later(self._max_age, stream.stop_reading)
+        try:
+            async for response in stream.responses():
+                yield response
+        finally:
+            aging.cancel()
+            self._streams.discard(stream)
+        if stream.stopped:
+            await _abort(context, NotServing("reconnect", reason="reconnect", retry_after=0.1))
+
+    async def ListProducts(  # noqa: N802
+        self, request: pb.ListProductsRequest, context: _Context
+    ) -> pb.ListProductsResponse:
+        return pb.ListProductsResponse(products=map(product_of, self._inspector.catalog.versions()))
+
+    def stop_streams(self) -> None:
+        """No stream reads on; each ends when what it has read is answered."""
+        for stream in self._streams:
+            stream.stop_reading()
+
+    async def _inspect(self, message: pb.InspectRequest, ends: float | None) -> pb.InspectResponse:
+        with Call("grpc", self._inspector, self._metrics) as call, self._inspector.hold() as holding:
+            call.product = message.product
+            call.request_id = parse_id("request_id", message.request_id) or call.request_id
+            call.frame_id = parse_id("frame_id", message.frame_id)
+            if len(message.image) > self._max_bytes:
+                raise TooLarge(
+                    f"{len(message.image)} bytes are more than the {self._max_bytes} that are served"
+                )
+            holding.grow(len(message.image))
+            own = call.arrived + message.deadline_ms / 1000 if message.deadline_ms else None
+            request = Request(
+                image=message.image,
+                product=message.product,
+                arrived=call.arrived,
+                deadline=min((end for end in (own, ends) if end is not None), default=None),
+                version=message.version or None,
+                parts=parse_parts(message.include) if message.include else DEFAULT_PARTS,
+            )
+            try:
+                call.inspection = await self._inspector.inspect(request)
+            except ServiceError:
+                raise
+            except Exception as error:  # the boundary to faults of our own
+                _logger.exception("a request failed")
+                raise InspectionFailed("the service failed on this request") from error
+            return response_of(call.inspection, call.request_id, call.frame_id)
+
+
+def _ends(context: _Context) -> float | None:
+    """The instant at which the call's own deadline passes."""
+    remaining: float | None = context.time_remaining()
+    return None if remaining is None else time.monotonic() + remaining
+
+
+async def _abort(context: _Context, error: ServiceError) -> NoReturn:
+    details = ("grpc-status-details-bin", status_of(error).SerializeToString())
+    await context.abort(CODE[type(error)], str(error), (details,))

@@ -1,0 +1,106 @@
+"""Facts of one deployment: `DRD_*` in the environment, or the options of `drd-serve`, which go before."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+MEBIBYTE = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a door listens: a host and port, or the path of a unix socket."""
+
+    host: str = ""
+    port: int = 0
+    path: str = ""
+
+    @staticmethod
+    def parse(text: str) -> "Address":
+        """`HOST:PORT`, `[IPV6]:PORT` or `unix:PATH`; ValueError otherwise."""
+        if text.startswith("unix:") and len(text) > len("unix:"):
+            return Address(path=text.removeprefix("unix:"))
+        host, colon, port = text.rpartition(":")
+        host = host.removeprefix("[").removesuffix("]")
+        if not (colon and host and port.isascii() and port.isdigit() and int(port) < 2**16):
+            raise ValueError(f"{text!r} is not an address: give HOST:PORT or unix:PATH")
+        return Address(host, int(port))
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"unix:{self.path}" if self.path else f"{host}:{self.port}"
+
+
+def _address(given: object) -> object:
+    return Address.parse(given) if isinstance(given, str) else given
+
+
+def _addresses(given: object) -> object:
+    return tuple(given.replace(",", " ").split()) if isinstance(given, str) else given
+
+
+OneAddress = Annotated[Address, BeforeValidator(_address)]
+Addresses = Annotated[tuple[OneAddress, ...], NoDecode, BeforeValidator(_addresses)]
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Settings(BaseSettings):
+    """Read when made, never at import. Times end in their unit."""
+
+    model_config = SettingsConfigDict(env_prefix="DRD_", frozen=True, extra="forbid")
+
+    models: Path
+    """The models folder: MODELS_DIR/PRODUCT/VERSION/ are bundles."""
+    http: Addresses = (Address("127.0.0.1", 8080),)
+    grpc: Addresses = (Address("127.0.0.1", 8081),)
+    """Several addresses are separated by commas or spaces."""
+    admin: OneAddress | None = None
+    """One more address for health and metrics only."""
+    engine: str = "auto"
+    """An engine's id, or auto: the first in the manifest that passes its golden frames here."""
+
+    takt_ms: PositiveFloat = 200
+    """The line's budget per frame: an edge of every latency histogram lies exactly here."""
+    default_deadline_ms: PositiveFloat = 1000
+    """Where a frame without a deadline stands in the queue; it never expires."""
+    max_image_bytes: PositiveInt = 64 * MEBIBYTE
+    max_image_pixels: PositiveInt = 40_000_000
+    max_queued_frames: PositiveInt = 256
+    """Frames accepted and not yet answered, over all products."""
+    max_queued_bytes: PositiveInt = 512 * MEBIBYTE
+    """Bytes those frames hold, bodies still being received included."""
+    workers: PositiveInt = Field(default_factory=_cores)
+    """Threads that decode and encode pictures."""
+    receive_seconds: PositiveFloat = 10
+    """A request's body has to arrive within this time."""
+
+    stream_window: PositiveInt = 16
+    """Unanswered frames per gRPC stream; beyond them the stream is not read."""
+    max_connection_age_seconds: PositiveFloat = 1800
+    """A gRPC connection is then asked to reconnect, so that new replicas get their share."""
+    max_connection_age_grace_seconds: PositiveFloat = 30
+
+    watch_seconds: PositiveFloat = 2
+    """How often the models folder is looked at."""
+    keep_old_seconds: Annotated[float, Field(ge=0)] = 10
+    """How long a replaced version still answers requests that ask for it by `version`."""
+    lame_duck_seconds: Annotated[float, Field(ge=0)] = 2
+    """After SIGTERM: not ready any more, still serving, while the endpoint is withdrawn."""
+    drain_seconds: PositiveFloat = 30
+    """How long the end waits for accepted frames to be answered."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @model_validator(mode="after")
+    def _one_image_fits_the_queue(self) -> Self:
+        if self.max_image_bytes > self.max_queued_bytes:
+            raise ValueError(
+                "max_image_bytes is more than max_queued_bytes: such an image could never be accepted"
+            )
+        return self
