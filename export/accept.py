@@ -73,7 +73,7 @@ def _compare(entry: EngineEntry, engine: Engine, golden: Golden, thresholds: Thr
     expected_maps = thresholds.pixel.scores(golden.heatmaps)
     score_deviations, heatmap_deviations = list[float](), list[float]()
     windows = list(cyclic_windows(len(golden.frames), entry.batch_sizes, every=True))
-    for window in tqdm(windows, desc=f"parity of {entry.id}", unit="batch", leave=False):
+    for window in tqdm(windows, desc=f"parity of {entry.id}", unit="batch", leave=False, disable=None):
         heatmaps, raw_scores = ask(engine, golden.frames[window])
         scores = thresholds.image.scores(raw_scores)
         for index, score in zip(window, scores, strict=True):

@@ -74,8 +74,8 @@ def conformal_threshold(values: Sequence[float], budget: float) -> float:
     if (rejected := _rejected(len(ordered), budget)) >= 1:
         return float(ordered[-rejected])
     upper = ordered[len(ordered) // 2 :]
-    decay = upper.mean() - np.median(ordered)
-    return float(ordered[-1] + decay * math.log(1 / ((len(ordered) + 1) * budget)))
+    decay = max(0.0, float(upper.mean() - np.median(ordered)))
+    return float(ordered[-1]) + decay * math.log(1 / ((len(ordered) + 1) * budget))
 
 
 def frame_ranges(statistics: Sequence[FrameStatistics]) -> FrameRanges:

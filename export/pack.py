@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from export.bundle.files import file_digest
-from export.bundle.manifest import MANIFEST, Manifest
+from export.bundle.files import file_digest, seal
+from export.bundle.manifest import MANIFEST, SEAL, Manifest
 
 
 class VersionTakenError(ValueError):
@@ -42,9 +42,7 @@ def publish(
         number = version or max(_versions(product), default=0) + 1
         target = product / str(number)
         refuse_taken(product, number)
-        (root / MANIFEST).write_text(
-            describe(number, digests).model_dump_json(indent=2) + "\n", encoding="utf-8"
-        )
+        write_manifest(root, describe(number, digests))
         _flush(root)
         product.mkdir(exist_ok=True)
         try:
@@ -57,18 +55,22 @@ def publish(
         return target
 
 
+def write_manifest(root: Path, manifest: Manifest) -> None:
+    """Writes the manifest of the bundle at `root`, sealed."""
+    content = (manifest.model_dump_json(indent=2) + "\n").encode()
+    (root / MANIFEST).write_bytes(content)
+    (root / SEAL).write_bytes(seal(content))
+
+
 def refuse_taken(product: Path, version: int | None) -> None:
     """Raises VersionTakenError if the folder `product` has that `version`."""
     if version and (product / str(version)).exists():
-        raise VersionTakenError(
-            f"{product.name} has a version {version} already, and a bundle is never changed"
-        )
+        raise VersionTakenError(f"{product.name} has a version {version} already; a bundle is never changed")
 
 
 def _versions(product: Path) -> list[int]:
-    return [
-        int(path.name) for path in product.glob("[0-9]*") if path.name.isdecimal() and path.name.isascii()
-    ]
+    names = [path.name for path in product.glob("[0-9]*")]
+    return [int(name) for name in names if name.isascii() and name.isdecimal()]
 
 
 def _flush(root: Path) -> None:

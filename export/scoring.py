@@ -47,7 +47,7 @@ def score_pictures(
     Raises UnreadableImage, naming the file.
     """
     paths = list(paths)
-    with tqdm(total=len(paths), desc=label, unit="image", leave=False) as progress:
+    with tqdm(total=len(paths), desc=label, unit="image", leave=False, disable=None) as progress:
         while paths:
             size = max(size for size in BATCH_SIZES if size <= len(paths))
             batch, paths = paths[:size], paths[size:]

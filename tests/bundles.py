@@ -1,9 +1,11 @@
 """Real bundles with a tiny real network, made without torch: the map is the frame's grey level, so an answer
 identifies its frame."""
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -11,8 +13,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from PIL import Image
 
+from export.bundle.files import seal
 from export.bundle.frame import FrameRanges, Range
-from export.bundle.manifest import EngineEntry, GoldenFrame, Manifest, Provenance, Thresholds
+from export.bundle.manifest import MANIFEST, SEAL, EngineEntry, GoldenFrame, Manifest, Provenance, Thresholds
 from export.bundle.scale import Scale
 from export.pack import publish, staging_folder
 from training.geometry import Geometry
@@ -82,28 +85,53 @@ def plain_frame(level: int, size: tuple[int, int] = (32, 32)) -> NDArray[np.uint
     return np.full((*size, 3), level, dtype=np.uint8)
 
 
-def grey_level_network(size: tuple[int, int], batch: int | str = "N") -> onnx.ModelProto:
-    """frames uint8 [N, H, W, 3] → heatmap [N, H, W], the channels' mean / 255, and score [N], its mean."""
+def grey_level_network(size: tuple[int, int], bias: float = 0.0, drift: float = 0.0) -> onnx.ModelProto:
+    """frames uint8 [N, H, W, 3] → heatmap [N, H, W], the channels' mean / 255, and score [N], its mean.
+
+    A network gone wrong adds `bias` to the map, and `drift` to the score per place in the batch.
+    """
     height, width = size
     graph = helper.make_graph(
         [
             helper.make_node("Cast", ["frames"], ["values"], to=TensorProto.FLOAT),
             helper.make_node("ReduceMean", ["values", "channels"], ["grey"], keepdims=0),
-            helper.make_node("Div", ["grey", "white"], ["heatmap"]),
-            helper.make_node("ReduceMean", ["heatmap", "plane"], ["score"], keepdims=0),
+            helper.make_node("Div", ["grey", "white"], ["level"]),
+            helper.make_node("Add", ["level", "bias"], ["heatmap"]),
+            helper.make_node("ReduceMean", ["heatmap", "plane"], ["mean"], keepdims=0),
+            helper.make_node("Shape", ["mean"], ["shape"]),
+            helper.make_node("ConstantOfShape", ["shape"], ["ones"], value=_vector(TensorProto.FLOAT, [1.0])),
+            helper.make_node("CumSum", ["ones", "batch_axis"], ["places"], exclusive=1),
+            helper.make_node("Mul", ["places", "drift"], ["drifted"]),
+            helper.make_node("Add", ["mean", "drifted"], ["score"]),
         ],
         "grey_level",
-        [helper.make_tensor_value_info("frames", TensorProto.UINT8, [batch, height, width, 3])],
+        [helper.make_tensor_value_info("frames", TensorProto.UINT8, ["N", height, width, 3])],
         [
-            helper.make_tensor_value_info("heatmap", TensorProto.FLOAT, [batch, height, width]),
-            helper.make_tensor_value_info("score", TensorProto.FLOAT, [batch]),
+            helper.make_tensor_value_info("heatmap", TensorProto.FLOAT, ["N", height, width]),
+            helper.make_tensor_value_info("score", TensorProto.FLOAT, ["N"]),
         ],
         [
-            helper.make_tensor("channels", TensorProto.INT64, [1], [3]),
-            helper.make_tensor("plane", TensorProto.INT64, [2], [1, 2]),
+            _vector(TensorProto.INT64, [3], "channels"),
+            _vector(TensorProto.INT64, [1, 2], "plane"),
+            helper.make_tensor("batch_axis", TensorProto.INT64, [], [0]),
             helper.make_tensor("white", TensorProto.FLOAT, [], [255.0]),
+            helper.make_tensor("bias", TensorProto.FLOAT, [], [bias]),
+            helper.make_tensor("drift", TensorProto.FLOAT, [], [drift]),
         ],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     onnx.checker.check_model(model, full_check=True)
     return model
+
+
+def _vector(kind: int, values: Sequence[float], name: str = "value") -> onnx.TensorProto:
+    return helper.make_tensor(name, kind, [len(values)], values)
+
+
+def edit_manifest(bundle: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Changes the manifest of `bundle` as its author could: sealed anew."""
+    facts = json.loads((bundle / MANIFEST).read_bytes())
+    change(facts)
+    content = json.dumps(facts).encode()
+    (bundle / MANIFEST).write_bytes(content)
+    (bundle / SEAL).write_bytes(seal(content))

@@ -5,7 +5,9 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 
-from export.bundle.manifest import MANIFEST, BundleError
+from export.bundle.manifest import MANIFEST, SEAL, BundleError
+
+_MAX_MANIFEST_BYTES = 16 * 2**20
 
 
 def file_digest(path: Path) -> str:
@@ -14,13 +16,33 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def read_sealed_manifest(root: Path) -> bytes:
+    """The manifest of the bundle at `root`, unchanged since export; BundleError if not."""
+    if not root.is_dir():
+        raise BundleError("there is no such folder")
+    for name in (MANIFEST, SEAL):
+        if not stat.S_ISREG(_mode(root / name)):
+            raise BundleError(f"there is no file {name}")
+    if (root / MANIFEST).stat().st_size > _MAX_MANIFEST_BYTES:
+        raise BundleError(f"{MANIFEST} is too large")
+    content = (root / MANIFEST).read_bytes()
+    if (root / SEAL).read_bytes() != seal(content):
+        raise BundleError(f"{MANIFEST} is damaged or was edited: its digest is not the one in {SEAL}")
+    return content
+
+
+def seal(manifest: bytes) -> bytes:
+    """What the file `SEAL` says of a manifest."""
+    return f"{hashlib.sha256(manifest).hexdigest()}  {MANIFEST}\n".encode()
+
+
 def verify_files(root: Path, digests: Mapping[str, str]) -> None:
-    """Checks that `root` holds the manifest and the files of `digests` and nothing else; BundleError if not.
+    """Checks that `root` holds the files of `digests` and no other beside the manifest; BundleError if not.
 
     Reads bytes only: no parser sees a file before its digest is known to be right.
     """
     present = _regular_files(root)
-    if unlisted := sorted(present - digests.keys() - {MANIFEST}):
+    if unlisted := sorted(present - digests.keys() - {MANIFEST, SEAL}):
         raise BundleError(f"{unlisted[0]} is not listed in {MANIFEST}")
     for name, digest in digests.items():
         if name not in present:
@@ -38,3 +60,10 @@ def _regular_files(root: Path) -> set[str]:
         elif not stat.S_ISDIR(mode):
             raise BundleError(f"{name} is a link or special file: a bundle holds plain files only")
     return names
+
+
+def _mode(path: Path) -> int:
+    try:
+        return path.lstat().st_mode
+    except FileNotFoundError:
+        return 0

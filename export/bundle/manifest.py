@@ -20,6 +20,9 @@ from training.geometry import Geometry
 
 SCHEMA_VERSION: Literal[1] = 1
 MANIFEST = "manifest.json"
+SEAL = "manifest.sha256"
+"""The manifest's own digest, as `sha256sum -c` reads it: a damaged or hand-edited manifest is not served."""
+
 BatchSize = Literal[1, 2, 4, 8]
 BATCH_SIZES: tuple[BatchSize, ...] = (1, 2, 4, 8)
 """The only batch sizes there are: every engine is proved at each, the batcher forms no others."""
@@ -36,7 +39,7 @@ def _inside_the_bundle(path: str) -> str:
     parts = PurePosixPath(path).parts
     if not path.isprintable() or "\\" in path or ":" in path or not parts or "/".join(parts) != path:
         raise ValueError(f"{path!r} is not a plain relative path")
-    if path.startswith("/") or ".." in parts or path == MANIFEST:
+    if path.startswith("/") or ".." in parts or path in (MANIFEST, SEAL):
         raise ValueError(f"{path!r} does not name a file of the bundle")
     return path
 
@@ -141,4 +144,6 @@ def parse_manifest(content: bytes) -> Manifest:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise BundleError(f"{MANIFEST}: {where + ': ' if where else ''}{first['msg']}") from error
+        raise BundleError(
+            f"{MANIFEST}: {where + ': ' if where else ''}{first['msg'].removeprefix('Value error, ')}"
+        ) from error

@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 
 from export.bundle.engines.choice import open_engine
 from export.bundle.engines.engine import Engine, EngineFailed, ask
-from export.bundle.files import verify_files
+from export.bundle.files import read_sealed_manifest, verify_files
 from export.bundle.manifest import (
-    MANIFEST,
     MAX_GUARD_BAND,
     BundleError,
     EngineEntry,
@@ -22,7 +21,6 @@ from export.bundle.manifest import (
 )
 from training.geometry import UnreadableImage, read_rgb
 
-_MAX_MANIFEST_BYTES = 16 * 2**20
 _ROUNDING = 1e-4
 """Score difference two machines may show in float32, where the guard band recorded is next to zero."""
 
@@ -48,7 +46,7 @@ class Bundle:
         """Checks schema, paths and digests of the bundle at `path`; BundleError says what is wrong."""
         root = path.resolve()  # pinned: a link that is turned later does not change what the engine opens
         try:
-            content = _manifest_bytes(root)
+            content = read_sealed_manifest(root)
             manifest = parse_manifest(content)
             verify_files(root, manifest.files)
         except BundleError as error:
@@ -152,14 +150,3 @@ def cyclic_windows(count: int, batch_sizes: tuple[int, ...], *, every: bool = Fa
     for size in batch_sizes:
         for start in range(0, count, 1 if every else size):
             yield [(start + offset) % count for offset in range(size)]
-
-
-def _manifest_bytes(root: Path) -> bytes:
-    path = root / MANIFEST
-    if not root.is_dir():
-        raise BundleError("there is no such folder")
-    if path.is_symlink() or not path.is_file():
-        raise BundleError(f"there is no {MANIFEST}")
-    if path.stat().st_size > _MAX_MANIFEST_BYTES:
-        raise BundleError(f"{MANIFEST} is too large")
-    return path.read_bytes()

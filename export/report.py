@@ -1,0 +1,46 @@
+"""What drd-export tells a process engineer, as aligned lines."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+
+from export.accept import EngineParity
+from export.bundle.manifest import MAX_GUARD_BAND, GoldenFrame, Thresholds
+
+Say = Callable[[str, str], None]
+"""Tells a topic and a line about it; a line without a topic goes on with the one before."""
+
+
+def tell_thresholds(thresholds: Thresholds, say: Say) -> None:
+    """The thresholds, and whether the error budget they were fitted for can be promised."""
+    say("Budget", f"at most {thresholds.max_false_reject:.2%} of good parts rejected")
+    if thresholds.promised:
+        say("", f"promised: {thresholds.calibration_size} calibration images are enough for it")
+    else:
+        least = 1 / (thresholds.calibration_size + 1)
+        say(
+            "", f"NOT promised: {thresholds.calibration_size} calibration images promise {least:.2%} at best;"
+        )
+        say("", "the threshold is the largest score of a good part plus a margin")
+    say("Threshold", f"{'':6} {'reject over':>12} {'median good':>12}   raw values")
+    for name, scale in (("image", thresholds.image), ("pixel", thresholds.pixel)):
+        say("", f"{name:6} {scale.threshold:12.5f} {scale.median:12.5f}")
+
+
+def tell_golden(entries: Sequence[GoldenFrame], say: Say) -> None:
+    """How many golden frames of each kind."""
+    kinds = Counter(entry.kind for entry in entries)
+    say("Golden", f"{len(entries)} frames: " + ", ".join(f"{count} {kind}" for kind, count in kinds.items()))
+
+
+def tell_parity(proofs: Iterable[EngineParity], say: Say) -> None:
+    """One line per engine: the largest deviations from the checkpoint, on the score scale."""
+    say("Parity", f"{'engine':24} {'status':9} {'score':>9} {'heatmap':>9} {'guard band':>10} {'flips':>6}")
+    for proof in proofs:
+        start = f"{proof.id:24} {proof.status:9}"
+        if proof.guard_band is None:
+            say("", f"{start} {proof.reason}")
+            continue
+        deviations = f"{proof.max_score_deviation:9.1e} {proof.max_heatmap_deviation:9.1e}"
+        say("", f"{start} {deviations} {proof.guard_band:10.1e} {proof.flips:6}")
+        if proof.guard_band > MAX_GUARD_BAND:
+            say("", f"left out: {proof.id} would need a guard band over {MAX_GUARD_BAND}")

@@ -1,0 +1,94 @@
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from export.bundle import Bundle, BundleError
+from tests.bundles import GOLDEN_LEVELS, edit_manifest, grey_level_network, make_bundle, plain_frame
+
+SIZE = (32, 64)
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 8])
+def test_every_frame_gets_its_own_answer(tmp_path: Path, count: int) -> None:
+    predictor = Bundle.open(make_bundle(tmp_path, size=SIZE)).start()
+    levels = [30 * place for place in range(count)]
+    prediction = predictor.predict(np.stack([plain_frame(level, SIZE) for level in levels]))
+    assert prediction.score == pytest.approx(np.array(levels) / 255, abs=1e-5)
+    assert prediction.heatmap.shape == (count, *SIZE)
+    assert prediction.heatmap[:, 5, 7] == pytest.approx(np.array(levels) / 255, abs=1e-5)
+    predictor.close()
+
+
+def test_start_tells_engine_guard_band_and_deviation(tmp_path: Path) -> None:
+    predictor = Bundle.open(make_bundle(tmp_path, guard_band=0.004)).start()
+    assert predictor.engine_id == "onnx-f32"
+    assert predictor.batch_sizes == (1, 2, 4, 8)
+    assert predictor.deviation < 1e-5
+    assert predictor.guard_band == 0.004
+    assert predictor.skipped == {}
+
+
+@pytest.mark.parametrize(
+    ("bias", "told"),
+    [
+        (0.3, "golden/0.png at batch size 1 scores 0.3000, not 0.0000"),
+        (0.001, "golden/0.png at batch size 1 scores 0.0010, not 0.0000"),
+        (math.nan, "scores nan"),
+    ],
+)
+def test_an_engine_that_answers_differently_is_refused(tmp_path: Path, bias: float, told: str) -> None:
+    bundle = Bundle.open(make_bundle(tmp_path, network=grey_level_network((32, 32), bias=bias)))
+    with pytest.raises(BundleError, match="no engine can be used") as caught:
+        bundle.start()
+    assert told in str(caught.value)
+
+
+def test_an_engine_whose_answer_depends_on_the_batch_is_refused(tmp_path: Path) -> None:
+    bundle = Bundle.open(make_bundle(tmp_path, network=grey_level_network((32, 32), drift=0.01)))
+    with pytest.raises(BundleError, match="at batch size 2"):
+        bundle.start("onnx-f32")
+
+
+def test_an_engine_not_run_at_export_gets_its_guard_band_from_the_start(tmp_path: Path) -> None:
+    network = grey_level_network((32, 32), bias=0.005)
+    predictor = Bundle.open(make_bundle(tmp_path, guard_band=None, network=network)).start()
+    assert predictor.deviation == pytest.approx(0.005, abs=1e-5)
+    assert predictor.guard_band == 2 * predictor.deviation
+
+
+def test_an_engine_not_run_at_export_must_fit_the_widest_guard_band(tmp_path: Path) -> None:
+    network = grey_level_network((32, 32), bias=0.011)
+    with pytest.raises(BundleError, match="no engine can be used"):
+        Bundle.open(make_bundle(tmp_path, guard_band=None, network=network)).start()
+
+
+def test_auto_takes_the_first_engine_that_runs_and_tells_why_not_the_others(tmp_path: Path) -> None:
+    path = make_bundle(tmp_path)
+
+    def prefer_an_unknown_one(facts: dict[str, Any]) -> None:
+        facts["engines"].insert(0, {"id": "abacus-f32", "file": "golden/0.png"})
+
+    edit_manifest(path, prefer_an_unknown_one)
+    bundle = Bundle.open(path)
+    predictor = bundle.start()
+    assert predictor.engine_id == "onnx-f32"
+    assert predictor.skipped == {"abacus-f32": "this program has no engine abacus-f32"}
+    with pytest.raises(BundleError, match="has no engine abacus-f32"):
+        bundle.start("abacus-f32")
+    with pytest.raises(BundleError, match=r"no engine onnx-f64, only abacus-f32, onnx-f32"):
+        bundle.start("onnx-f64")
+
+
+def test_a_graph_for_another_input_size_is_refused(tmp_path: Path) -> None:
+    bundle = Bundle.open(make_bundle(tmp_path, network=grey_level_network((64, 64))))
+    with pytest.raises(BundleError, match=r"model\.onnx does not take frames of 32") as caught:
+        bundle.start()
+    assert "\n" not in str(caught.value)
+
+
+def test_golden_frames_come_back_as_they_were_written(tmp_path: Path) -> None:
+    frames = Bundle.open(make_bundle(tmp_path)).golden_frames()
+    assert frames.tolist() == [plain_frame(level).tolist() for level in GOLDEN_LEVELS]

@@ -1,0 +1,63 @@
+"""A real checkpoint on disk, too small to be good: a tiny ResNet at 64 x 64, its student untrained."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.random import Generator, default_rng
+from numpy.typing import NDArray
+from PIL import Image
+
+from training.checkpoint import Checkpoint, libraries, records, save_checkpoint
+from training.datasets import open_dataset
+from training.model.drd import DRD
+from training.model.heatmap import ScoreRule
+from training.model.teacher import Teacher
+from training.recipe import Recipe
+from training.splits import split
+
+RECIPE = Recipe(name="test", backbone="test_resnet", height=64, width=64)
+
+
+def make_dataset(root: Path, good: int = 60, test: int = 6) -> Path:
+    """An MVTec AD folder of noisy plates, 80 x 72; the defective ones, with masks, have a white square."""
+    rng = default_rng(0)
+    for number in range(good):
+        _save(root / "train/good" / f"{number:03}.png", _plate(rng))
+    for number in range(test):
+        _save(root / "test/good" / f"{number:03}.png", _plate(rng))
+        damaged, mask = _plate(rng), np.zeros((72, 80), np.uint8)
+        damaged[20:40, 30:55], mask[20:40, 30:55] = 255, 255
+        _save(root / "test/blot" / f"{number:03}.png", damaged)
+        _save(root / "ground_truth/blot" / f"{number:03}_mask.png", mask)
+    return root
+
+
+def make_checkpoint(directory: Path, data: Path, rule: ScoreRule | None = None) -> Path:
+    """Writes a checkpoint of product `plate` into `directory`, its splits taken from `data`."""
+    torch.manual_seed(0)
+    rule = rule or ScoreRule()
+    drd = DRD(Teacher(RECIPE.backbone), RECIPE, rule).eval()
+    splits = split(open_dataset(data).train, seed=0)
+    checkpoint = Checkpoint(
+        product="plate",
+        recipe=RECIPE,
+        rule=rule,
+        seed=0,
+        data_root=data,
+        splits={name: records(samples) for name, samples in splits.items()},
+        libraries=libraries(),
+        directory=directory,
+    )
+    save_checkpoint(checkpoint, drd)
+    return directory
+
+
+def _plate(rng: Generator) -> NDArray[np.uint8]:
+    level = rng.uniform(90, 130)
+    return rng.normal(level, 12, (72, 80, 3)).clip(0, 255).astype(np.uint8)
+
+
+def _save(path: Path, pixels: NDArray[np.uint8]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)

@@ -1,0 +1,92 @@
+"""The certificate, on networks that are right, slightly wrong, and wrong."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from export.accept import EngineParity, ParityError, is_flip, prove
+from export.bundle.manifest import EngineEntry, GoldenFrame, Thresholds
+from export.bundle.scale import Scale
+from export.golden import Golden
+from tests.bundles import grey_level_network, plain_frame
+from training.geometry import Geometry
+
+SCALE = Scale(median=0.0, threshold=0.5)
+THRESHOLDS = Thresholds(image=SCALE, pixel=SCALE, calibration_size=100, max_false_reject=0.01, promised=True)
+LEVELS = (20, 120, 125, 130, 240)
+
+
+def golden() -> Golden:
+    """What the right network answers to plain frames."""
+    frames = np.stack([plain_frame(level) for level in LEVELS])
+    scores = (np.array(LEVELS) / 255).astype(np.float32)
+    heatmaps = np.repeat(scores, 32 * 32).reshape(-1, 32, 32)
+    entries = tuple(
+        GoldenFrame(file=f"golden/{level}.png", kind="good", source=f"{level}.jpg", raw_score=level / 255)
+        for level in LEVELS
+    )
+    return Golden(entries, frames, heatmaps, scores)
+
+
+def proof(root: Path, bias: float = 0.0, drift: float = 0.0) -> EngineParity:
+    onnx.save(grey_level_network((32, 32), bias, drift), root / "model.onnx")
+    entry = EngineEntry(id="onnx-f32", file="model.onnx")
+    return prove(entry, root, Geometry(32, 32), golden(), THRESHOLDS)
+
+
+def test_an_equal_engine_is_verified(tmp_path: Path) -> None:
+    parity = proof(tmp_path)
+    assert (parity.status, parity.flips, parity.batch_sizes) == ("verified", 0, (1, 2, 4, 8))
+    assert parity.max_score_deviation is not None
+    assert parity.max_score_deviation < 1e-5
+    assert parity.guard_band == 2 * parity.max_score_deviation
+
+
+def test_deviations_are_on_the_score_scale(tmp_path: Path) -> None:
+    """Raw 20/255 + 0.004 scores 0.004 more; over the threshold the scale is flatter."""
+    parity = proof(tmp_path, bias=0.004)
+    assert parity.max_score_deviation == pytest.approx(0.004, abs=1e-5)
+    assert parity.max_heatmap_deviation == pytest.approx(0.004, abs=1e-5)
+    assert parity.guard_band == pytest.approx(0.008, abs=2e-5)
+
+
+def test_every_position_in_the_batch_is_tried(tmp_path: Path) -> None:
+    """The network adds 0.001 per place: only the frame 20 in the eighth place shows the whole deviation."""
+    assert proof(tmp_path, drift=0.001).max_score_deviation == pytest.approx(0.007, abs=1e-5)
+
+
+def test_a_flip_is_refused_and_named(tmp_path: Path) -> None:
+    with pytest.raises(ParityError) as caught:
+        proof(tmp_path, bias=0.04)
+    assert str(caught.value) == (
+        "onnx-f32 turns the verdict on golden/125.png (125.jpg) around at batch size 1: "
+        "0.4902 in the checkpoint, 0.5285 in the engine"
+    )
+
+
+def test_a_flip_that_only_a_full_batch_shows_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ParityError, match="at batch size 8"):
+        proof(tmp_path, drift=0.009)
+
+
+def test_an_engine_that_answers_with_nonsense_needs_an_endless_guard_band(tmp_path: Path) -> None:
+    assert proof(tmp_path, bias=float("nan")).guard_band == float("inf")
+
+
+def test_an_engine_that_cannot_be_opened_is_not_claimed_equal(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"not a graph")
+    parity = prove(
+        EngineEntry(id="onnx-f32", file="model.onnx"), tmp_path, Geometry(32, 32), golden(), THRESHOLDS
+    )
+    assert (parity.status, parity.flips, parity.guard_band) == ("not_run", None, None)
+    assert "model.onnx" in parity.reason
+
+
+@pytest.mark.parametrize(
+    ("reference", "score", "flip"),
+    [(0.49, 0.51, False), (0.49, 0.53, True), (0.51, 0.47, True), (0.6, 0.49, False), (0.1, 0.2, False)],
+)
+def test_flip_by_hand(reference: float, score: float, flip: bool) -> None:
+    assert is_flip(reference, score) is flip

@@ -1,0 +1,146 @@
+import math
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+
+from export.bundle import frame_statistics
+from export.bundle.frame import FrameRanges
+from export.calibrate import CalibrationError, calibrate, conformal_threshold, frame_ranges, is_promised
+from export.scoring import Scored
+
+Frame = NDArray[np.uint8]
+
+
+@pytest.mark.parametrize(
+    ("count", "budget", "rank"),
+    [
+        (99, 0.01, 1),  # the least number of images that promises 1 %
+        (100, 0.01, 1),
+        (198, 0.01, 1),
+        (199, 0.01, 2),
+        (19, 0.05, 1),
+        (99, 0.29, 29),  # (99 + 1) * 0.29 is 28.999999999999996 in binary
+        (10, 0.4, 4),
+    ],
+)
+def test_threshold_is_the_kth_largest(count: int, budget: float, rank: int) -> None:
+    values = list(np.random.default_rng(0).permutation(count).astype(float))
+    assert is_promised(count, budget)
+    assert conformal_threshold(values, budget) == count - rank
+
+
+def test_a_budget_that_cannot_be_promised_gets_a_margin_over_the_largest() -> None:
+    """Four values; median 2.5; the upper half 3 and 4 lies 1 above it on average."""
+    assert not is_promised(98, 0.01)
+    assert conformal_threshold([4, 1, 3, 2], 0.01) == pytest.approx(4 + math.log(1 / (5 * 0.01)))
+
+
+def test_the_margin_vanishes_where_the_promise_begins() -> None:
+    values = list(range(98))
+    assert 97 < conformal_threshold(values, 0.01) < 98
+
+
+@given(
+    values=st.lists(st.integers(-1000, 1000).map(float), min_size=3, max_size=60, unique=True),
+    budget=st.sampled_from([0.01, 0.02, 0.05, 0.1, 0.25, 0.4]),
+)
+def test_a_new_good_part_is_rejected_within_the_budget(values: list[float], budget: float) -> None:
+    """Exchangeable parts: whichever of them is the new one, all are equally likely."""
+    rejected = [
+        value > conformal_threshold(values[:index] + values[index + 1 :], budget)
+        for index, value in enumerate(values)
+    ]
+    if is_promised(len(values) - 1, budget):
+        assert sum(rejected) <= budget * len(values)
+
+
+@given(
+    values=st.lists(st.floats(-100, 100), min_size=2, max_size=50),
+    budgets=st.tuples(st.floats(0.001, 0.49), st.floats(0.001, 0.49)),
+)
+def test_a_smaller_budget_never_lowers_the_threshold(
+    values: list[float], budgets: tuple[float, float]
+) -> None:
+    small, large = sorted(budgets)
+    assert conformal_threshold(values, small) >= conformal_threshold(values, large)
+
+
+def test_calibrate_by_hand() -> None:
+    """Map maxima are 10 times the scores; but for that, half of every map is 1 and the other half 3."""
+    result = calibrate([scored(number, score=number, peak=10 * number) for number in range(1, 20)], 0.05)
+    assert (result.thresholds.image.median, result.thresholds.image.threshold) == (10, 19)
+    assert (result.thresholds.pixel.median, result.thresholds.pixel.threshold) == (2, 190)
+    assert (result.thresholds.calibration_size, result.thresholds.promised) == (19, True)
+    assert result.scores[Path("7.png")] == 7
+
+
+@pytest.mark.parametrize("scores", [[], [1.0], [2.0, 2.0, 2.0]])
+def test_too_few_or_too_alike_images_are_refused(scores: Sequence[float]) -> None:
+    with pytest.raises(CalibrationError):
+        calibrate([scored(number, score, peak=9) for number, score in enumerate(scores)], 0.1)
+
+
+def textured(seed: int, level: float = 110, amplitude: float = 40) -> Frame:
+    """A part under a slightly varying lamp: smooth texture and sensor noise."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.uniform(-1, 1, (16, 16)).astype(np.float32))
+    texture = np.asarray(coarse.resize((128, 128), Image.Resampling.BICUBIC))
+    lamp = rng.uniform(0.9, 1.1)
+    grey = lamp * (level + amplitude * texture) + rng.normal(0, 3, (128, 128))
+    return np.repeat(grey.clip(0, 255).astype(np.uint8)[:, :, None], 3, axis=2)
+
+
+@cache
+def ranges() -> FrameRanges:
+    return frame_ranges([frame_statistics(textured(seed), (640, 480)) for seed in range(100)])
+
+
+def unfamiliar(frame: Frame, source_size: tuple[int, int] = (640, 480)) -> tuple[str, ...]:
+    return ranges().unfamiliar(frame_statistics(frame, source_size))
+
+
+def test_usual_parts_are_never_unfamiliar() -> None:
+    assert {unfamiliar(textured(1000 + seed)) for seed in range(100)} == {()}
+
+
+def test_a_part_with_a_defect_is_not_unfamiliar() -> None:
+    frame = textured(7)
+    frame[40:60, 30:60] = 250
+    assert unfamiliar(frame) == ()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "statistic"),
+    [
+        (np.zeros_like, "brightness"),  # covered lens
+        (lambda frame: (frame * 0.3).astype(np.uint8), "brightness"),  # dead lamp
+        (lambda frame: (frame * 3.0).clip(0, 255).astype(np.uint8), "brightness"),  # overexposed
+        (lambda frame: np.full_like(frame, 110), "contrast"),  # out of the picture
+        (
+            lambda frame: np.asarray(Image.fromarray(frame).filter(ImageFilter.GaussianBlur(4))),
+            "sharpness",
+        ),
+    ],
+)
+def test_spoiled_frames_are_unfamiliar(spoil: Callable[[Frame], Frame], statistic: str) -> None:
+    assert statistic in unfamiliar(spoil(textured(7)))
+
+
+def test_a_picture_of_another_shape_is_unfamiliar() -> None:
+    assert unfamiliar(textured(7), (480, 640)) == ("aspect",)
+    assert unfamiliar(textured(7), (645, 480)) == ()
+
+
+def scored(number: int, score: float, peak: float) -> Scored:
+    frame = textured(number)
+    heatmap = np.ones((8, 8), np.float32)
+    heatmap[:, 4:] = 3
+    heatmap[1, 1] = peak  # not on the grid of which the median is taken
+    return Scored(Path(f"{number}.png"), frame, (80, 60), frame_statistics(frame, (80, 60)), heatmap, score)

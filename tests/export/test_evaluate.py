@@ -1,0 +1,118 @@
+"""drd-evaluate says of a bundle what the service would say, and of a checkpoint the same to rounding."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from export.bundle import Bundle, frame_statistics, read
+from export.evaluate import main
+from tests.bundles import make_bundle, plain_frame
+from training.geometry import read_rgb
+
+
+def evaluated(subject: Path, data: Path, tmp_path: Path) -> dict[str, Any]:
+    file = tmp_path / "figures.json"
+    assert main([str(subject), str(data), "--json", str(file)]) == 0
+    facts: dict[str, Any] = json.loads(file.read_bytes())
+    return facts
+
+
+def test_a_picture_gets_the_same_through_predict_and_evaluate(
+    exported: Path, data: Path, tmp_path: Path
+) -> None:
+    images = {image["name"]: image for image in evaluated(exported, data, tmp_path)["images"]}
+    assert len(images) == 12
+    bundle = Bundle.open(exported)
+    predictor = bundle.start()
+    for name, image in images.items():
+        rgb = read_rgb(data / name)
+        frame = bundle.manifest.geometry.apply(rgb)
+        answer = predictor.predict(frame[np.newaxis])
+        size = (rgb.shape[1], rgb.shape[0])
+        statistics = frame_statistics(frame, size)
+        score = float(answer.score[0])
+        reading = read(answer.heatmap[0], score, statistics, bundle.manifest, predictor.guard_band, size)
+        assert image["raw_score"] == pytest.approx(score, abs=1e-6)
+        assert (image["verdict"], image["reason"]) == (reading.verdict, reading.reason)
+
+
+def test_checkpoint_and_bundle_have_the_same_figures(
+    exported: Path, checkpoint: Path, data: Path, tmp_path: Path
+) -> None:
+    of_bundle, of_checkpoint = (evaluated(subject, data, tmp_path) for subject in (exported, checkpoint))
+    for name in ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "aupro"):
+        assert of_bundle[name] == pytest.approx(of_checkpoint[name], abs=1e-3)
+    assert (of_bundle["n_good"], of_bundle["n_defective"]) == (6, 6)
+    assert of_bundle["engine"] == "onnx-f32"
+    assert "false_reject_rate" not in of_checkpoint
+
+
+def test_rates_by_hand(tmp_path: Path) -> None:
+    """Of plain frames: dark ones are OK, bright ones NG, those at the threshold REVIEW."""
+    bundle = make_bundle(tmp_path / "models", guard_band=0.01)
+    data = tmp_path / "data"
+    levels = {
+        "train/good": [10],
+        "test/good": [10, 20, 30, 127, 200],
+        "test/blot": [250, 240, 128, 40],
+    }
+    save_plain(data, levels)
+    facts = evaluated(bundle, data, tmp_path)
+    assert facts["false_reject_rate"] == 1 / 5
+    assert facts["review_rate_good"] == 1 / 5
+    assert facts["miss_rate"] == 1 / 4
+    assert facts["review_rate_defective"] == 1 / 4
+    assert facts["image_auroc"] == 17 / 20
+    assert (facts["pixel_auroc"], facts["pixel_ap"], facts["aupro"]) == (None, None, None)
+
+
+def test_a_plain_folder_of_good_images_has_rates_only(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = make_bundle(tmp_path / "models")
+    save_plain(tmp_path / "data", {".": [10, 200]})
+    facts = evaluated(bundle, tmp_path / "data", tmp_path)
+    assert (facts["false_reject_rate"], facts["miss_rate"], facts["image_auroc"]) == (0.5, None, None)
+    assert "plain folder" in capsys.readouterr().out
+
+
+def save_plain(root: Path, levels: dict[str, list[int]]) -> None:
+    for folder, values in levels.items():
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        for value in values:
+            Image.fromarray(plain_frame(value)).save(root / folder / f"{value}.png")
+
+
+def test_a_damaged_bundle_is_refused_in_one_line(
+    exported: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "bundle"
+    shutil.copytree(exported, copy)
+    with (copy / "model.onnx").open("ab") as file:
+        file.write(b"\0")
+    assert main([str(copy), str(data)]) == 1
+    assert capsys.readouterr().err == (
+        f"drd-evaluate: {copy}: model.onnx is damaged: its digest is not the one in manifest.json\n"
+    )
+
+
+def test_an_unknown_engine_and_a_folder_without_tests(
+    exported: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(exported), str(data), "--engine", "onnx-f16"]) == 1
+    assert "no engine onnx-f16, only onnx-f32" in capsys.readouterr().err
+    shutil.copytree(data / "train", tmp_path / "data" / "train")
+    assert main([str(exported), str(tmp_path / "data")]) == 1
+    assert "without test images" in capsys.readouterr().err
+
+
+def test_misuse_ends_with_status_2(checkpoint: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([str(checkpoint), str(data), "--engine", "onnx-f32"])
+    assert caught.value.code == 2
+    assert "--engine is for bundles" in capsys.readouterr().err

@@ -1,0 +1,146 @@
+"""drd-export from a checkpoint on disk to a bundle on disk."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from export.bundle import Bundle
+from export.cli import main
+from tests.export.checkpoints import make_checkpoint, make_dataset
+
+
+def export(checkpoint: Path, models: Path, *options: str) -> int:
+    return main([str(checkpoint), "--to", str(models), *options])
+
+
+def test_the_bundle_opens_starts_and_carries_its_certificate(exported: Path) -> None:
+    bundle = Bundle.open(exported)
+    manifest = bundle.manifest
+    assert (manifest.product, manifest.version, manifest.min_area) == ("plate", 1, 0)
+    assert (manifest.geometry.height, manifest.geometry.width) == (64, 64)
+    assert manifest.thresholds.max_false_reject == 0.1
+    assert manifest.thresholds.promised
+    predictor = bundle.start()
+    parity = json.loads((exported / "parity.json").read_bytes())
+    assert parity["frames"] == len(manifest.golden)
+    (engine,) = parity["engines"]
+    assert (engine["id"], engine["status"], engine["flips"]) == ("onnx-f32", "verified", 0)
+    assert engine["batch_sizes"] == [1, 2, 4, 8]
+    assert manifest.engines[0].guard_band == 2 * engine["max_score_deviation"]
+    assert predictor.deviation <= max(engine["max_score_deviation"], 1e-4)
+
+
+def test_golden_frames_are_of_all_kinds_and_four_lie_nearest_the_threshold(exported: Path) -> None:
+    manifest = Bundle.open(exported).manifest
+    threshold = manifest.thresholds.image.threshold
+    far = {
+        kind: max(abs(golden.raw_score - threshold) for golden in manifest.golden if golden.kind == kind)
+        for kind in ("near-threshold", "good", "defective", "pseudo-abnormal")
+    }
+    assert far["near-threshold"] < far["good"]
+    assert len([golden for golden in manifest.golden if golden.kind == "near-threshold"]) == 4
+
+
+def test_the_output_tells_what_a_process_engineer_asks(
+    checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--version", "7", "--min-area", "12", "--calibration", str(data)]
+    assert export(checkpoint, tmp_path / "models", *options) == 0
+    output = capsys.readouterr().out
+    for told in (
+        f"12 good images of {data}, without 48 training saw",
+        "at most 1.00% of good parts rejected",
+        "NOT promised: 12 calibration images promise 7.69% at best",
+        "16 frames: 4 near-threshold, 4 good, 4 defective, 4 pseudo-abnormal",
+        "onnx-f32                 verified",
+        str(tmp_path / "models" / "plate" / "7"),
+    ):
+        assert told in output
+    manifest = Bundle.open(tmp_path / "models" / "plate" / "7").manifest
+    assert (manifest.version, manifest.min_area) == (7, 12)
+    assert not manifest.thresholds.promised
+    assert export(checkpoint, tmp_path / "models", "--version", "7") == 1
+    assert "plate has a version 7 already" in capsys.readouterr().err
+
+
+def test_images_that_training_saw_do_not_calibrate(
+    checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen = tmp_path / "seen"
+    seen.mkdir()
+    record = json.loads((checkpoint / "checkpoint.json").read_bytes())["splits"]["fit"][0]
+    shutil.copy(data / record["name"], seen)
+    assert export(checkpoint, tmp_path / "models", "--calibration", str(seen)) == 1
+    assert "training has seen all 1 of these images" in capsys.readouterr().err
+
+
+def test_changed_or_missing_calibration_images_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = make_dataset(tmp_path / "plate", good=20, test=1)
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", data)
+    record = json.loads((checkpoint / "checkpoint.json").read_bytes())["splits"]["calibrate"][0]
+    image = data / record["name"]
+    image.write_bytes(image.read_bytes() + b"\0")
+    assert export(checkpoint, tmp_path / "models") == 1
+    assert f"{image}: changed since training" in capsys.readouterr().err
+    image.unlink()
+    assert export(checkpoint, tmp_path / "models") == 1
+    assert f"{image}: missing" in capsys.readouterr().err
+    assert not (tmp_path / "models").exists()
+
+
+def test_a_damaged_picture_is_named(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n half")
+    assert export(checkpoint, tmp_path / "models", "--calibration", str(tmp_path)) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"drd-export: {tmp_path / 'broken.png'}: ")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--max-false-reject", "0"],
+        ["--max-false-reject", "1.5"],
+        ["--max-false-reject", "few"],
+        ["--max-false-reject", "nan"],
+        ["--min-area", "-1"],
+        ["--version", "0"],
+        ["--version", "2.0"],
+        ["--roi", "roi.json"],
+        ["--engines", "openvino-f32"],
+        ["--verbose"],
+    ],
+)
+def test_misuse_ends_with_status_2(
+    tmp_path: Path, options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        export(tmp_path, tmp_path, *options)
+    assert caught.value.code == 2
+    assert options[0] in capsys.readouterr().err
+
+
+def test_what_is_no_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert export(tmp_path, tmp_path / "models") == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"drd-export: {tmp_path}: not a checkpoint directory")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("product", ["../plate", "a/b", ".plate"])
+def test_a_product_s_name_is_no_path(
+    checkpoint: Path, tmp_path: Path, product: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "checkpoint"
+    shutil.copytree(checkpoint, copy)
+    facts = json.loads((copy / "checkpoint.json").read_bytes())
+    (copy / "checkpoint.json").write_text(json.dumps(facts | {"product": product}))
+    assert export(copy, tmp_path / "models") == 1
+    assert "can't be a product's name" in capsys.readouterr().err
+    assert not (tmp_path / "models").exists()

@@ -1,0 +1,87 @@
+"""A bundle appears whole, or not at all."""
+
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from export.bundle import Bundle
+from export.bundle.manifest import MANIFEST, SEAL, Manifest
+from export.pack import VersionTakenError, publish, staging_folder
+from tests.bundles import make_bundle
+
+
+def test_versions_count_up_and_names_that_are_no_versions_do_not_matter(tmp_path: Path) -> None:
+    assert make_bundle(tmp_path).name == "1"
+    (tmp_path / "tile" / "backup").mkdir()
+    (tmp_path / "tile" / "10.old").mkdir()
+    assert make_bundle(tmp_path, version=9).name == "9"
+    assert make_bundle(tmp_path).name == "10"
+
+
+def test_a_version_is_never_replaced(tmp_path: Path) -> None:
+    before = Bundle.open(make_bundle(tmp_path, version=3)).digest
+    with pytest.raises(VersionTakenError, match="tile has a version 3 already"):
+        make_bundle(tmp_path, version=3, min_area=5)
+    assert Bundle.open(tmp_path / "tile" / "3").digest == before
+
+
+def test_a_failed_export_leaves_nothing(tmp_path: Path) -> None:
+    def fail(version: int, files: Mapping[str, str]) -> Manifest:
+        raise ValueError(f"no manifest for version {version} with {sorted(files)}")
+
+    with staging_folder(tmp_path / "models") as root:
+        (root / "model.onnx").write_bytes(b"")
+        with pytest.raises(ValueError, match=r"version 1 with \['model\.onnx'\]"):
+            publish(root, tmp_path / "models" / "tile", fail)
+    assert list((tmp_path / "models").iterdir()) == []
+
+
+def test_a_killed_export_leaves_nothing_that_is_taken_for_a_product(tmp_path: Path) -> None:
+    program = (
+        "import os, signal, sys\nfrom pathlib import Path\nfrom export.pack import staging_folder\n"
+        "with staging_folder(Path(sys.argv[1])) as root:\n"
+        "    (root / 'model.onnx').write_bytes(b'half')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "models")]
+    done = subprocess.run(command, check=False, cwd=Path(__file__).parents[2])
+    assert done.returncode == -signal.SIGKILL
+    (left,) = (tmp_path / "models").iterdir()
+    assert left.name.startswith(".")  # no product's name does
+    assert make_bundle(tmp_path / "models").name == "1"
+
+
+def test_an_export_that_is_overtaken_takes_the_next_version(tmp_path: Path) -> None:
+    template = Bundle.open(make_bundle(tmp_path / "other")).manifest
+    models = tmp_path / "models"
+    asked = list[int]()
+
+    def describe(version: int, files: Mapping[str, str]) -> Manifest:
+        asked.append(version)
+        if version == 1:
+            make_bundle(models)  # somebody else takes version 1 at this very moment
+        return template.model_copy(update={"version": version, "files": dict(files)})
+
+    with staging_folder(models) as root:
+        shutil.copytree(tmp_path / "other" / "tile" / "1", root, dirs_exist_ok=True)
+        for name in (MANIFEST, SEAL):
+            (root / name).unlink()
+        bundle = publish(root, models / "tile", describe)
+    assert asked == [1, 2]
+    assert bundle == models / "tile" / "2"
+    assert Bundle.open(models / "tile" / "1").manifest.version == 1
+    assert Bundle.open(bundle).manifest.version == 2
+
+
+def test_the_service_s_user_can_read_what_another_exported(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path)
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in (bundle, bundle / "golden")}
+    reference = tmp_path / "reference"
+    reference.mkdir()
+    assert modes == {stat.S_IMODE(reference.stat().st_mode)}
