@@ -75,7 +75,16 @@ def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
         return np.asarray(upright.convert("RGB"))
     except UnreadableImage:
         raise
-    except (OSError, ValueError, SyntaxError, KeyError, TypeError, IndexError, MemoryError, OverflowError) as error:
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        KeyError,
+        TypeError,
+        IndexError,
+        MemoryError,
+        OverflowError,
+    ) as error:
         raise UnreadableImage(f"picture cannot be decoded: {error}") from error
 
 

@@ -1,5 +1,8 @@
 """The whole network, from frame to score: what training evaluates, export traces and the service serves."""
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from training.model.fusion import Bottleneck
@@ -14,7 +17,7 @@ class DRD(nn.Module):
 
     def __init__(self, teacher: Teacher, recipe: Recipe, rule: ScoreRule | None = None) -> None:
         super().__init__()
-        mirror = teacher.mirror()
+        mirror = teacher.mirror(recipe.standardise)
         self.teacher = teacher
         self.bottleneck = Bottleneck(mirror, recipe.fusion, recipe.fusion_width)
         self.student = Student(mirror, self.bottleneck.out_channels, recipe.min_width)
@@ -32,5 +35,11 @@ class DRD(nn.Module):
 
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Frames uint8 RGB `[N, H, W, 3]` → heatmap float32 `[N, H, W]`, score float32 `[N]`."""
-        heatmap: tuple[Tensor, Tensor] = self.heatmap(self.level_maps(frames))
-        return heatmap
+        result: tuple[Tensor, Tensor] = self.heatmap(self.level_maps(frames))
+        return result
+
+    def predict(self, frames: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """`forward` for NumPy callers, without gradients."""
+        with torch.inference_mode():
+            heatmap, score = self(torch.from_numpy(frames))
+        return heatmap.numpy(), score.numpy()

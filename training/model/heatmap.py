@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 _FINEST_STRIDE = 4
+_QUANTILE = 0.995
 
 
 class ScoreRule(BaseModel):
@@ -65,6 +66,24 @@ class Heatmap(nn.Module):
     def set_rule(self, rule: ScoreRule) -> None:
         self.rule = rule
         self.register_buffer("kernel", _gaussian(rule.sigma / _FINEST_STRIDE), persistent=False)
+
+    def fit(self, normal: list[Tensor]) -> None:
+        """Fit the rule's normalisation to level maps `[n, H/s_k, W/s_k]` of held-out good frames.
+
+        A level's offset is its mean distance and its scale the way from there to its 99.5 % quantile; by
+        position, the mean and scatter at that place take their parts, smoothed, since n is small.
+        """
+        maps = torch.stack([self._to_grid(level) for level in normal], 1)  # [n, 3, H/4, W/4]
+        if self.rule.normalisation == "position":
+            place = torch.cat([maps.mean(0), maps.std(0)]).unsqueeze(1)  # [6, 1, H/4, W/4]
+            offset, scatter = self._smooth(place).view(2, 3, *self.grid)
+            scale = scatter + scatter.mean((1, 2), keepdim=True) / 2
+        else:
+            offset = maps.mean((0, 2, 3)).view(3, 1, 1)
+            quantile = torch.quantile(maps.transpose(0, 1).flatten(1), _QUANTILE, dim=1)
+            scale = quantile.view(3, 1, 1) - offset
+        self.offset.copy_(offset.expand_as(self.offset))
+        self.scale.copy_(scale.expand_as(self.scale))
 
     def forward(self, levels: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Distance maps `[N, H/s_k, W/s_k]` → heatmap `[N, H, W]` and score `[N]`."""

@@ -4,8 +4,9 @@ The backbone is asked for its widths, strides and normalisation (timm's `feature
 `pretrained_cfg`); nothing about a particular network is written here except how its weights are found.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -45,14 +46,17 @@ class Teacher(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.net = _truncated(backbone)
-        self.channels: tuple[int, int, int] = tuple(self.net.feature_info.channels())
+        self.channels: tuple[int, int, int] = tuple(_feature_info(self.net).channels())
         mean, std = _normalisation(backbone)
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        for level, width in enumerate(self.channels):
+            self.register_buffer(f"shift{level}", torch.zeros(1, width, 1, 1))
+            self.register_buffer(f"scale{level}", torch.ones(1, width, 1, 1))
         self.requires_grad_(requires_grad=False)
         self.eval()
 
-    def train(self, mode: bool = True) -> "Teacher":  # noqa: ARG002, FBT001, FBT002
+    def train(self, mode: bool = True) -> "Teacher":
         """Stay in evaluation mode: the teacher's batch statistics are ImageNet's, for ever."""
         return super().train(mode=False)
 
@@ -60,42 +64,72 @@ class Teacher(nn.Module):
         """RGB frames `[N, H, W, 3]`, 0–255 (uint8 or float) → features `[N, C_k, H/s_k, W/s_k]`."""
         x = frames.permute(0, 3, 1, 2).float()
         features: list[Tensor] = self.net((x - self.mean) / self.std)
-        return features
+        return [
+            (feature - self.get_buffer(f"shift{level}")) * self.get_buffer(f"scale{level}")
+            for level, feature in enumerate(features)
+        ]
 
-    def mirror(self) -> Mirror:
+    def standardise(self, batches: Iterable[Tensor]) -> None:
+        """Give every channel mean 0 and variance 1 over frames `[n, H, W, 3]` of the product.
+
+        A cosine over raw channels hears little but the few widest of them.
+        """
+        with torch.inference_mode():
+            sums = [_moments(self(batch)) for batch in batches]
+        for level, moments in enumerate(zip(*sums, strict=True)):
+            count, total, squares = (torch.stack(values).sum(0) for values in zip(*moments, strict=True))
+            mean = total / count
+            spread = (squares / count - mean**2).clamp_min(1e-8).sqrt()
+            self.get_buffer(f"shift{level}").copy_(mean.view(1, -1, 1, 1))
+            self.get_buffer(f"scale{level}").copy_((1 / spread).view(1, -1, 1, 1))
+
+    def mirror(self, standardised: bool) -> Mirror:
         """Widths, sign and block kind, read off the network itself."""
         with torch.inference_mode():
             probe = torch.arange(64 * 64 * 3).remainder(251).view(1, 64, 64, 3)
-            signed = any(bool((feature < 0).any()) for feature in self(probe))
+            signed = standardised or any(bool((feature < 0).any()) for feature in self(probe))
         ratio = _bottleneck_ratio(self.net, self.channels[2])
         return Mirror(self.channels, signed, ratio, (3, 4, 6) if ratio else (2, 2, 2))
+
+
+def _moments(features: list[Tensor]) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Count, sum and sum of squares of each channel, in double precision."""
+    wide = [feature.double().transpose(0, 1).flatten(1) for feature in features]  # [C, n·h·w]
+    return [(f.new_tensor(f.shape[1]), f.sum(1), (f * f).sum(1)) for f in wide]
 
 
 def _truncated(backbone: str) -> nn.Module:
     if backbone not in timm.list_models():
         close = ", ".join(timm.list_models(f"*{backbone[:8]}*")[:5])
-        raise BackboneError(f"backbone {backbone!r} is not a timm model" + (f"; near it: {close}" if close else ""))
+        raise BackboneError(
+            f"backbone {backbone!r} is not a timm model" + (f"; near it: {close}" if close else "")
+        )
     try:
         net = timm.create_model(backbone, features_only=True, pretrained=False)
     except (RuntimeError, ValueError, AttributeError) as error:
         raise BackboneError(f"backbone {backbone!r} gives no feature maps: {error}") from error
-    reductions = list(net.feature_info.reduction())
+    reductions = list(_feature_info(net).reduction())
     if not set(STRIDES) <= set(reductions):
         raise BackboneError(f"backbone {backbone!r} has strides {reductions}; strides 4, 8 and 16 are needed")
     levels = tuple(reductions.index(stride) for stride in STRIDES)
     net = timm.create_model(backbone, features_only=True, pretrained=False, out_indices=levels)
     # Some of timm's feature networks keep, and run, the blocks above the last level asked for.
-    parent, _, last = net.feature_info.module_name()[-1].rpartition(".")
+    parent, _, last = _feature_info(net).module_name()[-1].rpartition(".")
     stages = net.get_submodule(parent)
     if isinstance(stages, nn.Sequential) and last.isdigit():
         del stages[int(last) + 1 :]
     return net
 
 
+def _feature_info(net: nn.Module) -> Any:
+    """timm's description of the levels: `channels()`, `reduction()`, `module_name()`, a list each."""
+    return net.feature_info
+
+
 def _bottleneck_ratio(net: nn.Module, outer: int) -> float | None:
     for name, module in net.named_modules():
         if name.split(".")[0] == "layer3" and type(module).__name__ == "Bottleneck":
-            return float(module.conv2.out_channels) / outer  # type: ignore[union-attr,arg-type]
+            return float(module.conv2.out_channels) / outer
     return None
 
 

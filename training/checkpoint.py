@@ -1,0 +1,158 @@
+"""The checkpoint directory: training's product, and the door through which export gets the model.
+
+checkpoint.safetensors   every tensor of the network, the teacher's among them (never pickle)
+checkpoint.json          recipe, score rule, splits with digests, versions
+metrics.json, report.png for people
+"""
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from training.datasets import Sample
+from training.geometry import Geometry
+from training.model.drd import DRD
+from training.model.heatmap import ScoreRule
+from training.model.teacher import Teacher
+from training.recipe import Recipe
+from training.splits import Split
+
+TENSORS, DESCRIPTION = "checkpoint.safetensors", "checkpoint.json"
+_FORMAT = 1
+
+
+class CheckpointError(ValueError):
+    """The directory is not a usable checkpoint; the message says what is wrong with it."""
+
+
+class ImageRecord(BaseModel):
+    """One training image, so that nobody calibrates on what the network has learned."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: str
+    sha256: str
+
+
+class Checkpoint(BaseModel):
+    """What `checkpoint.json` says, and how to get at the rest."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: int = _FORMAT
+    product: str
+    recipe: Recipe
+    rule: ScoreRule
+    seed: int
+    data_root: Path
+    splits: dict[Split, tuple[ImageRecord, ...]]
+    libraries: dict[str, str]
+    directory: Path = Path()
+
+    @property
+    def geometry(self) -> Geometry:
+        return Geometry(self.recipe.height, self.recipe.width, self.recipe.filter)
+
+    def model(self) -> DRD:
+        """The trained network: CPU, float32, evaluation mode. Raises CheckpointError."""
+        path = self.directory / TENSORS
+        drd = DRD(Teacher(self.recipe.backbone), self.recipe, self.rule)
+        try:
+            drd.load_state_dict(load_file(path))
+        except (OSError, SafetensorError, RuntimeError) as error:
+            raise CheckpointError(f"{path}: does not hold this network's tensors ({_line(error)})") from error
+        return drd.eval()
+
+    def images(self, split: Split) -> list[Path]:
+        """The pictures of a split, verified to be the ones that training had.
+
+        Raises:
+            CheckpointError: some are missing or changed; the message names the first of them.
+        """
+        paths = [self.data_root / record.name for record in self.splits[split]]
+        for path, record in zip(paths, self.splits[split], strict=True):
+            if not path.is_file():
+                raise CheckpointError(f"{path}: missing; training had it for '{split}'")
+            if digest(path) != record.sha256:
+                raise CheckpointError(f"{path}: changed since training, which had it for '{split}'")
+        return paths
+
+
+def load_checkpoint(directory: Path) -> Checkpoint:
+    """Read `checkpoint.json`. Raises CheckpointError."""
+    path = directory / DESCRIPTION
+    try:
+        checkpoint = Checkpoint.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise CheckpointError(
+            f"{directory}: not a checkpoint directory ({error.strerror}: {DESCRIPTION})"
+        ) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise CheckpointError(f"{path}: field {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    if checkpoint.format != _FORMAT:
+        raise CheckpointError(f"{path}: format {checkpoint.format}; this program reads format {_FORMAT}")
+    return checkpoint.model_copy(update={"directory": directory})
+
+
+def save_checkpoint(checkpoint: Checkpoint, drd: DRD) -> None:
+    """Write tensors, then the description: a directory with a description is whole."""
+    checkpoint.directory.mkdir(parents=True, exist_ok=True)
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in drd.state_dict().items()}
+    write_tensors(checkpoint.directory / TENSORS, state, {})
+    text = checkpoint.model_dump_json(indent=2, exclude={"directory"})
+    write_atomically(checkpoint.directory / DESCRIPTION, text.encode())
+
+
+def write_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+    """safetensors, written beside and renamed."""
+    part = path.with_suffix(".part")
+    save_file(tensors, part, metadata)
+    part.replace(path)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """A reader sees the old file or the new one, never half of it."""
+    part = path.with_name(path.name + ".part")
+    with part.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def write_json(path: Path, content: Mapping[str, object]) -> None:
+    write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def records(samples: Iterable[Sample]) -> tuple[ImageRecord, ...]:
+    return tuple(ImageRecord(name=sample.name, sha256=digest(sample.path)) for sample in samples)
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def libraries() -> dict[str, str]:
+    """Versions of what can change a result."""
+    found = {"python": ".".join(map(str, sys.version_info[:3]))}
+    for name in ("torch", "timm", "numpy", "pillow", "drd-inspect"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # a source tree that was never installed
+            found[name] = "unknown"
+    return found
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

@@ -1,0 +1,87 @@
+"""The score rule of a product: chosen and fitted on its `select` images and pseudo-abnormal versions of
+them, which training has not seen. Never on `calibrate`, never on a test image.
+"""
+
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
+from torch import Tensor
+
+from training.model.drd import DRD
+from training.model.heatmap import ScoreRule
+from training.recipe import Recipe
+from training.synthesis import synthesise
+
+_VERSIONS = 4
+"""Pseudo-abnormal versions of each select image."""
+
+_BATCH = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A rule and how well it tells select images from their damaged versions (image AUROC, 0–1)."""
+
+    rule: ScoreRule
+    auroc: float
+
+
+def candidates(recipe: Recipe) -> list[ScoreRule]:
+    """Rules to choose from, the preferred first: among equals the first is taken."""
+    if recipe.rule == "mean":
+        return [ScoreRule()]
+    if recipe.rule == "drd":
+        return [ScoreRule(factor=True)]
+    return [
+        ScoreRule(normalisation=normalisation, sigma=sigma, top=top)
+        for normalisation, sigma, top in product(("level", "position"), (4.0, 8.0), (0.01, 0.001, 0.0))
+    ]
+
+
+def choose_rule(drd: DRD, recipe: Recipe, select: Tensor, seed: int) -> list[Candidate]:
+    """Fit and compare the recipe's candidates; leaves `drd` with the best of them.
+
+    Args:
+        select: uint8 RGB `[N, H, W, 3]`.
+
+    Returns:
+        All candidates, the best first.
+    """
+    normal = _level_maps(drd, select)
+    seeds = [int(s) for s in np.random.default_rng((seed, 2)).integers(0, 1 << 62, _VERSIONS * len(select))]
+    pseudo, _ = synthesise(
+        select.repeat(_VERSIONS, 1, 1, 1), "drd" if recipe.synthesis == "drd" else "mix", seeds
+    )
+    damaged = _level_maps(drd, pseudo)
+    truth = np.repeat([False, True], [len(select), len(pseudo)])
+    tried = []
+    for rule in candidates(recipe):
+        fit_rule(drd, rule, normal)
+        scores = np.concatenate([_scores(drd, normal), _scores(drd, damaged)])
+        tried.append(Candidate(rule, float(roc_auc_score(truth, scores))))
+    tried.sort(key=lambda candidate: -candidate.auroc)
+    fit_rule(drd, tried[0].rule, normal)
+    return tried
+
+
+def fit_rule(drd: DRD, rule: ScoreRule, normal: list[Tensor]) -> None:
+    """Give `drd` this rule, its numbers fitted on the level maps of held-out normals `[n, h, w]`."""
+    heatmap = drd.heatmap
+    heatmap.set_rule(rule)
+    heatmap.fit(normal)
+
+
+def _level_maps(drd: DRD, frames: Tensor) -> list[Tensor]:
+    with torch.inference_mode():
+        parts = [drd.level_maps(batch) for batch in torch.split(frames, _BATCH)]
+    return [torch.cat(level) for level in zip(*parts, strict=True)]
+
+
+def _scores(drd: DRD, levels: list[Tensor]) -> NDArray[np.float32]:
+    batches = zip(*(torch.split(level, _BATCH) for level in levels), strict=True)
+    with torch.inference_mode():
+        return torch.cat([drd.heatmap(list(batch))[1] for batch in batches]).numpy()

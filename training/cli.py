@@ -1,0 +1,87 @@
+"""`drd-train`: good pictures → checkpoint."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from training.checkpoint import CheckpointError
+from training.datasets import DatasetError
+from training.geometry import UnreadableImage
+from training.model.teacher import BackboneError
+from training.recipe import PRESETS, RecipeError
+from training.run import Request, TrainingError, train
+
+_FAILURES = (
+    BackboneError,
+    CheckpointError,
+    DatasetError,
+    RecipeError,
+    TrainingError,
+    UnreadableImage,
+    OSError,
+)
+
+
+def main() -> int:
+    """Entry point; exit code 2 for misuse, 1 for failure."""
+    arguments = _parser().parse_args()
+    try:
+        train(Request(**vars(arguments)))
+    except _FAILURES as error:
+        print(f"drd-train: {error}", file=sys.stderr)
+        return 2 if isinstance(error, RecipeError) else 1
+    except KeyboardInterrupt:
+        print("drd-train: stopped; the same command goes on from the last finished epoch", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="drd-train",
+        description="Learn what good parts look like. The result is a checkpoint directory for drd-export.",
+        epilog="Example: drd-train pictures/gasket --product gasket --out checkpoints/gasket --recipe quick",
+    )
+    parser.add_argument(
+        "data", type=Path, metavar="DATA",
+        help="folder of good pictures, or an MVTec AD or BTAD product folder, or a VisA root",
+    )  # fmt: skip
+    parser.add_argument(
+        "--product", required=True, metavar="NAME", help="the product's name (letters, digits, - _ .)"
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="checkpoint directory to write"
+    )
+    parser.add_argument(
+        "--recipe", default="fast", metavar="RECIPE",
+        help=f"{', '.join(PRESETS)}, or a FILE.toml of recipe fields (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--backbone", metavar="NAME", help="teacher: a timm backbone (default: the recipe's)")
+    parser.add_argument(
+        "--weights", type=Path, metavar="FILE", help="the teacher's weights: safetensors or torch file"
+    )
+    parser.add_argument(
+        "--epochs", type=int, metavar="N", help="passes over the images (default: the recipe's)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of every random choice (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: %(default)s"
+    )
+    parser.add_argument(
+        "--size",
+        type=int,
+        nargs=2,
+        metavar=("H", "W"),
+        help="input size in pixels, multiples of 32 (default: 256 256)",
+    )
+    parser.add_argument(
+        "--preview", type=Path, metavar="FILE.png", help="also draw pseudo-abnormal samples there"
+    )
+    parser.add_argument(
+        "--skip-unreadable",
+        action="store_true",
+        help="leave unreadable pictures out, naming them, instead of stopping",
+    )
+    return parser

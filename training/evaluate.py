@@ -1,0 +1,63 @@
+"""A test set through a network or an engine: scores, heatmaps, figures. The same walk for both."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.datasets import Sample, read_mask
+from training.geometry import Geometry, read_rgb
+from training.metrics import Quality, quality
+
+Predict = Callable[[NDArray[np.uint8]], tuple[NDArray[np.float32], NDArray[np.float32]]]
+"""Frames uint8 `[N, H, W, 3]` → heatmaps float32 `[N, H, W]`, raw scores float32 `[N]`."""
+
+BATCH = 8
+
+
+def read_frames(paths: Iterable[Path], geometry: Geometry) -> NDArray[np.uint8]:
+    """Pictures at the network's size, `[N, H, W, 3]`. Raises UnreadableImage naming the file."""
+    return np.stack([geometry.apply(read_rgb(path)) for path in paths])
+
+
+def score_images(
+    predict: Predict, paths: Sequence[Path], geometry: Geometry
+) -> Iterator[tuple[NDArray[np.float32], float]]:
+    """Heatmap `[H, W]` and raw score of each picture, in order; one batch in memory at a time."""
+    for start in range(0, len(paths), BATCH):
+        heatmaps, scores = predict(read_frames(paths[start : start + BATCH], geometry))
+        for heatmap, score in zip(heatmaps, scores, strict=True):
+            yield heatmap, float(score)
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Raw scores of a labelled test set, in the order of its samples, and the figures they make."""
+
+    samples: tuple[Sample, ...]
+    scores: NDArray[np.float64]
+    quality: Quality
+
+
+def evaluate(
+    samples: Sequence[Sample], results: Iterable[tuple[NDArray[np.float32], float]], geometry: Geometry
+) -> Scored:
+    """Figures of `results` (heatmap and raw score per sample, in order).
+
+    Pixel figures come from the good images and those defective ones whose defect is drawn; heatmaps are
+    kept only where there are masks.
+    """
+    drawn = any(sample.mask is not None for sample in samples)
+    scores, heatmaps, masks = [], [], []
+    for sample, (heatmap, score) in zip(samples, results, strict=True):
+        scores.append(score)
+        if drawn and (sample.mask is not None or not sample.defective):
+            heatmaps.append(heatmap)
+            empty = np.zeros(heatmap.shape, np.bool_)
+            masks.append(read_mask(sample.mask, geometry) if sample.mask is not None else empty)
+    defective = np.array([sample.defective for sample in samples])
+    pixels = (np.stack(heatmaps), np.stack(masks)) if heatmaps else (None, None)
+    raw = np.array(scores)
+    return Scored(tuple(samples), raw, quality(raw, defective, *pixels))

@@ -1,0 +1,145 @@
+"""Dual-stream training. Every random choice is a function of (seed, epoch, image), so that a run can be
+cut anywhere at an epoch's end and goes on as if it had not been.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from training.loss import distillation_loss, restoration_loss, segmentation_loss, segmentation_target
+from training.model.drd import DRD
+from training.recipe import Recipe
+from training.synthesis import synthesise
+
+_CACHE_BYTES = 1 << 30
+_FINAL_LEARNING_RATE = 0.1
+
+
+def autocast(device: torch.device, half: bool) -> AbstractContextManager[object]:
+    """bfloat16 where it is asked for and the processor computes in it; float32 otherwise."""
+    able = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
+    return torch.autocast(device.type, torch.bfloat16) if half and able else nullcontext()
+
+
+class Trainer:
+    """Trains `drd`'s fusion and student on good frames.
+
+    Args:
+        drd: the network; its teacher stays as it is.
+        frames: uint8 RGB `[N, H, W, 3]`, the `fit` images.
+    """
+
+    def __init__(self, drd: DRD, recipe: Recipe, frames: Tensor, seed: int, device: torch.device) -> None:
+        self.drd, self.recipe, self.frames, self.seed, self.device = drd, recipe, frames, seed, device
+        drd.to(device).to(memory_format=torch.channels_last)
+        self.learned = nn.ModuleList([drd.bottleneck, drd.student])
+        self.optimiser = torch.optim.Adam(
+            self.learned.parameters(), recipe.learning_rate, recipe.betas, weight_decay=recipe.weight_decay
+        )
+        self.epoch = 0
+        self.batches = max(1, len(frames) // recipe.batch)
+        self._features = self._cached_features()
+
+    def epochs(self, on_step: Callable[[float], None]) -> Iterator[int]:
+        """Run the remaining epochs, telling each step's loss; yields the number finished, for saving."""
+        while self.epoch < self.recipe.epochs:
+            self.learned.train()
+            order = np.random.default_rng((self.seed, self.epoch)).permutation(len(self.frames))
+            for batch in range(self.batches):
+                indices = order[batch * self.recipe.batch : (batch + 1) * self.recipe.batch]
+                on_step(self._step(torch.from_numpy(indices), self.epoch * self.batches + batch))
+            self.epoch += 1
+            yield self.epoch
+
+    def recalibrate(self) -> None:
+        """Batch statistics of clean images alone: training's are a mixture of both streams."""
+        norms = [m for m in self.learned.modules() if isinstance(m, nn.BatchNorm2d)]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # a plain average over the pass
+        self.learned.train()
+        with torch.no_grad():
+            for start in range(0, len(self.frames), self.recipe.batch):
+                batch = self.frames[start : start + self.recipe.batch].to(self.device)
+                self.drd.restore(self.drd.teacher(batch))
+        for norm in norms:
+            norm.momentum = 0.1
+        self.drd.eval()
+
+    def _step(self, indices: Tensor, step: int) -> float:
+        for group in self.optimiser.param_groups:
+            group["lr"] = self._learning_rate(step)
+        with autocast(self.device, self.recipe.half):
+            loss = self._loss(indices, step)
+        self.optimiser.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        self.optimiser.step()
+        value = loss.item()
+        if not math.isfinite(value):
+            raise ValueError(f"the loss is {value} at step {step}; try a smaller learning_rate")
+        return value
+
+    def _learning_rate(self, step: int) -> float:
+        if self.recipe.schedule == "constant":
+            return self.recipe.learning_rate
+        done = step / (self.batches * self.recipe.epochs)
+        share = _FINAL_LEARNING_RATE + (1 - _FINAL_LEARNING_RATE) * 0.5 * (1 + math.cos(math.pi * done))
+        return self.recipe.learning_rate * share
+
+    def _loss(self, indices: Tensor, step: int) -> Tensor:
+        recipe = self.recipe
+        normal = self._normal_features(indices)
+        if recipe.synthesis == "none":
+            return distillation_loss(recipe, normal, self.drd.restore(normal))
+        good = self.frames[indices]
+        seeds = [
+            int(s) for s in np.random.default_rng((self.seed, 1, step)).integers(0, 1 << 62, len(indices))
+        ]
+        damaged, mask = synthesise(good, recipe.synthesis, seeds)
+        with torch.no_grad():
+            pseudo = self.drd.teacher(damaged.to(self.device))
+        both = [
+            torch.cat([t, self._noisy(p, step, k)])
+            for k, (t, p) in enumerate(zip(normal, pseudo, strict=True))
+        ]
+        restored = self.drd.restore(both)
+        clean, repaired = [s[: len(indices)] for s in restored], [s[len(indices) :] for s in restored]
+        loss = distillation_loss(recipe, normal, clean)
+        if recipe.restoration_weight:
+            loss = loss + restoration_loss(recipe, normal, repaired)
+        if recipe.segmentation_weight:
+            target = segmentation_target(recipe, good, damaged, mask).to(self.device)
+            loss = loss + segmentation_loss(recipe, pseudo, repaired, target)
+        return loss
+
+    def _noisy(self, feature: Tensor, step: int, level: int) -> Tensor:
+        if not self.recipe.noise:
+            return feature
+        generator = torch.Generator(self.device).manual_seed(hash((self.seed, step, level)) & (2**63 - 1))
+        noise = torch.randn(feature.shape, generator=generator, device=self.device, dtype=torch.float32)
+        return feature + self.recipe.noise * noise.to(feature.dtype)
+
+    def _teach(self, frames: Tensor) -> list[Tensor]:
+        with torch.no_grad(), autocast(self.device, self.recipe.half):
+            features: list[Tensor] = self.drd.teacher(frames.to(self.device))
+        return features
+
+    def _normal_features(self, indices: Tensor) -> list[Tensor]:
+        if self._features is None:
+            return self._teach(self.frames[indices])
+        return [
+            level[indices].to(self.device).contiguous(memory_format=torch.channels_last)
+            for level in self._features
+        ]
+
+    def _cached_features(self) -> list[Tensor] | None:
+        """The normal stream is not augmented: where memory allows, its teacher runs once per image."""
+        probe = self._teach(self.frames[:1])
+        if sum(level.nbytes for level in probe) * len(self.frames) > _CACHE_BYTES:
+            return None
+        parts = [self._teach(chunk) for chunk in torch.split(self.frames, self.recipe.batch)]
+        return [torch.cat([part[level].cpu() for part in parts]) for level in range(3)]

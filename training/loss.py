@@ -1,0 +1,80 @@
+"""DRD's losses. Notation of the paper: T the teacher's features, S the student's; a prime marks the
+pseudo-abnormal stream. Everything the teacher gives is a constant.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from training.model.heatmap import distances
+from training.recipe import Recipe
+
+_EASY_GRADIENT = 0.1
+
+
+def position_distance(teacher: Tensor, student: Tensor) -> Tensor:
+    """d_pos: mean over batch and positions of 1 − cos over channels; `[N, C, h, w]` twice → scalar."""
+    return (1 - F.cosine_similarity(teacher, student, dim=1)).mean()
+
+
+def image_distance(teacher: Tensor, student: Tensor, term: str) -> Tensor:
+    """d_img, mean over the batch. `channel`: 1 − cos of each channel's flattened map, mean over channels;
+    `flat`: one 1 − cos over the flattened C·h·w map (RD's)."""
+    start = 2 if term == "channel" else 1
+    return (1 - F.cosine_similarity(teacher.flatten(start), student.flatten(start), dim=-1)).mean()
+
+
+def mine(teacher: Tensor, student: Tensor, easy_share: float) -> Tensor:
+    """The student unchanged, with a tenth of the gradient at the easiest positions of the batch.
+
+    Hard-position mining as in Dinomaly (CVPR 2025): what is already restored stops pulling.
+    """
+    with torch.no_grad():
+        distance = 1 - F.cosine_similarity(teacher, student, dim=1)
+        limit = distance.flatten().kthvalue(max(1, round(easy_share * distance.numel()))).values
+        easy = (distance < limit).unsqueeze(1)
+    damped = student * _EASY_GRADIENT + student.detach() * (1 - _EASY_GRADIENT)
+    return torch.where(easy, damped, student)
+
+
+def distillation_loss(recipe: Recipe, teacher: list[Tensor], student: list[Tensor]) -> Tensor:
+    """L_KD: the normal stream, Σ_k a_pos·d_pos(T_k, S_k) + a_img·d_img(T_k, S_k)."""
+    total = teacher[0].new_zeros(())
+    for t, s in zip(teacher, student, strict=True):
+        mined = mine(t, s, recipe.easy_share) if recipe.easy_share else s
+        if recipe.position_weight:
+            total = total + recipe.position_weight * position_distance(t, mined)
+        if recipe.image_weight:
+            total = total + recipe.image_weight * image_distance(t, mined, recipe.image_term)
+    return total
+
+
+def restoration_loss(recipe: Recipe, teacher: list[Tensor], restored: list[Tensor]) -> Tensor:
+    """L_rec: the pseudo stream towards the **clean** image's features, Σ_k d_img(T_k, S'_k)."""
+    terms = [image_distance(t, s, recipe.image_term) for t, s in zip(teacher, restored, strict=True)]
+    return recipe.restoration_weight * torch.stack(terms).sum()
+
+
+def segmentation_loss(recipe: Recipe, pseudo: list[Tensor], restored: list[Tensor], target: Tensor) -> Tensor:
+    """L_seg: L1 between the mean map of the pseudo stream, upsampled, and `target` `[N, H, W]`, 0–1."""
+    size = target.shape[-2:]
+    maps = [
+        F.interpolate(level.unsqueeze(1), size, mode="bilinear", align_corners=False)
+        for level in distances(pseudo, restored)
+    ]
+    mean = torch.stack(maps).mean(0).squeeze(1)
+    return recipe.segmentation_weight * (mean - target).abs().mean()
+
+
+def segmentation_target(recipe: Recipe, normal: Tensor, pseudo: Tensor, mask: Tensor) -> Tensor:
+    """What L_seg aims at: where the images differ (`mask`), or the paper's 1 − cos of the two colours.
+
+    The latter is near zero inside most pastes of grey images, and would teach "nothing here".
+
+    Args:
+        normal, pseudo: `[N, H, W, 3]` on the teacher's normalised scale.
+        mask: bool `[N, H, W]`.
+    """
+    if recipe.segmentation_target == "mask":
+        return mask.float()
+    return 1 - F.cosine_similarity(pseudo, normal, dim=-1)

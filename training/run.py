@@ -1,0 +1,192 @@
+"""One training run from folder to checkpoint directory: what `drd-train` does."""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from training.checkpoint import Checkpoint, libraries, records, save_checkpoint, write_json
+from training.choose import Candidate, choose_rule
+from training.datasets import Dataset, Sample, open_dataset
+from training.evaluate import evaluate, score_images
+from training.geometry import Geometry, UnreadableImage, read_rgb
+from training.loop import Trainer
+from training.model.drd import DRD
+from training.model.weights import load_teacher
+from training.recipe import Recipe, load_recipe
+from training.report import write_report
+from training.resume import ResumeFile
+from training.splits import Split, split
+
+_PRODUCT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+class TrainingError(ValueError):
+    """The run cannot start or go on; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What `drd-train` was asked; the fields are its options."""
+
+    data: Path
+    product: str
+    out: Path
+    recipe: str = "fast"
+    backbone: str | None = None
+    weights: Path | None = None
+    epochs: int | None = None
+    seed: int = 0
+    device: str = "auto"
+    size: Sequence[int] | None = None
+    preview: Path | None = None
+    skip_unreadable: bool = False
+
+    def resolved_recipe(self) -> Recipe:
+        height, width = self.size or (None, None)
+        return load_recipe(
+            self.recipe, backbone=self.backbone, epochs=self.epochs, height=height, width=width
+        )
+
+
+def train(request: Request) -> Checkpoint:
+    """Run it, printing progress. Raises TrainingError and the errors of data set, recipe and teacher."""
+    if not _PRODUCT.fullmatch(request.product):
+        raise TrainingError(
+            f"product {request.product!r}: letters, digits, '-', '_' and '.' only, 64 at most"
+        )
+    recipe = request.resolved_recipe()
+    geometry = Geometry(recipe.height, recipe.width, recipe.filter)
+    dataset = open_dataset(request.data, request.product)
+    print(dataset)
+    shares = _split(dataset.train, request.seed)
+    frames = {name: _read(share, geometry, name, request.skip_unreadable) for name, share in shares.items()}
+    device = _device(request.device)
+    size = f"{recipe.height}×{recipe.width}"
+    print(f"recipe {recipe.name}: {recipe.backbone}, {size}, {recipe.epochs} epochs, on {device}")
+    drd = _network(recipe, request, frames["fit"].pixels)
+    losses = _learn(drd, recipe, frames["fit"].pixels, request, device)
+    drd.to("cpu")
+    tried = choose_rule(drd, recipe, frames["select"].pixels, request.seed)
+    checkpoint = Checkpoint(
+        product=request.product, recipe=recipe, rule=tried[0].rule, seed=request.seed,
+        data_root=request.data.resolve(), libraries=libraries(), directory=request.out,
+        splits={name: records(share.samples) for name, share in frames.items()},
+    )  # fmt: skip
+    save_checkpoint(checkpoint, drd)
+    _report(checkpoint, drd, dataset, losses, tried, frames["select"])
+    return checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class _Share:
+    samples: list[Sample]
+    pixels: Tensor
+    """uint8 RGB `[n, H, W, 3]`."""
+
+
+def _split(train: Sequence[Sample], seed: int) -> dict[Split, tuple[Sample, ...]]:
+    try:
+        return split(train, seed)
+    except ValueError as error:
+        raise TrainingError(str(error)) from error
+
+
+def _read(samples: Sequence[Sample], geometry: Geometry, name: str, skip: bool) -> _Share:
+    """All pictures of one share; an unreadable one stops the run, or is named and left out."""
+    kept: list[Sample] = []
+    pixels: list[NDArray[np.uint8]] = []
+    for sample in tqdm(samples, f"reading {name}", unit="image", leave=False):
+        try:
+            pixels.append(geometry.apply(read_rgb(sample.path)))
+            kept.append(sample)
+        except UnreadableImage as error:
+            if not skip:
+                raise TrainingError(f"{error}; mend or remove it, or give --skip-unreadable") from error
+            tqdm.write(f"left out: {error}")
+    if not kept:
+        raise TrainingError(f"no readable picture is left for '{name}'")
+    return _Share(kept, torch.from_numpy(np.stack(pixels)))
+
+
+def _device(name: str) -> torch.device:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise TrainingError("--device cuda: no CUDA device is usable here; --device cpu works anywhere")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def _network(recipe: Recipe, request: Request, fit: Tensor) -> DRD:
+    torch.manual_seed(request.seed)
+    teacher = load_teacher(recipe.backbone, request.weights)
+    if recipe.standardise:
+        teacher.standardise(torch.split(fit, recipe.batch))
+    return DRD(teacher, recipe)
+
+
+def _learn(drd: DRD, recipe: Recipe, fit: Tensor, request: Request, device: torch.device) -> list[float]:
+    """Train, saving after each epoch; returns the mean loss of each."""
+    trainer = Trainer(drd, recipe, fit, request.seed, device)
+    data = hashlib.sha256(fit.numpy().tobytes()).hexdigest()
+    state = ResumeFile(request.out / "resume.safetensors", f"{recipe!r} {request.seed} {data}")
+    losses = state.load(trainer)
+    if losses:
+        print(f"going on after epoch {len(losses)}")
+    steps: list[float] = []
+    total = recipe.epochs * trainer.batches
+    with tqdm(total=total, initial=len(losses) * trainer.batches, desc="training", unit="step") as bar:
+
+        def on_step(loss: float) -> None:
+            steps.append(loss)
+            bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+            bar.update()
+
+        for _ in trainer.epochs(on_step):
+            losses.append(float(np.mean(steps)))
+            steps.clear()
+            state.save(trainer, losses)
+    trainer.recalibrate()
+    state.path.unlink()
+    return losses
+
+
+def _report(
+    checkpoint: Checkpoint,
+    drd: DRD,
+    dataset: Dataset,
+    losses: list[float],
+    tried: list[Candidate],
+    select: _Share,
+) -> None:
+    """`metrics.json`, `report.png`, and the figures on the terminal."""
+    geometry, out = checkpoint.geometry, checkpoint.directory
+    good = np.array(
+        [score for _, score in score_images(drd.predict, [s.path for s in select.samples], geometry)]
+    )
+    paths = [sample.path for sample in dataset.test]
+    walk = tqdm(
+        score_images(drd.predict, paths, geometry), "measuring", len(paths), unit="image", leave=False
+    )
+    test = evaluate(dataset.test, walk, geometry) if paths else None
+    write_report(
+        out / "report.png",
+        f"{checkpoint.product}: {checkpoint.recipe.name}",
+        losses,
+        good,
+        test,
+        drd,
+        geometry,
+    )
+    figures = test.quality.as_dict() if test else {}
+    rules = [{"auroc_select": candidate.auroc, **candidate.rule.model_dump()} for candidate in tried]
+    write_json(out / "metrics.json", {"test": figures or None, "epoch_losses": losses, "rules_tried": rules})
+    for name, value in figures.items():
+        if value is not None:
+            print(f"  {name:<14} {value:.4f}" if isinstance(value, float) else f"  {name:<14} {value}")
+    print(f"checkpoint in {out}; look at {out / 'report.png'}")
