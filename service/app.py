@@ -11,6 +11,8 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from fastapi import FastAPI
 from PIL import Image
 
+from export.bundle import Bundle
+from service.catalog import Start
 from service.http.app import make_admin_app, make_app
 from service.http.server import Server as HttpServer
 from service.inspector import Inspector
@@ -23,10 +25,10 @@ from service.settings import Address, Settings
 class Service:
     """A service whose doors are open. `http`, `grpc` and `admin` are the addresses it really has."""
 
-    def __init__(self, settings: Settings, ends: AsyncExitStack) -> None:
+    def __init__(self, settings: Settings, ends: AsyncExitStack, start: Start) -> None:
         self._settings, self._ends = settings, ends
         self.metrics = Metrics(takt_seconds=settings.takt_ms / 1000)
-        self.inspector = Inspector(settings, self.metrics)
+        self.inspector = Inspector(settings, self.metrics, start)
         self.http: tuple[Address, ...] = ()
         self.grpc: tuple[Address, ...] = ()
         self.admin: tuple[Address, ...] = ()
@@ -50,6 +52,7 @@ class Service:
             self._grpc = GrpcServer(self.inspector, self.metrics, settings)
             self.grpc = tuple(self._grpc.bind(address) for address in settings.grpc)
             await self._grpc.start()
+        ends.callback(self.inspector.life.close)
         ends.push_async_callback(self._close_doors)
 
     async def load(self) -> None:
@@ -106,11 +109,11 @@ class Service:
 
 
 @asynccontextmanager
-async def open_service(settings: Settings) -> AsyncIterator[Service]:
+async def open_service(settings: Settings, start: Start = Bundle.start) -> AsyncIterator[Service]:
     """A service with open doors, its products still to be loaded. Ends in order, all accepted answered."""
     Image.MAX_IMAGE_PIXELS = None  # the service has a limit of its own, which is a setting
     async with AsyncExitStack() as ends:
-        service = Service(settings, ends)
+        service = Service(settings, ends, start)
         await service.open()
         yield service
 

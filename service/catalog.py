@@ -7,13 +7,13 @@ old one serving. Everything but the loading itself happens on the event loop.
 
 import asyncio
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from export.bundle import Bundle, BundleError
+from export.bundle import Bundle, BundleError, Predictor
 from service.errors import NotLoaded, NotServing
 from service.folder import Fingerprint, scan
 from service.lane import Lane
@@ -22,6 +22,8 @@ from service.settings import Settings
 from service.slot import Slot
 
 State = Literal["STARTING", "READY", "DRAINING", "FAILED"]
+Start = Callable[[Bundle, str], Predictor]
+"""How the engine of a bundle is started: `Bundle.start`, unless a test or a benchmark has another."""
 _logger = logging.getLogger(__name__)
 
 
@@ -50,7 +52,8 @@ class Product:
 class Catalog:
     """The products of one models folder."""
 
-    def __init__(self, settings: Settings, slot: Slot, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, slot: Slot, metrics: Metrics, start: Start) -> None:
+        self._start = start
         self._folder, self._engine = settings.models, settings.engine
         self._keep_old_seconds = settings.keep_old_seconds
         self._slot, self._metrics = slot, metrics
@@ -139,7 +142,7 @@ class Catalog:
     async def _load(self, version: Version) -> bool:
         self._show(self._products[version.product])
         try:
-            lane = await asyncio.to_thread(_open, version, self._engine)
+            lane = await asyncio.to_thread(_open, version, self._start, self._engine)
         except BundleError as error:
             version.state, version.reason = "FAILED", str(error)
             _logger.error("%s version %d is FAILED: %s", version.product, version.number, error)
@@ -202,12 +205,12 @@ class Catalog:
         self._metrics.show(product.name, _facts(product.versions))
 
 
-def _open(version: Version, engine: str) -> Lane:
+def _open(version: Version, start: Start, engine: str) -> Lane:
     bundle = Bundle.open(version.path)
     says = bundle.manifest.product, bundle.manifest.version
     if says != (version.product, version.number):
         raise BundleError(f"{version.path}: the manifest says {says[0]} version {says[1]}")
-    lane = Lane(bundle.start(engine))
+    lane = Lane(start(bundle, engine))
     lane.measure()
     return lane
 

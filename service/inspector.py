@@ -16,9 +16,9 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from export.bundle import FrameFailed, Prediction, heatmap_png, mask_png, overlay_png, read
+from export.bundle import Bundle, FrameFailed, Prediction, heatmap_png, mask_png, overlay_png, read
 from service.admission import Admission, Holding
-from service.catalog import Catalog
+from service.catalog import Catalog, Start
 from service.errors import DeadlinePassed, InspectionFailed, ServiceError
 from service.image import decode, decode_rgb
 from service.inspection import Inspection, Part, Picture, Request
@@ -35,13 +35,13 @@ _logger = logging.getLogger(__name__)
 class Inspector:
     """Owns the workers and the engine slot. `inspect` is called on the event loop."""
 
-    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics, start: Start = Bundle.start) -> None:
         self._metrics = metrics
         self._max_pixels = settings.max_image_pixels
         self._default_deadline = settings.default_deadline_ms / 1000
         self._workers = Workers(settings.workers)
         self._slot = Slot(self._follow)
-        self.catalog = Catalog(settings, self._slot, metrics)
+        self.catalog = Catalog(settings, self._slot, metrics, start)
         self.life = Life(self.catalog, self._slot, metrics)
         self._admission = Admission(
             max_frames=settings.max_queued_frames,

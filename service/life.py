@@ -46,6 +46,9 @@ class Life:
     def drain(self) -> None:
         self.state = "DRAINING"
 
+    def close(self) -> None:
+        self.state, self.accepting = "DRAINING", False
+
     def check(self) -> None:
         """Raises NotServing while nothing is accepted."""
         if not self.accepting:

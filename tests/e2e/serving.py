@@ -1,0 +1,148 @@
+"""A running service on real ports, in a thread of this process, or as a process of its own."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO, Any
+
+import uvloop
+
+from export.bundle import Bundle
+from service.app import Service, open_service
+from service.catalog import Start
+from service.settings import Settings
+
+ANYWHERE = "127.0.0.1:0"
+
+
+@dataclass(frozen=True)
+class Running:
+    service: Service
+    url: str
+    target: str
+    """Where gRPC listens."""
+
+
+@contextmanager
+def serving(models: Path, start: Start = Bundle.start, **settings: Any) -> Iterator[Running]:
+    """The service in a thread, READY."""
+    given: dict[str, Any] = {
+        "models": models,
+        "http": ANYWHERE,
+        "grpc": ANYWHERE,
+        "lame_duck_seconds": 0,
+        "watch_seconds": 0.05,
+    } | settings
+    opened: Future[Service] = Future()
+    ended = asyncio.Event()
+
+    async def serve() -> None:
+        async with open_service(Settings(**given), start) as service:
+            await service.load()
+            opened.set_result(service)
+            await ended.wait()
+
+    def run() -> None:
+        try:
+            runner.run(serve())
+        except BaseException as error:
+            if opened.done():
+                raise
+            opened.set_exception(error)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        thread = threading.Thread(target=run)
+        thread.start()
+        try:
+            service = opened.result(timeout=30)
+            yield Running(
+                service, f"http://{service.http[0]}" if service.http else "", str((service.grpc or [""])[0])
+            )
+        finally:
+            if not opened.exception():
+                runner.get_loop().call_soon_threadsafe(ended.set)
+            thread.join()
+
+
+@dataclass(frozen=True)
+class Process:
+    """`drd-serve` as a person starts it. `lines` is what it said until it was ready."""
+
+    popen: subprocess.Popen[str]
+    lines: tuple[str, ...]
+    errors: IO[str]
+
+    def log(self) -> list[dict[str, Any]]:
+        """Its log so far."""
+        self.errors.seek(0)
+        return [json.loads(line) for line in self.errors]
+
+    @property
+    def url(self) -> str:
+        return next(line.split()[1] for line in self.lines if line.startswith("HTTP"))
+
+    @property
+    def target(self) -> str:
+        return next(line.split()[1] for line in self.lines if line.startswith("gRPC"))
+
+
+def drd_serve(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Runs it to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "service.cli", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=_environment(),
+        check=False,
+    )
+
+
+@contextmanager
+def process(*arguments: str | Path, **environment: str) -> Iterator[Process]:
+    """Starts it on free ports and waits until it says how to try it."""
+    command = [sys.executable, "-m", "service.cli", "--http", ANYWHERE, "--grpc", ANYWHERE, *arguments]
+    with TemporaryFile("w+") as errors:
+        yield from _started(command, errors, _environment() | environment)
+
+
+def _started(command: list[str | Path], errors: IO[str], environment: dict[str, str]) -> Iterator[Process]:
+    popen = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment)
+    assert popen.stdout is not None
+    too_long = threading.Timer(60, popen.kill)
+    too_long.start()
+    try:
+        lines = list[str]()
+        while not (lines and lines[-1].startswith(("try", "not ready"))):
+            line = popen.stdout.readline()
+            assert line, f"ended with {popen.wait()} after {lines}"
+            lines.append(line.rstrip("\n"))
+        too_long.cancel()
+        yield Process(popen, tuple(lines), errors)
+    finally:
+        too_long.cancel()
+        popen.kill()
+        popen.wait()
+        popen.stdout.close()
+
+
+def _environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("DRD_")}
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Returns when `condition` holds; it has twenty seconds."""
+    ends = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < ends
+        threading.Event().wait(0.01)

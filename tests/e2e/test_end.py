@@ -1,0 +1,94 @@
+"""The end: everything accepted is answered, whatever is under way."""
+
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+import grpc
+import httpx
+
+from service.rpc.pb import inspection_pb2 as pb
+from service.rpc.pb.inspection_pb2_grpc import InspectionServiceStub
+from tests.bundles import make_bundle
+from tests.e2e.serving import process, wait_until
+from tests.service.images import plain
+
+
+def test_sigterm_under_load_loses_nothing(tmp_path: Path) -> None:
+    make_bundle(tmp_path)
+    with process("--models", tmp_path, DRD_LAME_DUCK_SECONDS="0.3") as service:
+        with ThreadPoolExecutor(8) as callers:
+            answered = [callers.submit(post_until_refused, service.url, number) for number in range(8)]
+            wait_until(lambda: len(service.log()) > 50)
+            service.popen.send_signal(signal.SIGTERM)
+            assert service.popen.wait(20) == 0
+            received = [name for names in answered for name in names.result()]
+        inspected = [line["request_id"] for line in service.log() if "door" in line]
+
+    assert len(inspected) > 100
+    assert sorted(received) == sorted(inspected)
+
+
+def post_until_refused(url: str, caller: int) -> list[str]:
+    """Posts one frame after the other until that fails; the ids of the requests that got their own answer."""
+    answered = list[str]()
+    with httpx.Client(base_url=url, timeout=20) as http, suppress(httpx.TransportError):
+        while True:
+            level = len(answered) % 256
+            name = f"{caller}-{len(answered)}"
+            answer = http.post(
+                "/v1/inspect?product=tile&include=", content=plain(level), headers={"X-Request-Id": name}
+            )
+            assert round(255 * answer.json()["raw_score"]) == level
+            answered.append(answer.json()["request_id"])
+    return answered
+
+
+def test_while_a_lame_duck_it_serves_but_is_not_ready(tmp_path: Path) -> None:
+    make_bundle(tmp_path)
+    with process("--models", tmp_path, DRD_LAME_DUCK_SECONDS="30") as service:
+        service.popen.send_signal(signal.SIGTERM)
+        wait_until(lambda: httpx.get(f"{service.url}/health/ready").status_code == 503)
+        served = httpx.post(f"{service.url}/v1/inspect?product=tile", content=plain(200))
+        started = time.monotonic()
+        service.popen.send_signal(signal.SIGTERM)  # the second one hurries
+        assert service.popen.wait(10) == 0
+
+    assert served.json()["verdict"] == "NG"
+    assert time.monotonic() - started < 5
+
+
+def test_a_stream_is_answered_to_its_end(tmp_path: Path) -> None:
+    make_bundle(tmp_path)
+    sent = Counter[str]()
+    stop = threading.Event()
+
+    def frames() -> Iterator[pb.InspectRequest]:
+        while not stop.is_set():
+            sent["frames"] += 1
+            yield pb.InspectRequest(
+                image=plain(200), product="tile", frame_id=str(sent["frames"]), include=[""]
+            )
+
+    with process("--models", tmp_path, DRD_LAME_DUCK_SECONDS="0.1") as service:
+        with grpc.insecure_channel(service.target) as channel:
+            answers = InspectionServiceStub(channel).InspectStream(frames())
+            seen = [next(answers)]
+            service.popen.send_signal(signal.SIGTERM)
+            code = None
+            try:
+                seen += answers
+            except grpc.RpcError as error:
+                code = error.code()
+            stop.set()
+        assert service.popen.wait(20) == 0
+
+    assert code is grpc.StatusCode.UNAVAILABLE
+    assert all(answer.result.verdict == "NG" for answer in seen)
+    numbers = sorted(int(answer.frame_id) for answer in seen)
+    assert numbers == list(range(1, len(seen) + 1))

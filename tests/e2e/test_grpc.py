@@ -1,0 +1,250 @@
+"""The gRPC door on a real port: the same answers, the same errors, and the stream."""
+
+import queue
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
+from typing import Any
+
+import grpc
+import httpx
+import pytest
+from google.rpc import error_details_pb2, status_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from service.rpc.pb import inspection_pb2 as pb
+from service.rpc.pb.inspection_pb2_grpc import InspectionServiceStub
+from tests.e2e.serving import Running, wait_until
+from tests.service.engines import NOT_A_NUMBER, POISON, Gate
+from tests.service.images import bomb, plain
+
+
+@pytest.fixture
+def channel(running: Running) -> Iterator[grpc.Channel]:
+    with grpc.insecure_channel(running.target) as channel:
+        yield channel
+
+
+@pytest.fixture
+def stub(channel: grpc.Channel) -> InspectionServiceStub:
+    return InspectionServiceStub(channel)
+
+
+def request(level: int, **more: Any) -> pb.InspectRequest:
+    given: dict[str, Any] = {"image": plain(level), "product": "tile", "frame_id": f"frame {level}"} | more
+    return pb.InspectRequest(**given)
+
+
+def test_grpc_and_rest_give_the_same_answer(stub: InspectionServiceStub, running: Running) -> None:
+    body = plain(200, (40, 60))
+    rest = httpx.post(f"{running.url}/v1/inspect?product=tile&frame_id=7", content=body).json()
+
+    answer = stub.Inspect(pb.InspectRequest(image=body, product="tile", frame_id="7", request_id="r"))
+
+    for name in (
+        "product",
+        "version",
+        "bundle_digest",
+        "engine",
+        "verdict",
+        "reason",
+        "score",
+        "threshold",
+        "raw_score",
+    ):
+        assert getattr(answer, name) == rest[name]
+    assert (answer.request_id, answer.frame_id, answer.batch_size) == ("r", "7", 1)
+    assert answer.image == pb.Image(width=60, height=40, sha256=sha256(body).hexdigest())
+    assert [region.area for region in answer.regions] == [60 * 40]
+    assert (answer.heatmap.width, answer.mask.width) == (32, 60)
+    assert answer.heatmap.data.startswith(b"\x89PNG")
+    assert not answer.HasField("overlay")
+    assert answer.timings_ms.total > answer.timings_ms.infer > 0
+
+
+def test_include_names_the_parts(stub: InspectionServiceStub) -> None:
+    numbers = stub.Inspect(request(200, include=[""]))
+    overlay = stub.Inspect(request(200, include=["overlay"]))
+
+    assert not numbers.regions
+    assert not numbers.HasField("heatmap")
+    assert not numbers.HasField("mask")
+    assert overlay.HasField("overlay")
+    assert not overlay.HasField("mask")
+
+
+WRONG: dict[str, tuple[grpc.StatusCode, pb.InspectRequest]] = {
+    "a text": (grpc.StatusCode.INVALID_ARGUMENT, request(1, image=b"not an image")),
+    "a truncated JPEG": (
+        grpc.StatusCode.INVALID_ARGUMENT,
+        request(1, image=plain(9, (64, 64), "JPEG")[:-200]),
+    ),
+    "an unknown part": (grpc.StatusCode.INVALID_ARGUMENT, request(1, include=["soul"])),
+    "a frame id that is too long": (grpc.StatusCode.INVALID_ARGUMENT, request(1, frame_id="x" * 129)),
+    "no product": (grpc.StatusCode.NOT_FOUND, request(1, product="")),
+    "an unknown product": (grpc.StatusCode.NOT_FOUND, request(1, product="no")),
+    "an unknown version": (grpc.StatusCode.NOT_FOUND, request(1, version=9)),
+    "too many bytes": (grpc.StatusCode.RESOURCE_EXHAUSTED, request(1, image=bytes(200_001))),
+    "absurdly many bytes": (grpc.StatusCode.RESOURCE_EXHAUSTED, request(1, image=bytes(3_000_000))),
+    "too many pixels": (grpc.StatusCode.RESOURCE_EXHAUSTED, request(1, image=bomb())),
+    "a frame on which the engine fails": (grpc.StatusCode.INTERNAL, request(POISON)),
+    "a frame that gets no number": (grpc.StatusCode.INTERNAL, request(NOT_A_NUMBER)),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_is_wrong_has_its_status(stub: InspectionServiceStub, case: str) -> None:
+    code, wrong = WRONG[case]
+
+    with pytest.raises(grpc.RpcError) as failure:
+        stub.Inspect(wrong)
+
+    assert failure.value.code() is code
+    assert failure.value.details()
+
+
+def test_a_full_queue_says_when_to_come_again(
+    stub: InspectionServiceStub, gate: Gate, running: Running
+) -> None:
+    gate.shut()
+    with ThreadPoolExecutor(8) as callers:
+        answers = [callers.submit(stub.Inspect, request(1))]
+        gate.wait_for_batch()
+        with pytest.raises(grpc.RpcError) as late:
+            stub.Inspect(request(2, deadline_ms=60))
+        with pytest.raises(grpc.RpcError) as late_call:
+            stub.Inspect(request(2), timeout=0.06)
+        answers += [callers.submit(stub.Inspect, request(level)) for level in range(2, 9)]
+        wait_for_depth(running, 8)
+        with pytest.raises(grpc.RpcError) as full:
+            stub.Inspect(request(9))
+        gate.open()
+        assert [round(255 * answer.result().raw_score) for answer in answers] == list(range(1, 9))
+
+    assert full.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert late.value.code() is late_call.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    metadata: Any = full.value.trailing_metadata()
+    raw = dict(metadata)["grpc-status-details-bin"]
+    retry = error_details_pb2.RetryInfo()
+    assert status_pb2.Status.FromString(raw).details[0].Unpack(retry)
+    assert retry.retry_delay.ToMilliseconds() > 0
+
+
+def test_a_cancelled_call_never_reaches_the_engine(
+    stub: InspectionServiceStub, gate: Gate, running: Running
+) -> None:
+    gate.batches.clear()
+    gate.shut()
+    first = stub.Inspect.future(request(1))
+    gate.wait_for_batch()
+    second = stub.Inspect.future(request(2))
+    wait_for_depth(running, 2)
+    second.cancel()
+    wait_for_depth(running, 1)
+    gate.open()
+
+    assert first.result().verdict == "OK"
+    assert gate.batches == [(1,)]
+
+
+def test_a_stream_answers_every_frame_and_outlives_bad_ones(stub: InspectionServiceStub) -> None:
+    frames = [request(level) for level in range(1, 60)]
+    frames[20].image = b"text"
+    frames[30].product = "no"
+    frames[40].frame_id = "x" * 200
+
+    answers = {answer.frame_id: answer for answer in stub.InspectStream(iter(frames))}
+
+    assert answers.keys() == {frame.frame_id for frame in frames}
+    codes = {
+        name: answer.error.code for name, answer in answers.items() if answer.WhichOneof("outcome") == "error"
+    }
+    poisoned = {f"frame {POISON}", f"frame {NOT_A_NUMBER}"}
+    assert codes.keys() >= poisoned | {"frame 21", "frame 31", "x" * 200}
+    assert codes["frame 21"] == grpc.StatusCode.INVALID_ARGUMENT.value[0]
+    assert codes["frame 31"] == grpc.StatusCode.NOT_FOUND.value[0]
+    for name, answer in answers.items():
+        if name not in codes:
+            assert round(255 * answer.result.raw_score) == int(name.removeprefix("frame "))
+
+
+def test_a_stream_is_read_no_further_than_its_window(running: Running, gate: Gate) -> None:
+    sent = 0
+
+    def frames() -> Iterator[pb.InspectRequest]:
+        nonlocal sent
+        for level in range(1, 8):
+            sent += 1
+            yield request(level)
+
+    gate.shut()
+    with grpc.insecure_channel(running.target) as channel:
+        answers = InspectionServiceStub(channel).InspectStream(frames())
+        gate.wait_for_batch()
+        wait_for_depth(running, 3)
+        gate.open()
+        assert sorted(round(255 * answer.result.raw_score) for answer in answers) == list(range(1, 8))
+    assert sent == 7
+
+
+def test_a_frames_own_deadline_is_answered_in_band(stub: InspectionServiceStub, gate: Gate) -> None:
+    outgoing: queue.Queue[pb.InspectRequest | None] = queue.Queue()
+    gate.shut()
+    answers = stub.InspectStream(iter(outgoing.get, None))
+    outgoing.put(request(1))
+    gate.wait_for_batch()
+    outgoing.put(request(2, deadline_ms=50))
+
+    late = next(answers)
+    gate.open()
+    on_time = next(answers)
+    outgoing.put(None)
+
+    assert (late.frame_id, late.error.code) == ("frame 2", grpc.StatusCode.DEADLINE_EXCEEDED.value[0])
+    assert (on_time.frame_id, on_time.result.verdict) == ("frame 1", "OK")
+    assert list(answers) == []
+
+
+def test_a_cancelled_stream_frees_its_places(
+    stub: InspectionServiceStub, gate: Gate, running: Running
+) -> None:
+    outgoing: queue.Queue[pb.InspectRequest | None] = queue.Queue()
+    gate.shut()
+    answers = stub.InspectStream(iter(outgoing.get, None))
+    for level in (1, 2, 3):
+        outgoing.put(request(level))
+    wait_for_depth(running, 3)
+
+    answers.cancel()
+    wait_for_depth(running, 0)
+    gate.open()
+    outgoing.put(None)
+
+    assert stub.Inspect(request(5)).verdict == "OK"
+
+
+def test_products_health_and_reflection(channel: grpc.Channel, stub: InspectionServiceStub) -> None:
+    products = stub.ListProducts(pb.ListProductsRequest()).products
+    health: Any = health_pb2_grpc.HealthStub(channel)
+    reflection = reflection_pb2_grpc.ServerReflectionStub(channel)
+
+    assert [(product.name, product.version, product.state) for product in products] == [
+        ("bolt", 1, "READY"),
+        ("tile", 1, "READY"),
+    ]
+    for name in ("", "drd.inspection.v1.InspectionService"):
+        assert (
+            health.Check(health_pb2.HealthCheckRequest(service=name)).status
+            == health_pb2.HealthCheckResponse.SERVING
+        )
+    asked = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
+    (listed,) = reflection.ServerReflectionInfo(asked)
+    assert "drd.inspection.v1.InspectionService" in {
+        service.name for service in listed.list_services_response.service
+    }
+
+
+def wait_for_depth(running: Running, frames: int) -> None:
+    lane = running.service.inspector.catalog.lane("tile")
+    wait_until(lambda: lane.frames == frames)

@@ -1,0 +1,328 @@
+"""The HTTP door on a real port: what it answers, and what it answers to what is wrong."""
+
+import re
+import socket
+import time
+from base64 import b64decode
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
+from io import BytesIO
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from service.http.answers import Answer
+from tests.e2e.serving import Running, wait_until
+from tests.service.engines import NOT_A_NUMBER, POISON, Gate
+from tests.service.images import bomb, plain
+
+
+@pytest.fixture
+def http(running: Running) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=running.url, timeout=20) as client:
+        yield client
+
+
+def inspect(http: httpx.Client, body: bytes, query: str = "", **headers: str) -> httpx.Response:
+    return http.post(
+        f"/v1/inspect?product=tile{query}",
+        content=body,
+        headers={name.replace("_", "-"): value for name, value in headers.items()},
+    )
+
+
+def picture(part: dict[str, Any]) -> Image.Image:
+    return Image.open(BytesIO(b64decode(part["data"])))
+
+
+def test_a_bright_frame_is_ng_with_everything_that_belongs_to_it(http: httpx.Client) -> None:
+    body = plain(200, (40, 60))
+
+    response = inspect(http, body, "&frame_id=part 7", X_Request_Id="line-3/000017")
+
+    assert response.status_code == 200
+    assert response.headers["x-request-id"] == "line-3/000017"
+    answer = response.json()
+    Answer.model_validate(answer, extra="forbid")
+    assert answer["verdict"] == "NG"
+    assert answer["raw_score"] == pytest.approx(200 / 255, rel=1e-5)
+    assert (answer["threshold"], answer["raw_threshold"], answer["version"]) == (0.5, 0.5, 1)
+    assert (answer["frame_id"], answer["request_id"]) == ("part 7", "line-3/000017")
+    assert answer["image"] == {"width": 60, "height": 40, "sha256": sha256(body).hexdigest()}
+    assert [region["area"] for region in answer["regions"]] == [60 * 40]
+    assert set(answer) & {"heatmap", "mask", "overlay"} == {"heatmap", "mask"}
+    heatmap = picture(answer["heatmap"])
+    assert (heatmap.mode, heatmap.size) == ("L", (32, 32))
+    assert np.all(np.asarray(heatmap) == round(255 * answer["score"]))
+    mask = picture(answer["mask"])
+    assert (mask.mode, mask.size) == ("1", (60, 40))
+    assert np.all(np.asarray(mask))
+    timings = answer["timings_ms"]
+    assert timings["total"] == pytest.approx(sum(timings.values()) - timings["total"], abs=5)
+
+
+def test_a_dark_frame_is_ok(http: httpx.Client) -> None:
+    answer = inspect(http, plain(40)).json()
+
+    assert (answer["verdict"], answer["reason"], answer["regions"]) == ("OK", "", [])
+    assert answer["score"] == pytest.approx(40 / 255, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("include", "parts"),
+    [("", set()), ("regions", {"regions"}), ("overlay,mask", {"overlay", "mask"}), ("heatmap", {"heatmap"})],
+)
+def test_include_names_the_parts(http: httpx.Client, include: str, parts: set[str]) -> None:
+    answer = inspect(http, plain(200), f"&include={include}").json()
+
+    assert set(answer) & {"heatmap", "mask", "regions", "overlay"} == parts
+
+
+def test_the_overlay_can_be_had_as_a_picture(http: httpx.Client) -> None:
+    response = inspect(http, plain(200, (40, 60)), Accept="image/png")
+
+    assert response.headers["content-type"] == "image/png"
+    assert response.headers["x-verdict"] == "NG"
+    assert 0.5 < float(response.headers["x-score"]) < 1
+    assert Image.open(BytesIO(response.content)).size == (60, 40)
+
+
+def test_a_form_gives_the_same_answer(http: httpx.Client) -> None:
+    body = plain(99, kind="JPEG")
+    form = {"image": ("part.jpg", body, "image/jpeg"), "note": ("n.txt", b"line 3", "text/plain")}
+
+    response = http.post("/v1/inspect?product=tile", files=form)
+
+    assert response.status_code == 200
+    assert response.json()["image"]["sha256"] == sha256(body).hexdigest()
+    assert response.json()["raw_score"] == inspect(http, body).json()["raw_score"]
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "png", "bmp", "tiff"])
+def test_a_declared_type_that_is_right_is_accepted(http: httpx.Client, kind: str) -> None:
+    assert inspect(http, plain(9, kind=kind), Content_Type=f"image/{kind}").status_code == 200
+
+
+WRONG: dict[str, tuple[int, Callable[[httpx.Client], httpx.Response]]] = {
+    "a text": (400, lambda http: inspect(http, b"not an image")),
+    "a truncated JPEG": (400, lambda http: inspect(http, plain(9, (64, 64), "JPEG")[:-200])),
+    "nothing": (400, lambda http: inspect(http, b"")),
+    "a GIF": (400, lambda http: inspect(http, plain(9, kind="GIF"))),
+    "a PNG declared as JPEG": (415, lambda http: inspect(http, plain(9), Content_Type="image/jpeg")),
+    "a type that is not served": (415, lambda http: inspect(http, plain(9), Content_Type="text/plain")),
+    "no product": (422, lambda http: http.post("/v1/inspect", content=plain(9))),
+    "an unknown parameter": (422, lambda http: inspect(http, plain(9), "&prodct=tile")),
+    "a parameter twice": (422, lambda http: inspect(http, plain(9), "&product=bolt")),
+    "an unknown part": (422, lambda http: inspect(http, plain(9), "&include=soul")),
+    "a version that is no number": (422, lambda http: inspect(http, plain(9), "&version=newest")),
+    "a deadline that is no number": (422, lambda http: inspect(http, plain(9), X_Deadline_Ms="soon")),
+    "a request id that is too long": (422, lambda http: inspect(http, plain(9), X_Request_Id="x" * 129)),
+    "a frame id that is not ASCII": (422, lambda http: inspect(http, plain(9), "&frame_id=%C3%A4")),
+    "an unknown product": (404, lambda http: http.post("/v1/inspect?product=no", content=plain(9))),
+    "a product that is a path": (
+        404,
+        lambda http: http.post("/v1/inspect?product=../tile", content=plain(9)),
+    ),
+    "an unknown version": (404, lambda http: inspect(http, plain(9), "&version=9")),
+    "too many bytes": (413, lambda http: inspect(http, bytes(200_001))),
+    "too many bytes, in chunks": (
+        413,
+        lambda http: http.post("/v1/inspect?product=tile", content=iter([bytes(100_000)] * 3)),
+    ),
+    "too many pixels": (413, lambda http: inspect(http, bomb())),
+    "a frame on which the engine fails": (500, lambda http: inspect(http, plain(POISON))),
+    "a frame that gets no number": (500, lambda http: inspect(http, plain(NOT_A_NUMBER))),
+    "a form without an image": (
+        422,
+        lambda http: http.post("/v1/inspect?product=tile", files={"picture": b"x"}),
+    ),
+    "a form without an end": (
+        422,
+        lambda http: inspect(
+            http,
+            b'--x\r\nContent-Disposition: form-data; name="image"\r\n\r\n',
+            Content_Type="multipart/form-data; boundary=x",
+        ),
+    ),
+    "a form without a boundary": (422, lambda http: inspect(http, b"", Content_Type="multipart/form-data")),
+    "the wrong method": (405, lambda http: http.get("/v1/inspect")),
+    "an unknown path": (404, lambda http: http.get("/v2/inspect")),
+    "no such product to look at": (404, lambda http: http.get("/v1/products/no")),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_is_wrong_is_a_problem_document(http: httpx.Client, case: str) -> None:
+    status, ask = WRONG[case]
+
+    response = ask(http)
+
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    problem = response.json()
+    assert problem["status"] == status
+    assert problem["title"]
+    assert "\n" not in problem["detail"]
+    assert "Traceback" not in response.text
+    if "/v1/inspect" in str(response.url) and status != 405:
+        assert problem["request_id"] == response.headers["x-request-id"]
+
+
+def test_what_is_not_http_is_a_problem_document_too(running: Running) -> None:
+    with connected(running) as connection:
+        connection.sendall(b"\x16\x03\x01 what is this\r\n\r\n")
+        response = connection.makefile("rb").read()
+
+    assert response.startswith(b"HTTP/1.1 400")
+    assert b"application/problem+json" in response
+
+
+def test_a_full_queue_and_a_passed_deadline_are_told_at_once(http: httpx.Client, gate: Gate) -> None:
+    gate.shut()
+    with ThreadPoolExecutor(9) as callers:
+        answers = [callers.submit(inspect, http, plain(9), X_Deadline_Ms="10000")]
+        gate.wait_for_batch()
+        late = inspect(http, plain(9), X_Deadline_Ms="60")
+        answers += [callers.submit(inspect, http, plain(9)) for _ in range(7)]
+        wait_until(lambda: depth(http) == 8)
+        full = inspect(http, plain(9))
+        gate.open()
+        assert [answer.result().status_code for answer in answers] == [200] * 8
+
+    assert late.status_code == 504
+    assert full.status_code == 429
+    assert int(full.headers["retry-after"]) >= 1
+    assert full.json()["title"] == "Too Many Requests"
+
+
+def test_a_caller_that_leaves_frees_its_place(http: httpx.Client, running: Running, gate: Gate) -> None:
+    gate.batches.clear()
+    gate.shut()
+    with ThreadPoolExecutor(1) as callers:
+        stays = callers.submit(inspect, http, plain(1))
+        gate.wait_for_batch()
+        body = plain(2)
+        with connected(running) as connection:
+            connection.sendall(head(len(body)) + body)
+            wait_until(lambda: depth(http) == 2)
+        wait_until(lambda: depth(http) == 1)
+        gate.open()
+        assert stays.result().status_code == 200
+
+    assert gate.batches == [(1,)]
+    assert (
+        'drd_requests_total{door="http",outcome="cancelled",product="tile"} 1.0' in http.get("/metrics").text
+    )
+
+
+def test_a_body_that_does_not_arrive_is_cut_off(running: Running) -> None:
+    with connected(running) as connection:
+        started = time.monotonic()
+        connection.sendall(head(1000) + b"abc")
+        response = connection.makefile("rb").read()
+
+    assert response.startswith(b"HTTP/1.1 408")
+    assert time.monotonic() - started < 5
+
+
+def test_the_deadline_counts_from_the_head_of_the_request(running: Running) -> None:
+    body = plain(2)
+    with connected(running) as connection:
+        connection.sendall(head(len(body), b"X-Deadline-Ms: 100\r\n") + body[:-1])
+        response = connection.makefile("rb").readline()
+
+    assert response.startswith(b"HTTP/1.1 504")
+
+
+def test_connections_are_kept_after_a_refusal(http: httpx.Client) -> None:
+    for _ in range(3):
+        assert inspect(http, b"text").status_code == 400
+        assert inspect(http, plain(5)).status_code == 200
+
+
+def test_products_are_listed_with_their_versions(http: httpx.Client) -> None:
+    products = http.get("/v1/products").json()["products"]
+    one = http.get("/v1/products/tile").json()
+
+    assert [product["name"] for product in products] == ["bolt", "tile"]
+    assert one == products[1]
+    assert (one["state"], one["version"], one["versions"][0]["engine"]) == ("READY", 1, "onnx-f32")
+    assert one["versions"][0]["bundle_digest"] == inspect(http, plain(1)).json()["bundle_digest"]
+
+
+def test_health(http: httpx.Client) -> None:
+    assert http.get("/health/live").json() == {"status": "alive"}
+    assert http.get("/health/ready").json() == {"status": "ready"}
+
+
+def test_the_docs_need_nothing_from_elsewhere(http: httpx.Client) -> None:
+    page = http.get("/docs").text
+
+    assert "http://" not in page
+    assert "https://" not in page
+    for asset in ("swagger-ui-bundle.js", "swagger-ui.css", "favicon.png"):
+        assert f"/docs/assets/{asset}" in page
+        assert http.get(f"/docs/assets/{asset}").status_code == 200
+
+
+def test_the_openapi_document_describes_what_is_served(http: httpx.Client) -> None:
+    document = http.get("/openapi.json").json()
+
+    assert set(document["paths"]) == {
+        "/v1/inspect",
+        "/v1/products",
+        "/v1/products/{name}",
+        "/health/live",
+        "/health/ready",
+        "/metrics",
+    }
+    operation = document["paths"]["/v1/inspect"]["post"]
+    statuses = {str(status) for status, _ in WRONG.values()} - {"405"}
+    assert statuses | {"200", "408", "429", "503", "504"} == set(operation["responses"])
+    answer = document["components"]["schemas"]["Answer"]["properties"]
+    assert set(inspect(http, plain(9), "&include=heatmap,mask,regions,overlay").json()) == set(answer)
+
+
+SERIES = """requests_total verdicts_total request_seconds_bucket stage_seconds_bucket batch_size_bucket
+    queue_depth rejected_total deadline_missed_total score_bucket product_state parity_deviation bundle_info
+    certificate_expiry_seconds ready"""
+
+
+def test_every_metric_of_the_contract_is_scraped(http: httpx.Client) -> None:
+    inspect(http, plain(200))
+    text = http.get("/metrics").text
+
+    for name in SERIES.split():
+        assert f"\ndrd_{name}" in text, name
+    assert 'drd_request_seconds_bucket{door="http",le="0.2",product="tile"}' in text
+    assert "made-up" not in http.get("/metrics").text
+
+
+def test_callers_cannot_make_up_series(http: httpx.Client) -> None:
+    http.post("/v1/inspect?product=made-up", content=plain(9))
+
+    text = http.get("/metrics").text
+    assert "made-up" not in text
+    assert 'drd_requests_total{door="http",outcome="bad_input",product="unknown"}' in text
+
+
+def head(length: int, more: bytes = b"") -> bytes:
+    return b"POST /v1/inspect?product=tile HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n%s\r\n" % (
+        length,
+        more,
+    )
+
+
+def connected(running: Running) -> socket.socket:
+    address = running.service.http[0]
+    return socket.create_connection((address.host, address.port), timeout=20)
+
+
+def depth(http: httpx.Client) -> int:
+    """Frames of `tile` accepted and not yet answered."""
+    (line,) = re.findall(r'^drd_queue_depth{product="tile"} (.*)$', http.get("/metrics").text, re.M)
+    return round(float(line))

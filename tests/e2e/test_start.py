@@ -1,0 +1,133 @@
+"""Starting it as a person does: what it says, and what it says when it can't."""
+
+import shlex
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.bundles import make_bundle
+from tests.e2e.serving import ANYWHERE, drd_serve, process, wait_until
+from tests.service.images import plain
+
+
+def test_the_printed_line_works_as_it_is(tmp_path: Path) -> None:
+    make_bundle(tmp_path)
+
+    with process("--models", tmp_path, "--admin", ANYWHERE, "--http", f"unix:{tmp_path}/camera") as service:
+        curl = service.lines[-1].removeprefix("try").strip()
+        answer = subprocess.run(shlex.split(curl), capture_output=True, text=True, check=True).stdout
+        admin = next(line.split()[1] for line in service.lines if line.startswith("admin"))
+        with httpx.Client(transport=httpx.HTTPTransport(uds=f"{tmp_path}/camera")) as camera:
+            over_unix = camera.post("http://camera/v1/inspect?product=tile", content=plain(200))
+        assert httpx.get(f"{admin}/health/ready").status_code == 200
+        assert "drd_ready 1.0" in httpx.get(f"{admin}/metrics").text
+        assert httpx.post(f"{admin}/v1/inspect?product=tile", content=plain(1)).status_code == 404
+
+    assert '"verdict":"OK"' in answer
+    assert over_unix.json()["verdict"] == "NG"
+    assert any("tile version 1: READY, onnx-f32" in line for line in service.lines)
+
+
+def test_the_environment_does_what_the_options_do(tmp_path: Path) -> None:
+    make_bundle(tmp_path)
+
+    with process(DRD_MODELS=str(tmp_path), DRD_MAX_IMAGE_BYTES="100") as service:
+        response = httpx.post(f"{service.url}/v1/inspect?product=tile", content=bytes(101))
+
+    assert response.status_code == 413
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--models", "nowhere"], "there is no models folder nowhere"),
+        (
+            ["--models", ".", "--http", "127.0.0.1:{taken}", "--grpc", ANYWHERE],
+            "another program listens there",
+        ),
+        (
+            ["--models", ".", "--http", ANYWHERE, "--grpc", "127.0.0.1:{taken}"],
+            "another program listens there",
+        ),
+        (["--models", ".", "--admin", "127.0.0.1:{taken}"], "another program listens there"),
+        (["--models", ".", "--http", "unix:/no/such/folder/socket"], "No such file or directory"),
+    ],
+)
+def test_what_cannot_start_says_so_in_one_line(arguments: list[str], said: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = other.getsockname()[1]
+        ended = drd_serve(*(argument.format(taken=taken) for argument in arguments))
+
+    assert ended.returncode == 1
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("drd-serve: ")
+    assert said in line
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["--models", ".", "--http", "8080"], ["--models", ".", "--speed", "high"]]
+)
+def test_misuse_ends_with_two_and_a_hint(arguments: list[str]) -> None:
+    ended = drd_serve(*arguments)
+
+    assert ended.returncode == 2
+    assert "usage: drd-serve" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_an_empty_models_folder_is_waited_on(tmp_path: Path) -> None:
+    with process("--models", tmp_path, DRD_WATCH_SECONDS="0.05") as service:
+        assert service.lines[-1] == "not ready: no product can be inspected: the models folder is empty"
+        assert httpx.get(f"{service.url}/health/live").status_code == 200
+        unready = httpx.get(f"{service.url}/health/ready")
+        assert (unready.status_code, unready.json()["status"]) == (503, 503)
+        make_bundle(tmp_path)
+        wait_until(lambda: httpx.get(f"{service.url}/health/ready").status_code == 200)
+
+
+def test_a_bundle_with_one_byte_changed_is_refused(tmp_path: Path) -> None:
+    model = make_bundle(tmp_path) / "model.onnx"
+    content = bytearray(model.read_bytes())
+    content[len(content) // 2] ^= 1
+    model.write_bytes(content)
+
+    with process("--models", tmp_path) as service:
+        assert service.lines[-1].startswith("not ready: ")
+        assert "model.onnx is damaged" in service.lines[-1]
+        response = httpx.post(f"{service.url}/v1/inspect?product=tile", content=plain(1))
+        assert (response.status_code, response.headers["content-type"]) == (503, "application/problem+json")
+
+
+def test_golden_frames_that_score_otherwise_are_refused(tmp_path: Path) -> None:
+    make_bundle(tmp_path, golden_scores=(0.0, 0.9, 0.8, 1.0))
+
+    with process("--models", tmp_path) as service:
+        assert "golden" in service.lines[-1]
+
+
+def test_it_runs_where_training_cannot_be_imported(tmp_path: Path) -> None:
+    make_bundle(tmp_path)
+    block = (
+        "import sys\n"
+        "class No:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.partition('.')[0] in {'torch', 'torchvision', 'timm', 'onnx', 'safetensors'}:\n"
+        "            raise ImportError(name)\n"
+        "sys.meta_path.insert(0, No())\n"
+        "import torch\n"
+    )
+    assert (
+        "ImportError: torch"
+        in subprocess.run([sys.executable, "-c", block], capture_output=True, text=True).stderr
+    )
+    (tmp_path / "without").mkdir()
+    (tmp_path / "without" / "sitecustomize.py").write_text(block.removesuffix("import torch\n"))
+
+    with process("--models", tmp_path, PYTHONPATH=f"{tmp_path}/without:{Path.cwd()}") as service:
+        response = httpx.post(f"{service.url}/v1/inspect?product=tile", content=plain(200))
+
+    assert response.json()["verdict"] == "NG"

@@ -1,0 +1,106 @@
+"""What is decoded, what is refused, and as what."""
+
+from io import BytesIO
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from export.bundle import Geometry
+from service.errors import TooLarge, UnlikeDeclared, UnreadableImage
+from service.image import declared_type, decode, decode_rgb
+from service.inspection import Decoded
+from tests.service.images import bomb, encoded, plain
+
+GEOMETRY = Geometry(32, 32)
+
+
+def decoded(body: bytes, declared: str | None = None, max_pixels: int = 1_000_000) -> Decoded:
+    return decode(body, GEOMETRY, declared=declared, max_pixels=max_pixels)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "JPEG"])
+def test_every_served_format_is_recognised_by_its_content(kind: str) -> None:
+    image = decoded(plain(200, (40, 60), kind))
+
+    assert (image.width, image.height) == (60, 40)
+    assert image.pixels.shape == (32, 32, 3)
+    assert np.all(image.pixels == 200)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PPM", "ICO"])
+def test_no_other_format_is_opened(kind: str) -> None:
+    with pytest.raises(UnreadableImage):
+        decoded(plain(200, kind=kind))
+
+
+@pytest.mark.parametrize("body", [b"", b"not an image", plain(9)[:60], plain(9, (64, 64), "JPEG")[:-200]])
+def test_text_and_truncated_images_are_unreadable(body: bytes) -> None:
+    with pytest.raises(UnreadableImage):
+        decoded(body)
+
+
+def test_pixels_are_counted_before_they_are_decoded() -> None:
+    body = bomb()
+    assert len(body) < 20_000
+
+    with pytest.raises(TooLarge):
+        decoded(body, max_pixels=40_000_000)
+
+
+def test_a_bomb_beyond_pillows_own_limit_is_too_large_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+
+    with pytest.raises(TooLarge):
+        decoded(plain(1, (100, 100)), max_pixels=40_000_000)
+
+
+def test_content_unlike_its_declared_type_is_refused() -> None:
+    with pytest.raises(UnlikeDeclared, match="image/png"):
+        decoded(plain(1, kind="JPEG"), declared="image/png")
+    assert decoded(plain(1, kind="JPEG"), declared="image/jpeg").width == 32
+
+
+@pytest.mark.parametrize(
+    ("header", "kind"),
+    [
+        (None, None),
+        ("application/octet-stream", None),
+        ("application/x-www-form-urlencoded", None),
+        ("IMAGE/JPEG; q=1", "image/jpeg"),
+    ],
+)
+def test_types_that_say_nothing_leave_it_to_the_content(header: str | None, kind: str | None) -> None:
+    assert declared_type(header) == kind
+
+
+@pytest.mark.parametrize("header", ["text/plain", "image/gif", "application/json"])
+def test_types_that_are_not_served_are_refused(header: str) -> None:
+    with pytest.raises(UnlikeDeclared):
+        declared_type(header)
+
+
+def test_the_size_is_that_of_the_upright_picture() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    body = encoded(Image.new("RGB", (60, 40)), "JPEG", exif=exif)
+
+    image = decoded(body)
+
+    assert (image.width, image.height) == (40, 60)
+    assert decode_rgb(body, max_pixels=10_000).shape == (60, 40, 3)
+
+
+def test_the_digest_is_that_of_the_sent_bytes() -> None:
+    import hashlib
+
+    body = plain(77)
+    assert decoded(body).sha256 == hashlib.sha256(body).hexdigest()
+
+
+def test_of_a_picture_with_several_pages_the_first_counts() -> None:
+    first, second = (Image.new("RGB", (32, 32), colour) for colour in ((1, 1, 1), (255, 255, 255)))
+    buffer = BytesIO()
+    first.save(buffer, "TIFF", save_all=True, append_images=[second])
+
+    assert np.all(decoded(buffer.getvalue()).pixels == 1)

@@ -1,0 +1,307 @@
+"""The core behind the doors: batches, deadlines, cancellation, failures. Real threads and engines, a gate."""
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.app import Service, open_service
+from service.errors import Busy, DeadlinePassed, InspectionFailed, NotLoaded, NotServing, UnreadableImage
+from service.inspection import Inspection, Request
+from service.settings import Settings
+from tests.bundles import make_bundle
+from tests.service.engines import NOT_A_NUMBER, POISON, Gate
+from tests.service.images import plain
+
+Inspect = Callable[..., Coroutine[Any, Any, Inspection]]
+
+
+@asynccontextmanager
+async def inspecting(models: Path, gate: Gate, **settings: Any) -> AsyncIterator[tuple[Service, Inspect]]:
+    """A service without doors, and a short way to ask it: `inspect(level, product, budget in seconds)`."""
+    given: dict[str, Any] = {
+        "models": models,
+        "http": "",
+        "grpc": "",
+        "lame_duck_seconds": 0,
+        "watch_seconds": 0.02,
+    } | settings
+    async with open_service(Settings(**given), gate.start) as service:
+        await service.load()
+
+        async def inspect(level: int, product: str = "tile", budget: float | None = None) -> Inspection:
+            now = time.monotonic()
+            deadline = None if budget is None else now + budget
+            return await service.inspector.inspect(Request(plain(level), product, now, deadline))
+
+        yield service, inspect
+
+
+def within(seconds: float, work: Coroutine[object, object, None]) -> None:
+    asyncio.run(asyncio.wait_for(work, seconds))
+
+
+async def reached(gate: Gate) -> None:
+    await asyncio.to_thread(gate.wait_for_batch)
+
+
+async def settled(service: Service, frames: int) -> None:
+    """Returns when so many frames are in the queue, decoded."""
+    lanes = [version.lane for version in service.inspector.catalog.versions()]
+    while sum(len(lane.queue) for lane in lanes if lane) != frames:  # noqa: ASYNC110  # threads set no event
+        await asyncio.sleep(0)
+
+
+def test_batches_form_while_the_engine_is_busy(tmp_path: Path) -> None:
+    make_bundle(tmp_path)
+
+    async def work() -> None:
+        gate = Gate()
+        async with inspecting(tmp_path, gate) as (service, inspect):
+            gate.shut()
+            first = asyncio.create_task(inspect(1))
+            await reached(gate)
+            others = [asyncio.create_task(inspect(level)) for level in range(2, 9)]
+            await settled(service, 7)
+            gate.open()
+            answers = await asyncio.gather(first, *others)
+
+        assert sorted(map(len, gate.batches)) == [1, 1, 2, 4]
+        assert [round(255 * answer.reading.raw_score) for answer in answers] == list(range(1, 9))
+        assert answers[0].batch_size == 1
+
+    within(30, work())
+
+
+def test_the_earliest_deadline_goes_first_across_products(tmp_path: Path) -> None:
+    for product in ("bolt", "tile"):
+        make_bundle(tmp_path, product)
+
+    async def work() -> None:
+        gate = Gate()
+        async with inspecting(tmp_path, gate) as (service, inspect):
+            gate.shut()
+            asked = [asyncio.create_task(inspect(1))]
+            await reached(gate)
+            asked += [
+                asyncio.create_task(inspect(20, "tile")),  # none: as if 1 s
+                asyncio.create_task(inspect(30, "bolt", budget=20)),
+                asyncio.create_task(inspect(40, "bolt", budget=0.9)),
+                asyncio.create_task(inspect(50, "tile", budget=0.8)),
+            ]
+            await settled(service, 4)
+            gate.open()
+            await asyncio.gather(*asked)
+
+        assert gate.batches == [(1,), (50, 20), (40, 30)]
+
+    within(30, work())
+
+
+def test_a_frame_that_left_never_reaches_the_engine(tmp_path: Path) -> None:
+    make_bundle(tmp_path)
+
+    async def work() -> None:
+        gate = Gate()
+        async with inspecting(tmp_path, gate, max_queued_frames=3) as (service, inspect):
+            gate.shut()
+            stays = asyncio.create_task(inspect(1))
+            await reached(gate)
+            leaves = asyncio.create_task(inspect(2))
+            also_stays = asyncio.create_task(inspect(3))
+            await settled(service, 2)
+            with pytest.raises(Busy, match="full"):
+                await inspect(4)
+            leaves.cancel()
+            await asyncio.wait([leaves])
+            last = asyncio.create_task(inspect(5))  # into the place that has become free
+            await settled(service, 2)
+            gate.open()
+            await asyncio.gather(stays, also_stays, last)
+
+        assert gate.batches == [(1,), (3, 5)]
+
+    within(30, work())
+
+
+def test_a_deadline_passes_while_the_engine_is_busy(tmp_path: Path) -> None:
+    make_bundle(tmp_path)
+
+    async def work() -> None:
+        gate = Gate()
+        async with inspecting(tmp_path, gate) as (_, inspect):
+            gate.shut()
+            busy = asyncio.create_task(inspect(1))
+            await reached(gate)
+            started = time.monotonic()
+            with pytest.raises(DeadlinePassed):
+                await inspect(2, budget=0.1)
+            assert time.monotonic() - started < 1
+            gate.open()
+            await busy
+
+        assert gate.batches == [(1,)]
+
+    within(30, work())
+
+
+def test_a_deadline_that_cannot_be_met_is_refused_at_once(tmp_path: Path) -> None:
+    make_bundle(tmp_path)
+
+    async def work() -> None:
+        gate = Gate()
+        async with inspecting(tmp_path, gate) as (service, inspect):
+            lane = service.inspector.catalog.lane("tile")
+            for pace in lane.pace.infer.values():
+                pace.seconds = 0.5
+            gate.shut()
+            busy = asyncio.create_task(inspect(1))
+            await reached(gate)
+            with pytest.raises(Busy) as refusal:
+                await inspect(2, budget=0.2)
+            assert refusal.value.reason == "deadline"
+            assert refusal.value.retry_after > 0.1
+            gate.open()
+            await busy
+
+    within(30, work())
+
+
+def test_a_forecast_that_was_wrong_is_unlearned(tmp_path: Path) -> None:
+    make_bundle(tmp_path)
+
+    async def work() -> None:
+        async with inspecting(tmp_path, Gate()) as (service, inspect):
+            for pace in service.inspector.catalog.lane("tile").pace.infer.values():
+                pace.seconds = 50.0
+            answered = 0
+            while not answered:
+                try:
+                    await inspect(2, budget=5)
+                    answered += 1
+                except Busy:
+                    await asyncio.sleep(0.01)
+
+    within(30, work())
+
+
+def test_the_engines_failure_is_its_batchs_only(tmp_path: Path) -> None:
+    make_bundle(tmp_path)
+
+    async def work() -> None:
+        gate = Gate()
+        async with inspecting(tmp_path, gate) as (service, inspect):
+            gate.shut()
+            first = asyncio.create_task(inspect(1))
+            await reached(gate)
+            poisoned = [asyncio.create_task(inspect(level)) for level in (POISON, 2)]
+            await settled(service, 2)
+            gate.open()
+            results = await asyncio.gather(*poisoned, return_exceptions=True)
+            assert [type(result) for result in results] == [InspectionFailed, InspectionFailed]
+            assert (await first).reading.verdict == "OK"
+            assert (await inspect(200)).reading.verdict == "NG"
+
+    within(30, work())
+
+
+def test_not_a_number_fails_its_frame_only(tmp_path: Path) -> None:
+    make_bundle(tmp_path)
+
+    async def work() -> None:
+        gate = Gate()
+        async with inspecting(tmp_path, gate) as (service, inspect):
+            gate.shut()
+            first = asyncio.create_task(inspect(1))
+            await reached(gate)
+            shared = [asyncio.create_task(inspect(level)) for level in (NOT_A_NUMBER, 99)]
+            await settled(service, 2)
+            gate.open()
+            failed, good = await asyncio.gather(*shared, return_exceptions=True)
+            await first
+
+        assert isinstance(failed, InspectionFailed)
+        assert isinstance(good, Inspection)
+        assert good.batch_size == 2
+        assert round(255 * good.reading.raw_score) == 99
+
+    within(30, work())
+
+
+def test_what_was_accepted_is_answered_before_the_engine_is_closed(tmp_path: Path) -> None:
+    make_bundle(tmp_path)
+
+    async def work() -> None:
+        gate = Gate()
+        async with inspecting(tmp_path, gate) as (_, inspect):
+            gate.shut()
+            asked = [asyncio.create_task(inspect(level)) for level in range(1, 8)]
+            await reached(gate)
+            asyncio.get_running_loop().call_later(0.05, gate.open)
+        assert [round(255 * (await answer).reading.raw_score) for answer in asked] == list(range(1, 8))
+        assert len(gate.closed) == 1
+        with pytest.raises(NotServing):
+            await inspect(1)
+
+    within(30, work())
+
+
+def test_nothing_is_swapped_or_lost_under_random_cancels_failures_and_deadlines(tmp_path: Path) -> None:
+    products = [f"product-{number}" for number in range(5)]
+    for product in products:
+        make_bundle(tmp_path, product)
+    chance = random.Random(0)
+    counts = dict.fromkeys(("answered", "cancelled", "failed", "late", "refused"), 0)
+
+    async def ask(inspect: Inspect) -> None:
+        level, product = chance.randrange(1, 256), chance.choice(products)
+        budget = chance.choice((None, None, 5.0, 0.02))
+        asked = asyncio.ensure_future(inspect(level, product, budget))
+        if chance.random() < 0.2:
+            asyncio.get_running_loop().call_later(chance.random() / 50, asked.cancel)
+        try:
+            answer = await asked
+        except asyncio.CancelledError:
+            counts["cancelled"] += 1
+        except InspectionFailed:
+            counts["failed"] += 1
+        except DeadlinePassed:
+            counts["late"] += 1
+        except Busy:
+            counts["refused"] += 1
+        else:
+            counts["answered"] += 1
+            assert (round(255 * answer.reading.raw_score), answer.product) == (level, product)
+            assert level not in (POISON, NOT_A_NUMBER)
+
+    async def caller(inspect: Inspect) -> None:
+        for _ in range(250):
+            await ask(inspect)
+
+    async def work() -> None:
+        async with inspecting(tmp_path, Gate(), workers=3) as (service, inspect):
+            await asyncio.gather(*(caller(inspect) for _ in range(40)))
+            lanes = [service.inspector.catalog.lane(product) for product in products]
+            assert [(lane.frames, len(lane.queue)) for lane in lanes] == [(0, 0)] * 5
+
+    within(120, work())
+    assert sum(counts.values()) == 10_000
+    assert all(counts.values()), counts
+
+
+def test_failures_before_the_queue_keep_their_kind(tmp_path: Path) -> None:
+    make_bundle(tmp_path)
+
+    async def work() -> None:
+        async with inspecting(tmp_path, Gate()) as (service, inspect):
+            with pytest.raises(NotLoaded):
+                await inspect(1, "nothing")
+            with pytest.raises(UnreadableImage):
+                await service.inspector.inspect(Request(b"text", "tile", time.monotonic()))
+
+    within(30, work())
