@@ -1,0 +1,66 @@
+# run · test · test-system · check · bench; `make help` lists them. Set-up happens once and is reused.
+
+VENV    := .venv
+BIN     := $(VENV)/bin
+READY   := $(VENV)/.ready
+PRODUCT := elpv-mono
+DATA    := var/data/$(PRODUCT)
+MODELS  := var/models
+CHECKPOINT := var/checkpoints/$(PRODUCT)
+FIGURES := var/$(PRODUCT).json
+PB      := service/rpc/pb
+
+.DELETE_ON_ERROR:
+.PHONY: help run setup test test-system check format proto lock bench clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+run: $(FIGURES)  ## set up, then train, export, measure and serve the example: solar cells
+	@printf '\n'; cat $(FIGURES:.json=.txt); printf '\n'
+	@exec $(BIN)/drd-serve --models $(MODELS)
+
+setup: $(READY)  ## the virtual environment
+
+$(READY): requirements/dev.txt pyproject.toml
+	python3 -m venv $(VENV)
+	$(BIN)/pip install --disable-pip-version-check --progress-bar off -q -r requirements/dev.txt
+	$(BIN)/pip install --disable-pip-version-check -q --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(DATA): | $(READY)
+	$(BIN)/python -m training.example $@
+
+$(CHECKPOINT)/checkpoint.json: | $(DATA)
+	$(BIN)/drd-train $(DATA) --product $(PRODUCT) --out $(CHECKPOINT) --recipe quick
+
+$(MODELS)/$(PRODUCT)/1/manifest.json: | $(CHECKPOINT)/checkpoint.json
+	$(BIN)/drd-export $(CHECKPOINT) --to $(MODELS) --version 1
+
+$(FIGURES): | $(MODELS)/$(PRODUCT)/1/manifest.json
+	$(BIN)/drd-evaluate $(MODELS)/$(PRODUCT)/1 $(DATA) --json $@ > $(@:.json=.txt)
+
+test: $(READY)  ## the test suite
+	$(BIN)/pytest -m 'not system'
+
+test-system: $(READY)  ## what needs more than this environment: other environments, minutes
+	$(BIN)/pytest -m system
+
+check: $(READY)  ## formatter, linter, strict types, import contracts, generated code
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest -q tests/service/test_generated_code.py
+
+format: $(READY)  ## apply the formatter and what the linter can mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock: $(READY)  ## pin requirements/*.txt anew from pyproject.toml
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra dev pyproject.toml -o requirements/dev.txt
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra service pyproject.toml -o requirements/service.txt
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra service-gpu pyproject.toml -o requirements/service-gpu.txt
+
+clean:  ## remove what `make run` made (the environment stays)
+	rm -rf var
