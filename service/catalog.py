@@ -167,7 +167,7 @@ class Catalog:
             self._retire(before)
 
     def _remove(self, product: Product) -> None:
-        product.versions = [version for version in product.versions if version.lane is not None]
+        product.versions = [version for version in product.versions if version.state != "FAILED"]
         serving, product.serving = product.serving, None
         if serving is not None:
             self._retire(serving)

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 Fingerprint = tuple[tuple[str, int, int, int], ...]
@@ -25,14 +26,13 @@ def scan(models: Path) -> dict[str, dict[int, Fingerprint]]:
 
 
 def _versions(product: Path) -> dict[int, Fingerprint]:
-    try:
-        return {
-            int(version.name): tuple(sorted(_files(version)))
-            for version in product.iterdir()
-            if _VERSION.fullmatch(version.name) and version.is_dir()
-        }
-    except OSError:  # not a folder, or taken away while being looked at
-        return {}
+    versions = dict[int, Fingerprint]()
+    with suppress(FileNotFoundError, NotADirectoryError):  # no folder, or taken away while being looked at
+        for version in product.iterdir():
+            if _VERSION.fullmatch(version.name) and version.is_dir():
+                with suppress(FileNotFoundError):
+                    versions[int(version.name)] = tuple(sorted(_files(version)))
+    return versions
 
 
 def _files(folder: Path) -> Iterator[tuple[str, int, int, int]]:

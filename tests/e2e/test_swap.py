@@ -1,0 +1,158 @@
+"""Versions come and go while the service runs: no answer lost, none from something half loaded."""
+
+import shutil
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.bundles import make_bundle
+from tests.e2e.serving import Running, serving, wait_until
+from tests.service.engines import Gate
+from tests.service.images import plain
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    make_bundle(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def gate() -> Gate:
+    return Gate()
+
+
+@pytest.fixture
+def running(models: Path, gate: Gate) -> Iterator[Running]:
+    with serving(models, gate.start, keep_old_seconds=0.5, watch_seconds=0.02) as service:
+        yield service
+
+
+def inspect(running: Running, query: str = "") -> httpx.Response:
+    return httpx.post(f"{running.url}/v1/inspect?product=tile&include={query}", content=plain(200))
+
+
+def serves(running: Running, version: int) -> bool:
+    return bool(inspect(running).json().get("version") == version)
+
+
+def versions(running: Running) -> dict[int, dict[str, Any]]:
+    product = httpx.get(f"{running.url}/v1/products/tile").json()
+    return {version["version"]: version for version in product["versions"]}
+
+
+def test_a_new_version_takes_over_and_the_old_one_can_be_asked_for_a_while(
+    running: Running, models: Path
+) -> None:
+    make_bundle(models)
+    wait_until(lambda: serves(running, 2))
+    pinned = inspect(running, "&version=1")
+
+    assert (pinned.status_code, pinned.json()["version"]) == (200, 1)
+    wait_until(lambda: list(versions(running)) == [2])
+    assert inspect(running, "&version=1").status_code == 404
+    assert inspect(running, "&version=2").status_code == 200
+
+
+def test_a_version_that_fails_keeps_the_old_one_serving(running: Running, models: Path) -> None:
+    make_bundle(models, golden_scores=(0.0, 0.9, 0.8, 1.0))
+    wait_until(lambda: versions(running).get(2, {}).get("state") == "FAILED")
+
+    assert serves(running, 1)
+    assert "golden" in versions(running)[2]["reason"]
+    metrics = httpx.get(f"{running.url}/metrics").text
+    assert 'drd_product_state{product="tile",state="FAILED",version="2"} 1.0' in metrics
+    assert 'drd_product_state{product="tile",state="READY",version="1"} 1.0' in metrics
+
+
+def test_a_failed_version_is_tried_again_when_it_changes(running: Running, models: Path) -> None:
+    good = make_bundle(models, "elsewhere")
+    (models / "tile" / "2").mkdir()
+    (models / "tile" / "2" / "model.onnx").write_bytes(b"half copied")
+    wait_until(lambda: versions(running).get(2, {}).get("state") == "FAILED")
+    shutil.rmtree(models / "tile" / "2")
+    shutil.rmtree(good)
+    make_bundle(models)
+
+    wait_until(lambda: serves(running, 2))
+
+
+def test_rollback_is_moving_a_folder(running: Running, models: Path) -> None:
+    make_bundle(models)
+    wait_until(lambda: serves(running, 2))
+    (models / "tile" / "2").rename(models / "withdrawn")
+
+    wait_until(lambda: serves(running, 1))
+
+
+def test_a_removed_product_leaves_cleanly(running: Running, models: Path, gate: Gate) -> None:
+    gate.shut()
+    with ThreadPoolExecutor(1) as caller:
+        last = caller.submit(inspect, running)
+        gate.wait_for_batch()
+        shutil.rmtree(models / "tile")
+        wait_until(lambda: versions(running).get(1, {}).get("state") == "DRAINING")
+        assert inspect(running).status_code == 503
+        gate.open()
+        assert last.result().json()["verdict"] == "NG"
+
+    wait_until(lambda: inspect(running).status_code == 404)
+    assert len(gate.closed) == 1
+    assert httpx.get(f"{running.url}/health/ready").status_code == 503
+    metrics = httpx.get(f"{running.url}/metrics").text
+    assert 'drd_product_state{product="tile"' not in metrics
+    assert 'drd_requests_total{door="http",outcome="ok",product="tile"}' in metrics
+
+
+def test_what_is_loaded_stays_when_the_models_folder_vanishes(running: Running, models: Path) -> None:
+    models.rename(models.with_name("gone"))
+
+    looked = threading.Event()
+    for _ in range(10):
+        looked.wait(0.02)
+        assert serves(running, 1)
+    models.with_name("gone").rename(models)
+    make_bundle(models)
+    wait_until(lambda: serves(running, 2))
+
+
+def test_a_folder_that_says_it_is_something_else_is_refused(running: Running, models: Path) -> None:
+    shutil.copytree(models / "tile" / "1", models / "bolt" / "7")
+    url = f"{running.url}/v1/products/bolt"
+    wait_until(lambda: httpx.get(url).json().get("state") == "FAILED")
+
+    assert "the manifest says tile version 1" in httpx.get(url).json()["versions"][0]["reason"]
+
+
+def test_swaps_under_load_lose_nothing(running: Running, models: Path, gate: Gate) -> None:
+    ended = threading.Event()
+
+    def caller() -> int:
+        asked = 0
+        with httpx.Client(base_url=running.url, timeout=20) as http:
+            while not ended.is_set():
+                level = 1 + asked % 12
+                response = http.post("/v1/inspect?product=tile&include=", content=plain(level))
+                assert response.status_code == 200, response.text
+                assert round(255 * response.json()["raw_score"]) == level
+                asked += 1
+        return asked
+
+    with ThreadPoolExecutor(4) as callers:
+        answered = [callers.submit(caller) for _ in range(4)]
+        try:
+            for version in range(2, 22):
+                make_bundle(models, version=version)
+                wait_until(lambda version=version: serves(running, version))  # type: ignore[misc]
+                shutil.rmtree(models / "tile" / str(version - 1))
+        finally:
+            ended.set()
+        assert sum(asked.result() for asked in answered) > 100
+
+    wait_until(lambda: list(versions(running)) == [21])
+    assert len(gate.closed) == 20
