@@ -54,40 +54,40 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--max-false-reject",
-        type=_budget,
+        type=share,
         default=0.01,
         metavar="SHARE",
         help="error budget: the share of good parts that may be rejected (default %(default)s)",
     )
     parser.add_argument(
         "--min-area",
-        type=_count,
+        type=pixels,
         default=0,
         metavar="PIXELS",
         help="a part over the threshold without a region of so many pixels of its picture is REVIEW, not NG "
         "(default %(default)s: any is NG)",
     )
-    parser.add_argument("--version", type=_version, metavar="N", help="version to write (default: the next)")
+    parser.add_argument("--version", type=version, metavar="N", help="version to write (default: the next)")
     parser.add_argument("--engines", metavar="ID,ID…", help="not available yet: the bundle carries onnx-f32")
     parser.add_argument("--roi", metavar="FILE.json", help="not available yet: the whole picture counts")
     return parser
 
 
-def _budget(text: str) -> float:
+def share(text: str) -> float:
     value = float(text)
     if not 0 < value < 0.5:
         raise argparse.ArgumentTypeError(f"{text} is not a share between 0 and 0.5")
     return value
 
 
-def _count(text: str) -> int:
+def pixels(text: str) -> int:
     value = int(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"{text} is not a number of pixels")
     return value
 
 
-def _version(text: str) -> int:
+def version(text: str) -> int:
     value = int(text)
     if not 1 <= value < 2**31:
         raise argparse.ArgumentTypeError(f"{text} is not a version: versions are 1, 2, 3 …")

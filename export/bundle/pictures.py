@@ -32,8 +32,9 @@ def overlay_png(rgb: NDArray[np.uint8], pixel_scores: NDArray[np.float32]) -> by
     return _png(Image.fromarray(overlay))
 
 
-_GREEN = [int(255 * (1 - max(0.0, value / 127.5 - 1))) for value in range(256)]
-_OPACITY = [int(150 * min(1.0, max(0.0, value / 127.5 - 0.5))) for value in range(256)]
+_GREEN = [int(255 * min(1.0, max(0.0, 1.5 - value / 127.5))) for value in range(256)]
+_OPACITY = [int(170 * min(1.0, max(0.0, value / 127.5 - 0.4))) for value in range(256)]
+"""Per grey value: yellow at half the threshold, orange at it, red from one and a half times."""
 
 
 def _grey(pixel_scores: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -43,10 +44,7 @@ def _grey(pixel_scores: NDArray[np.float32]) -> NDArray[np.uint8]:
 def _over_threshold(pixel_scores: NDArray[np.float32], source_size: Size) -> NDArray[np.bool_]:
     """[h, w], each pixel of the sent image as the nearest cell of the map."""
     width, height = source_size
-    rows, columns = (
-        cell_of_source(pixel_scores.shape[0], height),
-        cell_of_source(pixel_scores.shape[1], width),
-    )
+    rows, columns = map(cell_of_source, pixel_scores.shape, (height, width))
     return (pixel_scores >= THRESHOLD)[rows][:, columns]
 
 
