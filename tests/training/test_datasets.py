@@ -1,0 +1,125 @@
+"""The layouts of the field, on small trees of the same shape."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from training.datasets import DatasetError, open_dataset, read_mask
+from training.geometry import Geometry
+
+
+def picture(path: Path, size: tuple[int, int] = (40, 32), value: int = 90, mode: str = "RGB") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, value).save(path)
+
+
+def names(samples: tuple[object, ...]) -> list[str]:
+    return [sample.name for sample in samples]  # type: ignore[attr-defined]
+
+
+def test_mvtec_ad(tmp_path: Path) -> None:
+    root = tmp_path / "bottle"
+    for name in ("001.png", "000.png"):
+        picture(root / "train/good" / name)
+    picture(root / "test/good/000.png")
+    picture(root / "test/crack/000.png")
+    picture(root / "ground_truth/crack/000_mask.png", mode="L")
+    dataset = open_dataset(root)
+    assert (dataset.layout, dataset.product) == ("MVTec AD", "bottle")
+    assert names(dataset.train) == ["train/good/000.png", "train/good/001.png"]
+    crack, good = dataset.test
+    assert (crack.kind, crack.defective, good.kind, good.mask) == ("crack", True, "good", None)
+    assert crack.mask == root / "ground_truth/crack/000_mask.png"
+    assert "MVTec AD layout, 2 good to learn from, test 1 good and 1 defective, 1 masks" in str(dataset)
+
+
+def test_mvtec_layout_without_any_mask_is_image_level_only(tmp_path: Path) -> None:
+    picture(tmp_path / "train/good/0.png")
+    picture(tmp_path / "test/bad/0.png")
+    assert [sample.mask for sample in open_dataset(tmp_path).test] == [None]
+
+
+def test_a_single_missing_mask_is_named(tmp_path: Path) -> None:
+    picture(tmp_path / "train/good/0.png")
+    for name in ("0.png", "1.png"):
+        picture(tmp_path / "test/crack" / name)
+    picture(tmp_path / "ground_truth/crack/0_mask.png", mode="L")
+    with pytest.raises(DatasetError, match=r"1\.png"):
+        open_dataset(tmp_path)
+
+
+def test_btad_with_mixed_suffixes(tmp_path: Path) -> None:
+    root = tmp_path / "03"
+    picture(root / "train/ok/0000.bmp")
+    picture(root / "test/ok/0001.bmp")
+    picture(root / "test/ko/0002.bmp")
+    picture(root / "ground_truth/ko/0002.png", mode="L")
+    dataset = open_dataset(root)
+    assert dataset.layout == "BTAD"
+    assert [(s.kind, s.mask) for s in dataset.test] == [
+        ("ko", root / "ground_truth/ko/0002.png"),
+        ("good", None),
+    ]
+
+
+def visa(root: Path) -> Path:
+    rows = [
+        "object,split,label,image,mask",
+        "pcb1,train,normal,pcb1/Data/Images/Normal/001.JPG,",
+        "pcb1,test,normal,pcb1/Data/Images/Normal/002.JPG,",
+        "pcb1,test,anomaly,pcb1/Data/Images/Anomaly/000.JPG,pcb1/Data/Masks/Anomaly/000.png",
+        "cashew,train,normal,cashew/Data/Images/Normal/001.JPG,",
+    ]
+    (root / "split_csv").mkdir(parents=True)
+    (root / "split_csv/1cls.csv").write_text("\n".join(rows) + "\n")
+    for row in rows[1:]:
+        for name in row.split(",")[3:]:
+            if name:
+                picture(root / name, mode="L")
+    return root
+
+
+def test_visa_reads_the_named_object(tmp_path: Path) -> None:
+    dataset = open_dataset(visa(tmp_path), "pcb1")
+    assert dataset.layout == "VisA"
+    assert names(dataset.train) == ["pcb1/Data/Images/Normal/001.JPG"]
+    assert [(s.defective, s.mask is not None) for s in dataset.test] == [(True, True), (False, False)]
+
+
+def test_visa_without_an_object_lists_them(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="cashew, pcb1"):
+        open_dataset(visa(tmp_path), None)
+
+
+def test_visa_with_a_file_gone_names_it(tmp_path: Path) -> None:
+    (visa(tmp_path) / "pcb1/Data/Masks/Anomaly/000.png").unlink()
+    with pytest.raises(DatasetError, match=r"Masks/Anomaly/000\.png"):
+        open_dataset(tmp_path, "pcb1")
+
+
+def test_a_plain_folder_of_good_images(tmp_path: Path) -> None:
+    for name in ("b.JPG", "a.tif", "c.Bmp"):
+        picture(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("no picture")
+    dataset = open_dataset(tmp_path, "washer")
+    assert (dataset.layout, dataset.product, dataset.test) == ("plain folder", "washer", ())
+    assert names(dataset.train) == ["a.tif", "b.JPG", "c.Bmp"]
+
+
+def test_nothing_usable_says_what_was_looked_for(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="train/good"):
+        open_dataset(tmp_path)
+    with pytest.raises(DatasetError, match="no such folder"):
+        open_dataset(tmp_path / "nowhere")
+
+
+def test_masks_are_any_non_zero_pixel_at_the_network_s_size(tmp_path: Path) -> None:
+    mask = np.zeros((64, 64), np.uint8)
+    mask[16:32, 0:32] = 1
+    Image.fromarray(mask).save(tmp_path / "m.png")
+    read = read_mask(tmp_path / "m.png", Geometry(32, 32))
+    assert read.shape == (32, 32)
+    assert read[8:16, 0:16].all()
+    assert read.sum() == 8 * 16

@@ -1,0 +1,103 @@
+"""Picture → RGB → network input: one rule for every kind of file."""
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from training.geometry import Geometry, UnreadableImage, read_rgb, to_rgb
+
+
+def reread(image: Image.Image, fmt: str, **options: object) -> Image.Image:
+    buffer = io.BytesIO()
+    image.save(buffer, fmt, **options)
+    return Image.open(io.BytesIO(buffer.getvalue()))
+
+
+def colours() -> Image.Image:
+    generator = np.random.default_rng(0)
+    return Image.fromarray(generator.integers(0, 256, (12, 20, 3), np.uint8))
+
+
+@pytest.mark.parametrize("fmt", ["PNG", "BMP", "TIFF"])
+def test_lossless_formats_come_back_to_the_pixel(fmt: str) -> None:
+    assert np.array_equal(to_rgb(reread(colours(), fmt)), np.asarray(colours()))
+
+
+def test_grey_is_repeated() -> None:
+    grey = Image.fromarray(np.arange(240, dtype=np.uint8).reshape(12, 20))
+    rgb = to_rgb(reread(grey, "PNG"))
+    assert rgb.shape == (12, 20, 3)
+    assert all(np.array_equal(rgb[:, :, c], np.asarray(grey)) for c in range(3))
+
+
+@pytest.mark.parametrize("fmt", ["PNG", "TIFF"])
+def test_sixteen_bits_are_scaled_over_their_full_range(fmt: str) -> None:
+    wide = np.array([[0, 128, 257, 32896, 65535]], np.uint16)
+    assert to_rgb(reread(Image.fromarray(wide), fmt))[0, :, 0].tolist() == [0, 0, 1, 128, 255]
+
+
+def test_orientation_of_the_camera_is_undone() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90°
+    turned = reread(colours(), "PNG", exif=exif)
+    assert np.array_equal(to_rgb(turned), np.rot90(np.asarray(colours()), -1))
+
+
+def test_palette_transparency_cmyk_and_one_bit() -> None:
+    red = Image.new("RGB", (4, 3), (255, 0, 0))
+    assert to_rgb(reread(red.convert("P"), "PNG"))[0, 0].tolist() == [255, 0, 0]
+    assert to_rgb(reread(red.convert("P"), "PNG", transparency=0)).shape == (3, 4, 3)
+    assert to_rgb(reread(red.convert("CMYK"), "TIFF"))[0, 0].tolist() == [255, 0, 0]
+    assert to_rgb(reread(Image.new("1", (4, 3), 1), "PNG"))[0, 0].tolist() == [255, 255, 255]
+
+
+def test_floating_point_is_refused_and_the_cure_named() -> None:
+    with pytest.raises(UnreadableImage, match="8 or 16 bits"):
+        to_rgb(reread(Image.new("F", (4, 3), 0.5), "TIFF"))
+
+
+def test_unreadable_files_are_named(tmp_path: Path) -> None:
+    (tmp_path / "notes.png").write_text("not a picture")
+    whole = io.BytesIO()
+    colours().resize((200, 200)).save(whole, "JPEG")
+    (tmp_path / "cut.jpg").write_bytes(whole.getvalue()[:-500])
+    colours().save(tmp_path / "other.gif")
+    for name in ("notes.png", "cut.jpg", "other.gif", "missing.png"):
+        with pytest.raises(UnreadableImage, match=name):
+            read_rgb(tmp_path / name)
+
+
+@pytest.mark.parametrize("size", [(64, 96), (320, 256)])
+@pytest.mark.parametrize(("rule", "antialias"), [("bilinear", True), ("bilinear-point", False)])
+def test_filters_are_torch_s_with_and_without_antialiasing(
+    size: tuple[int, int], rule: str, antialias: bool
+) -> None:
+    rgb = np.random.default_rng(1).integers(0, 256, (150, 210, 3), np.uint8)
+    ours = Geometry(*size, filter="bilinear" if rule == "bilinear" else "bilinear-point").apply(rgb)
+    tensor = torch.from_numpy(rgb).permute(2, 0, 1)[None].float()
+    theirs = F.interpolate(tensor, size, mode="bilinear", antialias=antialias, align_corners=False)
+    difference = np.abs(ours.astype(float) - theirs[0].permute(1, 2, 0).numpy())
+    assert difference.max() <= 1.01
+    assert difference.mean() < 0.5
+
+
+def test_a_picture_of_the_right_size_is_left_alone() -> None:
+    rgb = np.random.default_rng(1).integers(0, 256, (64, 32, 3), np.uint8)
+    assert np.array_equal(Geometry(64, 32).apply(rgb), rgb)
+
+
+def test_sizes_that_the_network_cannot_take_are_refused() -> None:
+    with pytest.raises(ValueError, match="multiples of 32"):
+        Geometry(100, 64)
+
+
+def test_geometry_needs_no_torch() -> None:
+    code = "import sys; sys.modules['torch'] = None; import training.geometry, training.splits"
+    subprocess.run([sys.executable, "-c", code], check=True)

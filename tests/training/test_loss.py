@@ -1,0 +1,94 @@
+"""The losses against values worked out by hand."""
+
+import math
+
+import pytest
+import torch
+
+from training.loss import (
+    distillation_loss,
+    image_distance,
+    mine,
+    position_distance,
+    restoration_loss,
+    segmentation_loss,
+    segmentation_target,
+)
+from training.recipe import Recipe
+
+# Two positions, two channels: [N=1, C=2, h=1, w=2]. Channel vectors (1,0) and (0,1) in the teacher;
+# (1,1) and (0,1) in the student.
+TEACHER = torch.tensor([[[[1.0, 0.0]], [[0.0, 1.0]]]])
+STUDENT = torch.tensor([[[[1.0, 0.0]], [[1.0, 1.0]]]])
+
+
+def recipe(**fields: object) -> Recipe:
+    return Recipe.model_validate(fields)
+
+
+def test_position_distance_is_the_mean_over_positions() -> None:
+    # cos = 1/√2 at the first position, 1 at the second
+    assert position_distance(TEACHER, STUDENT).item() == pytest.approx((1 - 1 / math.sqrt(2)) / 2, abs=1e-6)
+
+
+def test_channel_distance_is_the_mean_over_channels() -> None:
+    # channel 0: (1,0)·(1,0) → cos 1; channel 1: (0,1)·(1,1) → cos 1/√2
+    expected = (1 - 1 / math.sqrt(2)) / 2
+    assert image_distance(TEACHER, STUDENT, "channel").item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_flat_distance_is_one_cosine_over_everything() -> None:
+    # dot = 2, norms √2 and √3
+    assert image_distance(TEACHER, STUDENT, "flat").item() == pytest.approx(1 - 2 / math.sqrt(6), abs=1e-6)
+
+
+def test_distillation_weighs_and_sums_levels() -> None:
+    fields = recipe(position_weight=2.0, image_weight=3.0, image_term="flat")
+    one = 2 * (1 - 1 / math.sqrt(2)) / 2 + 3 * (1 - 2 / math.sqrt(6))
+    loss = distillation_loss(fields, [TEACHER, TEACHER], [STUDENT, STUDENT])
+    assert loss.item() == pytest.approx(2 * one, abs=1e-6)
+
+
+def test_restoration_pulls_towards_the_clean_features() -> None:
+    fields = recipe(restoration_weight=0.5)
+    assert restoration_loss(fields, [TEACHER], [TEACHER]).item() == pytest.approx(0, abs=1e-6)
+    assert restoration_loss(fields, [TEACHER], [STUDENT]).item() == pytest.approx(
+        0.5 * (1 - 2 / math.sqrt(6)), abs=1e-6
+    )
+
+
+def test_segmentation_compares_the_mean_map_with_the_target() -> None:
+    fields = recipe(segmentation_weight=0.1)
+    target = torch.tensor([[[1.0, 0.0]]])
+    first = 1 - 1 / math.sqrt(2)
+    loss = segmentation_loss(fields, [TEACHER, TEACHER], [STUDENT, TEACHER], target)
+    assert loss.item() == pytest.approx(0.1 * (abs(first / 2 - 1) + 0) / 2, abs=1e-6)
+
+
+def test_grey_pastes_have_a_target_under_mask_but_hardly_one_under_rgb_cos() -> None:
+    normal = torch.full((1, 2, 2, 3), 0.4)
+    pseudo = normal.clone()
+    pseudo[0, 0, 0] = 0.9
+    mask = torch.zeros(1, 2, 2, dtype=torch.bool)
+    mask[0, 0, 0] = True
+    by_mask = segmentation_target(recipe(segmentation_target="mask"), normal, pseudo, mask)
+    by_colour = segmentation_target(recipe(segmentation_target="rgb_cos"), normal, pseudo, mask)
+    assert by_mask[0, 0, 0] == 1
+    assert by_mask.sum() == 1
+    assert by_colour.abs().max() < 1e-6
+
+
+def test_mining_keeps_the_values_and_damps_the_gradient_of_easy_positions() -> None:
+    student = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    teacher = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+    mined = mine(teacher, student, 0.75)
+    torch.autograd.backward(mined.sum())
+    assert torch.allclose(mined, student)
+    assert student.grad is not None
+    gradient = student.grad[:, 0].flatten()
+    distance = (1 - torch.cosine_similarity(teacher, student, dim=1)).detach().flatten()
+    damped = gradient < 0.5
+    assert torch.allclose(gradient[damped], torch.tensor(0.1))
+    assert torch.allclose(gradient[~damped], torch.tensor(1.0))
+    assert int(damped.sum()) == round(0.75 * 32) - 1
+    assert distance[damped].max() < distance[~damped].min()

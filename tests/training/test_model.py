@@ -1,0 +1,152 @@
+"""The network: shapes, widths asked of the backbone, nothing computed that is not used."""
+
+import pytest
+import torch
+
+from training.model.drd import DRD
+from training.model.heatmap import Heatmap, ScoreRule, distances
+from training.model.teacher import BackboneError, Teacher
+from training.recipe import Recipe
+
+MILLION = 1e6
+
+
+def frames(count: int = 2, size: int = 64) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (count, size, size, 3), generator=generator, dtype=torch.uint8)
+
+
+def parameters(module: torch.nn.Module) -> float:
+    return round(sum(p.numel() for p in module.parameters()) / MILLION, 1)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "shapes", "embedding"),
+    [
+        ("resnet18", [(64, 64), (128, 32), (256, 16)], (512, 8)),
+        ("tf_efficientnet_lite0", [(24, 64), (40, 32), (112, 16)], (224, 8)),
+        ("resnet50", [(256, 64), (512, 32), (1024, 16)], (2048, 8)),
+    ],
+)
+def test_shapes_are_those_of_the_paper_s_table(
+    backbone: str, shapes: list[tuple[int, int]], embedding: tuple[int, int]
+) -> None:
+    drd = DRD(Teacher(backbone), Recipe()).eval()
+    with torch.inference_mode():
+        features = drd.teacher(frames(1, 256))
+        assert [(f.shape[1], f.shape[2]) for f in features] == shapes
+        assert drd.bottleneck(features).shape == (1, embedding[0], embedding[1], embedding[1])
+        assert [r.shape for r in drd.restore(features)] == [f.shape for f in features]
+        heatmap, score = drd(frames(2, 256))
+    assert (heatmap.shape, heatmap.dtype) == ((2, 256, 256), torch.float32)
+    assert (score.shape, score.dtype) == ((2,), torch.float32)
+
+
+def test_wide_resnet50_has_the_paper_s_parameter_counts() -> None:
+    drd = DRD(Teacher("wide_resnet50_2"), Recipe())
+    assert parameters(drd.bottleneck.fusion) == 48.4
+    assert parameters(drd.bottleneck.embedding) == 42.0
+    assert parameters(drd.student) == 24.9
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "tf_efficientnet_lite0", "test_resnet"])
+def test_the_teacher_holds_no_layer_above_the_third_level(backbone: str) -> None:
+    teacher = Teacher(backbone).requires_grad_()
+    torch.autograd.backward(sum(f.square().sum() for f in teacher(frames())))
+    unused = [name for name, p in teacher.named_parameters() if p.grad is None]
+    assert unused == []
+
+
+@pytest.mark.parametrize("fusion", ["mfcf", "mff"])
+def test_every_learned_tensor_takes_part(fusion: str) -> None:
+    drd = DRD(Teacher("test_resnet"), Recipe.model_validate({"fusion": fusion, "height": 64, "width": 64}))
+    torch.autograd.backward(sum(level.sum() for level in drd.level_maps(frames())))
+    learned = [*drd.bottleneck.named_parameters(), *drd.student.named_parameters()]
+    assert [name for name, p in learned if p.grad is None] == []
+
+
+def test_sizes_need_not_be_square() -> None:
+    drd = DRD(Teacher("test_resnet"), Recipe(height=64, width=160)).eval()
+    heatmap, _ = drd(torch.zeros(1, 64, 160, 3, dtype=torch.uint8))
+    assert heatmap.shape == (1, 64, 160)
+
+
+def test_standardised_channels_have_mean_0_and_variance_1() -> None:
+    teacher = Teacher("test_resnet")
+    teacher.standardise([frames(3), frames(2)])
+    with torch.inference_mode():
+        for level in teacher(torch.cat([frames(3), frames(2)])):
+            channels = level.transpose(0, 1).flatten(1)
+            live = channels.std(1) > 1e-3  # a channel that is constant stays so
+            assert channels.mean(1).abs().max() < 1e-3
+            assert torch.allclose(channels.std(1)[live], torch.ones(int(live.sum())), atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "message"), [("resnet81", "not a timm model"), ("vit_tiny_patch16_224", "strides 4, 8 and 16")]
+)
+def test_unusable_backbones_say_why(backbone: str, message: str) -> None:
+    with pytest.raises(BackboneError, match=message):
+        Teacher(backbone)
+
+
+def levels(peak: float) -> list[torch.Tensor]:
+    """Flat maps for 64×64 frames, with one hot position in the second image of the finest level."""
+    maps = [torch.full((2, side, side), 0.1) for side in (16, 8, 4)]
+    maps[0][1, 5, 11] = peak
+    return maps
+
+
+def test_distance_is_one_minus_cosine() -> None:
+    a, b = torch.tensor([[[[1.0]], [[0.0]]]]), torch.tensor([[[[1.0]], [[1.0]]]])
+    assert distances([a], [b])[0].item() == pytest.approx(1 - 2**-0.5, abs=1e-6)
+
+
+def test_the_heat_is_where_the_distance_is_and_only_in_its_image() -> None:
+    heatmap, score = Heatmap(64, 64)(levels(2.0))
+    assert torch.allclose(heatmap[0], torch.full((64, 64), 0.1))
+    y, x = divmod(int(heatmap[1].argmax()), 64)
+    assert abs(y - 4 * 5 - 1.5) <= 1
+    assert abs(x - 4 * 11 - 1.5) <= 1
+    assert score[1] == heatmap[1].max()
+    assert score[0] == pytest.approx(0.1)
+
+
+def test_an_image_scores_alike_in_any_company() -> None:
+    drd = DRD(Teacher("test_resnet"), Recipe(height=64, width=64)).eval()
+    with torch.inference_mode():
+        together, alone = drd(frames(4))[1], torch.cat([drd(f[None])[1] for f in frames(4)])
+    assert torch.allclose(together, alone, atol=1e-5)
+
+
+def test_outside_the_region_of_interest_nothing_counts() -> None:
+    module = Heatmap(64, 64)
+    module.roi[:, 32:] = 0
+    heatmap, score = module(levels(2.0))
+    assert (heatmap[:, :, 32:] == 0).all()
+    assert score[1] == heatmap[1, :, :32].max()
+    assert score[1] < 0.3
+
+
+def test_top_share_is_the_mean_of_the_hottest_pixels() -> None:
+    plain, top = Heatmap(64, 64), Heatmap(64, 64, ScoreRule(top=1.0))
+    heatmap, score = top(levels(2.0))
+    assert torch.allclose(score, heatmap.mean((1, 2)), atol=1e-6)
+    assert score[1] < plain(levels(2.0))[1][1]
+
+
+def test_the_paper_s_factor_is_the_peak_of_the_least_varying_level() -> None:
+    maps = levels(2.0)
+    maps[1][1] = 0.3  # no variance at all in the second level of the second image
+    plain, factor = Heatmap(64, 64)(maps)[1], Heatmap(64, 64, ScoreRule(factor=True))(maps)[1]
+    assert factor[1] == pytest.approx(float(plain[1]) * 1.3, rel=1e-5)
+
+
+@pytest.mark.parametrize("normalisation", ["level", "position"])
+def test_normalisation_brings_normal_distances_to_zero(normalisation: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    normal = [torch.rand(40, side, side, generator=generator) * (k + 1) for k, side in enumerate((16, 8, 4))]
+    module = Heatmap(64, 64, ScoreRule.model_validate({"normalisation": normalisation}))
+    module.fit(normal)
+    heatmap, _ = module(normal)
+    assert heatmap.mean().abs() < 0.05

@@ -1,0 +1,47 @@
+"""Pseudo-abnormal frames: seeded, damaged where the mask says and nowhere else."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from training.synthesis import Preset, synthesise
+
+
+def good_frames(count: int = 4, size: tuple[int, int] = (64, 96)) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(40, 200, (count, *size, 3), generator=generator, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("preset", ["drd", "mix"])
+@given(seed=st.integers(0, 2**62))
+@settings(max_examples=30, deadline=None)
+def test_only_the_mask_is_damaged(preset: Preset, seed: int) -> None:
+    good = good_frames()
+    damaged, mask = synthesise(good, preset, range(seed, seed + 4))
+    assert damaged.dtype == torch.float32
+    assert torch.isfinite(damaged).all()
+    assert torch.equal(damaged[~mask], good.float()[~mask])
+    assert mask.flatten(1).any(1).all()
+    assert not mask.flatten(1).all(1).any()
+
+
+@pytest.mark.parametrize("preset", ["drd", "mix"])
+def test_the_seed_decides(preset: Preset) -> None:
+    good = good_frames()
+    first, again, other = (synthesise(good, preset, [s, s + 1, s + 2, s + 3])[0] for s in (7, 7, 8))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_drd_pastes_patch_plus_a_fifth_of_what_was_there_unclipped() -> None:
+    good = torch.full((1, 64, 64, 3), 240, dtype=torch.uint8)
+    damaged, mask = synthesise(good, "drd", [5])
+    assert damaged[mask].unique().tolist() == [288.0]  # 240 + 0.2 · 240
+
+
+def test_mix_stays_in_range() -> None:
+    damaged, _ = synthesise(good_frames(16), "mix", range(16))
+    assert damaged.min() >= 0
+    assert damaged.max() <= 255
