@@ -17,7 +17,15 @@ def heatmap_png(pixel_scores: NDArray[np.float32]) -> bytes:
 
 def mask_png(pixel_scores: NDArray[np.float32], source_size: Size) -> bytes:
     """1-bit, of the sent image's size: white where `pixel_scores` [H, W] are at or over the threshold."""
-    return _png(Image.fromarray(_over_threshold(pixel_scores, source_size)))
+    width, height = source_size
+    rows, columns = (
+        cell_of_source(pixel_scores.shape[0], height),
+        cell_of_source(pixel_scores.shape[1], width),
+    )
+    bits = np.packbits((pixel_scores >= THRESHOLD)[:, columns], axis=1)[
+        rows
+    ]  # packed before it grows in height
+    return _png(Image.frombytes("1", source_size, bits.tobytes()))
 
 
 def overlay_png(rgb: NDArray[np.uint8], pixel_scores: NDArray[np.float32]) -> bytes:

@@ -1,6 +1,7 @@
 """From heatmap and raw score to a verdict: thresholds were fitted on exactly what is thresholded here."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -83,39 +84,51 @@ def judge(score: float, guard_band: float) -> tuple[Verdict, Reason]:
 
 def find_regions(pixel_scores: NDArray[np.float32], source_size: Size) -> tuple[Region, ...]:
     """Connected areas, diagonals included, of `pixel_scores` [H, W] at or over the threshold."""
-    labels, count = ndimage.label(pixel_scores >= THRESHOLD, structure=np.ones((3, 3)))
-    if not count:
+    over = pixel_scores >= THRESHOLD
+    if not over.any():
         return ()
-    index = np.arange(1, count + 1)
-    areas = ndimage.sum_labels(_source_pixels(pixel_scores.shape, source_size), labels, index)
-    peaks = ndimage.maximum(pixel_scores, labels, index)
-    regions = (
-        _region(box, float(area), float(peak), pixel_scores.shape, source_size)
-        for box, area, peak in zip(ndimage.find_objects(labels), areas, peaks, strict=True)
-    )
+    labels, _ = ndimage.label(over, structure=np.ones((3, 3)))
+    rows, columns = _source_pixels(pixel_scores.shape, source_size)
+    regions = list[Region]()
+    for label, box in enumerate(
+        ndimage.find_objects(labels), 1
+    ):  # within its box only: maps are mostly empty
+        inside = labels[box] == label
+        area = rows[box[0]] @ inside @ columns[box[1]]
+        peak = pixel_scores[box][inside].max()
+        regions.append(_region(box, int(area), float(peak), pixel_scores.shape, source_size))
     return tuple(sorted(regions, key=lambda region: -region.peak))
 
 
+@lru_cache(maxsize=64)
 def cell_of_source(cells: int, pixels: int) -> NDArray[np.intp]:
     """For each of `pixels` along a side of the sent image, the nearest of the map's `cells`; int [pixels]."""
-    return (2 * np.arange(pixels) + 1) * cells // (2 * pixels)
+    nearest = (2 * np.arange(pixels) + 1) * cells // (2 * pixels)
+    nearest.flags.writeable = False  # shared: cameras send the same size again and again
+    return nearest
 
 
 def _region_at_peak(pixel_scores: NDArray[np.float32], source_size: Size) -> Region:
     row, column = (int(i) for i in np.unravel_index(np.argmax(pixel_scores), pixel_scores.shape))
-    area = _source_pixels(pixel_scores.shape, source_size)[row, column]
+    rows, columns = _source_pixels(pixel_scores.shape, source_size)
     box = slice(row, row + 1), slice(column, column + 1)
-    return _region(box, float(area), float(pixel_scores[row, column]), pixel_scores.shape, source_size)
+    return _region(
+        box,
+        int(rows[row] * columns[column]),
+        float(pixel_scores[row, column]),
+        pixel_scores.shape,
+        source_size,
+    )
 
 
 def _region(
-    box: tuple[slice, ...], area: float, peak: float, cells: tuple[int, ...], source_size: Size
+    box: tuple[slice, ...], area: int, peak: float, cells: tuple[int, ...], source_size: Size
 ) -> Region:
     (y, height), (x, width) = (
         _span(side, count, pixels)
         for side, count, pixels in zip(box, cells, reversed(source_size), strict=True)
     )
-    return Region(x, y, width, height, max(1, round(area)), peak)
+    return Region(x, y, width, height, max(1, area), peak)
 
 
 def _span(side: slice, cells: int, pixels: int) -> tuple[int, int]:
@@ -125,9 +138,8 @@ def _span(side: slice, cells: int, pixels: int) -> tuple[int, int]:
     return first, max(1, int(end) - first)
 
 
-def _source_pixels(cells: tuple[int, ...], source_size: Size) -> NDArray[np.float64]:
-    """How many pixels of the sent image each cell of the map stands for; [H, W]."""
+def _source_pixels(cells: tuple[int, ...], source_size: Size) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """How many rows and columns of the sent image each row [H] and column [W] of the map stands for."""
     width, height = source_size
     rows = np.bincount(cell_of_source(cells[0], height), minlength=cells[0])
-    columns = np.bincount(cell_of_source(cells[1], width), minlength=cells[1])
-    return np.outer(rows, columns).astype(np.float64)
+    return rows, np.bincount(cell_of_source(cells[1], width), minlength=cells[1])
