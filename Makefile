@@ -10,7 +10,6 @@ CHECKPOINT := var/checkpoints/$(PRODUCT)
 FIGURES := var/$(PRODUCT).json
 PB      := service/rpc/pb
 
-.DELETE_ON_ERROR:
 .PHONY: help run setup test test-system check format proto lock bench clean
 
 help:  ## this list
@@ -38,7 +37,8 @@ $(MODELS)/$(PRODUCT)/1/manifest.json: | $(CHECKPOINT)/checkpoint.json
 	$(BIN)/drd-export $(CHECKPOINT) --to $(MODELS) --version 1
 
 $(FIGURES): | $(MODELS)/$(PRODUCT)/1/manifest.json
-	$(BIN)/drd-evaluate $(MODELS)/$(PRODUCT)/1 $(DATA) --json $@ > $(@:.json=.txt)
+	$(BIN)/drd-evaluate $(MODELS)/$(PRODUCT)/1 $(DATA) --json $@.part | tee $(@:.json=.txt)
+	@mv $@.part $@
 
 test: $(READY)  ## the test suite
 	$(BIN)/pytest -m 'not system'
