@@ -8,8 +8,8 @@ import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
-from fastapi import FastAPI
 from PIL import Image
+from starlette.types import ASGIApp
 
 from export.bundle import Bundle
 from service.catalog import Start
@@ -42,8 +42,8 @@ class Service:
         ends.callback(self.inspector.close)
         ends.push_async_callback(self.inspector.catalog.close)
         if settings.admin is not None:
-            app = make_admin_app(self.inspector.life, self.metrics)
-            admin, self.admin = await self._serve(app, (settings.admin,))
+            health = make_admin_app(self.inspector.life, self.metrics)
+            admin, self.admin = await self._serve(health, (settings.admin,))
             ends.push_async_callback(admin.stop, 1)
         if settings.http:
             app = make_app(self.inspector, self.metrics, settings)
@@ -97,7 +97,7 @@ class Service:
             await self._grpc.show(ready=self.inspector.life.ready)
 
     async def _serve(
-        self, app: FastAPI, addresses: tuple[Address, ...]
+        self, app: ASGIApp, addresses: tuple[Address, ...]
     ) -> tuple[HttpServer, tuple[Address, ...]]:
         async with AsyncExitStack() as opened:
             sockets = [opened.enter_context(listen(address)) for address in addresses]
@@ -118,10 +118,10 @@ async def open_service(settings: Settings, start: Start = Bundle.start) -> Async
         yield service
 
 
-async def run(settings: Settings, announce: Callable[[Service], None]) -> None:
+async def run(settings: Settings, announce: Callable[[Service], None], start: Start = Bundle.start) -> None:
     """Serves until SIGTERM or SIGINT; a second one hurries. `announce` comes when products are loaded."""
     told_to_end = asyncio.Event()
-    async with open_service(settings) as service:
+    async with open_service(settings, start) as service:
 
         def on_signal() -> None:
             if told_to_end.is_set():

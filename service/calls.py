@@ -4,7 +4,6 @@ import asyncio
 import logging
 import secrets
 import time
-from dataclasses import asdict
 from types import TracebackType
 from typing import Literal, Self
 
@@ -59,13 +58,13 @@ class Call:
             "product": self.product,
         }
         if self.inspection is not None:
-            reading, timings = self.inspection.reading, asdict(self.inspection.timings)
+            reading = self.inspection.reading
             facts |= {
                 "version": self.inspection.version,
                 "verdict": reading.verdict,
                 "score": round(reading.score, 4),
+                "timings_ms": self.inspection.timings.milliseconds(),
             }
-            facts["timings_ms"] = {stage: round(1000 * seconds, 2) for stage, seconds in timings.items()}
         return facts
 
 

@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(f"there is no models folder {settings.models}")
     set_up_logs(settings.log_level)
     try:
-        uvloop.run(run(settings, _announce))
+        uvloop.run(run(settings, announce))
     except CannotListen as error:
         return _fail(str(error))
     return 0
@@ -59,7 +59,7 @@ _EPILOG = """ADDRESS is HOST:PORT or unix:PATH. Every option may be given in the
 environment instead, as DRD_MODELS, DRD_HTTP and so on (addresses separated by commas)."""
 
 
-def _announce(service: Service) -> None:
+def announce(service: Service) -> None:
     """Tells a person where to go, and one line to try."""
     for title, addresses in (("HTTP", service.http), ("gRPC", service.grpc), ("admin", service.admin)):
         for address in addresses:

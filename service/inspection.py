@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from export.bundle import FrameStatistics, Reading
 from service.errors import BadParameter
 
+STAGES = ("decode", "queue", "infer", "post", "encode")
 Part = Literal["heatmap", "mask", "regions", "overlay"]
 PARTS: tuple[Part, ...] = ("heatmap", "mask", "regions", "overlay")
 _ID = re.compile(r"[\x20-\x7e]{0,128}")
@@ -27,6 +28,10 @@ class Timings:
     post: float = 0.0
     encode: float = 0.0
     total: float = 0.0
+
+    def milliseconds(self) -> dict[str, float]:
+        """By stage, as they are answered and logged."""
+        return {stage: round(1000 * getattr(self, stage), 3) for stage in (*STAGES, "total")}
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,6 @@
 """Every series there is, on a registry of its own. Latencies are in seconds, an edge lies at the takt."""
 
 from collections.abc import Iterable
-from dataclasses import astuple
 
 from prometheus_client import (
     CollectorRegistry,
@@ -17,11 +16,10 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from export.bundle import BATCH_SIZES
 from service.errors import Outcome
-from service.inspection import Inspection
+from service.inspection import STAGES, Inspection
 from service.lane import Lane
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
-STAGES = ("decode", "queue", "infer", "post", "encode")
 STATES = ("STARTING", "READY", "DRAINING", "FAILED")
 UNKNOWN = "unknown"
 """The product of requests that name none there is: callers can't make up series."""
@@ -89,8 +87,8 @@ class Metrics:
         self.verdicts.labels(product, inspection.reading.verdict).inc()
         self.score.labels(product).observe(inspection.reading.score)
         self.request_seconds.labels(product, door).observe(timings.total)
-        for stage, seconds in zip(STAGES, astuple(timings), strict=False):
-            self.stage_seconds.labels(product, stage).observe(seconds)
+        for stage in STAGES:
+            self.stage_seconds.labels(product, stage).observe(getattr(timings, stage))
 
     def show(self, product: str, versions: Iterable[tuple[int, str, Lane | None]]) -> None:
         """Shows what there is of `product`: number, state and, where loaded, the lane of each version."""

@@ -1,7 +1,6 @@
 """What the HTTP door answers, as documented, and how an inspection becomes that."""
 
 from base64 import b64encode
-from dataclasses import asdict
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
@@ -112,17 +111,15 @@ def answer_of(inspection: Inspection, request_id: str, frame_id: str) -> dict[st
         "raw_score": reading.raw_score,
         "raw_threshold": inspection.raw_threshold,
         "image": {"width": image.width, "height": image.height, "sha256": image.sha256},
-        "timings_ms": milliseconds(inspection),
+        "timings_ms": inspection.timings.milliseconds(),
         "batch_size": inspection.batch_size,
     }
     if "regions" in inspection.parts:
-        answer["regions"] = [asdict(region) for region in reading.regions]
+        answer["regions"] = [
+            {"x": r.x, "y": r.y, "width": r.width, "height": r.height, "area": r.area, "peak": r.peak}
+            for r in reading.regions
+        ]
     return answer | {part: _picture(png) for part, png in inspection.pictures.items()}
-
-
-def milliseconds(inspection: Inspection) -> dict[str, float]:
-    """The timings as they go over the wire."""
-    return {stage: round(1000 * seconds, 3) for stage, seconds in asdict(inspection.timings).items()}
 
 
 def products_of(catalog: Catalog, product: str | None = None) -> list[Product]:
