@@ -9,10 +9,11 @@ from contextlib import contextmanager
 
 from service.errors import Busy, DeadlinePassed
 from service.lane import Frame, Stage
-from service.pace import Average
 
 _PROBE_SECONDS = 1.0
-_LEAST, _MOST = 0.5, 4.0
+_FEW = 0.05  # the share of frames that may be let in and come late
+_STEP = 0.05
+_LEAST, _MOST = 0.25, 4.0
 
 
 class Holding:
@@ -40,8 +41,7 @@ class Admission:
         self.bytes = 0
         self._workers = workers
         self._frames = set[Frame]()
-        self._bias = Average()  # of measured over forecast time: what the model does not know, it learns here
-        self._bias.learn(1.0)
+        self._caution = 1.0  # measured over forecast time: what the model does not know is learned here
         self._last_probe = 0.0
 
     @contextmanager
@@ -77,15 +77,19 @@ class Admission:
         if frame.request.deadline is None:
             return 0.0
         forecast = self._forecast(frame)
-        late = time.monotonic() + forecast * self._bias.seconds - frame.request.deadline
+        late = time.monotonic() + forecast * self._caution - frame.request.deadline
         if late > 0 and not self._probes():
             raise Busy("the deadline can't be met", reason="deadline", retry_after=late)
         return forecast
 
     def _learn(self, frame: Frame, forecast: float) -> None:
-        if forecast:
-            ratio = (time.monotonic() - frame.request.arrived) / forecast
-            self._bias.learn(min(max(ratio, _LEAST), _MOST))
+        """Moves `_caution` to where it is enough for all but a few of the frames it matters for."""
+        arrived, deadline = frame.request.arrived, frame.request.deadline
+        if deadline is None or forecast * self._caution < (deadline - arrived) / 2:
+            return
+        enough = time.monotonic() - arrived <= forecast * self._caution
+        self._caution += -_STEP * _FEW if enough else _STEP * (1 - _FEW)
+        self._caution = min(max(self._caution, _LEAST), _MOST)
 
     def _probes(self) -> bool:
         """Now and then a frame that looks late is let in while nothing waits: to unlearn a wrong forecast."""

@@ -1,0 +1,84 @@
+"""Many streams at once, and streams that grow old."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import pytest
+
+from service.rpc.pb import inspection_pb2 as pb
+from service.rpc.pb.inspection_pb2_grpc import InspectionServiceStub
+from tests.bundles import make_bundle
+from tests.e2e.serving import serving, wait_until
+from tests.service.engines import Gate
+from tests.service.images import plain
+
+
+def request(level: int, frame_id: str) -> pb.InspectRequest:
+    return pb.InspectRequest(image=plain(level), product="tile", frame_id=frame_id, include=[""])
+
+
+def test_ten_streams_at_different_speeds_each_get_their_own_answers(tmp_path: Path) -> None:
+    make_bundle(tmp_path)
+
+    def camera(number: int) -> list[pb.InspectStreamResponse]:
+        frames = (request(1 + number, f"{number}/{frame}") for frame in range(10 * (1 + number)))
+        with grpc.insecure_channel(running.target) as channel:
+            return list(InspectionServiceStub(channel).InspectStream(frames))
+
+    with serving(tmp_path, stream_window=4) as running, ThreadPoolExecutor(10) as cameras:
+        answers = list(cameras.map(camera, range(10)))
+
+    for number, own in enumerate(answers):
+        assert {answer.frame_id for answer in own} == {
+            f"{number}/{frame}" for frame in range(10 * (1 + number))
+        }
+        assert {round(255 * answer.result.raw_score) for answer in own} == {1 + number}
+
+
+def test_a_greedy_stream_takes_its_window_and_no_more(tmp_path: Path) -> None:
+    make_bundle(tmp_path)
+    gate = Gate()
+
+    with (
+        serving(tmp_path, gate.start, stream_window=4) as running,
+        grpc.insecure_channel(running.target) as channel,
+    ):
+        gate.shut()
+        stub = InspectionServiceStub(channel)
+        greedy = stub.InspectStream(request(2, str(number)) for number in range(50))
+        gate.wait_for_batch()
+        lane = running.service.inspector.catalog.lane("tile")
+        wait_until(lambda: lane.frames == 4)
+        modest = stub.Inspect.future(request(9, "modest"))
+        wait_until(lambda: lane.frames == 5)
+        gate.open()
+        assert modest.result(timeout=20).frame_id == "modest"
+        assert len(list(greedy)) == 50
+
+    place = next(place for place, batch in enumerate(gate.batches) if 9 in batch)
+    assert place <= 2
+
+
+def test_a_stream_that_grew_old_is_answered_and_asked_to_reconnect(tmp_path: Path) -> None:
+    make_bundle(tmp_path)
+    sent = list[str]()
+
+    def frames() -> Iterator[pb.InspectRequest]:
+        while True:
+            sent.append(str(len(sent)))
+            yield request(200, sent[-1])
+
+    seen = list[str]()
+    with (
+        serving(tmp_path, max_connection_age_seconds=0.3) as running,
+        grpc.insecure_channel(running.target) as channel,
+    ):
+        answers = InspectionServiceStub(channel).InspectStream(frames())
+        with pytest.raises(grpc.RpcError) as ended:
+            seen.extend(answer.frame_id for answer in answers)
+
+    assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert len(seen) > 5
+    assert sorted(seen, key=int) == sent[: len(seen)]
