@@ -59,7 +59,7 @@ class Checkpoint(BaseModel):
 
     @property
     def geometry(self) -> Geometry:
-        return Geometry(self.recipe.height, self.recipe.width, self.recipe.filter)
+        return self.recipe.geometry
 
     def model(self) -> DRD:
         """The trained network: CPU, float32, evaluation mode. Raises CheckpointError."""

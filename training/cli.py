@@ -1,7 +1,9 @@
 """`drd-train`: good pictures → checkpoint."""
 
 import argparse
+import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from training.checkpoint import CheckpointError
@@ -22,11 +24,14 @@ _FAILURES = (
 )
 
 
-def main() -> int:
-    """Entry point; exit code 2 for misuse, 1 for failure."""
-    arguments = _parser().parse_args()
+_PRODUCT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status: 0, 1 for a failure, 2 for misuse."""
+    options = _parser().parse_args(arguments)
     try:
-        train(Request(**vars(arguments)))
+        train(Request(**vars(options)))
     except _FAILURES as error:
         print(f"drd-train: {error}", file=sys.stderr)
         return 2 if isinstance(error, RecipeError) else 1
@@ -34,6 +39,12 @@ def main() -> int:
         print("drd-train: stopped; the same command goes on from the last finished epoch", file=sys.stderr)
         return 130
     return 0
+
+
+def _product(name: str) -> str:
+    if not _PRODUCT.fullmatch(name):
+        raise argparse.ArgumentTypeError(f"{name!r}: letters, digits, '-', '_' and '.' only, 64 at most")
+    return name
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -47,7 +58,11 @@ def _parser() -> argparse.ArgumentParser:
         help="folder of good pictures, or an MVTec AD or BTAD product folder, or a VisA root",
     )  # fmt: skip
     parser.add_argument(
-        "--product", required=True, metavar="NAME", help="the product's name (letters, digits, - _ .)"
+        "--product",
+        type=_product,
+        required=True,
+        metavar="NAME",
+        help="the product's name: letters, digits, - _ .",
     )
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="checkpoint directory to write"

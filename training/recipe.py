@@ -5,11 +5,11 @@ A recipe is kept in the checkpoint. The presets are the contract's `quick`, `fas
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from training.geometry import Filter
+from training.geometry import Filter, Geometry
 
 Positive = Annotated[float, Field(gt=0)]
 Weight = Annotated[float, Field(ge=0)]
@@ -78,6 +78,15 @@ class Recipe(BaseModel):
     rule: Literal["chosen", "drd", "mean"] = "chosen"
     """`chosen`: per product, on the `select` images; `drd`: the paper's refinement; `mean`: plain RD."""
 
+    @model_validator(mode="after")
+    def _size_is_possible(self) -> Self:
+        _ = self.geometry
+        return self
+
+    @property
+    def geometry(self) -> Geometry:
+        return Geometry(self.height, self.width, self.filter)
+
 
 PRESETS: dict[str, Recipe] = {
     "quick": Recipe(name="quick", epochs=8),
@@ -115,5 +124,5 @@ def load_recipe(name_or_file: str, **overrides: object) -> Recipe:
         return Recipe.model_validate(PRESETS[base].model_dump() | fields)
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(map(str, first["loc"]))
-        raise RecipeError(f"recipe {name_or_file}, field {field!r}: {first['msg']}") from error
+        field = f", field {'.'.join(map(str, first['loc']))!r}" if first["loc"] else ""
+        raise RecipeError(f"recipe {name_or_file}{field}: {first['msg']}") from error

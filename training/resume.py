@@ -39,7 +39,7 @@ class ResumeFile:
         write_tensors(self.path, tensors, metadata)
 
     def load(self, trainer: Trainer) -> list[float]:
-        """Put `trainer` where the state left off; returns the losses of the epochs done (none: start anew)."""
+        """Put `trainer` where the state left off; returns the losses of the epochs done, if any."""
         if not self.path.is_file():
             return []
         try:

@@ -1,7 +1,6 @@
 """One training run from folder to checkpoint directory: what `drd-train` does."""
 
 import hashlib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +23,6 @@ from training.recipe import Recipe, load_recipe
 from training.report import write_report
 from training.resume import ResumeFile
 from training.splits import Split, split
-
-_PRODUCT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 class TrainingError(ValueError):
@@ -58,16 +55,13 @@ class Request:
 
 def train(request: Request) -> Checkpoint:
     """Run it, printing progress. Raises TrainingError and the errors of data set, recipe and teacher."""
-    if not _PRODUCT.fullmatch(request.product):
-        raise TrainingError(
-            f"product {request.product!r}: letters, digits, '-', '_' and '.' only, 64 at most"
-        )
     recipe = request.resolved_recipe()
-    geometry = Geometry(recipe.height, recipe.width, recipe.filter)
     dataset = open_dataset(request.data, request.product)
     print(dataset)
     shares = _split(dataset.train, request.seed)
-    frames = {name: _read(share, geometry, name, request.skip_unreadable) for name, share in shares.items()}
+    frames = {
+        name: _read(share, recipe.geometry, name, request.skip_unreadable) for name, share in shares.items()
+    }
     device = _device(request.device)
     size = f"{recipe.height}×{recipe.width}"
     print(f"recipe {recipe.name}: {recipe.backbone}, {size}, {recipe.epochs} epochs, on {device}")

@@ -19,7 +19,7 @@ SIZE = Geometry(RECIPE.height, RECIPE.width)
 
 
 def test_the_graph_equals_the_modules() -> None:
-    rule = ScoreRule(normalisation="position", top=0.01, factor=True, levels=(1.0, 0.5, 0.0))
+    rule = ScoreRule(normalise=True, top=0.01, factor=True, levels=(1.0, 0.5, 0.0))
     torch.manual_seed(0)
     drd = DRD(Teacher(RECIPE.backbone), RECIPE, rule).eval()
     drd.heatmap.offset.uniform_(0.1, 0.3)

@@ -5,7 +5,7 @@ its fitted numbers are buffers.
 """
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 _FINEST_STRIDE = 4
 _QUANTILE = 0.995
+_QUANTILE_LIMIT = 1 << 24  # what torch.quantile takes
 
 
 class ScoreRule(BaseModel):
@@ -21,9 +22,8 @@ class ScoreRule(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    normalisation: Literal["none", "level", "position"] = "none"
-    """`level`: each level's distances by their own quantiles over held-out normals; `position`: also by the
-    usual distance at each place, which differs where the product always looks the same."""
+    normalise: bool = False
+    """Each level's distances by their own mean and 99.5 % quantile over held-out good frames."""
     levels: tuple[float, float, float] = (1.0, 1.0, 1.0)
     """Weights of the three levels in the mean, finest first."""
     sigma: Annotated[float, Field(gt=0)] = 4.0
@@ -58,8 +58,8 @@ class Heatmap(nn.Module):
         super().__init__()
         self.size = (height, width)
         self.grid = (height // _FINEST_STRIDE, width // _FINEST_STRIDE)
-        self.register_buffer("offset", torch.zeros(3, *self.grid))
-        self.register_buffer("scale", torch.ones(3, *self.grid))
+        self.register_buffer("offset", torch.zeros(3))
+        self.register_buffer("scale", torch.ones(3))
         self.register_buffer("roi", torch.ones(height, width))
         self.set_rule(rule or ScoreRule())
 
@@ -68,28 +68,17 @@ class Heatmap(nn.Module):
         self.register_buffer("kernel", _gaussian(rule.sigma / _FINEST_STRIDE), persistent=False)
 
     def fit(self, normal: list[Tensor]) -> None:
-        """Fit the rule's normalisation to level maps `[n, H/s_k, W/s_k]` of held-out good frames.
-
-        A level's offset is its mean distance and its scale the way from there to its 99.5 % quantile; by
-        position, the mean and scatter at that place take their parts, smoothed, since n is small.
-        """
-        maps = torch.stack([self._to_grid(level) for level in normal], 1)  # [n, 3, H/4, W/4]
-        if self.rule.normalisation == "position":
-            place = torch.cat([maps.mean(0), maps.std(0)]).unsqueeze(1)  # [6, 1, H/4, W/4]
-            offset, scatter = self._smooth(place).view(2, 3, *self.grid)
-            scale = scatter + scatter.mean((1, 2), keepdim=True) / 2
-        else:
-            offset = maps.mean((0, 2, 3)).view(3, 1, 1)
-            quantile = torch.quantile(maps.transpose(0, 1).flatten(1), _QUANTILE, dim=1)
-            scale = quantile.view(3, 1, 1) - offset
-        self.offset.copy_(offset.expand_as(self.offset))
-        self.scale.copy_(scale.expand_as(self.scale))
+        """Fit the normalisation to level maps `[n, H/s_k, W/s_k]` of held-out good frames."""
+        for k, level in enumerate(normal):
+            mean = level.mean()
+            self.offset[k] = mean
+            self.scale[k] = torch.quantile(level.flatten()[-_QUANTILE_LIMIT:], _QUANTILE) - mean
 
     def forward(self, levels: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Distance maps `[N, H/s_k, W/s_k]` → heatmap `[N, H, W]` and score `[N]`."""
         maps = torch.stack([self._to_grid(level) for level in levels], 1)  # [N, 3, H/4, W/4]
-        if self.rule.normalisation != "none":
-            maps = (maps - self.offset) / self.scale
+        if self.rule.normalise:
+            maps = (maps - self.offset.view(1, 3, 1, 1)) / self.scale.view(1, 3, 1, 1)
         weights = torch.tensor(self.rule.levels, device=maps.device).view(1, 3, 1, 1)
         mean = (maps * weights).sum(1, keepdim=True) / sum(self.rule.levels)  # [N, 1, H/4, W/4]
         smooth = F.interpolate(self._smooth(mean), self.size, mode="bilinear", align_corners=False)

@@ -1,0 +1,179 @@
+"""`drd-train` from a folder to a checkpoint, on real files with a tiny teacher."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from tests.export.checkpoints import make_dataset
+from training.checkpoint import CheckpointError, load_checkpoint
+from training.cli import main
+from training.evaluate import read_frames
+
+BACKBONE = "test_resnet"
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of the whole classifier, as a hub gives them; more than the teacher needs."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "teacher.safetensors"
+    save_file(timm.create_model(BACKBONE, pretrained=False).state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_dataset(tmp_path_factory.mktemp("data") / "plate")
+
+
+def options(data: Path, weights: Path, out: Path, *more: str) -> list[str]:
+    return [
+        str(data), "--product", "plate", "--out", str(out), "--recipe", "quick", "--backbone", BACKBONE,
+        "--weights", str(weights), "--size", "64", "64", "--device", "cpu", *more,
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, data: Path, weights: Path) -> Path:
+    out = tmp_path_factory.mktemp("run") / "checkpoint"
+    assert main(options(data, weights, out, "--epochs", "3")) == 0
+    return out
+
+
+def test_the_checkpoint_is_whole_and_gives_the_model(trained: Path, data: Path) -> None:
+    assert {path.name for path in trained.iterdir()} == {
+        "checkpoint.json", "checkpoint.safetensors", "metrics.json", "report.png",
+    }  # fmt: skip
+    checkpoint = load_checkpoint(trained)
+    heatmap, score = checkpoint.model().predict(read_frames(checkpoint.images("select"), checkpoint.geometry))
+    assert heatmap.shape == (6, 64, 64)
+    assert np.isfinite(score).all()
+    assert checkpoint.data_root == data
+    with Image.open(trained / "report.png") as report:
+        assert report.width > 800
+
+
+def test_a_white_square_is_found_after_three_epochs(trained: Path) -> None:
+    figures = json.loads((trained / "metrics.json").read_text())
+    assert figures["test"]["image_auroc"] > 0.9
+    assert figures["test"]["pixel_auroc"] > 0.8
+    assert len(figures["epoch_losses"]) == 3
+    assert figures["epoch_losses"][-1] < figures["epoch_losses"][0]
+
+
+def test_the_same_seed_gives_the_same_tensors(
+    trained: Path, data: Path, weights: Path, tmp_path: Path
+) -> None:
+    assert main(options(data, weights, tmp_path / "again", "--epochs", "3")) == 0
+    first, second = (load_file(d / "checkpoint.safetensors") for d in (trained, tmp_path / "again"))
+    assert first.keys() == second.keys()
+    assert [name for name in first if not torch.equal(first[name], second[name])] == []
+
+
+def test_a_killed_run_goes_on_to_the_same_result(
+    trained: Path, data: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "killed"
+    arguments = options(data, weights, out, "--epochs", "3")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "training", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    while not (out / "resume.safetensors").exists():
+        assert process.poll() is None
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (out / "checkpoint.json").exists()
+
+    assert main(arguments) == 0
+
+    assert "going on after epoch" in capsys.readouterr().out
+    first, second = (load_file(d / "checkpoint.safetensors") for d in (trained, out))
+    assert [name for name in first if not torch.equal(first[name], second[name])] == []
+    assert not (out / "resume.safetensors").exists()
+
+
+def test_changed_training_images_are_noticed(trained: Path, data: Path, tmp_path: Path) -> None:
+    checkpoint = load_checkpoint(trained)
+    name = checkpoint.splits["calibrate"][0].name
+    moved = checkpoint.model_copy(update={"data_root": tmp_path})
+    with pytest.raises(CheckpointError, match="missing"):
+        moved.images("calibrate")
+    for record in checkpoint.splits["calibrate"]:
+        (tmp_path / record.name).parent.mkdir(parents=True, exist_ok=True)
+        os.link(data / record.name, tmp_path / record.name)
+    (tmp_path / name).unlink()
+    Image.new("RGB", (80, 72)).save(tmp_path / name)
+    with pytest.raises(CheckpointError, match=f"{name}: changed since training"):
+        moved.images("calibrate")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "code", "message"),
+    [
+        (["--recipe", "slow"], 2, "there are quick, fast, rd, paper"),
+        (["--backbone", "resnet81"], 1, "not a timm model"),
+        (["--size", "100", "64"], 2, "multiples of 32"),
+        (["--product", "../up"], 2, "letters, digits"),
+        (["--epochs", "0"], 2, "epochs"),
+        (["--device", "tpu"], 2, "invalid choice"),
+    ],
+)
+def test_mistakes_are_one_clear_line(
+    data: Path,
+    weights: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    wrong: list[str],
+    code: int,
+    message: str,
+) -> None:
+    arguments = [*options(data, weights, tmp_path / "out"), *wrong]
+    try:
+        status: object = main(arguments)
+    except SystemExit as misuse:  # argparse's way out
+        status = misuse.code
+    assert status == code
+    assert message in capsys.readouterr().err
+
+
+def test_an_unreadable_picture_stops_the_run_or_is_named_and_left_out(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = make_dataset(tmp_path / "plate", good=20, test=1)
+    (data / "train/good/007.png").write_bytes(b"\x89PNG\r\n\x1a\n cut short")
+    assert main(options(data, weights, tmp_path / "a", "--epochs", "1")) == 1
+    stopped = capsys.readouterr().err
+    assert "007.png" in stopped
+    assert "--skip-unreadable" in stopped
+    assert main(options(data, weights, tmp_path / "b", "--epochs", "1", "--skip-unreadable")) == 0
+    assert "left out" in capsys.readouterr().out
+    assert "007.png" not in (tmp_path / "b/checkpoint.json").read_text()
+
+
+def test_a_plain_folder_of_good_pictures_is_enough(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_dataset(tmp_path / "plate", good=20, test=0) / "train/good"
+    assert main(options(folder, weights, tmp_path / "out", "--epochs", "1")) == 0
+    assert "plain folder" in capsys.readouterr().out
+    assert (tmp_path / "out/report.png").exists()
+
+
+def test_foreign_weights_are_refused_by_name(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_file({"layer9.weight": torch.zeros(3)}, tmp_path / "other.safetensors")
+    assert main(options(data, tmp_path / "other.safetensors", tmp_path / "out")) == 1
+    message = capsys.readouterr().err
+    assert "tensors missing" in message
+    assert "layer9.weight" in message
