@@ -2,8 +2,10 @@
 every position in the batch, or it is not in the bundle."""
 
 import math
+from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
+from time import perf_counter
 from typing import Literal
 
 import numpy as np
@@ -13,12 +15,16 @@ from tqdm import tqdm
 
 from export.bundle.engines.choice import open_engine
 from export.bundle.engines.engine import Engine, EngineFailed, ask
+from export.bundle.engines.onnx_runtime import CPU, OnnxRuntimeEngine
 from export.bundle.manifest import MAX_GUARD_BAND, BatchSize, BundleError, EngineEntry, Thresholds
 from export.bundle.predict import cyclic_windows
 from export.bundle.reading import judge
 from export.bundle.scale import THRESHOLD
+from export.engines import HALF_GRAPH, in_half_precision, on_gpu
 from export.golden import Golden
 from training.geometry import Geometry
+
+_TOO_FAR = f"it would need a guard band over {MAX_GUARD_BAND}"
 
 
 class ParityError(ValueError):
@@ -26,7 +32,10 @@ class ParityError(ValueError):
 
 
 class EngineParity(BaseModel):
-    """One engine's proof. Deviations are the largest from the checkpoint, on the score scales."""
+    """One engine's proof. Deviations are the largest from the checkpoint, on the score scales.
+
+    `ms_per_image` goes with `batch_sizes`, the best of the runs: what else the machine did does not count.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -37,6 +46,7 @@ class EngineParity(BaseModel):
     max_score_deviation: float | None = None
     max_heatmap_deviation: float | None = None
     flips: int | None = None
+    ms_per_image: tuple[float, ...] | None = None
 
     @property
     def guard_band(self) -> float | None:
@@ -68,13 +78,54 @@ def prove(
         return EngineParity(id=entry.id, status="not_run", reason=str(error), batch_sizes=entry.batch_sizes)
 
 
+def certify(
+    entries: Iterable[EngineEntry], root: Path, geometry: Geometry, golden: Golden, thresholds: Thresholds
+) -> tuple[list[EngineParity], dict[str, str]]:
+    """A proof per engine, in order of preference, and why some of them must be left out.
+
+    Raises ParityError on a flip.
+    """
+    proofs = [prove(entry, root, geometry, golden, thresholds) for entry in entries]
+    unfit = {proof.id: _TOO_FAR for proof in proofs if (proof.guard_band or 0) > MAX_GUARD_BAND}
+    unseen = [proof for proof in proofs if proof.status == "not_run" and in_half_precision(proof.id)]
+    if unseen:
+        half = _half_graph(root / HALF_GRAPH, geometry, golden, thresholds)
+        told = f"; its graph on the CPU: {half.max_score_deviation:.1e}"
+        proofs = [
+            proof.model_copy(update={"reason": proof.reason + told}) if proof in unseen else proof
+            for proof in proofs
+        ]
+        if (half.guard_band or 0) > MAX_GUARD_BAND:
+            unfit |= {proof.id: _TOO_FAR for proof in unseen}
+    return sorted(proofs, key=_preference), unfit
+
+
+def _half_graph(path: Path, geometry: Geometry, golden: Golden, thresholds: Thresholds) -> EngineParity:
+    """The half-precision graph on the CPU, golden frames one at a time: what can be said of a GPU's engine
+    where there is no GPU."""
+    entry = EngineEntry(id="onnx-fp16", file=path.name, batch_sizes=(1,))
+    with closing(OnnxRuntimeEngine(path, geometry, CPU)) as engine:
+        return _compare(entry, engine, golden, thresholds)
+
+
+def _preference(proof: EngineParity) -> tuple[int, float]:
+    """GPU engines that could not be measured first, since a machine that can run one has its GPU for it;
+    then what was measured, fastest first; then the rest."""
+    if proof.ms_per_image is None:
+        return (0 if on_gpu(proof.id) else 2), 0.0
+    return 1, sum(proof.ms_per_image)
+
+
 def _compare(entry: EngineEntry, engine: Engine, golden: Golden, thresholds: Thresholds) -> EngineParity:
     expected = thresholds.image.scores(golden.scores)
     expected_maps = thresholds.pixel.scores(golden.heatmaps)
     score_deviations, heatmap_deviations = list[float](), list[float]()
+    seconds = dict[int, float]()
     windows = list(cyclic_windows(len(golden.frames), entry.batch_sizes, every=True))
     for window in tqdm(windows, desc=f"parity of {entry.id}", unit="batch", leave=False, disable=None):
-        heatmaps, raw_scores = ask(engine, golden.frames[window])
+        frames, start = golden.frames[window], perf_counter()
+        heatmaps, raw_scores = ask(engine, frames)
+        seconds[len(window)] = min(perf_counter() - start, seconds.get(len(window), math.inf))
         scores = thresholds.image.scores(raw_scores)
         for index, score in zip(window, scores, strict=True):
             if is_flip(expected[index], score):
@@ -92,6 +143,7 @@ def _compare(entry: EngineEntry, engine: Engine, golden: Golden, thresholds: Thr
         max_score_deviation=max(score_deviations),
         max_heatmap_deviation=max(heatmap_deviations),
         flips=0,
+        ms_per_image=tuple(round(1000 * seconds[size] / size, 3) for size in entry.batch_sizes),
     )
 
 

@@ -4,16 +4,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version as library_version
+from importlib.util import find_spec
 from pathlib import Path
 
 import onnx
 from pydantic import TypeAdapter, ValidationError
-from torch import nn
 
-from export.accept import EngineParity, Parity, prove
+from export.accept import EngineParity, Parity, certify
 from export.bundle.files import file_digest
 from export.bundle.manifest import (
-    MAX_GUARD_BAND,
     BundleError,
     EngineEntry,
     Manifest,
@@ -21,22 +20,26 @@ from export.bundle.manifest import (
     Provenance,
 )
 from export.calibrate import Calibration, CalibrationError, calibrate
-from export.golden import Golden, choose_golden
+from export.engines import GRAPH, HALF_GRAPH, prepare
+from export.golden import HEATMAPS, Golden, choose_golden
+from export.half import halve
 from export.pack import publish, refuse_taken, staging_folder
 from export.report import Say, tell_golden, tell_parity, tell_thresholds
 from export.scoring import checkpoint_predict, score_pictures
 from export.trace import trace
 from training.checkpoint import TENSORS, Checkpoint, load_checkpoint
 from training.datasets import DatasetError, open_dataset
+from training.model.drd import DRD
 
-ENGINES = (EngineEntry(id="onnx-f32", file="model.onnx"),)
+_RUNTIMES = ("onnx", "onnxruntime", "openvino")
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
     """What is to be made of the checkpoint in the folder `checkpoint`, below the folder `models`.
 
-    `calibration` replaces the images training set aside; `version` None is the next one.
+    `calibration` replaces the images training set aside; `engines` None are all that can be made here;
+    `version` None is the next one.
     """
 
     checkpoint: Path
@@ -45,6 +48,7 @@ class Order:
     max_false_reject: float
     min_area: int
     version: int | None
+    engines: tuple[str, ...] | None = None
 
 
 def build(order: Order, say: Say) -> Path:
@@ -58,11 +62,17 @@ def build(order: Order, say: Say) -> Path:
     calibration, golden = _calibrated(order, checkpoint, drd, say)
     with staging_folder(order.models) as root:
         say("Graph", "tracing the network, some ten seconds …")
-        onnx.save(trace(drd, geometry), root / "model.onnx")
+        graph = trace(drd, geometry)
+        onnx.save(graph, root / GRAPH)
+        onnx.save(halve(graph), root / HALF_GRAPH)
         golden.save(root)
-        proofs = [prove(entry, root, geometry, golden, calibration.thresholds) for entry in ENGINES]
-        tell_parity(proofs, say)
-        kept = _kept(proofs)
+        prepared = prepare(order.engines, root)
+        entries = {entry.id: entry for entry in prepared.entries}
+        proofs, unfit = certify(prepared.entries, root, geometry, golden, calibration.thresholds)
+        tell_parity(proofs, prepared.left_out | unfit, say)
+        kept = [proof for proof in proofs if proof.id not in unfit]
+        if not any(proof.status == "verified" for proof in kept):
+            raise BundleError("no engine agrees with the checkpoint, so there is no bundle")
         parity = Parity(frames=len(golden.frames), engines=tuple(kept))
         (root / "parity.json").write_text(parity.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
@@ -74,8 +84,9 @@ def build(order: Order, say: Say) -> Path:
                 thresholds=calibration.thresholds,
                 min_area=order.min_area,
                 frame_ranges=calibration.frame_ranges,
-                engines=tuple(_with_guard_band(proof) for proof in kept),
+                engines=tuple(_measured(entries[proof.id], proof) for proof in kept),
                 golden=golden.entries,
+                golden_heatmaps=HEATMAPS,
                 provenance=_provenance(checkpoint),
                 files=dict(files),
             )
@@ -94,7 +105,7 @@ def _product_name(name: str) -> str:
         ) from error
 
 
-def _calibrated(order: Order, checkpoint: Checkpoint, drd: nn.Module, say: Say) -> tuple[Calibration, Golden]:
+def _calibrated(order: Order, checkpoint: Checkpoint, drd: DRD, say: Say) -> tuple[Calibration, Golden]:
     paths = _calibration_images(checkpoint, order.calibration, say)
     geometry, predict = checkpoint.geometry, checkpoint_predict(drd)
     calibration = calibrate(score_pictures(predict, paths, geometry, "calibrate"), order.max_false_reject)
@@ -133,17 +144,10 @@ def _defective_images(checkpoint: Checkpoint, folder: Path | None) -> list[Path]
     return [sample.path for sample in test if sample.defective]
 
 
-def _kept(proofs: list[EngineParity]) -> list[EngineParity]:
-    """Proofs of the engines that go into the bundle; BundleError when none has been verified."""
-    kept = [proof for proof in proofs if proof.guard_band is None or proof.guard_band <= MAX_GUARD_BAND]
-    if not any(proof.status == "verified" for proof in kept):
-        raise BundleError("no engine agrees with the checkpoint, so there is no bundle")
-    return kept
-
-
-def _with_guard_band(proof: EngineParity) -> EngineEntry:
-    (entry,) = (entry for entry in ENGINES if entry.id == proof.id)
-    return entry.model_copy(update={"guard_band": proof.guard_band})
+def _measured(entry: EngineEntry, proof: EngineParity) -> EngineEntry:
+    return entry.model_copy(
+        update={"guard_band": proof.guard_band, "heatmap_deviation": proof.max_heatmap_deviation}
+    )
 
 
 def _provenance(checkpoint: Checkpoint) -> Provenance:
@@ -155,6 +159,6 @@ def _provenance(checkpoint: Checkpoint) -> Provenance:
         seed=checkpoint.seed,
         libraries={
             **checkpoint.libraries,
-            **{name: library_version(name) for name in ("onnx", "onnxruntime")},
+            **{name: library_version(name) for name in _RUNTIMES if find_spec(name)},
         },
     )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from export.build import Order, build
+from export.engines import KNOWN, UnknownEngineError, check_ids
 from export.errors import FAILURES
 
 
@@ -13,9 +14,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0, 1 for a failure, 2 for misuse."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    for name in ("engines", "roi"):
-        if getattr(options, name) is not None:
-            parser.error(f"--{name} is not available in this version")
+    if options.roi is not None:
+        parser.error("--roi is not available in this version")
     order = Order(
         options.checkpoint,
         options.to,
@@ -23,6 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.max_false_reject,
         options.min_area,
         options.version,
+        options.engines,
     )
     try:
         build(order, lambda topic, line: print(f"{topic:12} {line}", flush=True))
@@ -68,7 +69,13 @@ def _parser() -> argparse.ArgumentParser:
         "(default %(default)s: any is NG)",
     )
     parser.add_argument("--version", type=version, metavar="N", help="version to write (default: the next)")
-    parser.add_argument("--engines", metavar="ID,ID…", help="not available yet: the bundle carries onnx-f32")
+    parser.add_argument(
+        "--engines",
+        type=engines,
+        metavar="ID,ID…",
+        help="engines to carry beside onnx-f32, which is always there (default: all that can be made here): "
+        + ", ".join(KNOWN),
+    )
     parser.add_argument("--roi", metavar="FILE.json", help="not available yet: the whole picture counts")
     return parser
 
@@ -85,6 +92,13 @@ def pixels(text: str) -> int:
     if value < 0:
         raise argparse.ArgumentTypeError(f"{text} is not a number of pixels")
     return value
+
+
+def engines(text: str) -> tuple[str, ...]:
+    try:
+        return check_ids(name for name in text.split(",") if name)
+    except UnknownEngineError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def version(text: str) -> int:

@@ -9,11 +9,12 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from export.bundle.manifest import GoldenFrame, GoldenKind
+from export.bundle.manifest import GOLDEN_STEP, GoldenFrame, GoldenKind
 from training.evaluate import Predict
 from training.geometry import Geometry, read_rgb
 from training.synthesis import synthesise
 
+HEATMAPS = "golden/heatmaps.npy"
 _EACH = 4
 Chosen = tuple[GoldenKind, str, NDArray[np.uint8]]
 """Kind, name of the picture, frame [H, W, 3]."""
@@ -30,10 +31,11 @@ class Golden:
     scores: NDArray[np.float32]
 
     def save(self, root: Path) -> None:
-        """Writes the frames below the bundle's `root`."""
+        """Writes frames and heatmaps below the bundle's `root`."""
+        (root / HEATMAPS).parent.mkdir()
         for entry, frame in zip(self.entries, self.frames, strict=True):
-            (root / entry.file).parent.mkdir(exist_ok=True)
             Image.fromarray(frame).save(root / entry.file)
+        np.save(root / HEATMAPS, self.heatmaps[:, ::GOLDEN_STEP, ::GOLDEN_STEP])
 
 
 def choose_golden(

@@ -1,10 +1,11 @@
 """What drd-export tells a process engineer, as aligned lines."""
 
+import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from export.accept import EngineParity
-from export.bundle.manifest import MAX_GUARD_BAND, GoldenFrame, Thresholds
+from export.bundle.manifest import GoldenFrame, Thresholds
 
 Say = Callable[[str, str], None]
 """Tells a topic and a line about it; a line without a topic goes on with the one before."""
@@ -32,15 +33,21 @@ def tell_golden(entries: Sequence[GoldenFrame], say: Say) -> None:
     say("Golden", f"{len(entries)} frames: " + ", ".join(f"{count} {kind}" for kind, count in kinds.items()))
 
 
-def tell_parity(proofs: Iterable[EngineParity], say: Say) -> None:
-    """One line per engine: the largest deviations from the checkpoint, on the score scale."""
-    say("Parity", f"{'engine':24} {'status':9} {'score':>9} {'heatmap':>9} {'guard band':>10} {'flips':>6}")
+def tell_parity(proofs: Iterable[EngineParity], left_out: Mapping[str, str], say: Say) -> None:
+    """One line per engine: the largest deviations from the checkpoint, on the score scale, and how long it
+    takes for an image at the smallest and at the largest batch size."""
+    say(
+        "Parity",
+        f"{'engine':24} {'status':8} {'score':>8} {'heatmap':>8} {'guard':>8} {'flips':>5}  ms/image",
+    )
     for proof in proofs:
-        start = f"{proof.id:24} {proof.status:9}"
+        start = f"{proof.id:24} {proof.status:8}"
         if proof.guard_band is None:
             say("", f"{start} {proof.reason}")
             continue
-        deviations = f"{proof.max_score_deviation:9.1e} {proof.max_heatmap_deviation:9.1e}"
-        say("", f"{start} {deviations} {proof.guard_band:10.1e} {proof.flips:6}")
-        if proof.guard_band > MAX_GUARD_BAND:
-            say("", f"left out: {proof.id} would need a guard band over {MAX_GUARD_BAND}")
+        deviations = f"{proof.max_score_deviation:8.1e} {proof.max_heatmap_deviation:8.1e}"
+        times = proof.ms_per_image or (math.nan,)
+        speed = f"{times[0]:5.1f} … {times[-1]:.1f}"
+        say("", f"{start} {deviations} {proof.guard_band:8.1e} {proof.flips:5} {speed}")
+    for name, reason in left_out.items():
+        say("", f"{name:24} left out: {reason}")

@@ -4,17 +4,33 @@ import warnings
 
 import onnx
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from export.bundle.joints import ANSWER, FRAMES, STUDENT, TEACHER
 from export.bundle.manifest import BATCH_SIZES
 from training.geometry import Geometry
+from training.model.drd import DRD
+from training.model.heatmap import distances
 
 _OPSET = 18  # the newest that every runtime we serve on reads
 
 
-def trace(drd: nn.Module, geometry: Geometry) -> onnx.ModelProto:
+class _Jointed(nn.Module):
+    """`DRD.forward`, with the values at the joints among its results."""
+
+    def __init__(self, drd: DRD) -> None:
+        super().__init__()
+        self.drd = drd
+
+    def forward(self, frames: Tensor) -> tuple[Tensor, ...]:
+        features = self.drd.teacher(frames)
+        restored = self.drd.restore(features)
+        return *self.drd.heatmap(distances(features, restored)), *features, *restored
+
+
+def trace(drd: DRD, geometry: Geometry) -> onnx.ModelProto:
     """`drd` (evaluation mode, CPU) as a graph: `frames` uint8 [N, H, W, 3] → `heatmap` float32 [N, H, W] and
-    `score` float32 [N], weights inside. The same modules give the same bytes."""
+    `score` float32 [N], weights inside, its joints named. The same modules give the same bytes."""
     example = torch.zeros(
         2, geometry.height, geometry.width, 3, dtype=torch.uint8
     )  # 1 would be taken as fixed
@@ -22,17 +38,20 @@ def trace(drd: nn.Module, geometry: Geometry) -> onnx.ModelProto:
     with torch.inference_mode(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's notes on its own internals
         program = torch.onnx.export(
-            drd,
+            _Jointed(drd),
             (example,),
             dynamo=True,
             dynamic_shapes=({0: batch},),
-            input_names=["frames"],
-            output_names=["heatmap", "score"],
+            input_names=FRAMES,
+            output_names=ANSWER + TEACHER + STUDENT,
             opset_version=_OPSET,
             verbose=False,
         )
     assert program is not None
     model = program.model_proto
+    joints = model.graph.output[len(ANSWER) :]
+    model.graph.value_info.extend(joints)
+    del model.graph.output[len(ANSWER) :]
     _forget_origin(model)
     onnx.checker.check_model(model, full_check=True)
     return model

@@ -15,7 +15,16 @@ from PIL import Image
 
 from export.bundle.files import seal
 from export.bundle.frame import FrameRanges, Range
-from export.bundle.manifest import MANIFEST, SEAL, EngineEntry, GoldenFrame, Manifest, Provenance, Thresholds
+from export.bundle.manifest import (
+    GOLDEN_STEP,
+    MANIFEST,
+    SEAL,
+    EngineEntry,
+    GoldenFrame,
+    Manifest,
+    Provenance,
+    Thresholds,
+)
 from export.bundle.scale import Scale
 from export.pack import publish, staging_folder
 from training.geometry import Geometry
@@ -35,6 +44,7 @@ def make_bundle(
     frame_ranges: FrameRanges = ANYTHING,
     guard_band: float | None = 0.0,
     golden_scores: Sequence[float] | None = None,
+    golden_map_bias: float = 0.0,
     network: onnx.ModelProto | None = None,
 ) -> Path:
     """Writes `models/product/version` (the next version by default) for inputs of `size` (height, width).
@@ -50,6 +60,7 @@ def make_bundle(
         (root / "golden").mkdir()
         for level in GOLDEN_LEVELS:
             Image.fromarray(plain_frame(level, size)).save(root / "golden" / f"{level}.png")
+        np.save(root / "golden" / "heatmaps.npy", _golden_heatmaps(size) + np.float32(golden_map_bias))
 
         def describe(number: int, files: Mapping[str, str]) -> Manifest:
             return Manifest(
@@ -61,11 +72,16 @@ def make_bundle(
                 ),
                 min_area=min_area,
                 frame_ranges=frame_ranges,
-                engines=(EngineEntry(id="onnx-f32", file="model.onnx", guard_band=guard_band),),
+                engines=(
+                    EngineEntry(
+                        id="onnx-f32", file="model.onnx", guard_band=guard_band, heatmap_deviation=guard_band
+                    ),
+                ),
                 golden=tuple(
                     GoldenFrame(file=f"golden/{level}.png", kind="good", source=f"{level}.png", raw_score=raw)
                     for level, raw in zip(GOLDEN_LEVELS, raw_scores, strict=True)
                 ),
+                golden_heatmaps="golden/heatmaps.npy",
                 provenance=Provenance(
                     created=datetime(2026, 1, 1, tzinfo=UTC),
                     checkpoint="0" * 64,
@@ -83,6 +99,11 @@ def make_bundle(
 def plain_frame(level: int, size: tuple[int, int] = (32, 32)) -> NDArray[np.uint8]:
     """A frame [H, W, 3] of one grey level; `size` is (height, width)."""
     return np.full((*size, 3), level, dtype=np.uint8)
+
+
+def _golden_heatmaps(size: tuple[int, int]) -> NDArray[np.float32]:
+    levels = np.array(GOLDEN_LEVELS, np.float32) / 255
+    return np.tile(levels[:, None, None], (1, size[0] // GOLDEN_STEP, size[1] // GOLDEN_STEP))
 
 
 def grey_level_network(size: tuple[int, int], bias: float = 0.0, drift: float = 0.0) -> onnx.ModelProto:

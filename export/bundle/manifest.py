@@ -27,6 +27,9 @@ BatchSize = Literal[1, 2, 4, 8]
 BATCH_SIZES: tuple[BatchSize, ...] = (1, 2, 4, 8)
 """The only batch sizes there are: every engine is proved at each, the batcher forms no others."""
 
+GOLDEN_STEP = 4
+"""Golden heatmaps are kept at every fourth pixel: see `Manifest.golden_heatmaps`."""
+
 MAX_GUARD_BAND = 0.02
 """On the score scale. An engine that needs a wider one differs too much from the checkpoint to be used."""
 
@@ -66,12 +69,14 @@ class Thresholds(_Facts):
 
 
 class EngineEntry(_Facts):
-    """One way to run the network. `guard_band` is on the score scale; None while it could not be measured."""
+    """One way to run the network. `guard_band` and `heatmap_deviation`, the largest seen at export, are on
+    the score scales; None while they could not be measured."""
 
     id: Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
     file: BundlePath
     batch_sizes: tuple[BatchSize, ...] = BATCH_SIZES
     guard_band: Annotated[float, Field(ge=0, le=MAX_GUARD_BAND)] | None = None
+    heatmap_deviation: Annotated[float, Field(ge=0)] | None = None
 
 
 GoldenKind = Literal["good", "defective", "pseudo-abnormal", "near-threshold"]
@@ -110,6 +115,9 @@ class Manifest(_Facts):
     engines: Annotated[tuple[EngineEntry, ...], Field(min_length=1)]
     """In order of preference, as measured at export."""
     golden: Annotated[tuple[GoldenFrame, ...], Field(min_length=1)]
+    golden_heatmaps: BundlePath
+    """What the checkpoint answers to them: float32 [F, H/4, W/4] as .npy, every fourth pixel of every fourth
+    row, which are all there is to know: the map is made on that grid."""
     provenance: Provenance
     files: dict[BundlePath, Sha256]
     """Every other file of the bundle."""
@@ -117,6 +125,7 @@ class Manifest(_Facts):
     @model_validator(mode="after")
     def _hangs_together(self) -> Self:
         used = [engine.file for engine in self.engines] + [golden.file for golden in self.golden]
+        used.append(self.golden_heatmaps)
         if missing := sorted(set(used) - self.files.keys()):
             raise ValueError(f"{missing[0]!r} is used but has no digest")
         if any(1 not in engine.batch_sizes for engine in self.engines):

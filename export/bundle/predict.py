@@ -13,6 +13,7 @@ from export.bundle.engines.choice import open_engine
 from export.bundle.engines.engine import Engine, EngineFailed, ask
 from export.bundle.files import read_sealed_manifest, verify_files
 from export.bundle.manifest import (
+    GOLDEN_STEP,
     MAX_GUARD_BAND,
     BundleError,
     EngineEntry,
@@ -22,7 +23,7 @@ from export.bundle.manifest import (
 from training.geometry import UnreadableImage, read_rgb
 
 _ROUNDING = 1e-4
-"""Score difference two machines may show in float32, where the guard band recorded is next to zero."""
+"""Difference two machines may show in float32, where the deviation recorded is next to zero."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,18 @@ class Bundle:
             raise BundleError("a golden frame has not the input's size")
         return np.stack(frames)
 
+    def golden_heatmaps(self) -> NDArray[np.float32]:
+        """The checkpoint's raw maps of the golden frames, thinned: [F, H/4, W/4]."""
+        geometry, name = self.manifest.geometry, self.manifest.golden_heatmaps
+        try:
+            heatmaps = np.load(self.path / name, allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise BundleError(f"{name} can't be read: {error}") from error
+        height, width = geometry.height // GOLDEN_STEP, geometry.width // GOLDEN_STEP
+        if heatmaps.shape != (len(self.manifest.golden), height, width) or heatmaps.dtype != np.float32:
+            raise BundleError(f"{name} holds {heatmaps.dtype} {heatmaps.shape}, not a map per golden frame")
+        return np.asarray(heatmaps)
+
 
 class Predictor:
     """A started engine that has proved itself on the golden frames. One thread at a time.
@@ -99,7 +112,7 @@ class Predictor:
         self.skipped: Mapping[str, str] = MappingProxyType(dict(skipped))
         self._engine: Engine = open_engine(entry, bundle.path, bundle.manifest.geometry)
         try:
-            self.deviation = self._replay(entry.guard_band)
+            self.deviation = self._replay(entry)
         except BaseException:
             self.close()
             raise
@@ -117,29 +130,43 @@ class Predictor:
         """Frees the engine."""
         self._engine.close()
 
-    def _replay(self, recorded: float | None) -> float:
-        """Largest score deviation over the golden frames at every batch size; BundleError if too large.
+    def _replay(self, entry: EngineEntry) -> float:
+        """Largest score deviation over the golden frames at every batch size; BundleError if it, or a map's,
+        is too large.
 
         A verdict can't flip within the guard band, so the deviation is all there is to check.
         """
         manifest, frames = self.bundle.manifest, self.bundle.golden_frames()
-        scale = manifest.thresholds.image
-        expected = scale.scores(np.array([golden.raw_score for golden in manifest.golden]))
-        allowed = MAX_GUARD_BAND / 2 if recorded is None else max(recorded, _ROUNDING)
+        image, pixel = manifest.thresholds.image, manifest.thresholds.pixel
+        expected = image.scores(np.array([golden.raw_score for golden in manifest.golden]))
+        expected_maps = pixel.scores(self.bundle.golden_heatmaps())
+        allowed, allowed_on_maps = _allowed(entry)
         deviations = []
         for window in cyclic_windows(len(frames), self.batch_sizes):
             try:
-                scores = scale.scores(self.predict(frames[window]).score)
+                prediction = self.predict(frames[window])
             except EngineFailed as error:
                 raise BundleError(f"failed on golden frames at batch size {len(window)}: {error}") from error
-            for index, score in zip(window, scores, strict=True):
+            scores = image.scores(prediction.score)
+            maps = pixel.scores(prediction.heatmap[:, ::GOLDEN_STEP, ::GOLDEN_STEP])
+            for index, score, pixels in zip(window, scores, maps, strict=True):
+                where = f"{manifest.golden[index].file} at batch size {len(window)}"
                 deviations.append(abs(float(score - expected[index])))
                 if not deviations[-1] <= allowed:  # also true of NaN
-                    where = f"{manifest.golden[index].file} at batch size {len(window)}"
                     raise BundleError(
                         f"{where} scores {score:.4f}, not {expected[index]:.4f} ± {allowed:.4f}"
                     )
+                off = float(np.abs(pixels - expected_maps[index]).max())
+                if not off <= allowed_on_maps:
+                    raise BundleError(f"{where}: its heatmap is off by {off:.4f}, not {allowed_on_maps:.4f}")
         return max(deviations)
+
+
+def _allowed(entry: EngineEntry) -> tuple[float, float]:
+    """By how much scores, and heatmaps, may differ from the checkpoint's where the engine is started."""
+    if entry.guard_band is None or entry.heatmap_deviation is None:
+        return MAX_GUARD_BAND / 2, MAX_GUARD_BAND
+    return max(entry.guard_band, _ROUNDING), max(2 * entry.heatmap_deviation, _ROUNDING)
 
 
 def cyclic_windows(count: int, batch_sizes: tuple[int, ...], *, every: bool = False) -> Iterator[list[int]]:

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from export.bundle.engines.engine import Engine
-from export.bundle.engines.onnx_runtime import OnnxRuntimeEngine
+from export.bundle.engines.onnx_runtime import CPU, CUDA, OnnxRuntimeEngine
+from export.bundle.engines.openvino import OpenVinoEngine
 from export.bundle.manifest import BundleError, EngineEntry
 from training.geometry import Geometry
 
@@ -13,6 +14,14 @@ def open_engine(entry: EngineEntry, root: Path, geometry: Geometry) -> Engine:
 
     Raises BundleError, with the reason, when this machine can't run it.
     """
-    if entry.id == "onnx-f32":
-        return OnnxRuntimeEngine(root / entry.file, geometry, ["CPUExecutionProvider"])
+    path = root / entry.file
+    match entry.id:
+        case "onnx-f32":
+            return OnnxRuntimeEngine(path, geometry, CPU)
+        case "onnx-cuda-fp16":
+            return OnnxRuntimeEngine(path, geometry, CUDA)
+        case "openvino-f32":
+            return OpenVinoEngine(path, geometry, "f32")
+        case "openvino-bf16":
+            return OpenVinoEngine(path, geometry, "bf16")
     raise BundleError(f"this program has no engine {entry.id}")

@@ -23,6 +23,16 @@ class Engine(Protocol):
         """Frees what the runtime holds; the engine can't be used afterwards."""
 
 
+def first_line(error: Exception) -> str:
+    """What a native runtime says, without its stack, which ONNX Runtime appends …"""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def last_line(error: Exception) -> str:
+    """… and OpenVINO puts in front."""
+    return (str(error).strip() or type(error).__name__).splitlines()[-1]
+
+
 def ask(engine: Engine, frames: NDArray[np.uint8]) -> Answer:
     """Runs `engine` on `frames`; EngineFailed unless there is an answer to each of them."""
     try:

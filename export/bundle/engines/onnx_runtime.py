@@ -5,26 +5,32 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from export.bundle.engines.engine import first_line
 from export.bundle.manifest import BundleError
 from training.geometry import Geometry
 
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _ERRORS_ONLY = 3
 
 
 class OnnxRuntimeEngine:
-    """The graph on one execution provider."""
+    """The graph on one execution provider: nothing of it falls back to another that was not asked for."""
 
-    def __init__(self, path: Path, geometry: Geometry, providers: list[str]) -> None:
+    def __init__(self, path: Path, geometry: Geometry, provider: str) -> None:
         try:
             import onnxruntime
         except ImportError as error:
             raise BundleError("onnxruntime is not installed") from error
+        if provider not in (there := onnxruntime.get_available_providers()):
+            raise BundleError(f"this ONNX Runtime has no {provider}, only {', '.join(there)}")
         options = onnxruntime.SessionOptions()
         options.log_severity_level = _ERRORS_ONLY
         try:
-            self._session = onnxruntime.InferenceSession(path, options, providers=providers)
+            self._session = onnxruntime.InferenceSession(path, options, providers=[provider])
         except Exception as error:  # the runtime's exceptions share no base class
-            raise BundleError(f"ONNX Runtime can't open {path.name}: {_first_line(error)}") from error
+            raise BundleError(f"ONNX Runtime can't open {path.name}: {first_line(error)}") from error
+        if provider not in self._session.get_providers():  # no device, or no driver: it would go on without
+            raise BundleError(f"{provider} finds no device it can use")
         self._check_signature(path, geometry)
 
     def run(self, frames: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -43,7 +49,3 @@ class OnnxRuntimeEngine:
             )
         if outputs != {"heatmap": "tensor(float)", "score": "tensor(float)"}:
             raise BundleError(f"{path.name} does not give heatmap and score: {outputs}")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

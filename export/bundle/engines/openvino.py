@@ -1,0 +1,110 @@
+"""OpenVINO on the CPU, which is imported only when an engine is opened."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.bundle.engines.engine import last_line
+from export.bundle.joints import ANSWER, FRAMES, STUDENT, TEACHER
+from export.bundle.manifest import BundleError
+from training.geometry import Geometry
+
+Precision = Literal["f32", "bf16"]
+_BF16_INSTRUCTIONS = {"avx512_bf16", "amx_bf16"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A piece of the graph between named values, and the precision of its convolutions."""
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    precision: Precision
+
+
+_WHOLE = (_Part(FRAMES, ANSWER, "f32"),)
+_MIXED = (
+    _Part(FRAMES, TEACHER, "f32"),
+    _Part(TEACHER, STUDENT, "bf16"),
+    _Part(TEACHER + STUDENT, ANSWER, "f32"),
+)
+"""Eight bits are enough for what the student makes of the teacher's features, and for nothing else: with the
+teacher in bfloat16 too, scores deviate fifteen times as much, and with the distances twenty times."""
+
+
+class OpenVinoEngine:
+    """The graph, cut where its precision changes."""
+
+    def __init__(self, path: Path, geometry: Geometry, precision: Precision) -> None:
+        try:
+            import openvino
+        except ImportError as error:
+            raise BundleError("openvino is not installed") from error
+        if precision == "bf16" and not _BF16_INSTRUCTIONS & _cpu_flags():
+            raise BundleError("this CPU has no bfloat16 instructions (avx512_bf16 or amx_bf16)")
+        core = openvino.Core()
+        parts = _WHOLE if precision == "f32" else _MIXED
+        try:
+            self._requests = [(part, _compile(core, path, part)) for part in parts]
+        except Exception as error:  # the runtime's exceptions share no base class
+            raise BundleError(f"OpenVINO can't open {path.name}: {last_line(error)}") from error
+        _check_signature(self._requests[0][1].model_inputs, path, geometry)
+
+    def run(self, frames: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        values: dict[str, Any] = {"frames": frames}
+        for part, request in self._requests:
+            inputs = [values[name] for name in part.inputs]
+            answers = request.infer(inputs, share_inputs=True, share_outputs=True)
+            values |= {name: answers[place] for place, name in enumerate(part.outputs)}
+        return values["heatmap"].copy(), values["score"].copy()  # the runtime will write over its own memory
+
+    def close(self) -> None:
+        self._requests.clear()
+
+
+def _compile(core: Any, path: Path, part: _Part) -> Any:
+    """A request that runs `part` of the graph, at any batch size."""
+    from openvino import Model, opset13
+
+    graph = core.read_model(path)
+    outputs = {name: out for node in graph.get_ops() for out in node.outputs() for name in out.get_names()}
+    inputs = list[Any]()
+    for name in part.inputs:
+        value = outputs[name]
+        readers = value.get_target_inputs()
+        parameter = opset13.parameter(value.get_partial_shape(), value.get_element_type(), name=name)
+        for reader in readers:
+            reader.replace_source_output(parameter.output(0))
+        inputs.append(parameter)
+    results = (
+        graph.get_results() if part.outputs == ANSWER else [opset13.result(outputs[o]) for o in part.outputs]
+    )
+    options = {
+        "INFERENCE_PRECISION_HINT": part.precision,
+        "PERFORMANCE_HINT": "LATENCY",
+        "ENABLE_CPU_PINNING": False,  # the engines of several products would sit on the same cores
+    }
+    return core.compile_model(Model(results, inputs, "part"), "CPU", options).create_infer_request()
+
+
+def _check_signature(inputs: Sequence[Any], path: Path, geometry: Geometry) -> None:
+    (frames,) = inputs
+    _, *sides = frames.get_partial_shape()
+    kind = frames.get_element_type().get_type_name()
+    if [kind, *map(str, sides)] != ["u8", str(geometry.height), str(geometry.width), "3"]:
+        raise BundleError(
+            f"{path.name} does not take frames of {geometry.height}×{geometry.width}: {kind} {sides}"
+        )
+
+
+def _cpu_flags() -> set[str]:
+    """Names of the CPU's instruction sets, as Linux has them; none on another system."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return set()
+    return next((set(line.partition(":")[2].split()) for line in lines if line.startswith("flags")), set())

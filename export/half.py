@@ -1,0 +1,90 @@
+"""The graph in half precision, strongly typed: what GPUs run.
+
+Between the first convolution and the joints everything is float16; the frames' normalisation before, and
+distances, sums, smoothing and score after, stay float32. (The converters there are also round what passes
+between two nodes that are to stay float32.)
+"""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+from onnx.shape_inference import infer_shapes
+
+from export.bundle.joints import STUDENT, TEACHER
+
+_LARGEST = float(np.finfo(np.float16).max)
+
+
+def halve(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of `model`, as `export.trace` makes it, with half-precision networks.
+
+    Batch normalisation is part of the weights by now, so that they are rounded once.
+    """
+    graph = infer_shapes(model).graph
+    network = _before(graph.node, {*TEACHER, *STUDENT}) & _after_first_convolution(graph.node)
+    inside = [node for node in graph.node if node.name in network]
+    read = {name for node in inside for name in node.input}
+    kept = {name for node in graph.node if node.name not in network for name in node.input}
+    kinds = {value.name: value.type.tensor_type.elem_type for value in graph.value_info}
+    kinds |= {tensor.name: tensor.data_type for tensor in graph.initializer}
+    floats = {name for name, kind in kinds.items() if kind == TensorProto.FLOAT}
+
+    def nodes() -> Iterator[onnx.NodeProto]:
+        for node in graph.node:
+            if node.name in network:
+                yield _with_half_values(node, floats)
+                for name in sorted(floats & kept & set(node.output)):
+                    yield helper.make_node("Cast", [_half(name)], [name], to=TensorProto.FLOAT)
+            else:
+                yield node
+                for name in sorted(floats & read & set(node.output)):
+                    yield helper.make_node("Cast", [name], [_half(name)], to=TensorProto.FLOAT16)
+
+    tensors = [tensor for tensor in graph.initializer if tensor.name in kept or tensor.name not in floats]
+    tensors += [_rounded(tensor) for tensor in graph.initializer if tensor.name in floats & read]
+    half = helper.make_model(
+        helper.make_graph(list(nodes()), graph.name, graph.input, graph.output, tensors),
+        opset_imports=model.opset_import,
+        ir_version=model.ir_version,
+    )
+    onnx.checker.check_model(half, full_check=True)
+    return half
+
+
+def _half(name: str) -> str:
+    return f"{name}.half"
+
+
+def _with_half_values(node: onnx.NodeProto, floats: set[str]) -> onnx.NodeProto:
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    for names in (copy.input, copy.output):
+        names[:] = [_half(name) if name in floats else name for name in names]
+    return copy
+
+
+def _rounded(tensor: onnx.TensorProto) -> onnx.TensorProto:
+    values = numpy_helper.to_array(tensor).clip(-_LARGEST, _LARGEST)
+    return numpy_helper.from_array(values.astype(np.float16), _half(tensor.name))
+
+
+def _before(nodes: Iterable[onnx.NodeProto], values: set[str]) -> set[str]:
+    """Names of the nodes that `values` are made by; `nodes` in topological order."""
+    needed, names = set(values), set[str]()
+    for node in reversed(list(nodes)):
+        if needed & set(node.output):
+            needed |= set(node.input)
+            names.add(node.name)
+    return names
+
+
+def _after_first_convolution(nodes: Iterable[onnx.NodeProto]) -> set[str]:
+    """Names of the convolutions and of what depends on one."""
+    made, names = set[str](), set[str]()
+    for node in nodes:
+        if node.op_type == "Conv" or made & set(node.input):
+            made |= set(node.output)
+            names.add(node.name)
+    return names

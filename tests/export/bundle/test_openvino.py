@@ -1,0 +1,73 @@
+"""OpenVINO answers as ONNX Runtime does, and says why where it can't."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from export.bundle import Bundle, BundleError
+from export.bundle.engines.onnx_runtime import CPU, OnnxRuntimeEngine
+from export.bundle.engines.openvino import OpenVinoEngine, Precision
+from tests.bundles import grey_level_network
+from tests.export.machine import needs
+from training.geometry import Geometry
+
+SIZE = Geometry(64, 64)
+
+
+@pytest.mark.parametrize(("precision", "limit"), [("f32", 1e-5), ("bf16", 0.1)])
+@pytest.mark.parametrize("count", [1, 2, 4, 8])
+def test_answers_as_onnx_runtime(exported: Path, precision: Precision, limit: float, count: int) -> None:
+    needs(f"openvino-{precision}")
+    frames = np.random.default_rng(count).integers(0, 256, (count, 64, 64, 3), np.uint8)
+    engine = OpenVinoEngine(exported / "model.onnx", SIZE, precision)
+    expected = OnnxRuntimeEngine(exported / "model.onnx", SIZE, CPU).run(frames)
+    first = engine.run(frames)
+    engine.run(255 - frames)  # must not write over what it answered before
+    for answer, right in zip(first, expected, strict=True):
+        assert answer.dtype == np.float32
+        np.testing.assert_allclose(answer, right, atol=limit)
+    engine.close()
+
+
+def test_bf16_is_not_f32_under_another_name(exported: Path) -> None:
+    needs("openvino-bf16")
+    frames = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), np.uint8)
+    one, other = (OpenVinoEngine(exported / "model.onnx", SIZE, p).run(frames) for p in ("f32", "bf16"))
+    assert np.abs(one[0] - other[0]).max() > 1e-6
+
+
+@pytest.mark.parametrize("precision", ["f32", "bf16"])
+def test_what_is_no_graph_of_ours_is_refused(tmp_path: Path, precision: Precision) -> None:
+    needs(f"openvino-{precision}")
+    (tmp_path / "noise.onnx").write_bytes(b"not a graph")
+    onnx.save(grey_level_network((32, 32)), tmp_path / "small.onnx")
+    for name in ("noise.onnx", "small.onnx"):
+        with pytest.raises(BundleError, match=name) as caught:
+            OpenVinoEngine(tmp_path / name, SIZE, precision)
+        assert "\n" not in str(caught.value)
+
+
+PROGRAM = """
+import sys
+sys.modules["openvino"] = None
+from pathlib import Path
+from export.bundle import Bundle
+predictor = Bundle.open(Path(sys.argv[1])).start()
+print(predictor.engine_id)
+print(predictor.skipped.get("openvino-f32", "comes later"))
+"""
+
+
+def test_a_service_without_openvino_takes_the_next_engine(exported: Path) -> None:
+    command = [sys.executable, "-c", PROGRAM, str(exported)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[3])
+    assert done.returncode == 0, done.stderr
+    engine, reason = done.stdout.splitlines()
+    order = [entry.id for entry in Bundle.open(exported).manifest.engines]
+    preferred = order.index("openvino-f32") < order.index("onnx-f32")
+    assert engine == "onnx-f32"
+    assert reason == ("openvino is not installed" if preferred else "comes later")

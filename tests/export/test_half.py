@@ -1,0 +1,63 @@
+"""The half-precision graph: half where it pays, single where it matters, and nearly the same answers."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto
+from onnx.shape_inference import infer_shapes
+
+from export.bundle import Bundle
+from export.bundle.joints import ANSWER, FRAMES, STUDENT, TEACHER
+
+
+@pytest.fixture(scope="module")
+def half(exported: Path) -> onnx.ModelProto:
+    return onnx.load(exported / "model.fp16.onnx")
+
+
+def test_networks_are_half_and_the_rest_single(half: onnx.ModelProto) -> None:
+    typed = infer_shapes(half, strict_mode=True).graph
+    kinds = {value.name: value.type.tensor_type.elem_type for value in (*typed.value_info, *typed.output)}
+    kinds |= {tensor.name: tensor.data_type for tensor in typed.initializer}
+    networks = [node for node in typed.node if node.op_type in ("Conv", "ConvTranspose", "Relu")]
+    smoothing = networks[-2:]
+    assert len(networks) > 40
+    assert {kinds[name] for node in networks[:-2] for name in node.input} == {TensorProto.FLOAT16}
+    assert {kinds[name] for node in smoothing for name in node.input} == {TensorProto.FLOAT}
+    assert {kinds[name] for name in (*TEACHER, *STUDENT, *ANSWER)} == {TensorProto.FLOAT}
+    sums = [node for node in typed.node if node.op_type.startswith("Reduce")]
+    assert {kinds[node.output[0]] for node in sums} == {TensorProto.FLOAT}
+
+
+def test_frames_are_cast_before_anything_is_computed(half: onnx.ModelProto) -> None:
+    moved = {*FRAMES}
+    for node in half.graph.node:
+        if moved & set(node.input):
+            assert node.op_type in ("Cast", "Transpose")  # a permutation of bytes, then numbers
+        if node.op_type == "Transpose" and moved & set(node.input):
+            moved |= set(node.output)
+
+
+def test_it_is_half_the_size_and_says_nearly_the_same(exported: Path) -> None:
+    whole, half = exported / "model.onnx", exported / "model.fp16.onnx"
+    assert half.stat().st_size < 0.6 * whole.stat().st_size
+    bundle = Bundle.open(exported)
+    scale, frames = bundle.manifest.thresholds.image, bundle.golden_frames()
+    scores = [
+        scale.scores(onnxruntime.InferenceSession(path).run(["score"], {"frames": frames})[0])
+        for path in (whole, half)
+    ]
+    deviation = np.abs(scores[0] - scores[1]).max()
+    assert 1e-7 < deviation < 0.01  # rounded, and not the same graph under another name
+
+
+def test_an_engine_that_needs_a_gpu_is_not_claimed_equal(exported: Path) -> None:
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this ONNX Runtime has CUDA: tests/gpu")
+    (entry,) = (entry for entry in Bundle.open(exported).manifest.engines if entry.id == "onnx-cuda-fp16")
+    assert (entry.file, entry.guard_band, entry.heatmap_deviation) == ("model.fp16.onnx", None, None)
+    predictor = Bundle.open(exported).start()
+    assert "no CUDAExecutionProvider" in predictor.skipped["onnx-cuda-fp16"]
