@@ -6,6 +6,8 @@ old one serving. Everything but the loading itself happens on the event loop.
 """
 
 import asyncio
+import ctypes
+import gc
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -190,7 +192,7 @@ class Catalog:
         assert lane is not None
         await lane.emptied()
         await asyncio.to_thread(self._slot.remove, lane)
-        await asyncio.to_thread(lane.predictor.close)
+        await asyncio.to_thread(_free, lane)
         product = self._products[version.product]
         product.versions.remove(version)
         self._show(product)
@@ -213,6 +215,14 @@ def _open(version: Version, start: Start, engine: str) -> Lane:
     lane = Lane(start(bundle, engine))
     lane.measure()
     return lane
+
+
+def _free(lane: Lane) -> None:
+    """Closes the engine and gives its memory back: the C library would keep most of it for itself."""
+    lane.predictor.close()
+    gc.collect()
+    with suppress(OSError, AttributeError):  # another C library has no such call
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _facts(versions: list[Version]) -> Iterator[tuple[int, State, Lane | None]]:

@@ -1,4 +1,4 @@
-"""The load: HTTP/1.1 requests over plain sockets, one process, uvloop. Prints one line of JSON.
+"""The load: HTTP/1.1 over plain sockets, or gRPC, from one process on uvloop. Prints one line of JSON.
 
 Closed loop: so many clients, each with one request under way. Open loop: requests at a rate, whatever happens
 to those before, on as many connections as it takes.
@@ -10,9 +10,16 @@ import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
+import grpc.aio
 import uvloop
+
+from service.rpc.pb import inspection_pb2 as pb
+from service.rpc.pb.inspection_pb2_grpc import InspectionServiceStub
+
+if TYPE_CHECKING:
+    from service.rpc.pb.inspection_pb2_grpc import InspectionServiceAsyncStub
 
 
 @dataclass
@@ -99,6 +106,35 @@ async def closed(target: str, request: bytes, clients: int, seconds: float) -> d
     return tally.report(time.monotonic() - started)
 
 
+async def closed_grpc(
+    target: str, request: pb.InspectRequest, clients: int, seconds: float, *, stream: bool
+) -> dict[str, object]:
+    """Each client has one request under way, in calls of their own or in one stream."""
+    tally, ends = Tally(), time.monotonic() + seconds
+
+    async def calls(stub: "InspectionServiceAsyncStub") -> None:
+        while (asked := time.monotonic()) < ends:
+            await stub.Inspect(request)
+            tally.note(200, time.monotonic() - asked, None)
+
+    async def streams(stub: "InspectionServiceAsyncStub") -> None:
+        call = stub.InspectStream()
+        while (asked := time.monotonic()) < ends:
+            await call.write(request)
+            await call.read()
+            tally.note(200, time.monotonic() - asked, None)
+        await call.done_writing()
+
+    async def client() -> None:
+        async with grpc.aio.insecure_channel(target) as channel:
+            stub = InspectionServiceStub(channel)
+            await (streams if stream else calls)(stub)
+
+    started = time.monotonic()
+    await asyncio.gather(*(client() for _ in range(clients)))
+    return tally.report(time.monotonic() - started)
+
+
 async def opened(
     target: str, request: bytes, rate: float, seconds: float, deadline: float | None
 ) -> dict[str, object]:
@@ -132,10 +168,14 @@ def main() -> None:
     parser.add_argument("--rate", type=float)
     parser.add_argument("--deadline-ms", type=int)
     parser.add_argument("--seconds", type=float, default=4)
-    parser.add_argument("--multipart", action="store_true")
+    parser.add_argument("--door", choices=("raw", "multipart", "grpc", "stream"), default="raw")
     given = parser.parse_args()
-    request = _request(given.image.read_bytes(), given.product, given.deadline_ms, given.multipart)
-    if given.rate:
+    body, multipart = given.image.read_bytes(), given.door == "multipart"
+    request = _request(body, given.product, given.deadline_ms, multipart)
+    if given.door in ("grpc", "stream"):
+        message = pb.InspectRequest(image=body, product=given.product)
+        work = closed_grpc(given.target, message, given.clients, given.seconds, stream=given.door == "stream")
+    elif given.rate:
         deadline = given.deadline_ms and given.deadline_ms / 1000
         work = opened(given.target, request, given.rate, given.seconds, deadline)
     else:
