@@ -16,11 +16,18 @@ from tqdm import tqdm
 from export.bundle.engines.choice import open_engine
 from export.bundle.engines.engine import Engine, EngineFailed, ask
 from export.bundle.engines.onnx_runtime import CPU, OnnxRuntimeEngine
-from export.bundle.manifest import MAX_GUARD_BAND, BatchSize, BundleError, EngineEntry, Thresholds
+from export.bundle.manifest import (
+    HALF_GRAPH,
+    MAX_GUARD_BAND,
+    BatchSize,
+    BundleError,
+    EngineEntry,
+    Thresholds,
+)
 from export.bundle.predict import cyclic_windows
 from export.bundle.reading import judge
 from export.bundle.scale import THRESHOLD
-from export.engines import HALF_GRAPH, in_half_precision, on_gpu
+from export.engines import in_half_precision, on_gpu
 from export.golden import Golden
 from training.geometry import Geometry
 

@@ -13,6 +13,8 @@ from pydantic import TypeAdapter, ValidationError
 from export.accept import EngineParity, Parity, certify
 from export.bundle.files import file_digest
 from export.bundle.manifest import (
+    GRAPH,
+    HALF_GRAPH,
     BundleError,
     EngineEntry,
     Manifest,
@@ -20,7 +22,7 @@ from export.bundle.manifest import (
     Provenance,
 )
 from export.calibrate import Calibration, CalibrationError, calibrate
-from export.engines import GRAPH, HALF_GRAPH, prepare
+from export.engines import prepare, refuse
 from export.golden import HEATMAPS, Golden, choose_golden
 from export.half import halve
 from export.pack import publish, refuse_taken, staging_folder
@@ -31,7 +33,7 @@ from training.checkpoint import TENSORS, Checkpoint, load_checkpoint
 from training.datasets import DatasetError, open_dataset
 from training.model.drd import DRD
 
-_RUNTIMES = ("onnx", "onnxruntime", "openvino")
+_RUNTIMES = ("onnx", "onnxruntime", "openvino", "tensorrt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,7 @@ def build(order: Order, say: Say) -> Path:
     checkpoint = load_checkpoint(order.checkpoint)
     product = order.models / _product_name(checkpoint.product)
     refuse_taken(product, order.version)
+    refuse(order.engines)
     geometry, backbone = checkpoint.geometry, checkpoint.recipe.backbone
     say("Product", f"{checkpoint.product}: {backbone} at {geometry.height} x {geometry.width}")
     drd = checkpoint.model()
@@ -66,7 +69,7 @@ def build(order: Order, say: Say) -> Path:
         onnx.save(graph, root / GRAPH)
         onnx.save(halve(graph), root / HALF_GRAPH)
         golden.save(root)
-        prepared = prepare(order.engines, root)
+        prepared = prepare(order.engines, root, geometry)
         entries = {entry.id: entry for entry in prepared.entries}
         proofs, unfit = certify(prepared.entries, root, geometry, golden, calibration.thresholds)
         tell_parity(proofs, prepared.left_out | unfit, say)

@@ -4,19 +4,21 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from export.bundle.manifest import EngineEntry
+from export.bundle.manifest import GRAPH, HALF_GRAPH, BundleError, EngineEntry
+from export.tensorrt import ID as PLAN_ID
+from export.tensorrt import RTX_TARGETS, build_plan, refusal
+from training.geometry import Geometry
 
-GRAPH, HALF_GRAPH = "model.onnx", "model.fp16.onnx"
 _FILES = {
     "onnx-cuda-fp16": HALF_GRAPH,
     "openvino-bf16": GRAPH,
     "openvino-f32": GRAPH,
     "onnx-f32": GRAPH,
 }
-"""Engines that run a graph as it is."""
-KNOWN = tuple(_FILES)
-ALWAYS = "onnx-f32"
-"""Runs everywhere: what is left when nothing else does."""
+"""Engines that run a graph as it is; the others are built."""
+_EVERYWHERE = "onnx-f32"
+"""In every bundle: what is left when nothing else runs."""
+KNOWN = (*_FILES, "tensorrt-fp16-smNN", "tensorrt-rtx-fp16-smNN")
 
 
 class UnknownEngineError(ValueError):
@@ -34,19 +36,33 @@ class Prepared:
 def check_ids(ids: Iterable[str]) -> tuple[str, ...]:
     """`ids`, once each; raises UnknownEngineError."""
     wanted = tuple(dict.fromkeys(ids))
-    if unknown := [name for name in wanted if name not in _FILES]:
-        raise UnknownEngineError(f"there is no engine {unknown[0]!r}, only {', '.join(_FILES)}")
+    for name in wanted:
+        if name not in _FILES and not PLAN_ID.fullmatch(name):
+            raise UnknownEngineError(f"there is no engine {name!r}, only {', '.join(KNOWN)}")
     return wanted
 
 
-def prepare(wanted: Sequence[str] | None, root: Path) -> Prepared:
+def refuse(wanted: Iterable[str] | None) -> None:
+    """Raises BundleError if an engine that was asked for can't be built here: before the long work."""
+    for name in wanted or ():
+        if PLAN_ID.fullmatch(name) and (reason := refusal(name)):
+            raise BundleError(f"{name} can't be built here: {reason}")
+
+
+def prepare(wanted: Sequence[str] | None, root: Path, geometry: Geometry) -> Prepared:
     """Makes the files of the engines `wanted` (None: all that can be made here) in the unfinished bundle at
-    `root`, where the graphs are."""
-    entries = dict[str, EngineEntry]()
-    left_out = dict[str, str]()
-    for name in [*(wanted or _FILES), ALWAYS]:
-        entries[name] = EngineEntry(id=name, file=_FILES[name])
-    return Prepared(tuple(entries.values()), left_out)
+    `root`, where the graphs are. Raises BundleError."""
+    ahead = [f"tensorrt-rtx-fp16-sm{target}" for target in RTX_TARGETS]
+    left_out = {name: reason for name in ahead if (reason := refusal(name))} if wanted is None else {}
+    names = dict.fromkeys([*(ahead if wanted is None else ()), *(wanted or _FILES), _EVERYWHERE])
+    entries = (
+        build_plan(name, root, geometry)
+        if PLAN_ID.fullmatch(name)
+        else EngineEntry(id=name, file=_FILES[name])
+        for name in names
+        if name not in left_out
+    )
+    return Prepared(tuple(entries), left_out)
 
 
 def on_gpu(name: str) -> bool:
@@ -55,5 +71,5 @@ def on_gpu(name: str) -> bool:
 
 
 def in_half_precision(name: str) -> bool:
-    """Whether the engine of that id runs the half-precision graph."""
+    """Whether the engine of that id is made of the half-precision graph."""
     return "-fp16" in name

@@ -23,7 +23,7 @@ class _Jointed(nn.Module):
         self.drd = drd
 
     def forward(self, frames: Tensor) -> tuple[Tensor, ...]:
-        features = self.drd.teacher(frames)
+        features = self.drd.teacher(frames.float())  # first of all: TensorRT takes bytes into a cast only
         restored = self.drd.restore(features)
         return *self.drd.heatmap(distances(features, restored)), *features, *restored
 

@@ -19,6 +19,7 @@ from export.bundle.scale import Scale
 from training.geometry import Geometry
 
 SCHEMA_VERSION: Literal[1] = 1
+GRAPH, HALF_GRAPH = "model.onnx", "model.fp16.onnx"
 MANIFEST = "manifest.json"
 SEAL = "manifest.sha256"
 """The manifest's own digest, as `sha256sum -c` reads it: a damaged or hand-edited manifest is not served."""
@@ -68,6 +69,21 @@ class Thresholds(_Facts):
     """Whether that many calibration images can promise the error budget: it is at least 1/(n+1)."""
 
 
+class Plan(_Facts):
+    """A TensorRT engine built ahead of time: it runs only where all of this is the same."""
+
+    file: BundlePath
+    flavour: Literal["tensorrt", "tensorrt-rtx"]
+    graph: Sha256
+    """Of the graph it was made from."""
+    version: str
+    """TensorRT's, in full."""
+    compute_capability: Annotated[str, Field(pattern=r"^\d+\.\d$")]
+    precision: Literal["fp16"]
+    profile: tuple[int, int, int]
+    """Batch sizes: smallest, preferred, largest."""
+
+
 class EngineEntry(_Facts):
     """One way to run the network. `guard_band` and `heatmap_deviation`, the largest seen at export, are on
     the score scales; None while they could not be measured."""
@@ -77,6 +93,7 @@ class EngineEntry(_Facts):
     batch_sizes: tuple[BatchSize, ...] = BATCH_SIZES
     guard_band: Annotated[float, Field(ge=0, le=MAX_GUARD_BAND)] | None = None
     heatmap_deviation: Annotated[float, Field(ge=0)] | None = None
+    plan: Plan | None = None
 
 
 GoldenKind = Literal["good", "defective", "pseudo-abnormal", "near-threshold"]
@@ -125,6 +142,7 @@ class Manifest(_Facts):
     @model_validator(mode="after")
     def _hangs_together(self) -> Self:
         used = [engine.file for engine in self.engines] + [golden.file for golden in self.golden]
+        used += [engine.plan.file for engine in self.engines if engine.plan]
         used.append(self.golden_heatmaps)
         if missing := sorted(set(used) - self.files.keys()):
             raise ValueError(f"{missing[0]!r} is used but has no digest")

@@ -5,6 +5,7 @@ from pathlib import Path
 from export.bundle.engines.engine import Engine
 from export.bundle.engines.onnx_runtime import CPU, CUDA, OnnxRuntimeEngine
 from export.bundle.engines.openvino import OpenVinoEngine
+from export.bundle.engines.tensorrt import open_plan
 from export.bundle.manifest import BundleError, EngineEntry
 from training.geometry import Geometry
 
@@ -24,4 +25,6 @@ def open_engine(entry: EngineEntry, root: Path, geometry: Geometry) -> Engine:
             return OpenVinoEngine(path, geometry, "f32")
         case "openvino-bf16":
             return OpenVinoEngine(path, geometry, "bf16")
+    if entry.id.startswith("tensorrt-"):
+        return open_plan(entry, root, geometry)
     raise BundleError(f"this program has no engine {entry.id}")

@@ -1,6 +1,8 @@
 """ONNX Runtime, which is imported only when an engine is opened."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,17 +18,23 @@ _ERRORS_ONLY = 3
 class OnnxRuntimeEngine:
     """The graph on one execution provider: nothing of it falls back to another that was not asked for."""
 
-    def __init__(self, path: Path, geometry: Geometry, provider: str) -> None:
+    def __init__(
+        self, path: Path, geometry: Geometry, provider: str, devices: Sequence[Any] | None = None
+    ) -> None:
+        """`devices` are those of a `provider` that is a plug-in."""
         try:
             import onnxruntime
         except ImportError as error:
             raise BundleError("onnxruntime is not installed") from error
-        if provider not in (there := onnxruntime.get_available_providers()):
+        if devices is None and provider not in (there := onnxruntime.get_available_providers()):
             raise BundleError(f"this ONNX Runtime has no {provider}, only {', '.join(there)}")
         options = onnxruntime.SessionOptions()
         options.log_severity_level = _ERRORS_ONLY
         try:
-            self._session = onnxruntime.InferenceSession(path, options, providers=[provider])
+            if devices is not None:
+                options.add_provider_for_devices(devices, {})
+            providers = [provider] if devices is None else None
+            self._session = onnxruntime.InferenceSession(path, options, providers=providers)
         except Exception as error:  # the runtime's exceptions share no base class
             raise BundleError(f"ONNX Runtime can't open {path.name}: {first_line(error)}") from error
         if provider not in self._session.get_providers():  # no device, or no driver: it would go on without

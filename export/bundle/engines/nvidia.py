@@ -1,0 +1,46 @@
+"""What is known of the GPU and of TensorRT's libraries before any of them opens a file."""
+
+import ctypes
+import importlib.util
+from pathlib import Path
+from typing import Literal
+
+from export.bundle.manifest import BundleError
+
+_MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_…
+
+
+def compute_capability() -> str:
+    """The first GPU's, such as "8.9"; BundleError where there is none."""
+    try:
+        cuda = ctypes.CDLL("libcuda.so.1")
+    except OSError as error:
+        raise BundleError("there is no NVIDIA driver here (libcuda.so.1)") from error
+    device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
+    if cuda.cuInit(0) or cuda.cuDeviceGet(ctypes.byref(device), 0):
+        raise BundleError("the NVIDIA driver finds no GPU here")
+    cuda.cuDeviceGetAttribute(ctypes.byref(major), _MAJOR, device)
+    cuda.cuDeviceGetAttribute(ctypes.byref(minor), _MINOR, device)
+    return f"{major.value}.{minor.value}"
+
+
+def library_version(flavour: Literal["tensorrt", "tensorrt-rtx"]) -> str:
+    """The version of the TensorRT library that would run a plan, such as "1.7.1.116"; BundleError without."""
+    package, pattern = {
+        "tensorrt-rtx": ("onnxruntime_ep_nv_tensorrt_rtx", "libtensorrt_rtx.so.*.*"),
+        "tensorrt": ("tensorrt_libs", "libnvinfer.so.*"),
+    }[flavour]
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise BundleError(f"{package} is not installed")
+    files = [path for path in sorted(Path(spec.origin).parent.glob(pattern)) if not path.is_symlink()]
+    if not files:
+        raise BundleError(f"{package} carries no library {pattern}")
+    try:
+        library = ctypes.CDLL(str(files[0]))
+    except OSError as error:
+        raise BundleError(f"{files[0].name} can't be loaded: {error}") from error
+    return ".".join(str(getattr(library, f"getInferLib{part}Version")()) for part in _PARTS)
+
+
+_PARTS = ("Major", "Minor", "Patch", "Build")

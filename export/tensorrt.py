@@ -1,0 +1,150 @@
+"""Builds TensorRT plans: for RTX on any machine, for TensorRT 10 on the GPU that will serve.
+
+NVIDIA's licence for TensorRT and TensorRT for RTX covers the libraries and what they build: read it before
+passing engines on.
+"""
+
+import importlib
+import importlib.util
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import onnx
+from onnx import TensorProto, helper
+
+from export.bundle.engines.nvidia import compute_capability
+from export.bundle.engines.tensorrt import PROVIDERS
+from export.bundle.files import file_digest
+from export.bundle.manifest import BATCH_SIZES, HALF_GRAPH, BundleError, EngineEntry, Plan
+from training.geometry import Geometry
+
+ID = re.compile(r"(tensorrt|tensorrt-rtx)-fp16-sm(\d{2,3})")
+RTX_TARGETS = ("86", "89", "120")
+"""A10 and RTX 30, L4 and RTX 40, RTX 50: what the provider for RTX accepts."""
+_BATCH = (min(BATCH_SIZES), 4, max(BATCH_SIZES))
+_MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx_bindings"}
+_TENSORRT = "10"
+"""ONNX Runtime's provider is linked against this version's library, and runs no other's plans."""
+
+
+def refusal(name: str) -> str | None:
+    """Why the engine `name` can't be built on this machine; None when it can."""
+    flavour, target = _parse(name)
+    try:
+        module = _module(flavour)
+        if flavour == "tensorrt-rtx":
+            if target not in RTX_TARGETS:
+                return (
+                    f"TensorRT for RTX serves sm{', sm'.join(RTX_TARGETS)} only: take tensorrt or onnx-cuda"
+                )
+        elif module.__version__.partition(".")[0] != _TENSORRT:
+            return (
+                f"TensorRT {module.__version__} is installed, and ONNX Runtime's provider runs plans of "
+                f"TensorRT {_TENSORRT} only: install tensorrt-cu13==10.16.1.11"
+            )
+        elif (here := compute_capability()) != _capability(target):
+            return f"it must be built on the GPU it will serve, and this one has compute capability {here}"
+    except BundleError as error:
+        return str(error)
+    return None
+
+
+def build_plan(name: str, root: Path, geometry: Geometry) -> EngineEntry:
+    """Builds the engine `name` from the half-precision graph of the unfinished bundle at `root`.
+
+    Raises BundleError with `refusal`'s reason, or the parser's.
+    """
+    if reason := refusal(name):
+        raise BundleError(f"{name} can't be built here: {reason}")
+    flavour, target = _parse(name)
+    module = _module(flavour)
+    plan = Plan(
+        file=f"engines/{name}.engine",
+        flavour=flavour,
+        graph=file_digest(root / HALF_GRAPH),
+        version=module.__version__,
+        compute_capability=_capability(target),
+        precision="fp16",
+        profile=_BATCH,
+    )
+    wrapper = f"engines/{name}.onnx"
+    (root / wrapper).parent.mkdir(exist_ok=True)
+    (root / plan.file).write_bytes(_serialized(module, flavour, target, root / HALF_GRAPH, geometry))
+    onnx.save(_wrapper(Path(plan.file).name, PROVIDERS[flavour], geometry), root / wrapper)
+    return EngineEntry(id=name, file=wrapper, plan=plan)
+
+
+def _parse(name: str) -> tuple[Literal["tensorrt", "tensorrt-rtx"], str]:
+    match = ID.fullmatch(name)
+    assert match is not None, name
+    return ("tensorrt-rtx" if match[1] == "tensorrt-rtx" else "tensorrt"), match[2]
+
+
+def _capability(target: str) -> str:
+    return f"{target[:-1]}.{target[-1]}"
+
+
+def _module(flavour: str) -> Any:
+    """TensorRT's Python interface, the same for both; BundleError without it."""
+    name, library = _MODULES[flavour], "onnxruntime_ep_nv_tensorrt_rtx"
+    try:
+        if flavour == "tensorrt-rtx":
+            importlib.import_module(library)  # brings, and loads, the library the bindings are for
+        return importlib.import_module(name)
+    except ImportError as error:
+        told = f"it needs the extra {flavour}"
+        raise BundleError(f"{name} is not installed: {told}" if _absent(name) else f"{error}") from error
+
+
+def _absent(name: str) -> bool:
+    return importlib.util.find_spec(name) is None
+
+
+def _serialized(module: Any, flavour: str, target: str, graph: Path, geometry: Geometry) -> bytes:
+    """The plan, strongly typed: precision is the graph's own."""
+    logger = module.Logger(module.Logger.ERROR)
+    builder = module.Builder(logger)
+    network = builder.create_network(1 << int(module.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = module.OnnxParser(network, logger)
+    if not parser.parse(graph.read_bytes()):
+        raise BundleError(f"TensorRT can't read {graph.name}: {parser.get_error(0).desc().splitlines()[0]}")
+    config = builder.create_builder_config()
+    if flavour == "tensorrt-rtx":
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(getattr(module.ComputeCapability, f"SM{target}"), 0)
+    profile = builder.create_optimization_profile()
+    profile.set_shape("frames", *((batch, geometry.height, geometry.width, 3) for batch in _BATCH))
+    config.add_optimization_profile(profile)
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise BundleError(f"TensorRT built no plan from {graph.name}")
+    return bytes(plan)
+
+
+def _wrapper(plan: str, provider: str, geometry: Geometry) -> onnx.ModelProto:
+    """A graph of one node, which stands for the file `plan` beside it."""
+    node = helper.make_node(
+        "EPContext",
+        ["frames"],
+        ["heatmap", "score"],
+        domain="com.microsoft",
+        main_context=1,
+        embed_mode=0,
+        ep_cache_context=plan,
+        source=provider,
+    )
+    size = [geometry.height, geometry.width]
+    graph = helper.make_graph(
+        [node],
+        "plan",
+        [helper.make_tensor_value_info("frames", TensorProto.UINT8, ["N", *size, 3])],
+        [
+            helper.make_tensor_value_info("heatmap", TensorProto.FLOAT, ["N", *size]),
+            helper.make_tensor_value_info("score", TensorProto.FLOAT, ["N"]),
+        ],
+    )
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("com.microsoft", 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    onnx.checker.check_model(model)
+    return model
