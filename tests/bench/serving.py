@@ -87,7 +87,7 @@ def limits(image: Path, predictor: Predictor, seconds: float) -> tuple[Limit, Li
 
 
 def overload(folder: Path, bundle: Path, image: Path, seconds: float, *, free: bool) -> None:
-    print(print("\n| offered, of capacity | in time/s | refused/s | refusal p50 ms | 504/s | 200 but late |"))
+    print("\n| offered, of capacity | in time/s | refused/s | refusal p50 ms | 504/s | 200 but late |")
     print("|---|---|---|---|---|---|")
     with server(bundle, folder / "socket", free=free) as addresses:
         report = load(addresses, "raw", image, bundle, seconds, 8)
@@ -101,10 +101,9 @@ def overload(folder: Path, bundle: Path, image: Path, seconds: float, *, free: b
             }
             refusal = 1000 * count["429"]["p50"] if "429" in count else 0
             late = report["late"]
-            print(
-                f"| {times} = {times * capacity:.0f}/s | {rates['200'] - late / took:.0f} | {rates['429']:.0f} "
-                f"| {refusal:.1f} | {rates['504']:.0f} | {late} |"
-            )
+            in_time = rates["200"] - late / took
+            figures = f"{in_time:.0f} | {rates['429']:.0f} | {refusal:.1f} | {rates['504']:.0f} | {late}"
+            print(f"| {times} = {times * capacity:.0f}/s | {figures} |")
 
 
 @contextmanager
