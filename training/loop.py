@@ -21,7 +21,10 @@ _FINAL_LEARNING_RATE = 0.1
 
 def autocast(device: torch.device, half: bool) -> AbstractContextManager[object]:
     """bfloat16 where it is asked for and the processor computes in it; float32 otherwise."""
-    able = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
+    if device.type == "cuda":
+        able = torch.cuda.is_bf16_supported()
+    else:
+        able = bool(torch.cpu.get_capabilities().get("avx512_bf16"))
     return torch.autocast(device.type, torch.bfloat16) if half and able else nullcontext()
 
 

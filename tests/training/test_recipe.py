@@ -1,0 +1,60 @@
+"""Recipes: presets, files, and errors that name the field."""
+
+from pathlib import Path
+
+import pytest
+
+from training.choose import candidates
+from training.model.heatmap import ScoreRule
+from training.recipe import PRESETS, RecipeError, load_recipe
+
+
+def test_the_presets_are_the_four_of_the_documentation() -> None:
+    assert set(PRESETS) == {"quick", "fast", "rd", "paper"}
+    assert all(name == recipe.name for name, recipe in PRESETS.items())
+
+
+def test_paper_is_the_paper() -> None:
+    paper = PRESETS["paper"]
+    assert (paper.backbone, paper.synthesis, paper.image_term) == ("wide_resnet50_2", "drd", "channel")
+    assert (paper.learning_rate, paper.betas, paper.weight_decay) == (5e-3, (0.5, 0.999), 1e-5)
+    assert (paper.batch, paper.epochs, paper.schedule, paper.fusion_width) == (4, 200, "constant", 2)
+    assert candidates(paper) == [ScoreRule(factor=True)]
+
+
+def test_rd_is_the_baseline_at_the_same_number_of_steps_as_fast() -> None:
+    rd, fast = PRESETS["rd"], PRESETS["fast"]
+    assert (rd.synthesis, rd.fusion, rd.image_term) == ("none", "mff", "flat")
+    assert (rd.position_weight, rd.restoration_weight, rd.segmentation_weight, rd.noise) == (0, 0, 0, 0)
+    assert (rd.epochs, rd.batch) == (fast.epochs, fast.batch)
+    assert candidates(rd) == [ScoreRule()]
+
+
+def test_a_file_overrides_its_base_and_options_override_both(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('preset = "quick"\neasy_share = 0.9\nheight = 128\n')
+    recipe = load_recipe(str(path), height=160, backbone=None)
+    assert (recipe.name, recipe.easy_share, recipe.height) == ("mine", 0.9, 160)
+    assert recipe.epochs == PRESETS["quick"].epochs
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("epoch = 3", "'epoch'"),
+        ('synthesis = "holes"', "'synthesis'"),
+        ("height = 100", "multiples of 32"),
+        ("epochs = ", "mine.toml"),
+        ('preset = "slow"', "there are quick, fast, rd, paper"),
+    ],
+)
+def test_mistakes_name_the_field(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(str(path))
+
+
+def test_a_missing_file_is_named() -> None:
+    with pytest.raises(RecipeError, match=r"nowhere\.toml"):
+        load_recipe("nowhere.toml")

@@ -1,0 +1,81 @@
+"""Where the teacher's weights come from, and what is said when they are another network's."""
+
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from training.model.teacher import BackboneError
+from training.model.weights import load_teacher
+
+FRAMES = torch.arange(2 * 64 * 64 * 3).remainder(256).view(2, 64, 64, 3).to(torch.uint8)
+
+
+def classifier_state(backbone: str) -> dict[str, torch.Tensor]:
+    torch.manual_seed(3)
+    state: dict[str, torch.Tensor] = timm.create_model(backbone, pretrained=False).state_dict()
+    return state
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_a_file_gives_the_network_its_features(tmp_path: Path, suffix: str) -> None:
+    state, path = classifier_state("resnet18"), tmp_path / f"weights{suffix}"
+    if suffix == ".pth":
+        torch.save({"state_dict": state}, path)
+    else:
+        save_file(state, path)
+    teacher = load_teacher("resnet18", path)
+    whole = timm.create_model("resnet18", pretrained=False, features_only=True, out_indices=(1, 2, 3))
+    whole.load_state_dict({name: state[name] for name in whole.state_dict()})
+    normalised = (FRAMES.permute(0, 3, 1, 2).float() - teacher.mean) / teacher.std
+    with torch.inference_mode():
+        for ours, theirs in zip(teacher(FRAMES), whole.eval()(normalised), strict=True):
+            assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+def test_the_packaged_efficientnet_is_imagenet_s() -> None:
+    # With its ImageNet weights a network sees the difference between noise and a plain surface in every
+    # level, and its batch statistics are not those of initialisation.
+    teacher = load_teacher("tf_efficientnet_lite0")
+    state = teacher.net.state_dict()
+    assert not torch.equal(state["bn1.running_mean"], torch.zeros_like(state["bn1.running_mean"]))
+    assert teacher.mean.flatten().tolist() == [127.0] * 3
+    assert teacher.std.flatten().tolist() == [128.0] * 3
+
+
+def test_missing_and_unexpected_tensors_are_named(tmp_path: Path) -> None:
+    save_file(classifier_state("resnet18"), tmp_path / "r18.safetensors")
+    with pytest.raises(
+        BackboneError, match=r"tensors missing \(layer1\.2\.bn1\.bias.*unexpected there: fc\.bias"
+    ):
+        load_teacher("resnet34", tmp_path / "r18.safetensors")
+
+
+def test_wrong_shapes_are_named(tmp_path: Path) -> None:
+    state = classifier_state("resnet18")
+    state["conv1.weight"] = torch.zeros(64, 1, 7, 7)
+    save_file(state, tmp_path / "grey.safetensors")
+    with pytest.raises(BackboneError, match=r"conv1\.weight is \[64, 1, 7, 7\], not \[64, 3, 7, 7\]"):
+        load_teacher("resnet18", tmp_path / "grey.safetensors")
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "weights.pth"])
+def test_damaged_and_missing_files_are_one_clear_line(tmp_path: Path, name: str) -> None:
+    with pytest.raises(BackboneError, match="cannot be read"):
+        load_teacher("resnet18", tmp_path / name)
+    (tmp_path / name).write_bytes(b"not weights")
+    with pytest.raises(BackboneError, match="cannot be read"):
+        load_teacher("resnet18", tmp_path / name)
+
+
+def test_a_pickle_with_code_in_it_is_not_run(tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return Path.touch, (tmp_path / "sprung",)  # type: ignore[return-value]
+
+    torch.save({"conv1.weight": Trap()}, tmp_path / "trap.pth")
+    with pytest.raises(BackboneError, match="cannot be read"):
+        load_teacher("resnet18", tmp_path / "trap.pth")
+    assert not (tmp_path / "sprung").exists()
