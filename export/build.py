@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import onnx
+import torch
 from pydantic import TypeAdapter, ValidationError
 
 from export.accept import EngineParity, Parity, certify
@@ -20,6 +21,7 @@ from export.bundle.manifest import (
     Manifest,
     ProductName,
     Provenance,
+    RegionOfInterest,
 )
 from export.calibrate import Calibration, CalibrationError, calibrate
 from export.engines import prepare, refuse
@@ -27,10 +29,12 @@ from export.golden import HEATMAPS, Golden, choose_golden
 from export.half import halve
 from export.pack import publish, refuse_taken, staging_folder
 from export.report import Say, tell_golden, tell_parity, tell_thresholds
+from export.roi import read_roi
 from export.scoring import checkpoint_predict, score_pictures
 from export.trace import trace
 from training.checkpoint import TENSORS, Checkpoint, load_checkpoint
 from training.datasets import DatasetError, open_dataset
+from training.geometry import Geometry
 from training.model.drd import DRD
 
 _RUNTIMES = ("onnx", "onnxruntime", "openvino", "tensorrt")
@@ -50,6 +54,7 @@ class Order:
     max_false_reject: float
     min_area: int
     version: int | None
+    roi: Path | None = None
     engines: tuple[str, ...] | None = None
 
 
@@ -62,6 +67,7 @@ def build(order: Order, say: Say) -> Path:
     geometry, backbone = checkpoint.geometry, checkpoint.recipe.backbone
     say("Product", f"{checkpoint.product}: {backbone} at {geometry.height} x {geometry.width}")
     drd = checkpoint.model()
+    roi = _interest(order.roi, drd, geometry, say)
     calibration, golden = _calibrated(order, checkpoint, drd, say)
     with staging_folder(order.models) as root:
         say("Graph", "tracing the network, some ten seconds …")
@@ -86,6 +92,7 @@ def build(order: Order, say: Say) -> Path:
                 geometry=geometry,
                 thresholds=calibration.thresholds,
                 min_area=order.min_area,
+                roi=roi,
                 frame_ranges=calibration.frame_ranges,
                 engines=tuple(_measured(entries[proof.id], proof) for proof in kept),
                 golden=golden.entries,
@@ -106,6 +113,16 @@ def _product_name(name: str) -> str:
         raise BundleError(
             f"{name!r} can't be a product's name: use letters, digits, '.', '_' and '-'"
         ) from error
+
+
+def _interest(path: Path | None, drd: DRD, geometry: Geometry, say: Say) -> RegionOfInterest | None:
+    """Gives `drd` the region of interest of the file, before anything is calibrated."""
+    if path is None:
+        return None
+    region, mask = read_roi(path, geometry)
+    drd.heatmap.roi.copy_(torch.from_numpy(mask))
+    say("Region", f"{region.share:.1%} of the picture counts, after {path}")
+    return region
 
 
 def _calibrated(order: Order, checkpoint: Checkpoint, drd: DRD, say: Say) -> tuple[Calibration, Golden]:

@@ -14,8 +14,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0, 1 for a failure, 2 for misuse."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    if options.roi is not None:
-        parser.error("--roi is not available in this version")
     order = Order(
         options.checkpoint,
         options.to,
@@ -23,6 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.max_false_reject,
         options.min_area,
         options.version,
+        options.roi,
         options.engines,
     )
     try:
@@ -76,7 +75,14 @@ def _parser() -> argparse.ArgumentParser:
         help="engines to carry beside onnx-f32, which is always there (default: all that can be made here): "
         + ", ".join(KNOWN),
     )
-    parser.add_argument("--roi", metavar="FILE.json", help="not available yet: the whole picture counts")
+    parser.add_argument(
+        "--roi",
+        type=Path,
+        metavar="FILE.json",
+        help="region of interest, outside of which nothing counts (default: the whole picture): "
+        '{"unit": "fraction", "shapes": [{"rectangle": [x, y, width, height]}, {"polygon": [[x, y], …]}]}, '
+        'or {"unit": "pixel", "image_size": [width, height], "shapes": …}',
+    )
     return parser
 
 

@@ -4,6 +4,7 @@ ValueError
  ├─ BundleError                the bundle, or an engine of it, can't be used
  ├─ CalibrationError           no threshold can be fitted
  ├─ ParityError                an engine turns a verdict around
+ ├─ RoiError                   a region of interest that is none
  ├─ VersionTakenError          the version exists already
  └─ BackboneError, CheckpointError, DatasetError, UnreadableImage      of the room below
 RuntimeError
@@ -18,6 +19,7 @@ from export.bundle.manifest import BundleError
 from export.bundle.reading import FrameFailed
 from export.calibrate import CalibrationError
 from export.pack import VersionTakenError
+from export.roi import RoiError
 from training.checkpoint import CheckpointError
 from training.datasets import DatasetError
 from training.geometry import UnreadableImage
@@ -26,6 +28,7 @@ FAILURES = (
     BundleError,
     CalibrationError,
     ParityError,
+    RoiError,
     VersionTakenError,
     CheckpointError,
     DatasetError,

@@ -119,6 +119,20 @@ class Provenance(_Facts):
     libraries: dict[str, str]
 
 
+Point = tuple[float, float]
+"""x and y."""
+
+
+class RegionOfInterest(_Facts):
+    """Where a defect counts; it is part of the graph, and recorded here for people.
+
+    `polygons` are in shares of the sent picture's width and height, `share` is that of the network's input.
+    """
+
+    polygons: Annotated[tuple[tuple[Point, ...], ...], Field(min_length=1)]
+    share: Annotated[float, Field(gt=0, le=1)]
+
+
 class Manifest(_Facts):
     schema_version: Literal[1] = SCHEMA_VERSION
     product: ProductName
@@ -127,7 +141,8 @@ class Manifest(_Facts):
     thresholds: Thresholds
     min_area: Annotated[int, Field(ge=0)]
     """Pixels of the sent image that a region must have to count; 0: any."""
-    roi: None = None
+    roi: RegionOfInterest | None = None
+    """None: the whole picture."""
     frame_ranges: FrameRanges
     engines: Annotated[tuple[EngineEntry, ...], Field(min_length=1)]
     """In order of preference, as measured at export."""

@@ -113,7 +113,6 @@ def test_a_damaged_picture_is_named(
         ["--min-area", "-1"],
         ["--version", "0"],
         ["--version", "2.0"],
-        ["--roi", "roi.json"],
         ["--engines", "abacus-f32"],
         ["--verbose"],
     ],

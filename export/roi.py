@@ -1,0 +1,93 @@
+"""The region of interest: which part of the picture counts. Drawn by a person, traced into the graph.
+
+    {"unit": "pixel", "image_size": [300, 300],
+     "shapes": [{"rectangle": [20, 20, 260, 120]}, {"polygon": [[30, 160], [270, 160], [150, 280]]}]}
+
+A rectangle is x, y, width, height; with the unit "fraction" everything is a share of the sent picture's width
+and height, and `image_size` (width, height) is left out.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from export.bundle.manifest import Point, RegionOfInterest
+from training.geometry import Geometry
+
+_FINE = 8
+"""Shapes are drawn so many times finer: a cell counts when half of it is covered."""
+
+Side = Annotated[int, Field(ge=1)]
+Length = Annotated[float, Field(gt=0)]
+
+
+class RoiError(ValueError):
+    """The file does not describe a region of the picture."""
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class _Rectangle(_Entry):
+    rectangle: tuple[float, float, Length, Length]
+
+    def corners(self) -> tuple[Point, ...]:
+        x, y, width, height = self.rectangle
+        return (x, y), (x + width, y), (x + width, y + height), (x, y + height)
+
+
+class _Polygon(_Entry):
+    polygon: Annotated[tuple[Point, ...], Field(min_length=3)]
+
+    def corners(self) -> tuple[Point, ...]:
+        return self.polygon
+
+
+class _Drawing(_Entry):
+    unit: Literal["fraction", "pixel"]
+    image_size: tuple[Side, Side] | None = None
+    shapes: Annotated[tuple[_Rectangle | _Polygon, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _has_its_size(self) -> Self:
+        if (self.unit == "pixel") != (self.image_size is not None):
+            raise ValueError("image_size goes with the unit pixel, and only with it")
+        return self
+
+
+def read_roi(path: Path, geometry: Geometry) -> tuple[RegionOfInterest, NDArray[np.bool_]]:
+    """The region of the file `path`, and where it is in a network input; bool [H, W].
+
+    Raises RoiError when it leaves the picture or covers nothing, OSError when there is no such file.
+    """
+    try:
+        drawing = _Drawing.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
+        raise RoiError(f"{path}: {where + ': ' if where else ''}{message}") from error
+    width, height = drawing.image_size or (1, 1)
+    polygons = tuple(tuple((x / width, y / height) for x, y in shape.corners()) for shape in drawing.shapes)
+    for x, y in (corner for polygon in polygons for corner in polygon):
+        if not (0 <= x <= 1 and 0 <= y <= 1):
+            raise RoiError(f"{path}: the corner {x * width:g}, {y * height:g} lies outside the picture")
+    mask = draw(polygons, geometry)
+    if not mask.any():
+        raise RoiError(f"{path}: the shapes cover nothing of the {geometry.width} × {geometry.height} input")
+    return RegionOfInterest(polygons=polygons, share=float(mask.mean())), mask
+
+
+def draw(polygons: tuple[tuple[Point, ...], ...], geometry: Geometry) -> NDArray[np.bool_]:
+    """Which cells [H, W] of a network input `polygons`, in shares of the picture, cover by half or more."""
+    fine = Image.new("L", (geometry.width * _FINE, geometry.height * _FINE))
+    pen = ImageDraw.Draw(fine)
+    for polygon in polygons:
+        # Pillow's pixels are points and its outlines belong to the shape: half a pixel off gives their areas
+        pen.polygon([(x * fine.width - 0.5, y * fine.height - 0.5) for x, y in polygon], fill=255)
+    return np.asarray(fine.reduce(_FINE)) >= 128

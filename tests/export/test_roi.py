@@ -1,0 +1,113 @@
+"""The region of interest: drawn where it was meant, refused where it makes no sense, obeyed by the graph."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from export.bundle import Bundle
+from export.cli import main
+from export.roi import RoiError, read_roi
+from training.geometry import Geometry
+
+SIZE = Geometry(64, 96)
+LEFT = {"unit": "fraction", "shapes": [{"rectangle": [0, 0, 0.5, 1]}]}
+
+
+def drawn(tmp_path: Path, facts: dict[str, Any]) -> Path:
+    path = tmp_path / "roi.json"
+    path.write_text(json.dumps(facts))
+    return path
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"unit": "fraction", "shapes": [{"rectangle": [0.25, 0.5, 0.5, 0.25]}]},
+        {"unit": "pixel", "image_size": [300, 200], "shapes": [{"rectangle": [75, 100, 150, 50]}]},
+        {"unit": "fraction", "shapes": [{"polygon": [[0.25, 0.5], [0.75, 0.5], [0.75, 0.75], [0.25, 0.75]]}]},
+        {
+            "unit": "fraction",
+            "shapes": [{"rectangle": [0.25, 0.5, 0.25, 0.25]}, {"rectangle": [0.5, 0.5, 0.25, 0.25]}],
+        },
+    ],
+)
+def test_the_same_region_in_four_ways(tmp_path: Path, facts: dict[str, Any]) -> None:
+    region, mask = read_roi(drawn(tmp_path, facts), SIZE)
+    expected = np.zeros((64, 96), bool)
+    expected[32:48, 24:72] = True
+    np.testing.assert_array_equal(mask, expected)
+    assert region.share == pytest.approx(1 / 8)
+    assert region.polygons[0][0] == (0.25, 0.5)
+
+
+def test_the_whole_picture_is_the_whole_picture(tmp_path: Path) -> None:
+    _, mask = read_roi(drawn(tmp_path, {"unit": "fraction", "shapes": [{"rectangle": [0, 0, 1, 1]}]}), SIZE)
+    assert mask.all()
+
+
+def test_half_a_square_is_a_triangle(tmp_path: Path) -> None:
+    facts = {"unit": "fraction", "shapes": [{"polygon": [[0, 0], [1, 0], [0, 1]]}]}
+    region, mask = read_roi(drawn(tmp_path, facts), Geometry(64, 64))
+    assert region.share == pytest.approx(0.5, abs=0.01)
+    assert (mask[0, :62].all(), mask[62:, 2:].any()) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("facts", "told"),
+    [
+        ({"unit": "fraction", "shapes": []}, "shapes"),
+        ({"unit": "fraction", "shapes": [{"rectangle": [0.8, 0, 0.5, 1]}]}, "the corner 1.3, 0 lies outside"),
+        (
+            {
+                "unit": "pixel",
+                "image_size": [300, 200],
+                "shapes": [{"polygon": [[0, 0], [300, 0], [0, 201]]}],
+            },
+            "the corner 0, 201 lies outside",
+        ),
+        ({"unit": "fraction", "shapes": [{"rectangle": [0.5, 0.5, 1e-4, 1e-4]}]}, "cover nothing"),
+        ({"unit": "fraction", "shapes": [{"polygon": [[0, 0], [1, 1]]}]}, "shapes.0"),
+        ({"unit": "fraction", "shapes": [{"rectangle": [0, 0, -1, 1]}]}, "shapes.0"),
+        ({"unit": "pixel", "shapes": [{"rectangle": [0, 0, 1, 1]}]}, "image_size goes with the unit pixel"),
+        (LEFT | {"image_size": [300, 200]}, "image_size goes with the unit pixel"),
+        (LEFT | {"exclude": []}, "exclude"),
+        ({"unit": "inch", "shapes": LEFT["shapes"]}, "unit"),
+    ],
+)
+def test_what_is_no_region(tmp_path: Path, facts: dict[str, Any], told: str) -> None:
+    path = drawn(tmp_path, facts)
+    with pytest.raises(RoiError) as caught:
+        read_roi(path, SIZE)
+    assert told in str(caught.value)
+    assert str(caught.value).startswith(str(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_outside_the_region_nothing_counts(checkpoint: Path, tmp_path: Path) -> None:
+    """A defect on the right changes the answer of a bundle that looks at all, not of one that looks left."""
+    path, models = drawn(tmp_path, LEFT), tmp_path / "models"
+    options = ["--to", str(models), "--max-false-reject", "0.1", "--engines", "onnx-f32"]
+    assert main([str(checkpoint), *options]) == 0
+    assert main([str(checkpoint), *options, "--roi", str(path)]) == 0
+    everything, left = (Bundle.open(models / "plate" / version) for version in ("1", "2"))
+    assert everything.manifest.roi is None
+    assert left.manifest.roi is not None
+    assert left.manifest.roi.share == pytest.approx(0.5)
+    plain = np.random.default_rng(0).integers(90, 130, (1, 64, 64, 3), np.uint8)
+    damaged = plain.copy()
+    damaged[:, 20:40, 40:60] = 255
+    maps = left.start().predict(plain).heatmap
+    assert maps[:, :, :32].any()
+    assert not maps[:, :, 32:].any()
+    assert not left.start().predict(damaged).heatmap[:, :, 32:].any()
+    assert everything.start().predict(damaged).heatmap[:, :, 32:].any()
+
+
+def test_a_file_that_is_not_there(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(checkpoint), "--to", str(tmp_path / "models"), "--roi", str(tmp_path / "no.json")]) == 1
+    assert "no.json" in capsys.readouterr().err
