@@ -1,17 +1,21 @@
 """Starting it as a person does: what it says, and what it says when it can't."""
 
+import json
 import shlex
 import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
-from tests.bundles import make_bundle
+from tests.bundles import edit_manifest, make_bundle
 from tests.e2e.serving import ANYWHERE, drd_serve, process, wait_until
 from tests.service.images import plain
+
+REPOSITORY = Path(__file__).parents[2]
 
 
 def test_the_printed_line_works_as_it_is(tmp_path: Path) -> None:
@@ -30,6 +34,25 @@ def test_the_printed_line_works_as_it_is(tmp_path: Path) -> None:
     assert '"verdict":"OK"' in answer
     assert over_unix.json()["verdict"] == "NG"
     assert any("tile version 1: READY, onnx-f32" in line for line in service.lines)
+
+
+def test_the_printed_line_shows_a_defect_and_is_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def as_kinds(manifest: dict[str, Any]) -> None:
+        kinds = ("near-threshold", "good", "pseudo-abnormal", "defective")
+        for frame, kind in zip(manifest["golden"], kinds, strict=True):
+            frame["kind"] = kind
+
+    edit_manifest(make_bundle(tmp_path / "the models"), as_kinds)
+    monkeypatch.chdir(tmp_path)
+
+    with process("--models", "the models", PYTHONPATH=str(REPOSITORY)) as service:
+        command = shlex.split(service.lines[-1].removeprefix("try"))
+        answer = subprocess.run(command, capture_output=True, check=True).stdout
+
+    assert "@the models/tile/1/golden/255.png" in command
+    assert json.loads(answer)["verdict"] == "NG"
 
 
 def test_the_environment_does_what_the_options_do(tmp_path: Path) -> None:
