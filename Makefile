@@ -1,4 +1,4 @@
-# run · test · test-system · check · bench; `make help` lists them. Set-up happens once and is reused.
+# run · test · test-system · check · bench · bench-quality; `make help` lists them. Set-up happens once and is reused.
 
 VENV    := .venv
 BIN     := $(VENV)/bin
@@ -10,7 +10,7 @@ CHECKPOINT := var/checkpoints/$(PRODUCT)
 FIGURES := var/$(PRODUCT).json
 PB      := service/rpc/pb
 
-.PHONY: help run setup test test-system check format proto lock bench clean
+.PHONY: help run setup test test-system check format proto lock bench bench-quality clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -61,6 +61,14 @@ lock: $(READY)  ## pin requirements/*.txt anew from pyproject.toml
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra dev pyproject.toml -o requirements/dev.txt
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra service pyproject.toml -o requirements/service.txt
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra service-gpu pyproject.toml -o requirements/service-gpu.txt
+
+bench: $(FIGURES)  ## tables: engines, serving, a training step (measure on a quiet machine)
+	$(BIN)/python -m tests.bench.training
+	$(BIN)/python -m tests.bench.engines $(MODELS)/$(PRODUCT)/1
+	$(BIN)/python -m tests.bench.serving $(MODELS)/$(PRODUCT)/1
+
+bench-quality: | $(DATA)  ## the ablation ladder, RD to the recipe, on the example; other data: tests/bench/quality.py --help
+	$(BIN)/python -m tests.bench.quality $(DATA)
 
 clean:  ## remove what `make run` made (the environment stays)
 	rm -rf var

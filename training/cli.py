@@ -9,9 +9,10 @@ from pathlib import Path
 from training.checkpoint import CheckpointError
 from training.datasets import DatasetError
 from training.geometry import UnreadableImage
+from training.loop import TrainingError
 from training.model.teacher import BackboneError
 from training.recipe import PRESETS, RecipeError
-from training.run import Request, TrainingError, train
+from training.run import Request, train
 
 _FAILURES = (
     BackboneError,

@@ -19,6 +19,10 @@ _CACHE_BYTES = 1 << 30
 _FINAL_LEARNING_RATE = 0.1
 
 
+class TrainingError(ValueError):
+    """The run cannot start or go on; the message says why."""
+
+
 def autocast(device: torch.device, half: bool) -> AbstractContextManager[object]:
     """bfloat16 where it is asked for and the processor computes in it; float32 otherwise."""
     if device.type == "cuda":
@@ -54,7 +58,7 @@ class Trainer:
             order = np.random.default_rng((self.seed, self.epoch)).permutation(len(self.frames))
             for batch in range(self.batches):
                 indices = order[batch * self.recipe.batch : (batch + 1) * self.recipe.batch]
-                on_step(self._step(torch.from_numpy(indices), self.epoch * self.batches + batch))
+                on_step(self.step(torch.from_numpy(indices), self.epoch * self.batches + batch))
             self.epoch += 1
             yield self.epoch
 
@@ -73,7 +77,8 @@ class Trainer:
             norm.momentum = 0.1
         self.drd.eval()
 
-    def _step(self, indices: Tensor, step: int) -> float:
+    def step(self, indices: Tensor, step: int) -> float:
+        """One optimiser step on the images at `indices`; returns the loss, or raises TrainingError."""
         for group in self.optimiser.param_groups:
             group["lr"] = self._learning_rate(step)
         with autocast(self.device, self.recipe.half):
@@ -83,7 +88,7 @@ class Trainer:
         self.optimiser.step()
         value = loss.item()
         if not math.isfinite(value):
-            raise ValueError(f"the loss is {value} at step {step}; try a smaller learning_rate")
+            raise TrainingError(f"the loss is {value} at step {step}; try a smaller learning_rate")
         return value
 
     def _learning_rate(self, step: int) -> float:

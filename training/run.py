@@ -16,17 +16,13 @@ from training.choose import Candidate, choose_rule
 from training.datasets import Dataset, Sample, open_dataset
 from training.evaluate import evaluate, score_images
 from training.geometry import Geometry, UnreadableImage, read_rgb
-from training.loop import Trainer
+from training.loop import Trainer, TrainingError
 from training.model.drd import DRD
 from training.model.weights import load_teacher
 from training.recipe import Recipe, load_recipe
 from training.report import write_report
 from training.resume import ResumeFile
 from training.splits import Split, split
-
-
-class TrainingError(ValueError):
-    """The run cannot start or go on; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
