@@ -2,10 +2,9 @@
 every position in the batch, or it is not in the bundle."""
 
 import math
-from collections.abc import Iterable
-from contextlib import closing
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
-from time import perf_counter
 from typing import Literal
 
 import numpy as np
@@ -17,6 +16,7 @@ from export.bundle.engines.choice import open_engine
 from export.bundle.engines.engine import Engine, EngineFailed, ask
 from export.bundle.engines.onnx_runtime import CPU, OnnxRuntimeEngine
 from export.bundle.manifest import (
+    BATCH_SIZES,
     HALF_GRAPH,
     MAX_GUARD_BAND,
     BatchSize,
@@ -29,8 +29,10 @@ from export.bundle.reading import judge
 from export.bundle.scale import THRESHOLD
 from export.engines import in_half_precision, on_gpu
 from export.golden import Golden
+from export.race import Times, race
 from training.geometry import Geometry
 
+_ROUNDS = 5
 _TOO_FAR = f"it would need a guard band over {MAX_GUARD_BAND}"
 
 
@@ -41,7 +43,7 @@ class ParityError(ValueError):
 class EngineParity(BaseModel):
     """One engine's proof. Deviations are the largest from the checkpoint, on the score scales.
 
-    `ms_per_image` goes with `batch_sizes`, the best of the runs: what else the machine did does not count.
+    `ms_per_image` goes with `batch_sizes`; engines were measured in turns, so their ratios mean something.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -86,7 +88,7 @@ def prove(
 
 
 def certify(
-    entries: Iterable[EngineEntry], root: Path, geometry: Geometry, golden: Golden, thresholds: Thresholds
+    entries: Sequence[EngineEntry], root: Path, geometry: Geometry, golden: Golden, thresholds: Thresholds
 ) -> tuple[list[EngineParity], dict[str, str]]:
     """A proof per engine, in order of preference, and why some of them must be left out.
 
@@ -104,7 +106,18 @@ def certify(
         ]
         if (half.guard_band or 0) > MAX_GUARD_BAND:
             unfit |= {proof.id: _TOO_FAR for proof in unseen}
+    verified = [entry for entry, proof in zip(entries, proofs, strict=True) if proof.status == "verified"]
+    times = _race(verified, root, geometry, golden)
+    proofs = [proof.model_copy(update={"ms_per_image": times.get(proof.id)}) for proof in proofs]
     return sorted(proofs, key=_preference), unfit
+
+
+def _race(entries: Sequence[EngineEntry], root: Path, geometry: Geometry, golden: Golden) -> Times:
+    with ExitStack() as stack:
+        engines = {
+            entry.id: stack.enter_context(closing(open_engine(entry, root, geometry))) for entry in entries
+        }
+        return race(engines, golden.frames, BATCH_SIZES, rounds=_ROUNDS)
 
 
 def _half_graph(path: Path, geometry: Geometry, golden: Golden, thresholds: Thresholds) -> EngineParity:
@@ -127,12 +140,9 @@ def _compare(entry: EngineEntry, engine: Engine, golden: Golden, thresholds: Thr
     expected = thresholds.image.scores(golden.scores)
     expected_maps = thresholds.pixel.scores(golden.heatmaps)
     score_deviations, heatmap_deviations = list[float](), list[float]()
-    seconds = dict[int, float]()
     windows = list(cyclic_windows(len(golden.frames), entry.batch_sizes, every=True))
     for window in tqdm(windows, desc=f"parity of {entry.id}", unit="batch", leave=False, disable=None):
-        frames, start = golden.frames[window], perf_counter()
-        heatmaps, raw_scores = ask(engine, frames)
-        seconds[len(window)] = min(perf_counter() - start, seconds.get(len(window), math.inf))
+        heatmaps, raw_scores = ask(engine, golden.frames[window])
         scores = thresholds.image.scores(raw_scores)
         for index, score in zip(window, scores, strict=True):
             if is_flip(expected[index], score):
@@ -150,7 +160,6 @@ def _compare(entry: EngineEntry, engine: Engine, golden: Golden, thresholds: Thr
         max_score_deviation=max(score_deviations),
         max_heatmap_deviation=max(heatmap_deviations),
         flips=0,
-        ms_per_image=tuple(round(1000 * seconds[size] / size, 3) for size in entry.batch_sizes),
     )
 
 

@@ -1,0 +1,150 @@
+"""TensorRT plans: built where they can be, refused with both sides named where they don't fit."""
+
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+
+from export.bundle import Bundle, BundleError
+from export.bundle.engines.choice import open_engine
+from export.bundle.engines.engine import Engine
+from export.bundle.files import file_digest
+from export.bundle.manifest import EngineEntry
+from export.cli import main
+from export.tensorrt import RTX_TARGETS, build_plan, refusal
+from tests.bundles import edit_manifest
+from training.geometry import Geometry
+
+SIZE = Geometry(64, 64)
+NAME = "tensorrt-rtx-fp16-sm89"
+RTX = importlib.util.find_spec("tensorrt_rtx_bindings") is not None
+with_rtx = pytest.mark.skipif(not RTX, reason="TensorRT for RTX is not installed (extra tensorrt-rtx)")
+without_rtx = pytest.mark.skipif(RTX, reason="TensorRT for RTX is installed")
+
+
+def entry(exported: Path, **changes: Any) -> EngineEntry:
+    """An engine as export records it, without its files."""
+    plan = {
+        "file": f"engines/{NAME}.engine",
+        "flavour": "tensorrt-rtx",
+        "graph": file_digest(exported / "model.fp16.onnx"),
+        "version": "1.7.1.116",
+        "compute_capability": "8.9",
+        "precision": "fp16",
+        "profile": [1, 4, 8],
+    }
+    facts = {"id": NAME, "file": f"engines/{NAME}.onnx", "plan": plan | changes}
+    return EngineEntry.model_validate_json(json.dumps(facts))
+
+
+def opened(entry: EngineEntry, root: Path) -> Engine:
+    return open_engine(entry, root, SIZE)
+
+
+def test_a_plan_of_another_graph_is_refused(exported: Path) -> None:
+    here = file_digest(exported / "model.fp16.onnx")
+    with pytest.raises(BundleError, match=f"for model.fp16.onnx {'0' * 64}, here is {here}"):
+        opened(entry(exported, graph="0" * 64), exported)
+
+
+def test_a_plan_for_smaller_batches_is_refused(exported: Path) -> None:
+    with pytest.raises(BundleError, match=r"built for batches of 1 to 4, not for \(1, 2, 4, 8\)"):
+        opened(entry(exported, profile=[1, 2, 4]), exported)
+
+
+@with_rtx
+def test_a_plan_of_another_tensorrt_is_refused(exported: Path) -> None:
+    with pytest.raises(
+        BundleError, match=r"for TensorRT 1\.6\.0\.1, here is \d+\.\d+\.\d+\.\d+: export again"
+    ):
+        opened(entry(exported, version="1.6.0.1"), exported)
+
+
+@without_rtx
+def test_without_the_extra_an_engine_is_left_out_or_refused(
+    exported: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert not any(engine.id.startswith("tensorrt") for engine in Bundle.open(exported).manifest.engines)
+    assert main([str(checkpoint), "--to", str(tmp_path / "models"), "--engines", NAME]) == 1
+    assert f"{NAME} can't be built here: " in capsys.readouterr().err
+    assert not (tmp_path / "models").exists()
+    with pytest.raises(BundleError, match="onnxruntime_ep_nv_tensorrt_rtx is not installed"):
+        opened(entry(exported), exported)
+
+
+def test_the_stock_tensorrt_wants_its_gpu_and_its_version() -> None:
+    reason = refusal("tensorrt-fp16-sm10")
+    assert reason is not None
+    assert any(
+        told in reason for told in ("not installed", "plans of TensorRT 10 only", "NVIDIA", "this one has")
+    )
+
+
+@with_rtx
+def test_rtx_is_not_for_data_centre_cards() -> None:
+    assert refusal("tensorrt-rtx-fp16-sm90") == (
+        "TensorRT for RTX serves sm86, sm89, sm120 only: take tensorrt or onnx-cuda"
+    )
+
+
+@with_rtx
+@pytest.mark.parametrize("target", RTX_TARGETS)
+def test_a_plan_is_real_and_its_wrapper_names_it(exported: Path, tmp_path: Path, target: str) -> None:
+    (tmp_path / "model.fp16.onnx").write_bytes((exported / "model.fp16.onnx").read_bytes())
+    built = build_plan(f"tensorrt-rtx-fp16-sm{target}", tmp_path, SIZE)
+    assert built.plan is not None
+    assert built.plan.graph == file_digest(tmp_path / "model.fp16.onnx")
+    assert (tmp_path / built.plan.file).stat().st_size > 50_000
+    wrapper = onnx.load(tmp_path / built.file)
+    (node,) = wrapper.graph.node
+    attributes = {value.name: onnx.helper.get_attribute_value(value) for value in node.attribute}
+    assert (node.domain, node.op_type) == ("com.microsoft", "EPContext")
+    assert attributes == {
+        "main_context": 1,
+        "embed_mode": 0,
+        "ep_cache_context": Path(built.plan.file).name.encode(),  # a bare name: nothing outside the folder
+        "source": b"NvTensorRTRTXExecutionProvider",
+    }
+
+
+@with_rtx
+def test_a_graph_tensorrt_cannot_read_is_told(tmp_path: Path) -> None:
+    (tmp_path / "model.fp16.onnx").write_bytes(b"not a graph")
+    with pytest.raises(BundleError, match=r"TensorRT can't read model\.fp16\.onnx"):
+        build_plan(NAME, tmp_path, SIZE)
+
+
+@with_rtx
+def test_a_changed_plan_is_noticed_before_any_runtime_opens_it(exported: Path) -> None:
+    plan = exported / f"engines/{NAME}.engine"
+    content = plan.read_bytes()
+    plan.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    try:
+        with pytest.raises(BundleError, match=f"{NAME}.engine is damaged"):
+            Bundle.open(exported)
+    finally:
+        plan.write_bytes(content)
+
+
+@with_rtx
+def test_where_it_was_not_run_it_is_not_claimed_equal(exported: Path) -> None:
+    proofs = json.loads((exported / "parity.json").read_bytes())["engines"]
+    (proof,) = (proof for proof in proofs if proof["id"] == NAME)
+    if proof["status"] == "verified":
+        pytest.skip("there is a GPU that runs it")
+    assert (proof["flips"], proof["max_score_deviation"]) == (None, None)
+    assert "its graph on the CPU" in proof["reason"]
+    assert NAME in Bundle.open(exported).start().skipped
+
+
+@pytest.mark.parametrize("path", ["../plan.engine", "/plan.engine", "missing.engine"])
+def test_a_plan_s_path_stays_in_the_bundle(exported: Path, tmp_path: Path, path: str) -> None:
+    copy = shutil.copytree(exported, tmp_path / "bundle")
+    plan = entry(exported, file="x").model_dump(mode="json")["plan"] | {"file": path}
+    edit_manifest(copy, lambda facts: facts["engines"][0].update(plan=plan))
+    with pytest.raises(BundleError, match=r"plan|missing"):
+        Bundle.open(copy)
