@@ -49,11 +49,9 @@ def main() -> None:
     }
     medians = interleaved(timed, device)
     print(f"{recipe.backbone}, batch {recipe.batch}+{recipe.batch}, {device}; ms, median of {ROUNDS}")
-    )
+    alone = medians["teacher, normal and pseudo"]
     for name, seconds in medians.items():
-        print(
-            f"  {name:<28} {seconds * 1e3:8.1f}   {seconds / medians['teacher, normal and pseudo']:5.2f} × teacher"
-        )
+        print(f"  {name:<28} {seconds * 1e3:8.1f}   {seconds / alone:5.2f} × teacher")
     print(f"  peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
 
 
