@@ -4,6 +4,7 @@ sockets ─▶ doors, not ready ─▶ products ─▶ READY ─▶ SIGTERM ─�
 """
 
 import asyncio
+import logging
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -21,6 +22,8 @@ from service.metrics import Metrics
 from service.rpc.server import Server as GrpcServer
 from service.settings import Address, Settings
 
+_logger = logging.getLogger(__name__)
+
 
 class Service:
     """A service whose doors are open. `http`, `grpc` and `admin` are the addresses it really has."""
@@ -35,6 +38,7 @@ class Service:
         self._http: HttpServer | None = None
         self._grpc: GrpcServer | None = None
         self._hurry = asyncio.Event()
+        self._why_not_ready = ""
 
     async def open(self) -> None:
         """Listens everywhere, or raises CannotListen. What is registered first ends last."""
@@ -93,6 +97,10 @@ class Service:
             await door.cut()
 
     async def _show_health(self) -> None:
+        reason = self.inspector.life.why_not_ready
+        if reason != self._why_not_ready:
+            _logger.warning(f"not ready: {reason}" if reason else "ready again")
+            self._why_not_ready = reason
         if self._grpc is not None:
             await self._grpc.show(ready=self.inspector.life.ready)
 

@@ -191,8 +191,8 @@ class Catalog:
         lane, version.lane = version.lane, None
         assert lane is not None
         await lane.emptied()
-        await asyncio.to_thread(self._slot.remove, lane)
-        await asyncio.to_thread(_free, lane)
+        if await asyncio.to_thread(self._slot.remove, lane):  # what hangs can't be freed
+            await asyncio.to_thread(_free, lane)
         product = self._products[version.product]
         product.versions.remove(version)
         self._show(product)

@@ -40,7 +40,7 @@ class Inspector:
         self._max_pixels = settings.max_image_pixels
         self._default_deadline = settings.default_deadline_ms / 1000
         self._workers = Workers(settings.workers)
-        self._slot = Slot(self._follow)
+        self._slot = Slot(self._follow, settings.engine_hang_seconds)
         self.catalog = Catalog(settings, self._slot, metrics, start)
         self.life = Life(self.catalog, self._slot, metrics)
         self._admission = Admission(

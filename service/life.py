@@ -19,7 +19,7 @@ class Life:
     @property
     def alive(self) -> bool:
         """False when only a restart helps."""
-        return self._slot.failure is None
+        return not self._slot.trouble
 
     @property
     def ready(self) -> bool:
@@ -31,7 +31,7 @@ class Life:
         if self.ready:
             return ""
         if not self.alive:
-            return "the engine's thread has ended"
+            return self._slot.trouble
         if self.state != "READY":
             return f"the service is {self.state}"
         failed = [version for version in self._catalog.versions() if version.state == "FAILED"]

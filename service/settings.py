@@ -78,6 +78,8 @@ class Settings(BaseSettings):
     """Bytes those frames hold, bodies still being received included."""
     workers: PositiveInt = Field(default_factory=_cores)
     """Threads that decode and encode pictures."""
+    engine_hang_seconds: PositiveFloat = 30
+    """An engine busy with one batch for longer hangs: the service is no longer alive until it returns."""
     receive_seconds: PositiveFloat = 10
     """A request's body has to arrive within this time."""
 

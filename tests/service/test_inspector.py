@@ -210,6 +210,30 @@ def test_the_engines_failure_is_its_batchs_only(tmp_path: Path) -> None:
     within(30, work())
 
 
+def test_a_batch_that_runs_out_of_memory_is_run_one_by_one(tmp_path: Path) -> None:
+    make_bundle(tmp_path)
+
+    async def work() -> None:
+        gate = Gate(most=1)
+        async with inspecting(tmp_path, gate) as (service, inspect):
+            gate.shut()
+            first = asyncio.create_task(inspect(1))
+            await reached(gate)
+            others = [asyncio.create_task(inspect(level)) for level in (2, POISON, 4, 5)]
+            await settled(service, 4)
+            gate.open()
+            await first
+            two, failed, four, five = await asyncio.gather(*others, return_exceptions=True)
+
+        assert gate.batches == [(1,), (2, POISON, 4, 5), (2,), (POISON,), (4,), (5,)]
+        assert isinstance(failed, InspectionFailed)
+        for level, answer in ((2, two), (4, four), (5, five)):
+            assert isinstance(answer, Inspection)
+            assert (round(255 * answer.reading.raw_score), answer.batch_size) == (level, 1)
+
+    within(30, work())
+
+
 def test_not_a_number_fails_its_frame_only(tmp_path: Path) -> None:
     make_bundle(tmp_path)
 

@@ -1,0 +1,60 @@
+"""An engine that does not return: the service says so, and can still be ended."""
+
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+from grpc import insecure_channel
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from tests.bundles import make_bundle
+from tests.e2e.serving import Running, serving, wait_until
+from tests.service.engines import Gate
+from tests.service.images import plain
+
+
+def health(running: Running, name: str) -> httpx.Response:
+    return httpx.get(f"{running.url}/health/{name}")
+
+
+def test_a_hanging_engine_fails_liveness_until_it_returns(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_bundle(tmp_path)
+    gate = Gate()
+    with (
+        caplog.at_level(logging.WARNING),
+        serving(tmp_path, gate.start, engine_hang_seconds=0.3) as running,
+        insecure_channel(running.target) as channel,
+        ThreadPoolExecutor(1) as caller,
+    ):
+        gate.shut()
+        frame = caller.submit(httpx.post, f"{running.url}/v1/inspect?product=tile", content=plain(200))
+        gate.wait_for_batch()
+        wait_until(lambda: health(running, "live").status_code == 503)
+        assert "the engine hangs" in health(running, "live").json()["detail"]
+        assert "the engine hangs" in health(running, "ready").json()["detail"]
+        asked, stub = health_pb2.HealthCheckRequest(), health_pb2_grpc.HealthStub(channel)
+        wait_until(lambda: stub.Check(asked).status == health_pb2.HealthCheckResponse.NOT_SERVING)
+        gate.open()
+        assert frame.result().json()["verdict"] == "NG"
+        wait_until(lambda: health(running, "ready").status_code == 200)
+        wait_until(lambda: "ready again" in caplog.messages)
+
+    assert sum("the engine hangs" in message for message in caplog.messages) == 1
+
+
+def test_a_hanging_engine_does_not_keep_the_service_from_its_end(tmp_path: Path) -> None:
+    make_bundle(tmp_path)
+    gate = Gate()
+    with ThreadPoolExecutor(1) as caller:
+        with serving(tmp_path, gate.start, engine_hang_seconds=0.3, drain_seconds=0.5) as running:
+            gate.shut()
+            url = f"{running.url}/v1/inspect?product=tile"
+            frame = caller.submit(httpx.post, url, content=plain(200), timeout=20)
+            gate.wait_for_batch()
+        assert gate.closed == []
+        gate.open()
+        assert isinstance(frame.exception(), httpx.TransportError) or frame.result().status_code >= 500
