@@ -13,7 +13,7 @@ from torch import Tensor
 from training.model.drd import DRD
 from training.model.heatmap import ScoreRule
 from training.recipe import Recipe
-from training.synthesis import synthesise
+from training.synthesis import Preset, synthesise
 
 _VERSIONS = 4
 """Pseudo-abnormal versions of each select image."""
@@ -45,7 +45,7 @@ def candidates(recipe: Recipe) -> list[ScoreRule]:
 
 
 def choose_rule(drd: DRD, recipe: Recipe, select: Tensor, seed: int) -> list[Candidate]:
-    """Fit and compare the recipe's candidates; leaves `drd` with the best of them.
+    """Fit and compare the recipe's candidates; leaves `drd` with the chosen one.
 
     Args:
         select: uint8 RGB `[N, H, W, 3]`.
@@ -55,9 +55,7 @@ def choose_rule(drd: DRD, recipe: Recipe, select: Tensor, seed: int) -> list[Can
     """
     normal = _level_maps(drd, select)
     seeds = [int(s) for s in np.random.default_rng((seed, 2)).integers(0, 1 << 62, _VERSIONS * len(select))]
-    pseudo, _ = synthesise(
-        select.repeat(_VERSIONS, 1, 1, 1), "drd" if recipe.synthesis == "drd" else "mix", seeds
-    )
+    pseudo, _ = synthesise(select.repeat(_VERSIONS, 1, 1, 1), preset(recipe), seeds)
     damaged = _level_maps(drd, pseudo)
     truth = np.repeat([False, True], [len(select), len(pseudo)])
     tried = []
@@ -69,6 +67,11 @@ def choose_rule(drd: DRD, recipe: Recipe, select: Tensor, seed: int) -> list[Can
     chosen = next(candidate for candidate in tried if candidate.auroc > best - _MARGIN)
     fit_rule(drd, chosen.rule, normal)
     return [chosen, *(candidate for candidate in tried if candidate is not chosen)]
+
+
+def preset(recipe: Recipe) -> Preset:
+    """The damage to judge by; a recipe without the second stream is judged by `mix`."""
+    return "mix" if recipe.synthesis == "none" else recipe.synthesis
 
 
 def fit_rule(drd: DRD, rule: ScoreRule, normal: list[Tensor]) -> None:

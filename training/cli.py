@@ -19,6 +19,7 @@ _FAILURES = (
     CheckpointError,
     DatasetError,
     RecipeError,
+    SafetensorError,
     TrainingError,
     UnreadableImage,
     OSError,

@@ -12,13 +12,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from training.checkpoint import Checkpoint, libraries, records, save_checkpoint, write_json
-from training.choose import Candidate, choose_rule
+from training.choose import Candidate, choose_rule, preset
 from training.datasets import Dataset, Sample, open_dataset
 from training.evaluate import evaluate, score_images
 from training.geometry import Geometry, UnreadableImage, read_rgb
 from training.loop import Trainer, TrainingError
 from training.model.drd import DRD
 from training.model.weights import load_teacher
+from training.preview import write_preview
 from training.recipe import Recipe, load_recipe
 from training.report import write_report
 from training.resume import ResumeFile
@@ -61,8 +62,12 @@ def train(request: Request) -> Checkpoint:
     device = _device(request.device)
     size = f"{recipe.height}×{recipe.width}"
     print(f"recipe {recipe.name}: {recipe.backbone}, {size}, {recipe.epochs} epochs, on {device}")
-    drd = _network(recipe, request, frames["fit"].pixels)
-    losses = _learn(drd, recipe, frames["fit"].pixels, request, device)
+    fit = frames["fit"].pixels
+    if request.preview is not None:
+        write_preview(request.preview, fit, preset(recipe), request.seed)
+    drd = _network(recipe, request, fit)
+    state = _resume_file(recipe, request, fit)
+    losses = _learn(Trainer(drd, recipe, fit, request.seed, device), state)
     drd.to("cpu")
     tried = choose_rule(drd, recipe, frames["select"].pixels, request.seed)
     checkpoint = Checkpoint(
@@ -71,6 +76,7 @@ def train(request: Request) -> Checkpoint:
         splits={name: records(share.samples) for name, share in frames.items()},
     )  # fmt: skip
     save_checkpoint(checkpoint, drd)
+    state.path.unlink()
     _report(checkpoint, drd, dataset, losses, tried, frames["select"])
     return checkpoint
 
@@ -120,16 +126,20 @@ def _network(recipe: Recipe, request: Request, fit: Tensor) -> DRD:
     return DRD(teacher, recipe)
 
 
-def _learn(drd: DRD, recipe: Recipe, fit: Tensor, request: Request, device: torch.device) -> list[float]:
-    """Train, saving after each epoch; returns the mean loss of each."""
-    trainer = Trainer(drd, recipe, fit, request.seed, device)
+def _resume_file(recipe: Recipe, request: Request, fit: Tensor) -> ResumeFile:
     data = hashlib.sha256(fit.numpy().tobytes()).hexdigest()
-    state = ResumeFile(request.out / "resume.safetensors", f"{recipe!r} {request.seed} {data}")
+    return ResumeFile(
+        request.out / "resume.safetensors", f"{recipe!r} {request.seed} {request.weights} {data}"
+    )
+
+
+def _learn(trainer: Trainer, state: ResumeFile) -> list[float]:
+    """Train, saving after each epoch; returns the mean loss of each."""
     losses = state.load(trainer)
     if losses:
         print(f"going on after epoch {len(losses)}")
     steps: list[float] = []
-    total = recipe.epochs * trainer.batches
+    total = trainer.recipe.epochs * trainer.batches
     with tqdm(total=total, initial=len(losses) * trainer.batches, desc="training", unit="step") as bar:
 
         def on_step(loss: float) -> None:
@@ -142,7 +152,6 @@ def _learn(drd: DRD, recipe: Recipe, fit: Tensor, request: Request, device: torc
             steps.clear()
             state.save(trainer, losses)
     trainer.recalibrate()
-    state.path.unlink()
     return losses
 
 

@@ -164,8 +164,12 @@ def test_a_plain_folder_of_good_pictures_is_enough(
     weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = make_dataset(tmp_path / "plate", good=20, test=0) / "train/good"
-    assert main(options(folder, weights, tmp_path / "out", "--epochs", "1")) == 0
+    preview = tmp_path / "preview.png"
+    arguments = options(folder, weights, tmp_path / "out", "--epochs", "1", "--preview", str(preview))
+    assert main(arguments) == 0
     assert "plain folder" in capsys.readouterr().out
+    with Image.open(preview) as picture:
+        assert picture.size == (8 * 64, 2 * 2 * 64)  # 14 frames to learn from, each above its damaged version
     assert (tmp_path / "out/report.png").exists()
 
 

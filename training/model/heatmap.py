@@ -23,7 +23,8 @@ class ScoreRule(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     normalise: bool = False
-    """Each level's distances by their own mean and 99.5 % quantile over held-out good frames."""
+    """Each level's distances in units of their usual range over held-out good frames, mean to 99.5 % quantile.
+    Nothing is subtracted: zero stays the least there is, so that outside a region of interest nothing counts."""
     levels: tuple[float, float, float] = (1.0, 1.0, 1.0)
     """Weights of the three levels in the mean, finest first."""
     sigma: Annotated[float, Field(gt=0)] = 4.0
@@ -49,7 +50,6 @@ class Heatmap(nn.Module):
         height, width: the network's input size.
     """
 
-    offset: Tensor
     scale: Tensor
     kernel: Tensor
     roi: Tensor
@@ -58,7 +58,6 @@ class Heatmap(nn.Module):
         super().__init__()
         self.size = (height, width)
         self.grid = (height // _FINEST_STRIDE, width // _FINEST_STRIDE)
-        self.register_buffer("offset", torch.zeros(3))
         self.register_buffer("scale", torch.ones(3))
         self.register_buffer("roi", torch.ones(height, width))
         self.set_rule(rule or ScoreRule())
@@ -70,15 +69,13 @@ class Heatmap(nn.Module):
     def fit(self, normal: list[Tensor]) -> None:
         """Fit the normalisation to level maps `[n, H/s_k, W/s_k]` of held-out good frames."""
         for k, level in enumerate(normal):
-            mean = level.mean()
-            self.offset[k] = mean
-            self.scale[k] = torch.quantile(level.flatten()[-_QUANTILE_LIMIT:], _QUANTILE) - mean
+            self.scale[k] = torch.quantile(level.flatten()[-_QUANTILE_LIMIT:], _QUANTILE) - level.mean()
 
     def forward(self, levels: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Distance maps `[N, H/s_k, W/s_k]` → heatmap `[N, H, W]` and score `[N]`."""
         maps = torch.stack([self._to_grid(level) for level in levels], 1)  # [N, 3, H/4, W/4]
         if self.rule.normalise:
-            maps = (maps - self.offset.view(1, 3, 1, 1)) / self.scale.view(1, 3, 1, 1)
+            maps = maps / self.scale.view(1, 3, 1, 1)
         weights = torch.tensor(self.rule.levels, device=maps.device).view(1, 3, 1, 1)
         mean = (maps * weights).sum(1, keepdim=True) / sum(self.rule.levels)  # [N, 1, H/4, W/4]
         smooth = F.interpolate(self._smooth(mean), self.size, mode="bilinear", align_corners=False)
