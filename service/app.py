@@ -5,6 +5,7 @@ sockets ─▶ doors, not ready ─▶ products ─▶ READY ─▶ SIGTERM ─�
 
 import asyncio
 import logging
+import os
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -13,6 +14,7 @@ from PIL import Image
 from starlette.types import ASGIApp
 
 from export.bundle import Bundle
+from service.calls import Calls
 from service.catalog import Start
 from service.http.app import make_admin_app, make_app
 from service.http.server import Server as HttpServer
@@ -21,6 +23,7 @@ from service.listen import listen, name_of
 from service.metrics import Metrics
 from service.rpc.server import Server as GrpcServer
 from service.settings import Address, Settings
+from service.traces import Traces, open_traces
 
 _logger = logging.getLogger(__name__)
 
@@ -28,10 +31,11 @@ _logger = logging.getLogger(__name__)
 class Service:
     """A service whose doors are open. `http`, `grpc` and `admin` are the addresses it really has."""
 
-    def __init__(self, settings: Settings, ends: AsyncExitStack, start: Start) -> None:
+    def __init__(self, settings: Settings, ends: AsyncExitStack, start: Start, traces: Traces | None) -> None:
         self._settings, self._ends = settings, ends
         self.metrics = Metrics(takt_seconds=settings.takt_ms / 1000)
         self.inspector = Inspector(settings, self.metrics, start)
+        self._calls = Calls(self.inspector, self.metrics, traces)
         self.http: tuple[Address, ...] = ()
         self.grpc: tuple[Address, ...] = ()
         self.admin: tuple[Address, ...] = ()
@@ -43,6 +47,8 @@ class Service:
     async def open(self) -> None:
         """Listens everywhere, or raises CannotListen. What is registered first ends last."""
         settings, ends = self._settings, self._ends
+        if self._calls.traces is not None:
+            ends.push_async_callback(asyncio.to_thread, self._calls.traces.close)
         ends.callback(self.inspector.close)
         ends.push_async_callback(self.inspector.catalog.close)
         if settings.admin is not None:
@@ -50,10 +56,10 @@ class Service:
             admin, self.admin = await self._serve(health, (settings.admin,))
             ends.push_async_callback(admin.stop, 1)
         if settings.http:
-            app = make_app(self.inspector, self.metrics, settings)
+            app = make_app(self._calls, settings)
             self._http, self.http = await self._serve(app, settings.http)
         if settings.grpc:
-            self._grpc = GrpcServer(self.inspector, self.metrics, settings)
+            self._grpc = GrpcServer(self._calls, settings)
             self.grpc = tuple(self._grpc.bind(address) for address in settings.grpc)
             await self._grpc.start()
         ends.callback(self.inspector.life.close)
@@ -117,11 +123,13 @@ class Service:
 
 
 @asynccontextmanager
-async def open_service(settings: Settings, start: Start = Bundle.start) -> AsyncIterator[Service]:
+async def open_service(
+    settings: Settings, start: Start = Bundle.start, traces: Traces | None = None
+) -> AsyncIterator[Service]:
     """A service with open doors, its products still to be loaded. Ends in order, all accepted answered."""
     Image.MAX_IMAGE_PIXELS = None  # the service has a limit of its own, which is a setting
     async with AsyncExitStack() as ends:
-        service = Service(settings, ends, start)
+        service = Service(settings, ends, start, traces)
         await service.open()
         yield service
 
@@ -129,7 +137,7 @@ async def open_service(settings: Settings, start: Start = Bundle.start) -> Async
 async def run(settings: Settings, announce: Callable[[Service], None], start: Start = Bundle.start) -> None:
     """Serves until SIGTERM or SIGINT; a second one hurries. `announce` comes when products are loaded."""
     told_to_end = asyncio.Event()
-    async with open_service(settings, start) as service:
+    async with open_service(settings, start, open_traces(os.environ)) as service:
 
         def on_signal() -> None:
             if told_to_end.is_set():

@@ -1,9 +1,10 @@
-"""One call at a door, from its first byte to its end, however it ends: counted once, logged in one line."""
+"""One call at a door, from its first byte to its end, however it ends: counted, logged and traced once."""
 
 import asyncio
 import logging
 import secrets
 import time
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal, Self
 
@@ -11,9 +12,22 @@ from service.errors import Outcome, Refused, ServiceError
 from service.inspection import Inspection
 from service.inspector import Inspector
 from service.metrics import UNKNOWN, Metrics
+from service.traces import Carrier, Traces
 
 Door = Literal["http", "grpc"]
 _logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """What all calls share: who answers them, and where they are counted and traced."""
+
+    inspector: Inspector
+    metrics: Metrics
+    traces: Traces | None = None
+
+    def begin(self, door: Door) -> "Call":
+        return Call(door, self)
 
 
 class Call:
@@ -22,14 +36,15 @@ class Call:
     The door fills in what it learns on the way.
     """
 
-    def __init__(self, door: Door, inspector: Inspector, metrics: Metrics) -> None:
+    def __init__(self, door: Door, calls: Calls) -> None:
         self.door = door
         self.arrived = time.monotonic()
         self.request_id = secrets.token_hex(8)
         self.frame_id = ""
         self.product = ""
         self.inspection: Inspection | None = None
-        self._inspector, self._metrics = inspector, metrics
+        self.carrier: Carrier = {}
+        self._calls = calls
 
     def __enter__(self) -> Self:
         return self
@@ -38,16 +53,25 @@ class Call:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         outcome = _outcome(error)
-        product = self.product if self.product in self._inspector.catalog else UNKNOWN
-        self._metrics.ended(product, self.door, outcome)
+        self._count(outcome, error)
+        logged, traces = _logger.isEnabledFor(logging.INFO), self._calls.traces
+        if not logged and traces is None:
+            return
+        facts, said = self._facts(outcome), "inspected" if outcome == "ok" else str(error) or outcome
+        if traces is not None:
+            failure = said if outcome == "failed" else None
+            facts["trace_id"] = traces.record(facts, time.monotonic() - self.arrived, self.carrier, failure)
+        if logged:
+            _logger.info(said, extra=facts)
+
+    def _count(self, outcome: Outcome, error: BaseException | None) -> None:
+        metrics = self._calls.metrics
+        product = self.product if self.product in self._calls.inspector.catalog else UNKNOWN
+        metrics.ended(product, self.door, outcome)
         if isinstance(error, Refused):
-            self._metrics.rejected.labels(product, error.reason).inc()
+            metrics.rejected.labels(product, error.reason).inc()
         if self.inspection is not None and outcome == "ok":
-            self._metrics.answered(self.door, self.inspection)
-        if _logger.isEnabledFor(logging.INFO):
-            _logger.info(
-                "inspected" if outcome == "ok" else str(error) or outcome, extra=self._facts(outcome)
-            )
+            metrics.answered(self.door, self.inspection)
 
     def _facts(self, outcome: Outcome) -> dict[str, object]:
         facts: dict[str, object] = {

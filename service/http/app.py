@@ -13,6 +13,7 @@ from starlette.routing import Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from service.calls import Calls
 from service.errors import ServiceError
 from service.http import problems
 from service.http.answers import Health, Product, Products, products_of
@@ -39,13 +40,14 @@ class Api(FastAPI):
         return self.openapi_schema
 
 
-def make_app(inspector: Inspector, metrics: Metrics, settings: Settings) -> ASGIApp:
+def make_app(calls: Calls, settings: Settings) -> ASGIApp:
     """The HTTP door: everything through FastAPI, but the hot path."""
-    inspect = InspectEndpoint(inspector, metrics, settings)
+    inspector = calls.inspector
+    inspect = InspectEndpoint(calls, settings)
     app = _app(docs=True)
     app.router.routes.append(Route("/v1/inspect", inspect, methods=["POST"]))
     app.include_router(_products(inspector))
-    app.include_router(_health(inspector.life, metrics))
+    app.include_router(_health(inspector.life, calls.metrics))
 
     async def door(scope: Scope, receive: Receive, send: Send) -> None:
         hot = scope["type"] == "http" and scope["path"] == "/v1/inspect" and scope["method"] == "POST"

@@ -8,28 +8,27 @@ import orjson
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from service.calls import Call
+from service.calls import Call, Calls
 from service.errors import CallerGone, InspectionFailed, ServiceError
 from service.http import wire
 from service.http.answers import answer_of
 from service.http.problems import problem_of
 from service.image import declared_type
 from service.inspection import Inspection, Request, parse_id
-from service.inspector import Inspector
-from service.metrics import Metrics
 from service.settings import Settings
+from service.traces import CARRIED
 
 _logger = logging.getLogger(__name__)
 _FORM_OVERHEAD = 64 * 1024  # boundaries, part heads and other fields around the image
 
 
 class InspectEndpoint:
-    def __init__(self, inspector: Inspector, metrics: Metrics, settings: Settings) -> None:
-        self._inspector, self._metrics = inspector, metrics
+    def __init__(self, calls: Calls, settings: Settings) -> None:
+        self._calls, self._inspector = calls, calls.inspector
         self._max_bytes, self._receive_seconds = settings.max_image_bytes, settings.receive_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        call = Call("http", self._inspector, self._metrics)
+        call = self._calls.begin("http")
         try:
             with call:
                 response = await self._answer(call, scope, receive)
@@ -44,6 +43,7 @@ class InspectEndpoint:
 
     async def _answer(self, call: Call, scope: Scope, receive: Receive) -> Response:
         headers = wire.headers_of(scope)
+        call.carrier = {name: value for name in CARRIED if (value := headers.get(name.encode()))}
         call.request_id = parse_id("X-Request-Id", headers.get(b"x-request-id", "")) or call.request_id
         head = wire.parse_head(scope, headers)
         call.frame_id, call.product = head.frame_id, head.product

@@ -5,9 +5,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
-from service.inspector import Inspector
+from service.calls import Calls
 from service.listen import CannotListen, listen, name_of
-from service.metrics import Metrics
 from service.rpc.pb import inspection_pb2 as pb
 from service.rpc.pb.inspection_pb2_grpc import add_InspectionServiceServicer_to_server
 from service.rpc.servicer import Servicer
@@ -19,7 +18,7 @@ _NAME = pb.DESCRIPTOR.services_by_name["InspectionService"].full_name
 class Server:
     """One gRPC server on several addresses."""
 
-    def __init__(self, inspector: Inspector, metrics: Metrics, settings: Settings) -> None:
+    def __init__(self, calls: Calls, settings: Settings) -> None:
         age = int(1000 * settings.max_connection_age_seconds)
         self._server = grpc.aio.server(
             options=[
@@ -37,7 +36,7 @@ class Server:
                 ),
             ]
         )
-        self._servicer = Servicer(inspector, metrics, settings)
+        self._servicer = Servicer(calls, settings)
         self._health = HealthServicer()
         add_InspectionServiceServicer_to_server(self._servicer, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)

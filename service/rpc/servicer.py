@@ -8,42 +8,41 @@ from typing import NoReturn
 
 import grpc.aio
 
-from service.calls import Call
+from service.calls import Calls
 from service.errors import InspectionFailed, NotServing, ServiceError, TooLarge
 from service.inspection import DEFAULT_PARTS, Request, parse_id, parse_parts
-from service.inspector import Inspector
-from service.metrics import Metrics
 from service.rpc.convert import CODE, product_of, response_of, status_of
 from service.rpc.pb import inspection_pb2 as pb
 from service.rpc.pb.inspection_pb2_grpc import InspectionServiceServicer
 from service.rpc.stream import Stream
 from service.settings import Settings
+from service.traces import CARRIED, Carrier
 
 _logger = logging.getLogger(__name__)
 _Context = grpc.aio.ServicerContext[object, object]
 
 
 class Servicer(InspectionServiceServicer):
-    def __init__(self, inspector: Inspector, metrics: Metrics, settings: Settings) -> None:
-        self._inspector, self._metrics = inspector, metrics
+    def __init__(self, calls: Calls, settings: Settings) -> None:
+        self._calls, self._inspector = calls, calls.inspector
         self._max_bytes, self._window = settings.max_image_bytes, settings.stream_window
         self._max_age = settings.max_connection_age_seconds
         self._streams = set[Stream]()
 
     async def Inspect(self, request: pb.InspectRequest, context: _Context) -> pb.InspectResponse:  # noqa: N802
         try:
-            return await self._inspect(request, _ends(context))
+            return await self._inspect(request, _ends(context), _carrier(context))
         except ServiceError as error:
             await _abort(context, error)
 
     async def InspectStream(  # noqa: N802
         self, request_iterator: AsyncIterator[pb.InspectRequest], context: _Context
     ) -> AsyncIterator[pb.InspectStreamResponse]:
-        ends = _ends(context)
+        ends, carrier = _ends(context), _carrier(context)
 
         async def answer(request: pb.InspectRequest) -> pb.InspectStreamResponse:
             try:
-                result = await self._inspect(request, ends)
+                result = await self._inspect(request, ends, carrier)
             except ServiceError as error:
                 return pb.InspectStreamResponse(frame_id=request.frame_id, error=status_of(error))
             return pb.InspectStreamResponse(frame_id=request.frame_id, result=result)
@@ -70,9 +69,11 @@ class Servicer(InspectionServiceServicer):
         for stream in self._streams:
             stream.stop_reading()
 
-    async def _inspect(self, message: pb.InspectRequest, ends: float | None) -> pb.InspectResponse:
-        with Call("grpc", self._inspector, self._metrics) as call, self._inspector.hold() as holding:
-            call.product = message.product
+    async def _inspect(
+        self, message: pb.InspectRequest, ends: float | None, carrier: Carrier
+    ) -> pb.InspectResponse:
+        with self._calls.begin("grpc") as call, self._inspector.hold() as holding:
+            call.product, call.carrier = message.product, carrier
             call.request_id = parse_id("request_id", message.request_id) or call.request_id
             call.frame_id = parse_id("frame_id", message.frame_id)
             if len(message.image) > self._max_bytes:
@@ -103,6 +104,11 @@ def _ends(context: _Context) -> float | None:
     """The instant at which the call's own deadline passes."""
     remaining: float | None = context.time_remaining()
     return None if remaining is None else time.monotonic() + remaining
+
+
+def _carrier(context: _Context) -> Carrier:
+    sent = dict(context.invocation_metadata() or ())
+    return {name: str(sent[name]) for name in CARRIED if name in sent}
 
 
 async def _abort(context: _Context, error: ServiceError) -> NoReturn:

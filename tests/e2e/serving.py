@@ -21,6 +21,7 @@ from export.bundle import Bundle
 from service.app import Service, open_service
 from service.catalog import Start
 from service.settings import Settings
+from service.traces import Traces
 
 ANYWHERE = "127.0.0.1:0"
 
@@ -34,7 +35,9 @@ class Running:
 
 
 @contextmanager
-def serving(models: Path, start: Start = Bundle.start, **settings: Any) -> Iterator[Running]:
+def serving(
+    models: Path, start: Start = Bundle.start, traces: Traces | None = None, **settings: Any
+) -> Iterator[Running]:
     """The service in a thread, READY."""
     given: dict[str, Any] = {
         "models": models,
@@ -47,7 +50,7 @@ def serving(models: Path, start: Start = Bundle.start, **settings: Any) -> Itera
     ended = asyncio.Event()
 
     async def serve() -> None:
-        async with open_service(Settings(**given), start) as service:
+        async with open_service(Settings(**given), start, traces) as service:
             await service.load()
             opened.set_result(service)
             await ended.wait()

@@ -3,6 +3,7 @@
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -36,7 +37,8 @@ def test_a_hanging_engine_fails_liveness_until_it_returns(
         wait_until(lambda: health(running, "live").status_code == 503)
         assert "the engine hangs" in health(running, "live").json()["detail"]
         assert "the engine hangs" in health(running, "ready").json()["detail"]
-        asked, stub = health_pb2.HealthCheckRequest(), health_pb2_grpc.HealthStub(channel)
+        asked = health_pb2.HealthCheckRequest()
+        stub: Any = health_pb2_grpc.HealthStub(channel)
         wait_until(lambda: stub.Check(asked).status == health_pb2.HealthCheckResponse.NOT_SERVING)
         gate.open()
         assert frame.result().json()["verdict"] == "NG"

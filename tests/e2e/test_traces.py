@@ -1,0 +1,191 @@
+"""Traces: one span per request, in the caller's trace, saying what the answer and the log say."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+
+import grpc
+import httpx
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind, StatusCode, format_span_id, format_trace_id
+
+from service.inspection import STAGES
+from service.otel import OpenTelemetry
+from service.rpc.pb import inspection_pb2 as pb
+from service.rpc.pb.inspection_pb2_grpc import InspectionServiceStub
+from tests.bundles import make_bundle
+from tests.e2e.serving import Running, process, serving, wait_until
+from tests.service.engines import POISON, Gate
+from tests.service.images import plain
+
+TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+PARENT = {"traceparent": f"00-{TRACE}-{CALLER}-01", "tracestate": "line=3"}
+
+
+@pytest.fixture(scope="module")
+def exporter() -> InMemorySpanExporter:
+    return InMemorySpanExporter()
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory, exporter: InMemorySpanExporter) -> Iterator[Running]:
+    models = tmp_path_factory.mktemp("models")
+    make_bundle(models)
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    with serving(models, Gate().start, OpenTelemetry(provider)) as service:
+        yield service
+
+
+@pytest.fixture(autouse=True)
+def _none_before(exporter: InMemorySpanExporter) -> None:
+    exporter.clear()
+
+
+def spans(exporter: InMemorySpanExporter, count: int = 1) -> tuple[ReadableSpan, ...]:
+    wait_until(lambda: len(exporter.get_finished_spans()) == count)
+    return exporter.get_finished_spans()
+
+
+def is_in_the_callers_trace(span: ReadableSpan) -> bool:
+    assert span.context
+    assert span.parent
+    ids = format_trace_id(span.context.trace_id), format_span_id(span.parent.span_id)
+    return ids == (TRACE, CALLER) and span.context.trace_state.get("line") == "3"
+
+
+def test_a_request_over_http_is_a_span_in_the_callers_trace(
+    running: Running, exporter: InMemorySpanExporter
+) -> None:
+    url = f"{running.url}/v1/inspect?product=tile&frame_id=7"
+    answer = httpx.post(url, content=plain(200), headers=PARENT).json()
+
+    (span,) = spans(exporter)
+    assert is_in_the_callers_trace(span)
+    assert span.kind is SpanKind.SERVER
+    assert span.attributes
+    for name in ("request_id", "frame_id", "product", "version", "verdict"):
+        assert span.attributes[f"drd.{name}"] == answer[name]
+    for stage in (*STAGES, "total"):
+        assert span.attributes[f"drd.{stage}_ms"] == answer["timings_ms"][stage]
+    assert span.start_time
+    assert span.end_time
+    assert span.end_time - span.start_time >= 1e6 * answer["timings_ms"]["total"]
+
+
+def test_frames_over_grpc_are_spans_in_the_callers_trace(
+    running: Running, exporter: InMemorySpanExporter
+) -> None:
+    frames = [pb.InspectRequest(image=plain(level), product="tile", frame_id=str(level)) for level in (1, 2)]
+    with grpc.insecure_channel(running.target) as channel:
+        stub = InspectionServiceStub(channel)
+        stub.Inspect(frames[0], metadata=tuple(PARENT.items()))
+        list(stub.InspectStream(iter(frames), metadata=tuple(PARENT.items())))
+
+    made = spans(exporter, 3)
+    assert all(map(is_in_the_callers_trace, made))
+    assert sorted(str((span.attributes or {})["drd.frame_id"]) for span in made) == ["1", "1", "2"]
+
+
+def test_without_a_context_a_request_is_a_trace_of_its_own(
+    running: Running, exporter: InMemorySpanExporter
+) -> None:
+    for context in ({}, {"traceparent": "00-nonsense-01"}):
+        httpx.post(f"{running.url}/v1/inspect?product=tile", content=plain(1), headers=context)
+
+    first, second = spans(exporter, 2)
+    assert first.parent is second.parent is None
+    assert first.context
+    assert second.context
+    assert first.context.trace_id != second.context.trace_id
+
+
+@pytest.mark.parametrize(
+    ("level", "product", "outcome", "status"),
+    [(POISON, "tile", "failed", StatusCode.ERROR), (1, "no", "bad_input", StatusCode.UNSET)],
+)
+def test_a_failure_of_ours_is_an_error_and_the_callers_is_not(
+    running: Running,
+    exporter: InMemorySpanExporter,
+    level: int,
+    product: str,
+    outcome: str,
+    status: StatusCode,
+) -> None:
+    httpx.post(f"{running.url}/v1/inspect?product={product}", content=plain(level))
+
+    (span,) = spans(exporter)
+    assert (span.attributes or {})["drd.outcome"] == outcome
+    assert span.status.status_code is status
+
+
+def test_the_standard_environment_sends_them_to_a_collector(tmp_path: Path) -> None:
+    make_bundle(tmp_path)
+    received = list[ExportTraceServiceRequest]()
+
+    class Collector(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            received.append(ExportTraceServiceRequest.FromString(body))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Collector) as collector:
+        thread = Thread(target=collector.serve_forever)
+        thread.start()
+        endpoint = f"http://127.0.0.1:{collector.server_port}"
+        with process("--models", tmp_path, OTEL_EXPORTER_OTLP_ENDPOINT=endpoint) as service:
+            url = f"{service.url}/v1/inspect?product=tile"
+            httpx.post(url, content=plain(200), headers=PARENT)
+            service.popen.terminate()
+            assert service.popen.wait(20) == 0  # what was not sent yet is sent at the end
+            log = service.log()
+        collector.shutdown()
+        thread.join()
+
+    (resource,) = received[0].resource_spans
+    assert ("service.name", "drd-inspect") in {
+        (a.key, a.value.string_value) for a in resource.resource.attributes
+    }
+    (span,) = resource.scope_spans[0].spans
+    assert (span.name, span.trace_id.hex(), span.parent_span_id.hex()) == ("inspect", TRACE, CALLER)
+    assert [line["trace_id"] for line in log if "trace_id" in line] == [TRACE]
+
+
+def test_where_the_extra_is_missing_the_service_says_so_and_runs(tmp_path: Path) -> None:
+    make_bundle(tmp_path)
+    (tmp_path / "without").mkdir()
+    (tmp_path / "without" / "sitecustomize.py").write_text(
+        "import sys\nsys.modules['opentelemetry.sdk'] = None\n"
+    )
+    path = f"{tmp_path}/without:{Path.cwd()}"
+
+    with process("--models", tmp_path, PYTHONPATH=path, OTEL_TRACES_EXPORTER="otlp") as service:
+        answer = httpx.post(f"{service.url}/v1/inspect?product=tile", content=plain(200))
+        (warning,) = (line for line in service.log() if line["level"] == "warning")
+
+    assert answer.json()["verdict"] == "NG"
+    assert "drd-inspect[otel] is not installed" in warning["message"]
+
+
+def test_nothing_of_it_is_imported_unless_asked_for() -> None:
+    program = (
+        "import json, os, sys; import service.cli; from service.traces import open_traces; open_traces({});"
+        "open_traces({'OTEL_TRACES_EXPORTER': 'none', 'OTEL_EXPORTER_OTLP_ENDPOINT': 'http://x'});"
+        "open_traces({'OTEL_SDK_DISABLED': 'true', 'OTEL_TRACES_EXPORTER': 'otlp'});"
+        "print(json.dumps([name for name in sys.modules if name.startswith('opentelemetry.sdk')]))"
+    )
+    imported = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+    assert json.loads(imported.stdout) == []
