@@ -64,7 +64,7 @@ lock: $(READY)  ## pin requirements/*.txt anew from pyproject.toml
 
 bench: $(FIGURES)  ## tables: engines, serving, a training step (measure on a quiet machine)
 	$(BIN)/python -m tests.bench.training
-	$(BIN)/python -m tests.bench.engines $(MODELS)/$(PRODUCT)/1
+	$(BIN)/python -m tests.bench.runtimes $(MODELS)/$(PRODUCT)/1
 	$(BIN)/python -m tests.bench.serving $(MODELS)/$(PRODUCT)/1
 
 bench-quality: | $(DATA)  ## the ablation ladder, RD to the recipe, on the example; other data: tests/bench/quality.py --help

@@ -34,8 +34,6 @@ class Recipe(BaseModel):
     filter: Filter = "bilinear"
 
     # Networks
-    standardise: bool = False
-    """Teacher channels to mean 0 and variance 1 over the `fit` images."""
     fusion: Literal["mfcf", "mff"] = "mfcf"
     """`mfcf`: the paper's cascade; `mff`: RD's flat fusion, for the baseline."""
     fusion_width: Annotated[int, Field(ge=1, le=4)] = 2
@@ -92,11 +90,11 @@ PRESETS: dict[str, Recipe] = {
     "quick": Recipe(name="quick", epochs=8),
     "fast": Recipe(name="fast"),
     "rd": Recipe(
-        name="rd", standardise=False, fusion="mff", synthesis="none", position_weight=0, restoration_weight=0,
+        name="rd", fusion="mff", synthesis="none", position_weight=0, restoration_weight=0,
         segmentation_weight=0, noise=0, rule="mean",
     ),
     "paper": Recipe(
-        name="paper", backbone="wide_resnet50_2", filter="bilinear-point", standardise=False, synthesis="drd",
+        name="paper", backbone="wide_resnet50_2", filter="bilinear-point", synthesis="drd",
         image_term="channel",
         segmentation_target="rgb_cos", epochs=200, batch=4, schedule="constant", half=False, rule="drd",
     ),

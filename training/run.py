@@ -65,7 +65,7 @@ def train(request: Request) -> Checkpoint:
     fit = frames["fit"].pixels
     if request.preview is not None:
         write_preview(request.preview, fit, preset(recipe), request.seed)
-    drd = _network(recipe, request, fit)
+    drd = _network(recipe, request)
     state = _resume_file(recipe, request, fit)
     losses = _learn(Trainer(drd, recipe, fit, request.seed, device), state)
     drd.to("cpu")
@@ -118,12 +118,9 @@ def _device(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def _network(recipe: Recipe, request: Request, fit: Tensor) -> DRD:
+def _network(recipe: Recipe, request: Request) -> DRD:
     torch.manual_seed(request.seed)
-    teacher = load_teacher(recipe.backbone, request.weights)
-    if recipe.standardise:
-        teacher.standardise(torch.split(fit, recipe.batch))
-    return DRD(teacher, recipe)
+    return DRD(load_teacher(recipe.backbone, request.weights), recipe)
 
 
 def _resume_file(recipe: Recipe, request: Request, fit: Tensor) -> ResumeFile:

@@ -29,7 +29,6 @@ from training.splits import split
 RD: Mapping[str, object] = {
     "fusion": "mff", "synthesis": "none", "image_term": "flat", "position_weight": 0.0, "image_weight": 1.0,
     "restoration_weight": 0.0, "segmentation_weight": 0.0, "noise": 0.0, "easy_share": 0.0, "rule": "mean",
-    "standardise": False,
 }  # fmt: skip
 """Plain reverse distillation."""
 
@@ -40,7 +39,7 @@ STEPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("+ d_pos", ("position_weight",)),
     ("+ L_seg", ("segmentation_weight",)),
     ("+ noise", ("noise",)),
-    ("+ rest of the recipe", ("image_term", "image_weight", "easy_share", "standardise")),
+    ("+ rest of the recipe", ("image_term", "image_weight", "easy_share")),
     ("+ refinement", ("rule",)),
 )
 """From RD to the recipe: the fields that each rung takes over from it, on top of the rung below."""

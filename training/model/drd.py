@@ -17,7 +17,7 @@ class DRD(nn.Module):
 
     def __init__(self, teacher: Teacher, recipe: Recipe, rule: ScoreRule | None = None) -> None:
         super().__init__()
-        mirror = teacher.mirror(recipe.standardise)
+        mirror = teacher.mirror()
         self.teacher = teacher
         self.bottleneck = Bottleneck(mirror, recipe.fusion, recipe.fusion_width)
         self.student = Student(mirror, self.bottleneck.out_channels, recipe.min_width)

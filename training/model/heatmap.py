@@ -5,6 +5,7 @@ its fitted numbers are buffers.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Annotated
 
 import torch
@@ -23,8 +24,8 @@ class ScoreRule(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     normalise: bool = False
-    """Each level's distances in units of their usual range over held-out good frames, mean to 99.5 % quantile.
-    Nothing is subtracted: zero stays the least there is, so that outside a region of interest nothing counts."""
+    """Each level's distances in units of their usual range, mean to 99.5 % quantile of held-out good frames.
+    Nothing is subtracted: zero stays the least, so that outside a region of interest nothing counts."""
     levels: tuple[float, float, float] = (1.0, 1.0, 1.0)
     """Weights of the three levels in the mean, finest first."""
     sigma: Annotated[float, Field(gt=0)] = 4.0
@@ -101,8 +102,13 @@ class Heatmap(nn.Module):
         else:
             score = flat.amax(1)
         if self.rule.factor:
-            score = score * (1 + _least_varying_peak([self._to_grid(level) for level in levels], levels))
+            inside = [level * self._roi_at(level.shape[-2:]) for level in levels]
+            score = score * (1 + _least_varying_peak([self._to_grid(level) for level in inside], inside))
         return score
+
+    def _roi_at(self, size: Sequence[int]) -> Tensor:
+        """The region of interest on a level's grid, `[h, w]`."""
+        return F.interpolate(self.roi[None, None], size, mode="nearest")[0, 0]
 
 
 def _least_varying_peak(on_grid: list[Tensor], levels: list[Tensor]) -> Tensor:

@@ -4,7 +4,6 @@ The backbone is asked for its widths, strides and normalisation (timm's `feature
 `pretrained_cfg`); nothing about a particular network is written here except how its weights are found.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,9 +49,6 @@ class Teacher(nn.Module):
         mean, std = _normalisation(backbone)
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
-        for level, width in enumerate(self.channels):
-            self.register_buffer(f"shift{level}", torch.zeros(1, width, 1, 1))
-            self.register_buffer(f"scale{level}", torch.ones(1, width, 1, 1))
         self.requires_grad_(requires_grad=False)
         self.eval()
 
@@ -64,38 +60,15 @@ class Teacher(nn.Module):
         """RGB frames `[N, H, W, 3]`, 0–255 (uint8 or float) → features `[N, C_k, H/s_k, W/s_k]`."""
         x = frames.permute(0, 3, 1, 2).float()
         features: list[Tensor] = self.net((x - self.mean) / self.std)
-        return [
-            (feature - self.get_buffer(f"shift{level}")) * self.get_buffer(f"scale{level}")
-            for level, feature in enumerate(features)
-        ]
+        return features
 
-    def standardise(self, batches: Iterable[Tensor]) -> None:
-        """Give every channel mean 0 and variance 1 over frames `[n, H, W, 3]` of the product.
-
-        A cosine over raw channels hears little but the few widest of them.
-        """
-        with torch.inference_mode():
-            sums = [_moments(self(batch)) for batch in batches]
-        for level, moments in enumerate(zip(*sums, strict=True)):
-            count, total, squares = (torch.stack(values).sum(0) for values in zip(*moments, strict=True))
-            mean = total / count
-            spread = (squares / count - mean**2).clamp_min(1e-8).sqrt()
-            self.get_buffer(f"shift{level}").copy_(mean.view(1, -1, 1, 1))
-            self.get_buffer(f"scale{level}").copy_((1 / spread).view(1, -1, 1, 1))
-
-    def mirror(self, standardised: bool) -> Mirror:
+    def mirror(self) -> Mirror:
         """Widths, sign and block kind, read off the network itself."""
         with torch.inference_mode():
             probe = torch.arange(64 * 64 * 3).remainder(251).view(1, 64, 64, 3)
-            signed = standardised or any(bool((feature < 0).any()) for feature in self(probe))
+            signed = any(bool((feature < 0).any()) for feature in self(probe))
         ratio = _bottleneck_ratio(self.net, self.channels[2])
         return Mirror(self.channels, signed, ratio, (3, 4, 6) if ratio else (2, 2, 2))
-
-
-def _moments(features: list[Tensor]) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """Count, sum and sum of squares of each channel, in double precision."""
-    wide = [feature.double().transpose(0, 1).flatten(1) for feature in features]  # [C, n·h·w]
-    return [(f.new_tensor(f.shape[1]), f.sum(1), (f * f).sum(1)) for f in wide]
 
 
 def _truncated(backbone: str) -> nn.Module:
