@@ -41,15 +41,24 @@ class Geometry:
         """Stretch uint8 RGB `[h, w, 3]` to `[height, width, 3]`."""
         if rgb.shape[:2] == (self.height, self.width):
             return rgb
-        image, size = Image.fromarray(rgb), (self.width, self.height)
+        size = (self.width, self.height)
         if self.filter == "bilinear":
-            return np.asarray(image.resize(size, Image.Resampling.BILINEAR))
-        scale = (image.width / self.width, 0.0, 0.0, 0.0, image.height / self.height, 0.0)
-        # An affine transform samples at pixel centres and, outside the outermost ones, would give
-        # black: one repeated pixel around the picture keeps its border its own.
-        padded = Image.fromarray(np.pad(rgb, ((1, 1), (1, 1), (0, 0)), mode="edge"))
-        shifted = (scale[0], 0.0, 1.0, 0.0, scale[4], 1.0)
-        return np.asarray(padded.transform(size, Image.Transform.AFFINE, shifted, Image.Resampling.BILINEAR))
+            return np.asarray(Image.fromarray(rgb).resize(size, Image.Resampling.BILINEAR))
+        return _point_sampled(rgb, size)
+
+
+def _point_sampled(rgb: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Bilinear without antialiasing, to `size` (width, height), rounded."""
+    # An affine transform samples at pixel centres and, outside the outermost ones, would give black: one
+    # repeated pixel around the picture keeps its border its own. In float, since Pillow truncates bytes.
+    padded = np.pad(rgb, ((1, 1), (1, 1), (0, 0)), mode="edge").astype(np.float32)
+    matrix = (rgb.shape[1] / size[0], 0.0, 1.0, 0.0, rgb.shape[0] / size[1], 1.0)
+    planes = [
+        Image.fromarray(plane).transform(size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
+        for plane in np.moveaxis(padded, 2, 0)
+    ]
+    sampled: NDArray[np.float32] = np.stack([np.asarray(plane) for plane in planes], axis=2)
+    return np.rint(sampled).astype(np.uint8)
 
 
 def to_rgb(image: Image.Image) -> NDArray[np.uint8]:

@@ -115,7 +115,8 @@ def drd_serve(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 def process(*arguments: str | Path, **environment: str) -> Iterator[Process]:
     """Starts it on free ports and waits until it says how to try it."""
     command = [sys.executable, "-m", "service.cli", "--http", ANYWHERE, "--grpc", ANYWHERE, *arguments]
-    with TemporaryFile("w+") as errors:
+    # Appending: the reader's seek moves the position it shares with the service, whose lines must not follow.
+    with TemporaryFile("a+") as errors:
         yield from _started(command, errors, _environment() | environment)
 
 

@@ -67,7 +67,7 @@ def test_half_a_square_is_a_triangle(tmp_path: Path) -> None:
                 "image_size": [300, 200],
                 "shapes": [{"polygon": [[0, 0], [300, 0], [0, 201]]}],
             },
-            "the corner 0, 21 lies outside",
+            "the corner 0, 201 lies outside",
         ),
         ({"unit": "fraction", "shapes": [{"rectangle": [0.5, 0.5, 1e-4, 1e-4]}]}, "cover nothing"),
         ({"unit": "fraction", "shapes": [{"polygon": [[0, 0], [1, 1]]}]}, "shapes.0"),
