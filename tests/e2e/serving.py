@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryFile
+from tempfile import NamedTemporaryFile
 from typing import IO, Any
 
 import uvloop
@@ -87,8 +87,9 @@ class Process:
 
     def log(self) -> list[dict[str, Any]]:
         """Its log so far."""
-        self.errors.seek(0)
-        return [json.loads(line) for line in self.errors]
+        # Opened anew: a position shared with the service would move under both.
+        whole, _, _ = Path(self.errors.name).read_text(encoding="utf-8").rpartition("\n")
+        return [json.loads(line) for line in whole.splitlines()]
 
     @property
     def url(self) -> str:
@@ -115,8 +116,7 @@ def drd_serve(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 def process(*arguments: str | Path, **environment: str) -> Iterator[Process]:
     """Starts it on free ports and waits until it says how to try it."""
     command = [sys.executable, "-m", "service.cli", "--http", ANYWHERE, "--grpc", ANYWHERE, *arguments]
-    # Appending: the reader's seek moves the position it shares with the service, whose lines must not follow.
-    with TemporaryFile("a+") as errors:
+    with NamedTemporaryFile("w") as errors:
         yield from _started(command, errors, _environment() | environment)
 
 
