@@ -30,7 +30,7 @@ from export.half import halve
 from export.pack import publish, refuse_taken, staging_folder
 from export.report import Say, tell_golden, tell_parity, tell_thresholds
 from export.roi import read_roi
-from export.scoring import checkpoint_predict, score_pictures
+from export.scoring import score_pictures
 from export.trace import trace
 from training.checkpoint import TENSORS, Checkpoint, load_checkpoint
 from training.datasets import DatasetError, open_dataset
@@ -127,7 +127,7 @@ def _interest(path: Path | None, drd: DRD, geometry: Geometry, say: Say) -> Regi
 
 def _calibrated(order: Order, checkpoint: Checkpoint, drd: DRD, say: Say) -> tuple[Calibration, Golden]:
     paths = _calibration_images(checkpoint, order.calibration, say)
-    geometry, predict = checkpoint.geometry, checkpoint_predict(drd)
+    geometry, predict = checkpoint.geometry, drd.predict
     calibration = calibrate(score_pictures(predict, paths, geometry, "calibrate"), order.max_false_reject)
     tell_thresholds(calibration.thresholds, say)
     defective = _defective_images(checkpoint, order.calibration)

@@ -11,7 +11,6 @@ from export.bundle.manifest import MANIFEST
 from export.bundle.predict import Bundle
 from export.errors import FAILURES
 from export.evaluation import Evaluation, evaluate, judge_of, labelled, predict_of
-from export.scoring import checkpoint_predict
 from training.checkpoint import load_checkpoint
 from training.datasets import open_dataset
 
@@ -63,7 +62,7 @@ def _checkpoint(path: Path, data: Path) -> tuple[dict[str, object], Evaluation]:
     checkpoint = load_checkpoint(path)
     dataset = open_dataset(data, checkpoint.product)
     print(f"{checkpoint.product}, checkpoint {path}\n{dataset}")
-    predict = checkpoint_predict(checkpoint.model())
+    predict = checkpoint.model().predict
     return {"product": checkpoint.product}, evaluate(predict, checkpoint.geometry, labelled(dataset))
 
 

@@ -5,9 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 from tqdm import tqdm
 
 from export.bundle.frame import FrameStatistics, frame_statistics
@@ -26,17 +24,6 @@ class Scored:
     statistics: FrameStatistics
     heatmap: NDArray[np.float32]
     raw_score: float
-
-
-def checkpoint_predict(drd: nn.Module) -> Predict:
-    """The modules themselves, in float32."""
-
-    @torch.inference_mode()
-    def predict(frames: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        heatmap, score = drd(torch.tensor(frames))
-        return heatmap.numpy(), score.numpy()
-
-    return predict
 
 
 def score_pictures(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training.datasets import DatasetError, open_dataset, read_mask
+from training.datasets import DatasetError, Sample, open_dataset, read_mask
 from training.geometry import Geometry
 
 
@@ -15,8 +15,8 @@ def picture(path: Path, size: tuple[int, int] = (40, 32), value: int = 90, mode:
     Image.new(mode, size, value).save(path)
 
 
-def names(samples: tuple[object, ...]) -> list[str]:
-    return [sample.name for sample in samples]  # type: ignore[attr-defined]
+def names(samples: tuple[Sample, ...]) -> list[str]:
+    return [sample.name for sample in samples]
 
 
 def test_mvtec_ad(tmp_path: Path) -> None:

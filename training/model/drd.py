@@ -41,5 +41,5 @@ class DRD(nn.Module):
     def predict(self, frames: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """`forward` for NumPy callers, without gradients."""
         with torch.inference_mode():
-            heatmap, score = self(torch.from_numpy(frames))
+            heatmap, score = self(torch.tensor(frames))
         return heatmap.numpy(), score.numpy()
