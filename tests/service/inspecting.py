@@ -63,7 +63,7 @@ async def ask_at_random(models: Path, requests: int, callers: int = 40) -> Count
 
 
 async def _ask(inspect: Inspect, chance: random.Random, product: str) -> str:
-    level, budget = chance.randrange(1, 256), chance.choice((None, None, 5.0, 0.02))
+    level, budget = chance.randrange(1, 256), chance.choice((None, None, 5.0, 0.02, 0.0))
     asked = asyncio.ensure_future(inspect(level, product, budget))
     if chance.random() < 0.2:
         asyncio.get_running_loop().call_later(chance.random() / 50, asked.cancel)
