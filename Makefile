@@ -60,7 +60,9 @@ format: $(READY)  ## apply the formatter and what the linter can mend
 lock: $(READY)  ## pin requirements/*.txt anew from pyproject.toml
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra dev pyproject.toml -o requirements/dev.txt
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra service pyproject.toml -o requirements/service.txt
-	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra service-gpu pyproject.toml -o requirements/service-gpu.txt
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra service-gpu --extra tensorrt-rtx pyproject.toml -o requirements/service-gpu.txt
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra export-gpu pyproject.toml -o requirements/export-gpu.txt
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra training pyproject.toml -o requirements/training.txt
 
 bench: $(FIGURES)  ## tables: engines, serving, a training step (measure on a quiet machine)
 	$(BIN)/python -m tests.bench.training
