@@ -94,7 +94,9 @@ class Inspector:
     def _follow(self, frame: Frame, prediction: Prediction, place: int) -> None:
         """After the engine, on its thread: hands the frame to the workers."""
         if place == 0:
-            self._metrics.batch_size.labels(frame.lane.product).observe(frame.batch_size)
+            product = frame.lane.product
+            self._metrics.batch_size.labels(product).observe(frame.batch_size)
+            self._metrics.engine_busy_seconds.labels(product).inc(frame.timings.infer)
         heatmap, score = prediction.heatmap[place], float(prediction.score[place])
         self._workers.submit(frame.order, partial(_guarded, self._read, frame, heatmap, score))
 

@@ -1,6 +1,7 @@
 """Every series there is, on a registry of its own. Latencies are in seconds, an edge lies at the takt."""
 
 from collections.abc import Iterable
+from typing import get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -26,6 +27,8 @@ UNKNOWN = "unknown"
 
 _EDGES = (0.001, 0.002, 0.004, 0.008, 0.016, 0.03, 0.06, 0.125, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0)
 _SCORES = tuple(i / 20 for i in range(1, 21))
+_DOORS = ("http", "grpc")
+_VERDICTS = ("OK", "NG", "REVIEW")
 
 
 class Metrics:
@@ -36,6 +39,7 @@ class Metrics:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
+        self._takt_seconds = takt_seconds
         edges = sorted({*_EDGES, takt_seconds})
 
         def counter(name: str, help_: str, *labels: str) -> Counter:
@@ -51,11 +55,18 @@ class Metrics:
 
         self.requests = counter("requests", "Requests by how they ended", "product", "door", "outcome")
         self.verdicts = counter("verdicts", "Verdicts given", "product", "verdict")
+        self.reviews = counter("reviews", "REVIEW verdicts by their reason", "product", "reason")
+        # What the histograms' edge at the takt says too, for rules that then need not know where it lies.
+        self.late = counter("late", "Verdicts that took longer than the takt", "product")
         self.rejected = counter("rejected", "Requests refused at the door, by the limit", "product", "reason")
+        self.denied = counter("denied", "Callers turned away for want of a right", "door", "reason")
         self.deadline_missed = counter("deadline_missed", "Frames whose deadline passed", "product")
         self.request_seconds = histogram("request_seconds", "Arrival to answer", edges, "product", "door")
         self.stage_seconds = histogram(
             "stage_seconds", "Time of a frame per stage", edges, "product", "stage"
+        )
+        self.engine_busy_seconds = counter(
+            "engine_busy_seconds", "Time the engine was busy with a product's batches", "product"
         )
         self.batch_size = histogram("batch_size", "Frames per batch", BATCH_SIZES, "product")
         self.score = histogram("score", "Scores; 0.5 is the threshold", _SCORES, "product")
@@ -69,6 +80,8 @@ class Metrics:
         self.bundle_info = gauge(
             "bundle_info", "1 for each loaded bundle", "product", "version", "engine", "digest"
         )
+        self.takt_seconds = gauge("takt_seconds", "The line's budget per frame, as set")
+        self.takt_seconds.set(takt_seconds)
         self.ready = gauge("ready", "1 while the service is ready")
         self.certificate_expiry_seconds = gauge(
             "certificate_expiry_seconds", "Until the certificate in use expires; infinite without one"
@@ -85,6 +98,10 @@ class Metrics:
         """Observes a request that got its verdict."""
         product, timings = inspection.product, inspection.timings
         self.verdicts.labels(product, inspection.reading.verdict).inc()
+        if inspection.reading.verdict == "REVIEW":
+            self.reviews.labels(product, inspection.reading.reason).inc()
+        if timings.total > self._takt_seconds:
+            self.late.labels(product).inc()
         self.score.labels(product).observe(inspection.reading.score)
         self.request_seconds.labels(product, door).observe(timings.total)
         for stage in STAGES:
@@ -92,6 +109,7 @@ class Metrics:
 
     def show(self, product: str, versions: Iterable[tuple[int, str, Lane | None]]) -> None:
         """Shows what there is of `product`: number, state and, where loaded, the lane of each version."""
+        self._begin_at_zero(product)
         self._forget_versions(product)
         lanes = list[Lane]()
         for number, state, lane in versions:
@@ -108,6 +126,16 @@ class Metrics:
         """Removes the gauges of a product that is gone; counters stay, as rates need them."""
         self._forget_versions(product)
         self.queue_depth.remove(product)
+
+    def _begin_at_zero(self, product: str) -> None:
+        """Makes the counters alerts are raised on: the rate of one that appears as 1 misses the first."""
+        for door in _DOORS:
+            for outcome in get_args(Outcome):
+                self.requests.labels(product, door, outcome)
+        for verdict in _VERDICTS:
+            self.verdicts.labels(product, verdict)
+        for counter in (self.late, self.deadline_missed, self.engine_busy_seconds):
+            counter.labels(product)
 
     def _forget_versions(self, product: str) -> None:
         for gauge in (self.product_state, self.bundle_info, self.parity_deviation):

@@ -288,7 +288,8 @@ def test_the_openapi_document_describes_what_is_served(http: httpx.Client) -> No
 
 
 SERIES = """requests_total verdicts_total request_seconds_bucket stage_seconds_bucket batch_size_bucket
-    queue_depth rejected_total deadline_missed_total score_bucket product_state parity_deviation bundle_info
+    queue_depth rejected_total deadline_missed_total late_total takt_seconds engine_busy_seconds_total
+    score_bucket product_state parity_deviation bundle_info
     certificate_expiry_seconds ready"""
 
 
