@@ -9,8 +9,9 @@ MODELS  := var/models
 CHECKPOINT := var/checkpoints/$(PRODUCT)
 FIGURES := var/$(PRODUCT).json
 PB      := service/rpc/pb
+DEBIAN  := buildah debootstrap runc
 
-.PHONY: help run setup test test-system check format proto lock bench bench-quality clean
+.PHONY: help run setup test test-system image-test debian check format proto lock bench bench-quality clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -43,8 +44,15 @@ $(FIGURES): | $(MODELS)/$(PRODUCT)/1/manifest.json
 test: $(READY)  ## the test suite
 	$(BIN)/pytest -m 'not system'
 
-test-system: $(READY)  ## what needs more than this environment: other environments, minutes
+test-system: $(READY) debian  ## what needs more than this environment: other environments, minutes
 	$(BIN)/pytest -m system
+
+image-test: $(READY) debian  ## the service's image, built and started for real
+	$(BIN)/pytest -m system tests/deploy/test_image.py
+
+debian:  # what system tests need that pip has not
+	@dpkg-query -W $(DEBIAN) >/dev/null 2>&1 || { \
+	  apt-get update -qq && apt-get install -y -qq --no-install-recommends -o DPkg::Lock::Timeout=300 $(DEBIAN); }
 
 check: $(READY)  ## formatter, linter, strict types, import contracts, generated code
 	$(BIN)/ruff format --check .
