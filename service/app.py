@@ -14,8 +14,10 @@ from PIL import Image
 from starlette.types import ASGIApp
 
 from export.bundle import Bundle
+from service.access.access import Access
 from service.calls import Calls
 from service.catalog import Start
+from service.console.history import History
 from service.http.app import make_admin_app, make_app
 from service.http.server import Server as HttpServer
 from service.inspector import Inspector
@@ -23,6 +25,7 @@ from service.listen import listen, name_of
 from service.metrics import Metrics
 from service.rpc.server import Server as GrpcServer
 from service.settings import Address, Settings
+from service.tls import Tls
 from service.traces import Traces, open_traces
 
 _logger = logging.getLogger(__name__)
@@ -34,12 +37,17 @@ class Service:
     def __init__(self, settings: Settings, ends: AsyncExitStack, start: Start, traces: Traces | None) -> None:
         self._settings, self._ends = settings, ends
         self.metrics = Metrics(takt_seconds=settings.takt_ms / 1000)
+        self.access = Access(settings.tokens, self.metrics)
+        self.tls = _tls(settings)
+        if self.tls is not None:
+            self.metrics.certificate_expiry_seconds.set_function(self.tls.seconds_left)
         self.inspector = Inspector(settings, self.metrics, start)
-        self._calls = Calls(self.inspector, self.metrics, traces)
+        self.history = History(settings.history_bytes)
+        self._calls = Calls(self.inspector, self.metrics, self.history, traces)
         self.http: tuple[Address, ...] = ()
         self.grpc: tuple[Address, ...] = ()
         self.admin: tuple[Address, ...] = ()
-        self._http: HttpServer | None = None
+        self._http = list[HttpServer]()
         self._grpc: GrpcServer | None = None
         self._hurry = asyncio.Event()
         self._why_not_ready = ""
@@ -56,14 +64,14 @@ class Service:
             admin, self.admin = await self._serve(health, (settings.admin,))
             ends.push_async_callback(admin.stop, 1)
         if settings.http:
-            app = make_app(self._calls, settings)
-            self._http, self.http = await self._serve(app, settings.http)
+            await self._open_http(make_app(self._calls, self.access, settings), settings.http)
         if settings.grpc:
-            self._grpc = GrpcServer(self._calls, settings)
+            self._grpc = GrpcServer(self._calls, self.access, self.tls, settings)
             self.grpc = tuple(self._grpc.bind(address) for address in settings.grpc)
             await self._grpc.start()
         ends.callback(self.inspector.life.close)
         ends.push_async_callback(self._close_doors)
+        ends.callback(self.history.close)
 
     async def load(self) -> None:
         """Loads the products and follows their folder from then on."""
@@ -71,8 +79,8 @@ class Service:
         self.inspector.life.start()
         self._ends.push_async_callback(self._withdraw)
         await self._show_health()
-        watching = asyncio.create_task(self._watch())
-        self._ends.callback(watching.cancel)
+        for watch in (self._watch, self._watch_access):
+            self._ends.callback(asyncio.create_task(watch()).cancel)
 
     def hurry(self) -> None:
         """Cuts the end short: no lame duck, and a second for what is under way."""
@@ -84,6 +92,14 @@ class Service:
             await self.inspector.catalog.refresh()
             await self._show_health()
 
+    async def _watch_access(self) -> None:
+        """Tokens and certificates: on its own, as loading a product may take minutes."""
+        while True:
+            await asyncio.sleep(self._settings.watch_seconds)
+            await asyncio.to_thread(self.access.refresh)
+            if self.tls is not None:
+                await asyncio.to_thread(self.tls.refresh)
+
     async def _withdraw(self) -> None:
         """Not ready any more, but still serving: time for others to stop sending."""
         self.inspector.life.drain()
@@ -92,7 +108,9 @@ class Service:
             await asyncio.wait_for(self._hurry.wait(), self._settings.lame_duck_seconds)
 
     async def _close_doors(self) -> None:
-        doors = [door for door in (self._http, self._grpc) if door is not None]
+        doors: list[HttpServer | GrpcServer] = [*self._http]
+        if self._grpc is not None:
+            doors.append(self._grpc)
         hurrying = asyncio.create_task(self._cut_short(doors))
         await asyncio.gather(*(door.stop(self._settings.drain_seconds) for door in doors))
         hurrying.cancel()
@@ -110,16 +128,33 @@ class Service:
         if self._grpc is not None:
             await self._grpc.show(ready=self.inspector.life.ready)
 
+    async def _open_http(self, app: ASGIApp, addresses: tuple[Address, ...]) -> None:
+        """TCP addresses speak TLS where there is a certificate, unix sockets never do."""
+        tcp = tuple(address for address in addresses if not address.path)
+        unix = tuple(address for address in addresses if address.path)
+        for some, tls in ((tcp, self.tls), (unix, None)):
+            if some:
+                server, names = await self._serve(app, some, tls)
+                self._http.append(server)
+                self.http += names
+
     async def _serve(
-        self, app: ASGIApp, addresses: tuple[Address, ...]
+        self, app: ASGIApp, addresses: tuple[Address, ...], tls: Tls | None = None
     ) -> tuple[HttpServer, tuple[Address, ...]]:
         async with AsyncExitStack() as opened:
             sockets = [opened.enter_context(listen(address)) for address in addresses]
             names = tuple(name_of(socket) for socket in sockets)
-            server = HttpServer(app, sockets)
+            server = HttpServer(app, sockets, tls)
             await server.start()
             opened.pop_all()
         return server, names
+
+
+def _tls(settings: Settings) -> Tls | None:
+    if settings.tls_certificate is None:
+        return None
+    assert settings.tls_key is not None
+    return Tls(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
 
 
 @asynccontextmanager

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal, Self
 
-from service.errors import Outcome, Refused, ServiceError
+from service.console.history import NOT_INSPECTED, History
+from service.console.record import Record
+from service.errors import Denied, Outcome, Refused, ServiceError
 from service.inspection import Inspection
 from service.inspector import Inspector
 from service.metrics import UNKNOWN, Metrics
@@ -20,10 +22,11 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Calls:
-    """What all calls share: who answers them, and where they are counted and traced."""
+    """What all calls share: who answers them, and where they are counted, traced and remembered."""
 
     inspector: Inspector
     metrics: Metrics
+    history: History
     traces: Traces | None = None
 
     def begin(self, door: Door) -> "Call":
@@ -42,6 +45,7 @@ class Call:
         self.request_id = secrets.token_hex(8)
         self.frame_id = ""
         self.product = ""
+        self.caller = ""
         self.inspection: Inspection | None = None
         self.carrier: Carrier = {}
         self._calls = calls
@@ -54,6 +58,8 @@ class Call:
     ) -> None:
         outcome = _outcome(error)
         self._count(outcome, error)
+        # In the loop's next turn: the answer is on its way by then.
+        asyncio.get_running_loop().call_soon(self._remember, outcome)
         logged, traces = _logger.isEnabledFor(logging.INFO), self._calls.traces
         if not logged and traces is None:
             return
@@ -70,8 +76,17 @@ class Call:
         metrics.ended(product, self.door, outcome)
         if isinstance(error, Refused):
             metrics.rejected.labels(product, error.reason).inc()
+        if isinstance(error, Denied):
+            metrics.denied.labels(self.door, error.reason).inc()
         if self.inspection is not None and outcome == "ok":
             metrics.answered(self.door, self.inspection)
+
+    def _remember(self, outcome: Outcome) -> None:
+        history = self._calls.history
+        if self.inspection is not None and outcome == "ok":
+            history.add(Record.of(self.inspection, self.door, self.request_id, self.frame_id))
+        elif outcome in ("refused", "expired", "failed") and self.product in self._calls.inspector.catalog:
+            history.count(self.product, NOT_INSPECTED)
 
     def _facts(self, outcome: Outcome) -> dict[str, object]:
         facts: dict[str, object] = {
@@ -81,6 +96,8 @@ class Call:
             "frame_id": self.frame_id,
             "product": self.product,
         }
+        if self.caller:
+            facts["caller"] = self.caller
         if self.inspection is not None:
             reading = self.inspection.reading
             facts |= {

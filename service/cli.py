@@ -10,28 +10,35 @@ import uvloop
 from pydantic import ValidationError
 
 from export.bundle import Bundle
+from service.access.cli import main as token_main
+from service.access.tokens import TokensError
 from service.app import Service, run
 from service.listen import CannotListen
 from service.logs import set_up_logs
 from service.settings import Settings
+from service.tls import TlsError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0 after SIGTERM, 1 for a failure, 2 for misuse."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["token"]:
+        return token_main(arguments[1:])
     parser = _parser()
     given = {name: value for name, value in vars(parser.parse_args(arguments)).items() if value is not None}
     try:
         settings = Settings(**given)
     except ValidationError as error:
         first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"][:1]) or "settings"
-        parser.error(f"--{name} (or DRD_{name.upper()}): {first['msg'].removeprefix('Value error, ')}")
+        name = "".join(str(part) for part in first["loc"][:1])
+        where = f"--{name.replace('_', '-')} (or DRD_{name.upper()}): " if name else ""
+        parser.error(where + first["msg"].removeprefix("Value error, "))
     if not settings.models.is_dir():
         return _fail(f"there is no models folder {settings.models}")
     set_up_logs(settings.log_level)
     try:
         uvloop.run(run(settings, announce))
-    except CannotListen as error:
+    except (CannotListen, TokensError, TlsError) as error:
         return _fail(str(error))
     return 0
 
@@ -53,19 +60,39 @@ def _parser() -> argparse.ArgumentParser:
         "--grpc", action="append", metavar="ADDRESS", help="gRPC; may be repeated (default 127.0.0.1:8081)"
     )
     parser.add_argument("--admin", metavar="ADDRESS", help="one more address for health and metrics only")
+    parser.add_argument(
+        "--tokens",
+        type=Path,
+        metavar="FILE",
+        help="who may ask: see drd-serve token --help (default: anyone)",
+    )
+    for name, help_ in (
+        ("certificate", "PEM; with --tls-key, TCP addresses speak TLS"),
+        ("key", "PEM"),
+        ("client-ca", "PEM; callers over TCP then need a certificate that it has signed"),
+    ):
+        parser.add_argument(f"--tls-{name}", type=Path, metavar="FILE", help=help_)
+    parser.add_argument(
+        "--open-to-anyone",
+        action="store_true",
+        default=None,
+        help="listen where others can reach it without --tokens or --tls-client-ca",
+    )
     parser.add_argument("--engine", metavar="auto|ID", help="default: the first that works here, best first")
     return parser
 
 
 _EPILOG = """ADDRESS is HOST:PORT or unix:PATH. Every option may be given in the
-environment instead, as DRD_MODELS, DRD_HTTP and so on (addresses separated by commas)."""
+environment instead, as DRD_MODELS, DRD_HTTP and so on (addresses separated by commas).
+Files of tokens and certificates are read again when they change. drd-serve token makes tokens."""
 
 
 def announce(service: Service) -> None:
     """Tells a person where to go, and one line to try."""
     for title, addresses in (("HTTP", service.http), ("gRPC", service.grpc), ("admin", service.admin)):
         for address in addresses:
-            shown = address if title == "gRPC" or address.path else f"http://{address}"
+            secure = title == "HTTP" and service.tls is not None
+            shown = address if title == "gRPC" or address.path else f"http{'s' if secure else ''}://{address}"
             print(f"{title:6} {shown}")
     versions = service.inspector.catalog.versions()
     for version in versions:
@@ -76,8 +103,10 @@ def announce(service: Service) -> None:
     web = next((address for address in service.http if address.port), None)
     lane = next((version.lane for version in versions if version.lane), None)
     if web and lane:
-        url = f"http://{web}/v1/inspect?product={lane.product}&include=regions"
-        print(f"try    curl --data-binary @{shlex.quote(str(_picture(lane.predictor.bundle)))} '{url}'")
+        url = f"http{'s' if service.tls else ''}://{web}/v1/inspect?product={lane.product}&include=regions"
+        token = '-H "Authorization: Bearer $TOKEN" ' if service.access.needed else ""
+        picture = shlex.quote(str(_picture(lane.predictor.bundle)))
+        print(f"try    curl {token}--data-binary @{picture} '{url}'")
     sys.stdout.flush()
 
 

@@ -7,7 +7,10 @@ ServiceError
 │   ├── BadParameter        missing, unknown, malformed or contradictory
 │   ├── TooLarge            too many bytes or pixels
 │   ├── TooSlow             did not arrive in time
-│   └── NotLoaded           no such product, or not in that version
+│   ├── NotLoaded           no such product, or not in that version
+│   └── Denied              nobody who may ask
+│       ├── Unauthenticated     no token, or none that is valid
+│       └── Forbidden           a valid one, but not for this
 ├── Refused             not now: the same request may succeed after `retry_after` seconds
 │   ├── Busy                no place in the queue, or the deadline can't be met
 │   └── NotServing          starting or draining
@@ -52,6 +55,22 @@ class TooSlow(BadInput):
 
 
 class NotLoaded(BadInput):
+    pass
+
+
+class Denied(BadInput):
+    """`reason` is the label of `drd_denied_total`."""
+
+    def __init__(self, message: str, *, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class Unauthenticated(Denied):
+    pass
+
+
+class Forbidden(Denied):
     pass
 
 

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -29,6 +30,14 @@ class Address:
         if not (colon and host and port.isascii() and port.isdigit() and int(port) < 2**16):
             raise ValueError(f"{text!r} is not an address: give HOST:PORT or unix:PATH")
         return Address(host, int(port))
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only programs of this machine can reach it."""
+        try:
+            return bool(self.path) or self.host == "localhost" or ip_address(self.host).is_loopback
+        except ValueError:  # a name, which may mean anything
+            return False
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -63,6 +72,15 @@ class Settings(BaseSettings):
     """Several addresses are separated by commas or spaces."""
     admin: OneAddress | None = None
     """One more address for health and metrics only."""
+    tokens: Path | None = None
+    """Who may ask: a file made by `drd-serve token`, read anew when it changes. None: whoever gets here."""
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    """PEM files: with both, the TCP addresses of both doors speak TLS. Read anew when they change."""
+    tls_client_ca: Path | None = None
+    """PEM file of authorities: callers over TCP then need a certificate that one of them has signed."""
+    open_to_anyone: bool = False
+    """Listen where others can reach it with neither tokens nor client certificates."""
     engine: str = "auto"
     """An engine's id, or auto: the first in the manifest that passes its golden frames here."""
 
@@ -72,6 +90,17 @@ class Settings(BaseSettings):
     """Where a frame without a deadline stands in the queue; it never expires."""
     max_image_bytes: PositiveInt = 64 * MEBIBYTE
     max_image_pixels: PositiveInt = 40_000_000
+    max_image_side: PositiveInt = 32_768
+    """Pixels of the longer side."""
+    max_image_frames: PositiveInt = 16
+    """Pictures in one file (pages of a TIFF, frames of an animated PNG); the first is inspected."""
+    decode: Literal["process", "thread"] = "process"
+    """Where images are decoded: in processes that are no loss when an image makes them loop, grow or abort; or
+    in the service's own threads, where the two limits below can't be held."""
+    decode_seconds: PositiveFloat = 5
+    """CPU time that one image may take."""
+    decode_bytes: PositiveInt = 2048 * MEBIBYTE
+    """Memory that one image may take, over what a decoder has at its start."""
     max_queued_frames: PositiveInt = 256
     """Frames accepted and not yet answered, over all products."""
     max_queued_bytes: PositiveInt = 512 * MEBIBYTE
@@ -97,6 +126,8 @@ class Settings(BaseSettings):
     """After SIGTERM: not ready any more, still serving, while the endpoint is withdrawn."""
     drain_seconds: PositiveFloat = 30
     """How long the end waits for accepted frames to be answered."""
+    history_bytes: Annotated[int, Field(ge=0)] = 128 * MEBIBYTE
+    """Pictures of the newest verdicts, kept in memory for the operator page; 0 keeps neither them nor verdicts."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @model_validator(mode="after")
@@ -104,5 +135,23 @@ class Settings(BaseSettings):
         if self.max_image_bytes > self.max_queued_bytes:
             raise ValueError(
                 "max_image_bytes is more than max_queued_bytes: such an image could never be accepted"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _certificates_are_whole(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("--tls-certificate and --tls-key need each other")
+        if self.tls_client_ca and not self.tls_certificate:
+            raise ValueError("--tls-client-ca needs --tls-certificate and --tls-key")
+        return self
+
+    @model_validator(mode="after")
+    def _nobody_gets_in_by_accident(self) -> Self:
+        reachable = [address for address in (*self.http, *self.grpc) if not address.is_local]
+        if reachable and not (self.tokens or self.tls_client_ca or self.open_to_anyone):
+            raise ValueError(
+                f"others can reach {reachable[0]}, and anyone would get in: give --tokens or --tls-client-ca, "
+                "or say --open-to-anyone"
             )
         return self

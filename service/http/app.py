@@ -13,12 +13,16 @@ from starlette.routing import Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from service.access.access import Access
 from service.calls import Calls
+from service.console.routes import page_routes, verdict_routes
 from service.errors import ServiceError
 from service.http import problems
 from service.http.answers import Health, Product, Products, products_of
+from service.http.guard import Guard, grant_of
 from service.http.inspect import InspectEndpoint
 from service.http.openapi import describe_inspect
+from service.http.session import session_routes
 from service.inspector import Inspector
 from service.life import Life
 from service.metrics import CONTENT_TYPE, Metrics
@@ -40,20 +44,23 @@ class Api(FastAPI):
         return self.openapi_schema
 
 
-def make_app(calls: Calls, settings: Settings) -> ASGIApp:
-    """The HTTP door: everything through FastAPI, but the hot path."""
+def make_app(calls: Calls, access: Access, settings: Settings) -> ASGIApp:
+    """The HTTP door: everything through FastAPI, but the hot path, and all of it behind the guard."""
     inspector = calls.inspector
     inspect = InspectEndpoint(calls, settings)
     app = _app(docs=True)
     app.router.routes.append(Route("/v1/inspect", inspect, methods=["POST"]))
+    app.include_router(session_routes(access, inspector, settings))
     app.include_router(_products(inspector))
+    app.include_router(verdict_routes(inspector, calls.history))
+    app.include_router(page_routes())
     app.include_router(_health(inspector.life, calls.metrics))
 
     async def door(scope: Scope, receive: Receive, send: Send) -> None:
         hot = scope["type"] == "http" and scope["path"] == "/v1/inspect" and scope["method"] == "POST"
         await (inspect if hot else app)(scope, receive, send)
 
-    return door
+    return Guard(door, access)
 
 
 def make_admin_app(life: Life, metrics: Metrics) -> FastAPI:
@@ -88,13 +95,15 @@ def _products(inspector: Inspector) -> APIRouter:
     router = APIRouter(tags=["products"])
 
     @router.get("/v1/products")
-    async def list_products() -> Products:
-        """Every product, with the version that serves it and all others that are known."""
-        return Products(products=products_of(inspector.catalog))
+    async def list_products(request: Request) -> Products:
+        """Every product the caller may ask for, with the version that serves it and all others known."""
+        grant = grant_of(request.scope)
+        return Products(products=[each for each in products_of(inspector.catalog) if grant.covers(each.name)])
 
     @router.get("/v1/products/{name}", responses={404: _PROBLEM})
-    async def get_product(name: str) -> Product:
+    async def get_product(name: str, request: Request) -> Product:
         """One product."""
+        grant_of(request.scope).check(name)
         return products_of(inspector.catalog, name)[0]
 
     return router
@@ -144,7 +153,7 @@ async def _on_validation_error(request: Request, error: Exception) -> Response:
 
 async def _on_service_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ServiceError)
-    return problems.problem(problems.STATUS[type(error)], str(error))
+    return problems.problem_of(error)
 
 
 async def _on_fault(request: Request, error: Exception) -> Response:

@@ -12,6 +12,7 @@ from service.calls import Call, Calls
 from service.errors import CallerGone, InspectionFailed, ServiceError
 from service.http import wire
 from service.http.answers import answer_of
+from service.http.guard import grant_of
 from service.http.problems import problem_of
 from service.image import declared_type
 from service.inspection import Inspection, Request, parse_id
@@ -46,7 +47,9 @@ class InspectEndpoint:
         call.carrier = {name: value for name in CARRIED if (value := headers.get(name.encode()))}
         call.request_id = parse_id("X-Request-Id", headers.get(b"x-request-id", "")) or call.request_id
         head = wire.parse_head(scope, headers)
-        call.frame_id, call.product = head.frame_id, head.product
+        grant = grant_of(scope)
+        call.frame_id, call.product, call.caller = head.frame_id, head.product, grant.caller
+        grant.check(head.product)
         deadline = None if head.deadline_ms is None else call.arrived + head.deadline_ms / 1000
         self._inspector.life.check()
         with self._inspector.hold() as holding:

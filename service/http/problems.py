@@ -12,6 +12,8 @@ from service import errors
 MEDIA_TYPE = "application/problem+json"
 STATUS: dict[type[errors.ServiceError], int] = {
     errors.UnreadableImage: 400,
+    errors.Unauthenticated: 401,
+    errors.Forbidden: 403,
     errors.NotLoaded: 404,
     errors.TooSlow: 408,
     errors.TooLarge: 413,
@@ -44,11 +46,13 @@ def problem(
     return Response(content, status, media_type=MEDIA_TYPE, headers=(headers or {}) | echoed)
 
 
-def problem_of(error: errors.ServiceError, request_id: str) -> Response:
+def problem_of(error: errors.ServiceError, request_id: str | None = None) -> Response:
     """The response to a failure of the tree."""
     headers = {}
     if isinstance(error, errors.Refused):
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after)))
+    if isinstance(error, errors.Unauthenticated):
+        headers["www-authenticate"] = "Bearer"
     if isinstance(error, errors.TooLarge | errors.TooSlow):
         headers["connection"] = "close"  # what is left of the body is not wanted
     return problem(STATUS[type(error)], str(error), request_id, headers)

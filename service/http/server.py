@@ -11,6 +11,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.http.problems import MEDIA_TYPE, Problem
+from service.tls import Tls
 
 
 class Protocol(HttpToolsProtocol):
@@ -27,7 +28,7 @@ class Protocol(HttpToolsProtocol):
 class Server(uvicorn.Server):
     """One application on several listening sockets."""
 
-    def __init__(self, app: ASGIApp, sockets: list[socket]) -> None:
+    def __init__(self, app: ASGIApp, sockets: list[socket], tls: Tls | None = None) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
@@ -39,6 +40,7 @@ class Server(uvicorn.Server):
                 server_header=False,
                 proxy_headers=False,
                 timeout_keep_alive=75,
+                ssl_context_factory=None if tls is None else lambda *_: tls.context,
             )
         )
         self._sockets = sockets

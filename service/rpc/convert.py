@@ -16,6 +16,8 @@ CODE: dict[type[errors.ServiceError], StatusCode] = {
     errors.UnlikeDeclared: StatusCode.INVALID_ARGUMENT,
     errors.BadParameter: StatusCode.INVALID_ARGUMENT,
     errors.NotLoaded: StatusCode.NOT_FOUND,
+    errors.Unauthenticated: StatusCode.UNAUTHENTICATED,
+    errors.Forbidden: StatusCode.PERMISSION_DENIED,
     errors.TooLarge: StatusCode.RESOURCE_EXHAUSTED,
     errors.Busy: StatusCode.RESOURCE_EXHAUSTED,
     errors.NotServing: StatusCode.UNAVAILABLE,

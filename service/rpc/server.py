@@ -5,12 +5,15 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
+from service.access.access import Access
 from service.calls import Calls
 from service.listen import CannotListen, listen, name_of
+from service.rpc.guard import Guard
 from service.rpc.pb import inspection_pb2 as pb
 from service.rpc.pb.inspection_pb2_grpc import add_InspectionServiceServicer_to_server
 from service.rpc.servicer import Servicer
 from service.settings import MEBIBYTE, Address, Settings
+from service.tls import Tls
 
 _NAME = pb.DESCRIPTOR.services_by_name["InspectionService"].full_name
 
@@ -18,9 +21,11 @@ _NAME = pb.DESCRIPTOR.services_by_name["InspectionService"].full_name
 class Server:
     """One gRPC server on several addresses."""
 
-    def __init__(self, calls: Calls, settings: Settings) -> None:
+    def __init__(self, calls: Calls, access: Access, tls: Tls | None, settings: Settings) -> None:
+        self._tls = tls
         age = int(1000 * settings.max_connection_age_seconds)
         self._server = grpc.aio.server(
+            interceptors=[Guard(access)] if access.needed else [],
             options=[
                 # Otherwise a second server would share the port instead of being told that it is taken.
                 ("grpc.so_reuseport", 0),
@@ -34,9 +39,9 @@ class Server:
                     "grpc.max_connection_age_grace_ms",
                     age + int(1000 * settings.max_connection_age_grace_seconds),
                 ),
-            ]
+            ],
         )
-        self._servicer = Servicer(calls, settings)
+        self._servicer = Servicer(calls, access, settings)
         self._health = HealthServicer()
         add_InspectionServiceServicer_to_server(self._servicer, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -50,7 +55,10 @@ class Server:
         with listen(address) as probe:  # says clearly what is wrong, which gRPC's core does not
             address = name_of(probe)
         try:
-            self._server.add_insecure_port(str(address))
+            if self._tls is None or address.path:
+                self._server.add_insecure_port(str(address))
+            else:
+                self._server.add_secure_port(str(address), self._tls.credentials())
         except RuntimeError as error:
             raise CannotListen(f"can't listen on {address}: {error}") from error
         return address

@@ -3,46 +3,49 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import NoReturn
 
 import grpc.aio
 
+from service.access.access import Access
 from service.calls import Calls
 from service.errors import InspectionFailed, NotServing, ServiceError, TooLarge
 from service.inspection import DEFAULT_PARTS, Request, parse_id, parse_parts
 from service.rpc.convert import CODE, product_of, response_of, status_of
+from service.rpc.guard import secret_of
 from service.rpc.pb import inspection_pb2 as pb
 from service.rpc.pb.inspection_pb2_grpc import InspectionServiceServicer
 from service.rpc.stream import Stream
 from service.settings import Settings
-from service.traces import CARRIED, Carrier
+from service.traces import CARRIED
 
 _logger = logging.getLogger(__name__)
+Metadata = Mapping[str, str | bytes]
 _Context = grpc.aio.ServicerContext[object, object]
 
 
 class Servicer(InspectionServiceServicer):
-    def __init__(self, calls: Calls, settings: Settings) -> None:
-        self._calls, self._inspector = calls, calls.inspector
+    def __init__(self, calls: Calls, access: Access, settings: Settings) -> None:
+        self._calls, self._inspector, self._access = calls, calls.inspector, access
         self._max_bytes, self._window = settings.max_image_bytes, settings.stream_window
         self._max_age = settings.max_connection_age_seconds
         self._streams = set[Stream]()
 
     async def Inspect(self, request: pb.InspectRequest, context: _Context) -> pb.InspectResponse:  # noqa: N802
         try:
-            return await self._inspect(request, _ends(context), _carrier(context))
+            return await self._inspect(request, _ends(context), _sent(context))
         except ServiceError as error:
             await _abort(context, error)
 
     async def InspectStream(  # noqa: N802
         self, request_iterator: AsyncIterator[pb.InspectRequest], context: _Context
     ) -> AsyncIterator[pb.InspectStreamResponse]:
-        ends, carrier = _ends(context), _carrier(context)
+        ends, sent = _ends(context), _sent(context)
 
         async def answer(request: pb.InspectRequest) -> pb.InspectStreamResponse:
             try:
-                result = await self._inspect(request, ends, carrier)
+                result = await self._inspect(request, ends, sent)
             except ServiceError as error:
                 return pb.InspectStreamResponse(frame_id=request.frame_id, error=status_of(error))
             return pb.InspectStreamResponse(frame_id=request.frame_id, result=result)
@@ -62,7 +65,12 @@ class Servicer(InspectionServiceServicer):
     async def ListProducts(  # noqa: N802
         self, request: pb.ListProductsRequest, context: _Context
     ) -> pb.ListProductsResponse:
-        return pb.ListProductsResponse(products=map(product_of, self._inspector.catalog.versions()))
+        try:
+            grant = self._access.admit(secret_of(_sent(context).items()))
+        except ServiceError as error:  # valid a moment ago, when the guard let it through
+            await _abort(context, error)
+        versions = (each for each in self._inspector.catalog.versions() if grant.covers(each.product))
+        return pb.ListProductsResponse(products=map(product_of, versions))
 
     def stop_streams(self) -> None:
         """No stream reads on; each ends when what it has read is answered."""
@@ -70,12 +78,16 @@ class Servicer(InspectionServiceServicer):
             stream.stop_reading()
 
     async def _inspect(
-        self, message: pb.InspectRequest, ends: float | None, carrier: Carrier
+        self, message: pb.InspectRequest, ends: float | None, sent: Metadata
     ) -> pb.InspectResponse:
         with self._calls.begin("grpc") as call, self._inspector.hold() as holding:
-            call.product, call.carrier = message.product, carrier
+            call.product, call.carrier = message.product, {n: str(sent[n]) for n in CARRIED if n in sent}
             call.request_id = parse_id("request_id", message.request_id) or call.request_id
             call.frame_id = parse_id("frame_id", message.frame_id)
+            # For every frame anew: a stream may outlive its token.
+            grant = self._access.admit(secret_of(sent.items()))
+            call.caller = grant.caller
+            grant.check(message.product)
             if len(message.image) > self._max_bytes:
                 raise TooLarge(
                     f"{len(message.image)} bytes are more than the {self._max_bytes} that are served"
@@ -106,9 +118,8 @@ def _ends(context: _Context) -> float | None:
     return None if remaining is None else time.monotonic() + remaining
 
 
-def _carrier(context: _Context) -> Carrier:
-    sent = dict(context.invocation_metadata() or ())
-    return {name: str(sent[name]) for name in CARRIED if name in sent}
+def _sent(context: _Context) -> Metadata:
+    return dict(context.invocation_metadata() or ())
 
 
 async def _abort(context: _Context, error: ServiceError) -> NoReturn:

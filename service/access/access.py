@@ -1,0 +1,50 @@
+"""Who may ask, at every door: the bearers of tokens where a tokens file is given, else whoever gets there."""
+
+import logging
+from pathlib import Path
+
+from service.access.tokens import EVERYTHING, Grant, Token, TokensError, find, parse_tokens, read_tokens
+from service.errors import Denied
+from service.metrics import Metrics
+
+_logger = logging.getLogger(__name__)
+
+
+class Access:
+    """The tokens in force. TokensError for a bad file at the start; later the last good ones stay."""
+
+    def __init__(self, path: Path | None, metrics: Metrics) -> None:
+        self._path, self._metrics = path, metrics
+        self._content = b"" if path is None else read_tokens(path)
+        self._tokens: tuple[Token, ...] = parse_tokens(self._content)
+        self._trouble = ""
+
+    @property
+    def needed(self) -> bool:
+        """Whether a token is needed at all."""
+        return self._path is not None
+
+    def admit(self, secret: str | None) -> Grant:
+        """What the bearer of `secret` may do; Unauthenticated if that is nothing."""
+        return find(self._tokens, secret) if self.needed else EVERYTHING
+
+    def denied(self, door: str, error: Denied) -> None:
+        """Counts and logs a caller who was turned away."""
+        self._metrics.denied.labels(door, error.reason).inc()
+        _logger.info("turned away: %s", error, extra={"door": door, "reason": error.reason})
+
+    def refresh(self) -> None:
+        """Follows the file. What can't be read or understood changes nothing, and is told once."""
+        if self._path is None:
+            return
+        try:
+            content = read_tokens(self._path)
+            tokens = self._tokens if content == self._content else parse_tokens(content)
+        except TokensError as error:
+            if str(error) != self._trouble:
+                _logger.error("the tokens stay as they were: %s", error)
+            self._trouble = str(error)
+            return
+        if tokens is not self._tokens:
+            _logger.info("tokens read anew: %s", ", ".join(token.grant.caller for token in tokens) or "none")
+        self._tokens, self._content, self._trouble = tokens, content, ""

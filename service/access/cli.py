@@ -1,0 +1,88 @@
+"""drd-serve token: makes, lists and removes the tokens of a tokens file; a running service follows it."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+from service.access.tokens import Token, TokensError, make_token, parse_tokens, read_tokens
+
+_EPILOG = """The file keeps each token's SHA-256 only. To rotate one: add a second under another name, give it
+to the callers, remove the first. To ask with it: Authorization: Bearer TOKEN."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status: 0, 1 for a failure, 2 for misuse."""
+    options = _parser().parse_args(arguments)
+    try:
+        match options.action:
+            case "add":
+                _add(options.file, options.name, options.product, _until(options))
+            case "remove":
+                _remove(options.file, options.name)
+            case "list":
+                print("".join(_shown(token) for token in parse_tokens(read_tokens(options.file))), end="")
+    except TokensError as error:
+        return _fail(str(error))
+    except OSError as error:
+        return _fail(f"{options.file}: {error.strerror or error}")
+    return 0
+
+
+def _fail(reason: str) -> int:
+    print(f"drd-serve token: {reason}", file=sys.stderr)
+    return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("drd-serve token", description=__doc__, epilog=_EPILOG)
+    actions = parser.add_subparsers(dest="action", required=True, metavar="add|list|remove")
+    add = actions.add_parser("add", help="a new token: it is printed, this once, and nothing else is")
+    remove = actions.add_parser("remove", help="ends a token's validity")
+    every = actions.add_parser("list", help="names, products and last days")
+    for action in (add, remove, every):
+        action.add_argument("--file", type=Path, required=True, metavar="FILE", help="what --tokens names")
+    for action in (add, remove):
+        action.add_argument("name", metavar="NAME", help="who it is for, as the log will say")
+    add.add_argument(
+        "--product", action="append", metavar="NAME", help="valid for it; may be repeated (default: for all)"
+    )
+    last = add.add_mutually_exclusive_group()
+    last.add_argument("--days", type=int, metavar="N", help="valid for so long (default: for ever)")
+    last.add_argument("--until", type=date.fromisoformat, metavar="YYYY-MM-DD", help="its last day, in UTC")
+    return parser
+
+
+def _until(options: argparse.Namespace) -> date | None:
+    if options.days is not None:
+        return datetime.now(UTC).date() + timedelta(days=options.days)
+    until: date | None = options.until
+    return until
+
+
+def _add(path: Path, name: str, products: list[str] | None, until: date | None) -> None:
+    content = read_tokens(path) if path.exists() else b""
+    secret, token = make_token(name, products, until)
+    line = token.line() if content.endswith(b"\n") or not content else f"\n{token.line()}"
+    parse_tokens(content + line.encode())  # the name may be taken, or the file damaged already
+    path.touch(mode=0o600)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(line)
+    print(secret)
+
+
+def _remove(path: Path, name: str) -> None:
+    content = read_tokens(path)
+    if name not in [token.grant.caller for token in parse_tokens(content)]:
+        raise TokensError(f"there is no token {name!r} in {path}")
+    lines = content.decode("utf-8", "replace").splitlines(keepends=True)
+    kept = path.with_name(f".{path.name}.new")  # the service may be reading: it sees all or nothing
+    kept.touch(mode=0o600)
+    kept.write_text("".join(line for line in lines if line.split()[:1] != [name]), encoding="utf-8")
+    kept.replace(path)
+
+
+def _shown(token: Token) -> str:
+    name, _, products, until = token.line().split()
+    return f"{name:20} {products:40} {until}\n"

@@ -1,0 +1,135 @@
+"""Bearer tokens, and the file that lists them: one per line, `#` begins a comment.
+
+    # name    sha256                                                            products     until
+    line-3    9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08  gasket,bolt  2027-01-31
+    page      60303ae22b998861bce3b28f33eec1be758a213c86c93c076dbe9f558c11c752  *            never
+
+A token has 256 random bits, so its plain SHA-256 gives nothing away: there is no dictionary to try.
+"""
+
+import hashlib
+import hmac
+import re
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+from service.errors import Forbidden, Unauthenticated
+
+PREFIX = "drd_"
+"""Scanners for leaked secrets know a token by it."""
+MAX_BYTES = 2**20
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+class TokensError(ValueError):
+    """The file of tokens can't be used; the message is one clear line, without anything secret."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What a caller may do. `caller` names it in the log; `products` None are all there are."""
+
+    caller: str = ""
+    products: frozenset[str] | None = None
+
+    def covers(self, product: str) -> bool:
+        return self.products is None or product in self.products
+
+    def check(self, product: str) -> None:
+        """Raises Forbidden, alike for products that exist and that don't."""
+        if not self.covers(product):
+            raise Forbidden(f"this token is not for product {product[:100]!r}", reason="product")
+
+
+EVERYTHING = Grant()
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A line of the file. `until` is the last day it is valid, in UTC; None: for ever."""
+
+    grant: Grant
+    digest: bytes
+    until: date | None
+
+    def line(self) -> str:
+        products = "*" if self.grant.products is None else ",".join(sorted(self.grant.products))
+        return f"{self.grant.caller}  {self.digest.hex()}  {products}  {self.until or 'never'}\n"
+
+
+def make_token(name: str, products: Iterable[str] | None, until: date | None) -> tuple[str, Token]:
+    """A new secret, and what the file keeps of it. TokensError for a name or product that is none."""
+    secret = PREFIX + secrets.token_urlsafe(32)
+    token = Token(Grant(name, None if products is None else frozenset(products)), _digest(secret), until)
+    return secret, _parse_line(token.line())
+
+
+def read_tokens(path: Path) -> bytes:
+    """The file's content, or TokensError."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise TokensError(f"the tokens file {path}: {error.strerror or error}") from error
+    if len(content) > MAX_BYTES:
+        raise TokensError(f"the tokens file {path} is larger than {MAX_BYTES} bytes")
+    return content
+
+
+def parse_tokens(content: bytes) -> tuple[Token, ...]:
+    """Every token of the file; TokensError names the line that is none."""
+    tokens = dict[str, Token]()
+    for number, line in enumerate(content.decode("utf-8", "replace").splitlines(), start=1):
+        if not (text := line.partition("#")[0].strip()):
+            continue
+        try:
+            token = _parse_line(text)
+        except TokensError as error:
+            raise TokensError(f"line {number} of the tokens file: {error}") from error
+        if token.grant.caller in tokens:
+            raise TokensError(f"line {number} of the tokens file: the name is taken by a line before")
+        tokens[token.grant.caller] = token
+    return tuple(tokens.values())
+
+
+def find(tokens: Iterable[Token], secret: str | None) -> Grant:
+    """What the bearer of `secret` may do; Unauthenticated if that is nothing.
+
+    Every digest is compared, each in constant time: how long it takes tells nothing.
+    """
+    if not secret:
+        raise Unauthenticated("a token is needed: Authorization: Bearer TOKEN", reason="missing")
+    digest, found = _digest(secret), None
+    for token in tokens:
+        if hmac.compare_digest(token.digest, digest):
+            found = token
+    if found is None:
+        raise Unauthenticated("the token is not valid here", reason="unknown")
+    if found.until is not None and found.until < datetime.now(UTC).date():
+        raise Unauthenticated(f"the token expired after {found.until}", reason="expired")
+    return found.grant
+
+
+def _digest(secret: str) -> bytes:
+    return hashlib.sha256(secret.encode("utf-8", "replace")).digest()
+
+
+def _parse_line(line: str) -> Token:
+    fields = line.split()
+    if len(fields) != 4:
+        raise TokensError("it is not NAME SHA256 PRODUCTS UNTIL")
+    name, digest, products, until = fields
+    names = None if products == "*" else frozenset(products.split(","))
+    if not all(_NAME.fullmatch(each) for each in (name, *(names or ()))):
+        raise TokensError("names and products are letters, digits, '.', '_' and '-', at most 64")
+    if not _DIGEST.fullmatch(digest):
+        raise TokensError("the second field is no SHA-256 in 64 hexadecimal digits")
+    try:
+        last = None if until == "never" else date.fromisoformat(until)
+    except ValueError as error:
+        raise TokensError("the last field is neither a day, YYYY-MM-DD, nor 'never'") from error
+    return Token(Grant(name, names), bytes.fromhex(digest), last)
