@@ -1,5 +1,5 @@
-"""Who gets through the gRPC door: every method, health and reflection too, needs the metadata
-`authorization: Bearer TOKEN`."""
+"""Who gets through the gRPC door: every method, reflection too, needs the metadata `authorization: Bearer
+TOKEN`. Only health does not: kubelets and load balancers ask for it, and can't send any."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any, TypeAlias
@@ -12,6 +12,7 @@ from service.errors import Unauthenticated
 from service.rpc.convert import CODE
 
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # generic for type checkers only
+_OPEN_BELOW = "/grpc.health.v1.Health/"
 _Continuation: TypeAlias = "Callable[[grpc.HandlerCallDetails], Awaitable[_Handler | None]]"
 
 
@@ -25,7 +26,8 @@ class Guard(grpc.aio.ServerInterceptor):
         self, continuation: _Continuation, handler_call_details: grpc.HandlerCallDetails
     ) -> "_Handler | None":
         try:
-            self._access.admit(secret_of(handler_call_details.invocation_metadata))
+            if not handler_call_details.method.startswith(_OPEN_BELOW):
+                self._access.admit(secret_of(handler_call_details.invocation_metadata))
         except Unauthenticated as error:
             self._access.denied("grpc", error)
             return _turning_away(error)
