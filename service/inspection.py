@@ -76,6 +76,10 @@ class Inspection:
     engine: str
     reading: Reading
     raw_threshold: float
+    guard_band: float
+    min_area: int
+    sent: bytes
+    """The image as it was sent."""
     image: Decoded
     parts: frozenset[Part]
     pictures: Mapping[Part, Picture]

@@ -1,0 +1,142 @@
+// Inspecting a picture at hand: dropped, chosen, or taken with the camera.
+
+import { $, element } from "/console/dom.js";
+import { ask } from "/console/feed.js";
+
+export class Inspecting {
+  /** `onAnswer(record, urls)` gets what the service said, and where its pictures are. */
+  constructor(store, onAnswer) {
+    this.store = store;
+    this.onAnswer = onAnswer;
+    this.urls = [];
+    this.#listen();
+  }
+
+  /** Asks for a picture. */
+  show() {
+    const names = this.#ready();
+    $("inspect-product").replaceChildren(...names.map((name) => element("option", { value: name, selected: name === this.#product() }, name)));
+    $("inspect-file").value = "";
+    $("camera").hidden = !navigator.mediaDevices;
+    this.#say(names.length ? "" : "No product is ready.", "error");
+    if (!$("inspect").open) $("inspect").showModal();
+  }
+
+  #ready() {
+    return this.store.products.filter((product) => product.serving).map((product) => product.name);
+  }
+
+  /** The product that is looked at; else the one used last, else the first. */
+  #product() {
+    const names = this.#ready();
+    return [this.store.product, this.last].find((name) => names.includes(name)) ?? names[0];
+  }
+
+  async #inspect(files, product) {
+    this.last = product;
+    for (const file of files) {
+      this.#say(`Inspecting ${file.name} as ${product}…`);
+      try {
+        await this.#send(file, product);
+      } catch (error) {
+        this.show();
+        return this.#say(`${file.name}: ${error.message}`, "error");
+      }
+    }
+    return this.#close();
+  }
+
+  async #send(file, product) {
+    const name = file.name.replace(/[^\x20-\x7e]/g, "?").slice(0, 128);
+    const query = new URLSearchParams({ product, include: "heatmap,regions", frame_id: name });
+    const answer = await ask(`/v1/inspect?${query}`, { method: "POST", body: file, headers: { "Content-Type": "application/octet-stream" } });
+    const record = await answer.json();
+    Object.assign(record, { id: "", order: 0, at: Date.now() / 1000, pictures: true, guard_band: this.#guardBand(product) });
+    this.urls.forEach(URL.revokeObjectURL);
+    this.urls = [];
+    this.onAnswer(record, { frame: await this.#frame(file, record), heatmap: `data:image/png;base64,${record.heatmap.data}` });
+  }
+
+  #guardBand(product) {
+    return this.store.products.find((one) => one.name === product)?.serving?.guard_band ?? 0;
+  }
+
+  /** The file itself where the browser can show it; a TIFF comes back from the service. */
+  async #frame(file, record) {
+    const url = URL.createObjectURL(file);
+    this.urls.push(url);
+    try {
+      const image = new Image();
+      image.src = url;
+      await image.decode();
+      return url;
+    } catch {
+      const { records } = await (await ask(`/v1/verdicts?product=${encodeURIComponent(record.product)}`)).json();
+      const same = records.find((one) => one.request_id === record.request_id);
+      return `/v1/verdicts/${same?.id}/frame`;
+    }
+  }
+
+  #say(text, kind = "") {
+    $("inspect-note").textContent = text;
+    $("inspect-note").dataset.kind = kind;
+  }
+
+  #close() {
+    this.#stopCamera();
+    $("inspect").close();
+  }
+
+  async #startCamera() {
+    try {
+      this.stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment", width: { ideal: 1920 } } });
+    } catch (error) {
+      return this.#say(`The camera can't be used: ${error.message}`, "error");
+    }
+    $("video").srcObject = this.stream;
+    for (const id of ["video", "shoot"]) $(id).hidden = false;
+    $("camera").hidden = true;
+    return $("video").play();
+  }
+
+  #stopCamera() {
+    this.stream?.getTracks().forEach((track) => track.stop());
+    this.stream = null;
+    $("video").srcObject = null;
+    for (const id of ["video", "shoot"]) $(id).hidden = true;
+  }
+
+  async #shoot() {
+    const video = $("video");
+    const canvas = new OffscreenCanvas(video.videoWidth, video.videoHeight);
+    canvas.getContext("2d").drawImage(video, 0, 0);
+    const blob = await canvas.convertToBlob({ type: "image/jpeg", quality: 0.95 });
+    await this.#inspect([new File([blob], `camera-${new Date().toISOString().slice(11, 19)}.jpg`)], $("inspect-product").value);
+  }
+
+  #listen() {
+    $("inspect-file").addEventListener("change", (event) => this.#inspect([...event.target.files], $("inspect-product").value));
+    $("camera").addEventListener("click", () => this.#startCamera());
+    $("shoot").addEventListener("click", () => this.#shoot());
+    $("inspect").addEventListener("close", () => this.#stopCamera());
+    const carriesFiles = (event) => event.dataTransfer?.types.includes("Files");
+    addEventListener("dragover", (event) => {
+      if (!carriesFiles(event)) return;
+      event.preventDefault();
+      $("drop-product").textContent = this.#product() ?? "nothing: no product is ready";
+      $("drop").hidden = false;
+    });
+    addEventListener("dragleave", (event) => event.relatedTarget || ($("drop").hidden = true));
+    addEventListener("drop", (event) => {
+      if (!carriesFiles(event)) return;
+      event.preventDefault();
+      $("drop").hidden = true;
+      const product = this.#product();
+      if (product) this.#inspect([...event.dataTransfer.files], product);
+    });
+    addEventListener("paste", (event) => {
+      const files = [...(event.clipboardData?.files ?? [])];
+      if (files.length && this.#product()) this.#inspect(files, this.#product());
+    });
+  }
+}

@@ -1,0 +1,255 @@
+// The page: what comes in, what is shown of it, and what people do. Drawn at most once per frame.
+
+import { Chart } from "/console/chart.js";
+import { $, element, glyph } from "/console/dom.js";
+import { Feed, ask } from "/console/feed.js";
+import { Inspecting } from "/console/inspect.js";
+import { keys } from "/console/keys.js";
+import { List } from "/console/list.js";
+import { login } from "/console/login.js";
+import { Stage } from "/console/stage.js";
+import { Store } from "/console/store.js";
+import { theme } from "/console/theme.js";
+import { LIMIT, changes, csv, number, rawAt } from "/console/verdicts.js";
+
+const store = new Store();
+const stage = new Stage(() => hold(null));
+const list = new List($("list"), (record) => hold(record));
+const chart = new Chart($("scores"), (score) => tryThreshold(score), (record) => hold(record));
+const inspecting = new Inspecting(store, (record, urls) => stage.hold(record, urls));
+const feed = new Feed({ state: onState, verdicts: onVerdicts, link: onLink });
+let added = 0;
+let drawing = false;
+let worst = null; // since the lamp last changed: nothing that needs somebody goes by unseen
+
+function onState(state) {
+  if (store.begin(state.history)) stage.hold(null);
+  store.choose({ products: state.products, ready: state.ready, reason: state.reason });
+  if (!state.products.some((product) => product.name === store.product)) store.choose({ product: "" });
+  showProducts();
+  showAlarm();
+  draw();
+}
+
+function onVerdicts(message) {
+  for (const record of message.records) record.order = Number(record.id.split("-")[1]);
+  const fresh = store.add(message);
+  added += fresh.filter((record) => store.matches(record)).length;
+  const rank = { OK: 0, REVIEW: 1, NG: 2 };
+  for (const record of fresh.filter((record) => store.matches(record, "ALL")).reverse()) {
+    if (!worst || rank[record.verdict] >= rank[worst.verdict]) worst = record;
+  }
+  if (worst && stage.offer(worst)) worst = null;
+  draw();
+}
+
+function onLink(link) {
+  $("link").dataset.link = link;
+  $("link-text").textContent = { live: "Live", connecting: "Connecting", gone: "No connection" }[link];
+  stage.stale(link === "gone");
+  showAlarm();
+}
+
+function showAlarm() {
+  const gone = feed.linked === "gone";
+  const alarm = $("alarm");
+  const text = gone ? "The service does not answer. What is shown is old; parts may pass unseen. Trying again…" : store.ready ? "" : `Not ready: ${store.reason}`;
+  alarm.dataset.kind = gone ? "error" : "warning";
+  if (alarm.textContent !== text) alarm.textContent = text;
+  alarm.hidden = !text;
+}
+
+function draw() {
+  if (drawing) return;
+  drawing = true;
+  requestAnimationFrame(() => {
+    drawing = false;
+    const records = store.shown();
+    list.show(records, { added, chosen: stage.held ?? stage.current, threshold: store.threshold, several: !store.product && store.products.length > 1 });
+    added = 0;
+    $("empty").hidden = records.length > 0;
+    const scored = store.of();
+    chart.show(scored, store.threshold, stage.held ?? stage.current);
+    showTally();
+    showFilters(scored);
+    showChanges(scored);
+  });
+}
+
+function showProducts() {
+  const serving = (product) => (product.serving ? "READY" : product.state);
+  const tab = (name, label, state, note) => {
+    const button = element("button", { "aria-pressed": store.product === name, title: note });
+    if (state) {
+      button.dataset.state = state;
+      button.append(glyph({ READY: "OK", FAILED: "NG" }[state] ?? "REVIEW"));
+    }
+    button.append(label);
+    if (note) button.append(element("small", {}, note));
+    button.addEventListener("click", () => chooseProduct(name));
+    return button;
+  };
+  const note = (product) => {
+    const { serving: now, state, version, reason } = product;
+    const newer = now && version !== now.version ? `, v${version} ${state}` : "";
+    return now ? `v${now.version} ready${newer}` : `v${version} ${state}${reason ? `: ${reason}` : ""}`;
+  };
+  const tabs = store.products.map((product) => tab(product.name, product.name, serving(product), note(product)));
+  if (tabs.length > 1) tabs.unshift(tab("", "All", "", ""));
+  $("products").replaceChildren(...tabs);
+}
+
+function chooseProduct(name) {
+  store.choose({ product: name });
+  added = 0;
+  list.box.scrollTop = 0;
+  showProducts();
+  hold(null);
+}
+
+function showTally() {
+  const names = { OK: "OK", REVIEW: "REVIEW", NG: "NG", NOT_INSPECTED: "not inspected" };
+  const sums = store.tally();
+  $("tally").title = "Since the service started";
+  if (!$("tally").children.length) {
+    $("tally").append(...Object.entries(names).map(([name, label]) => {
+      const cell = element("div", {}, element("dt", {}, label), element("dd", {}, "0"));
+      cell.dataset.verdict = name;
+      return cell;
+    }));
+  }
+  for (const cell of $("tally").children) {
+    const text = sums[cell.dataset.verdict].toLocaleString("en-GB");
+    if (cell.lastChild.textContent !== text) cell.lastChild.textContent = text;
+  }
+}
+
+function showFilters(records) {
+  const names = ["ALL", "NG", "REVIEW", ...(store.threshold === LIMIT ? [] : ["CHANGED"])];
+  const labels = { ALL: "All", NG: "NG", REVIEW: "REVIEW", CHANGED: "Changed" };
+  const box = $("filters");
+  if (box.children.length !== names.length) {
+    box.replaceChildren(...names.map((name) => {
+      const button = element("button", {});
+      button.dataset.filter = name;
+      button.addEventListener("click", () => chooseFilter(name));
+      return button;
+    }));
+  }
+  for (const button of box.children) {
+    const name = button.dataset.filter;
+    const count = records.reduce((sum, record) => sum + store.matches(record, name), 0);
+    button.textContent = `${labels[name]} ${count}`;
+    button.setAttribute("aria-pressed", store.filter === name);
+  }
+}
+
+function chooseFilter(filter) {
+  store.choose({ filter });
+  list.box.scrollTop = 0;
+  draw();
+}
+
+function tryThreshold(score) {
+  const threshold = Number(score);
+  store.choose({ threshold, filter: threshold === LIMIT && store.filter === "CHANGED" ? "ALL" : store.filter });
+  $("threshold").value = threshold;
+  stage.tryThreshold(threshold);
+  draw();
+}
+
+function showChanges(records) {
+  const { threshold } = store;
+  $("threshold-value").textContent = number(threshold);
+  $("threshold-reset").disabled = threshold === LIMIT;
+  const name = store.product || "all products";
+  $("chart-title").textContent = `Scores of ${name}`;
+  const over = records.filter((record) => record.score >= LIMIT).length;
+  $("scores").setAttribute("aria-label", `The newest ${records.length} scores of ${name}, one after the other and as a histogram; ${over} of them at the limit ${LIMIT} or over it.`);
+  const text = $("changes");
+  if (threshold === LIMIT) {
+    text.textContent = records.length ? `${records.length} verdicts remembered. Drag the limit, or the slider, to see what another one would have changed.` : "";
+    return;
+  }
+  const ways = [...changes(records, threshold)];
+  const serving = store.products.find((product) => product.name === store.product)?.serving;
+  const raw = serving ? ` Raw score ${number(rawAt(threshold, serving.raw_median, serving.raw_threshold), 4)} instead of ${number(serving.raw_threshold, 4)}.` : "";
+  const what = ways.length ? ways.map(([way, count]) => element("b", {}, `${count} ${way}  `)) : ["No verdict would have changed."];
+  text.replaceChildren(`Of ${records.length}: `, ...what, `${raw} Nothing is changed on the server.`);
+}
+
+/** Looks at one record until told otherwise; null: at what comes. */
+function hold(record) {
+  if (record) stage.hold(record);
+  else {
+    stage.hold(null);
+    worst = null;
+    stage.offer(store.newest() ?? null, true);
+  }
+  draw();
+}
+
+function step(by) {
+  const records = store.shown();
+  if (!records.length) return;
+  const now = records.findIndex((record) => record.id === stage.held?.id);
+  const next = Math.min(records.length - 1, Math.max(0, now < 0 ? 0 : now + by));
+  hold(records[next]);
+  list.reveal(next);
+}
+
+function save() {
+  const url = URL.createObjectURL(new Blob([csv(store.shown())], { type: "text/csv" }));
+  element("a", { href: url, download: `verdicts-${store.product || "all"}.csv` }).click();
+  setTimeout(() => URL.revokeObjectURL(url), 1000);
+}
+
+ask.denied = () => {
+  feed.close();
+  login.show();
+};
+login.done = () => feed.open();
+theme(() => chart.retheme());
+$("threshold").addEventListener("input", (event) => tryThreshold(event.target.value));
+$("threshold-reset").addEventListener("click", () => tryThreshold(LIMIT));
+$("try").addEventListener("submit", (event) => event.preventDefault());
+$("save").addEventListener("click", save);
+$("back").addEventListener("click", () => hold(null));
+$("wide").addEventListener("click", () => $("wide").setAttribute("aria-pressed", document.body.classList.toggle("is-wide")));
+$("open-inspect").addEventListener("click", () => inspecting.show());
+$("open-help").addEventListener("click", () => $("help").showModal());
+for (const button of document.querySelectorAll("dialog .close")) button.addEventListener("click", () => button.closest("dialog").close());
+keys({
+  ArrowDown: () => step(1),
+  ArrowUp: () => step(-1),
+  j: () => step(1),
+  k: () => step(-1),
+  Escape: () => hold(null),
+  1: () => chooseFilter("ALL"),
+  2: () => chooseFilter("NG"),
+  3: () => chooseFilter("REVIEW"),
+  p: () => {
+    const names = [...(store.products.length > 1 ? [""] : []), ...store.products.map((product) => product.name)];
+    if (names.length) chooseProduct(names[(names.indexOf(store.product) + 1) % names.length]);
+  },
+  i: () => inspecting.show(),
+  h: () => fade($("opacity").value > 0 ? 0 : 70),
+  o: () => $("show-outline").click(),
+  r: () => $("show-regions").click(),
+  ",": () => fade(Number($("opacity").value) - 10),
+  ".": () => fade(Number($("opacity").value) + 10),
+  f: () => $("wide").click(),
+  t: () => $("theme").click(),
+  "?": () => $("help").showModal(),
+});
+
+function fade(value) {
+  $("opacity").value = value;
+  $("opacity").dispatchEvent(new Event("input"));
+}
+
+feed.open();
+setInterval(() => {
+  if (worst && stage.offer(worst)) worst = null;
+  stage.tick();
+}, 250);

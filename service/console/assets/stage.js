@@ -1,0 +1,130 @@
+// The verdict one looks at: the lamp over everything, its picture and its numbers.
+
+import { $, element, setGlyph } from "/console/dom.js";
+import { Picture } from "/console/picture.js";
+import { LIMIT, REASONS, clock, milliseconds, number, part } from "/console/verdicts.js";
+
+const PAUSE = 400; // ms between two verdicts on the lamp: faster, nobody could read them
+const SPEAK = 4000; // ms between two that are spoken
+
+export class Stage {
+  current = null; // what came last
+  held = null; // what somebody looks at meanwhile
+  #picture = new Picture();
+  #changed = 0;
+  #spoken = 0;
+  #stale = false;
+  #loading = false;
+
+  constructor(back) {
+    this.back = back;
+  }
+
+  /** Puts a new verdict on the lamp, if it is time for one; whether it did. */
+  offer(record, now = false) {
+    if (this.held || (!now && Date.now() - this.#changed < PAUSE)) return false;
+    this.#changed = Date.now();
+    this.current = record;
+    this.#show(record);
+    if (record) this.#speak(record);
+    return true;
+  }
+
+  /** Looks at `record` until it is null; `urls` where the service need not be asked for its pictures. */
+  hold(record, urls) {
+    this.held = record;
+    if (record) this.#show(record, urls);
+    else if (this.current) this.#show(this.current);
+    else this.#show(null);
+  }
+
+  stale(is) {
+    this.#stale = is;
+    this.#lamp(this.held ?? this.current);
+  }
+
+  tryThreshold(threshold) {
+    $("gauge-try").hidden = threshold === LIMIT;
+    $("gauge-try").style.left = `${100 * threshold}%`;
+  }
+
+  /** Every now and then: how old what is shown is. */
+  tick() {
+    const record = this.held ?? this.current;
+    if (record) this.#line(record);
+  }
+
+  #show(record, urls) {
+    this.#lamp(record);
+    this.#numbers(record);
+    if (!record) return this.#picture.clear("Drop a picture anywhere to inspect it");
+    if (!urls && !record.pictures) return this.#picture.clear("The picture is not remembered any more");
+    return this.#picture.show(record, urls ?? { frame: `/v1/verdicts/${record.id}/frame`, heatmap: `/v1/verdicts/${record.id}/heatmap` });
+  }
+
+  #lamp(record) {
+    const plate = $("plate");
+    const old = this.#stale && !this.held;
+    const verdict = record && !old ? record.verdict : "NONE";
+    plate.dataset.verdict = verdict;
+    plate.dataset.stale = old;
+    plate.dataset.held = Boolean(this.held);
+    setGlyph($("plate-glyph"), verdict);
+    $("plate-text").textContent = old ? "No signal" : record ? record.verdict : "Waiting";
+    $("plate-mode").textContent = old ? "Connection lost" : this.held ? `Held, ${clock(record.at)}` : "Live";
+    $("plate-value").textContent = record ? number(record.score) : "–";
+    $("plate-limit").textContent = `limit ${number(LIMIT)}`;
+    $("back").hidden = !this.held;
+    if (record) this.#line(record);
+    else $("plate-line").textContent = "No part has been inspected yet.";
+  }
+
+  #line(record) {
+    const age = Math.max(0, Math.round(Date.now() / 1000 - record.at));
+    const when = age < 5 ? "" : age < 120 ? `${age} s ago` : `at ${clock(record.at)}`;
+    const old = this.#stale && !this.held;
+    const text = [old && `last seen: ${record.verdict}`, record.product, part(record), milliseconds(record.timings_ms.total), when, REASONS[record.reason]].filter(Boolean).join("  ·  ");
+    if ($("plate-line").textContent !== text) $("plate-line").textContent = text;
+  }
+
+  #numbers(record) {
+    const mark = $("gauge-mark");
+    mark.hidden = !record;
+    if (!record) {
+      $("numbers").replaceChildren();
+      $("regions").replaceChildren();
+      return;
+    }
+    mark.style.left = `${100 * record.score}%`;
+    mark.style.color = `var(--${record.verdict})`;
+    setGlyph($("gauge-glyph"), record.verdict);
+    $("gauge-band").style.left = `${100 * (LIMIT - record.guard_band)}%`;
+    $("gauge-band").style.width = `${200 * record.guard_band}%`;
+    const { timings_ms: t } = record;
+    const rows = {
+      "Raw score": `${number(record.raw_score, 4)}, limit ${number(record.raw_threshold, 4)}`,
+      Part: part(record),
+      Product: `${record.product} v${record.version}, ${record.engine}`,
+      Latency: `${milliseconds(t.total)} = queue ${number(t.queue, 1)} + decode ${number(t.decode, 1)} + engine ${number(t.infer, 1)} + rest ${number(Math.max(0, t.total - t.queue - t.decode - t.infer), 1)}`,
+      Picture: `${record.image.width} × ${record.image.height}`,
+    };
+    $("numbers").replaceChildren(...Object.entries(rows).flatMap(([name, value]) => [element("dt", {}, name), element("dd", { title: value }, value)]));
+    $("regions").replaceChildren(...record.regions.map((region, i) => this.#region(region, i)));
+    if (!record.regions.length) $("regions").replaceChildren(element("tr", {}, element("td", { colSpan: 4 }, "none over the pixel threshold")));
+  }
+
+  #region(region, index) {
+    const cells = [index + 1, `${region.x}, ${region.y}  ${region.width} × ${region.height}`, `${region.area} px`, number(region.peak)];
+    const row = element("tr", {}, ...cells.map((cell) => element("td", {}, String(cell))));
+    row.addEventListener("pointerenter", () => this.#picture.draw(index));
+    row.addEventListener("pointerleave", () => this.#picture.draw());
+    return row;
+  }
+
+  /** For those who hear the page: what needs somebody, and not twenty times a second. */
+  #speak(record) {
+    if (record.verdict === "OK" || Date.now() - this.#spoken < SPEAK) return;
+    this.#spoken = Date.now();
+    $("spoken").textContent = `${record.verdict}, ${record.product}, score ${number(record.score, 2)}`;
+  }
+}

@@ -1,0 +1,76 @@
+// What the page knows: the newest records, the one looked at, and what is chosen.
+
+import { LIMIT, judged } from "/console/verdicts.js";
+
+const MOST = 2000;
+
+export class Store {
+  records = []; // the newest first
+  counts = {};
+  products = [];
+  ready = true;
+  reason = "";
+  history = "";
+  product = ""; // all of them
+  filter = "ALL";
+  threshold = LIMIT;
+  held = null;
+
+  #shown = null;
+
+  /** Takes in what came; the new records, the newest first. */
+  add({ records, counts }) {
+    this.counts = counts;
+    const newest = this.records[0];
+    const fresh = newest ? records.filter((record) => record.order > newest.order) : records;
+    if (!fresh.length) return fresh;
+    this.records = [...fresh, ...this.records].slice(0, MOST);
+    this.#shown = null;
+    return fresh;
+  }
+
+  /** Another run of the service remembers nothing of what was before. */
+  begin(history) {
+    if (history === this.history) return false;
+    const again = this.history !== "";
+    this.history = history;
+    this.records = [];
+    this.held = null;
+    this.#shown = null;
+    return again;
+  }
+
+  choose(changes) {
+    Object.assign(this, changes);
+    this.#shown = null;
+  }
+
+  of(product = this.product) {
+    return product ? this.records.filter((record) => record.product === product) : this.records;
+  }
+
+  matches(record, filter = this.filter) {
+    if (this.product && record.product !== this.product) return false;
+    if (filter === "ALL") return true;
+    if (filter === "CHANGED") return judged(record, this.threshold) !== record.verdict;
+    return record.verdict === filter;
+  }
+
+  /** The records of the list. */
+  shown() {
+    return (this.#shown ??= this.records.filter((record) => this.matches(record)));
+  }
+
+  newest() {
+    return this.product ? this.records.find((record) => record.product === this.product) : this.records[0];
+  }
+
+  tally() {
+    const sums = { OK: 0, REVIEW: 0, NG: 0, NOT_INSPECTED: 0 };
+    for (const [product, counts] of Object.entries(this.counts)) {
+      if (this.product && product !== this.product) continue;
+      for (const name of Object.keys(sums)) sums[name] += counts[name] ?? 0;
+    }
+    return sums;
+  }
+}

@@ -1,0 +1,132 @@
+"""The newest verdicts, kept in memory for people to look at. Nobody who is answered waits for it.
+
+Numbers are small and kept for `MAX_RECORDS` verdicts; pictures are large, and the oldest are let go when all
+of them together are more than `max_bytes`. Everything happens on the event loop.
+"""
+
+import asyncio
+import re
+import secrets
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+from service.console.record import Pictures, Record
+from service.errors import Busy, NotLoaded
+
+MAX_RECORDS = 2000
+MAX_WATCHERS = 32
+NOT_INSPECTED = "NOT_INSPECTED"
+"""Counted for a frame that was refused, late or failed: of that part nobody knows anything."""
+Sees = Callable[[str], bool]
+"""Whether somebody may look at the verdicts of a product."""
+_ID = re.compile(r"([0-9a-f]{8})-([0-9]{1,15})")
+
+
+class History:
+    """With `max_bytes` 0 no verdict is kept, they are only counted."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.id = secrets.token_hex(4)
+        """Another one after every start: nobody may take a new verdict for an old one."""
+        self.counts = dict[str, Counter[str]]()
+        """How often each verdict was given since the start, NOT_INSPECTED among them, by product."""
+        self.picture_bytes = 0
+        self.newest = 0
+        """The number of the newest record."""
+        self.closed = False
+        self._max_bytes = max_bytes
+        self._records = deque[Record]()
+        self._pictured = deque[Record]()
+        self._watchers = 0
+        self._news = asyncio.Event()
+
+    def add(self, record: Record) -> None:
+        """Keeps a verdict that was given."""
+        if self._max_bytes:
+            self._keep(record)
+        self.count(record.product, record.verdict)
+
+    def count(self, product: str, what: str) -> None:
+        """Counts a verdict, or NOT_INSPECTED."""
+        self.counts.setdefault(product, Counter())[what] += 1
+        if self._watchers:
+            self._tell()
+
+    def close(self) -> None:
+        """Sends all watchers away."""
+        self.closed = True
+        self._tell()
+
+    def watch(self) -> AbstractContextManager[None]:
+        """A place for one who waits for `news`; Busy when there is none left."""
+        if self._watchers >= MAX_WATCHERS:
+            raise Busy(f"{MAX_WATCHERS} pages are open already", reason="watchers", retry_after=5)
+        return self._watching()
+
+    @contextmanager
+    def _watching(self) -> Iterator[None]:
+        self._watchers += 1
+        try:
+            yield
+        finally:
+            self._watchers -= 1
+
+    async def news(self) -> None:
+        """Returns when anything was added, counted or closed since the call."""
+        await self._news.wait()
+
+    def latest(self, sees: Sees, limit: int, after: int = 0) -> list[Record]:
+        """At most `limit` records with numbers over `after`, the newest first."""
+        found = list[Record]()
+        for record in reversed(self._records):
+            if record.number <= after or len(found) == limit:
+                break
+            if sees(record.product):
+                found.append(record)
+        return found
+
+    def get(self, record_id: str, sees: Sees) -> Record:
+        """The record of that id; NotLoaded when it is forgotten, never was or is not to be seen."""
+        number = self.number(record_id)
+        first = self._records[0].number if self._records else 1
+        if first <= number <= self.newest and sees((record := self._records[number - first]).product):
+            return record
+        raise NotLoaded(f"verdict {record_id[:40]!r} is not remembered")
+
+    def pictures(self, record_id: str, sees: Sees) -> Pictures:
+        """That record's pictures; NotLoaded also when they had to make room for newer ones."""
+        pictures = self.get(record_id, sees).pictures
+        if pictures is None:
+            raise NotLoaded(f"the pictures of verdict {record_id!r} are not remembered any more")
+        return pictures
+
+    def counts_of(self, sees: Sees) -> dict[str, Counter[str]]:
+        return {product: counts for product, counts in self.counts.items() if sees(product)}
+
+    def number(self, record_id: str) -> int:
+        """The number in a record's id; 0 when it is not one of this history's."""
+        match = _ID.fullmatch(record_id)
+        return int(match[2]) if match and match[1] == self.id else 0
+
+    def _keep(self, record: Record) -> None:
+        assert record.pictures is not None
+        self.newest += 1
+        record.number = self.newest
+        self._records.append(record)
+        self._pictured.append(record)
+        self.picture_bytes += record.pictures.size
+        while self.picture_bytes > self._max_bytes:
+            self._forget_pictures()
+        if len(self._records) > MAX_RECORDS and self._records.popleft().pictures is not None:
+            self._forget_pictures()
+
+    def _forget_pictures(self) -> None:
+        record = self._pictured.popleft()
+        assert record.pictures is not None
+        self.picture_bytes -= record.pictures.size
+        record.pictures = None
+
+    def _tell(self) -> None:
+        self._news.set()
+        self._news = asyncio.Event()

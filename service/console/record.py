@@ -1,0 +1,127 @@
+"""One verdict that was given, as it is remembered: numbers always, pictures while there is room for them."""
+
+import time
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.bundle import THRESHOLD, Region, heatmap_png
+from service.inspection import Inspection, Timings
+
+_MAX_REGIONS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """The image as it was sent, and its map: a PNG if the caller wanted one, else float32 [H, W]."""
+
+    sent: bytes
+    width: int
+    height: int
+    heatmap: bytes | NDArray[np.float32]
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return len(self.sent) + memoryview(self.heatmap).nbytes
+
+    def heatmap_png(self) -> bytes:
+        return self.heatmap if isinstance(self.heatmap, bytes) else heatmap_png(self.heatmap)
+
+
+@dataclass(slots=True, eq=False)
+class Record:
+    """What is kept of an inspection; `number` is set by the history that keeps it."""
+
+    request_id: str
+    frame_id: str
+    door: str
+    product: str
+    version: int
+    engine: str
+    verdict: str
+    reason: str
+    score: float
+    raw_score: float
+    raw_threshold: float
+    guard_band: float
+    small: bool
+    """No region over the threshold is as large as the product's smallest defect."""
+    regions: tuple[Region, ...]
+    """Those with the highest peaks."""
+    width: int
+    height: int
+    """The sent image's, upright."""
+    batch_size: int
+    timings: Timings
+    pictures: Pictures | None
+    number: int = 0
+    at: float = field(default_factory=time.time)
+    """Unix time of the answer, seconds."""
+
+    @classmethod
+    def of(cls, inspection: Inspection, door: str, request_id: str, frame_id: str) -> Self:
+        reading, image = inspection.reading, inspection.image
+        heatmap = inspection.pictures.get("heatmap")
+        return cls(
+            request_id=request_id,
+            frame_id=frame_id,
+            door=door,
+            product=inspection.product,
+            version=inspection.version,
+            engine=inspection.engine,
+            verdict=reading.verdict,
+            reason=reading.reason,
+            score=reading.score,
+            raw_score=reading.raw_score,
+            raw_threshold=inspection.raw_threshold,
+            guard_band=inspection.guard_band,
+            small=inspection.min_area > max((_area(region) for region in reading.regions), default=0),
+            regions=reading.regions[:_MAX_REGIONS],
+            width=image.width,
+            height=image.height,
+            batch_size=inspection.batch_size,
+            timings=inspection.timings,
+            pictures=Pictures(
+                inspection.sent,
+                image.width,
+                image.height,
+                heatmap.png if heatmap else reading.pixel_scores,
+            ),
+        )
+
+    def facts(self, history_id: str) -> dict[str, Any]:
+        """As it goes over the wire."""
+        return {
+            "id": f"{history_id}-{self.number}",
+            "at": self.at,
+            "request_id": self.request_id,
+            "frame_id": self.frame_id,
+            "door": self.door,
+            "product": self.product,
+            "version": self.version,
+            "engine": self.engine,
+            "verdict": self.verdict,
+            "reason": self.reason,
+            "score": self.score,
+            "threshold": THRESHOLD,
+            "raw_score": self.raw_score,
+            "raw_threshold": self.raw_threshold,
+            "guard_band": self.guard_band,
+            "small": self.small,
+            "regions": [
+                {"x": r.x, "y": r.y, "width": r.width, "height": r.height, "area": r.area, "peak": r.peak}
+                for r in self.regions
+            ],
+            "image": {"width": self.width, "height": self.height},
+            "batch_size": self.batch_size,
+            "timings_ms": self.timings.milliseconds(),
+            "pictures": self.pictures is not None,
+        }
+
+
+def _area(region: Region) -> int:
+    """Zero for the region that an NG without any is given at its peak."""
+    return region.area if region.peak >= THRESHOLD else 0

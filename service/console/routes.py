@@ -1,0 +1,118 @@
+"""Where the operator page and what it shows are found."""
+
+import asyncio
+from functools import partial
+from itertools import islice
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Header, Query, Request
+from fastapi.responses import Response, StreamingResponse
+
+from service.console.events import events
+from service.console.history import MAX_RECORDS, History, Sees
+from service.console.page import Page
+from service.console.record import Pictures
+from service.console.state import state_of
+from service.errors import NotLoaded
+from service.http.guard import grant_of
+from service.inspector import Inspector
+
+THUMBNAIL_SIDE, FRAME_SIDE = 160, 2400
+"""Pixels per side at most."""
+_SMALL_BYTES, _SMALL_PIXELS = 48 * 1024, 512 * 512
+_STREAM_HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
+_PICTURE_HEADERS = {
+    "cache-control": "private, max-age=3600, immutable",
+    "content-security-policy": "default-src 'none'; sandbox",
+    "x-content-type-options": "nosniff",
+}
+_SHOWN = ((b"\x89PNG\r\n\x1a\n", "image/png"), (b"\xff\xd8\xff", "image/jpeg"), (b"BM", "image/bmp"))
+"""How what browsers show by themselves begins."""
+
+
+def page_routes() -> APIRouter:
+    """The page itself, for everybody: it asks for a token where one is needed."""
+    page, router = Page(), APIRouter(include_in_schema=False)
+    router.add_api_route("/", page.index)
+    router.add_api_route("/console/{path:path}", page.asset)
+    return router
+
+
+def verdict_routes(inspector: Inspector, history: History) -> APIRouter:
+    """The newest verdicts: as a list, as they happen, and with their pictures."""
+    router = APIRouter(prefix="/v1/verdicts", tags=["verdicts"])
+
+    @router.get("")
+    async def list_verdicts(
+        request: Request,
+        product: str | None = None,
+        verdict: Literal["OK", "NG", "REVIEW"] | None = None,
+        limit: Annotated[int, Query(ge=1, le=MAX_RECORDS)] = 100,
+    ) -> dict[str, Any]:
+        """Verdicts this process gave, the newest first, as far as it remembers them."""
+        sees = _sees(request)
+        chosen = (
+            record.facts(history.id)
+            for record in history.latest(sees, MAX_RECORDS)
+            if product in (None, record.product) and verdict in (None, record.verdict)
+        )
+        return {"records": list(islice(chosen, limit)), "counts": history.counts_of(sees)}
+
+    @router.get("/events", response_class=StreamingResponse)
+    async def verdict_events(
+        request: Request, after: str = "", last_event_id: Annotated[str, Header()] = ""
+    ) -> StreamingResponse:
+        """Verdicts as they happen: server-sent events `verdicts` (records, counts) and `state`."""
+        sees = _sees(request)
+        state = partial(state_of, inspector, history, sees)
+        stream = events(history.watch(), history, sees, state, last_event_id or after)
+        return StreamingResponse(stream, media_type="text/event-stream", headers=_STREAM_HEADERS)
+
+    @router.get("/{verdict_id}")
+    async def get_verdict(request: Request, verdict_id: str) -> dict[str, Any]:
+        """One verdict."""
+        return history.get(verdict_id, _sees(request)).facts(history.id)
+
+    @router.get("/{verdict_id}/frame", response_class=Response)
+    async def get_frame(request: Request, verdict_id: str) -> Response:
+        """The image as it was sent; a TIFF as a JPEG of at most 2400 pixels per side."""
+        pictures = history.pictures(verdict_id, _sees(request))
+        return _as_it_is(pictures) or _jpeg(await inspector.preview(pictures.sent, FRAME_SIDE))
+
+    @router.get("/{verdict_id}/thumbnail", response_class=Response)
+    async def get_thumbnail(request: Request, verdict_id: str) -> Response:
+        """A small JPEG of it; an image that is small already is its own."""
+        pictures = history.pictures(verdict_id, _sees(request))
+        own = _as_it_is(pictures) if _small(pictures) else None
+        return own or _jpeg(await inspector.preview(pictures.sent, THUMBNAIL_SIDE))
+
+    @router.get("/{verdict_id}/heatmap", response_class=Response)
+    async def get_heatmap(request: Request, verdict_id: str) -> Response:
+        """The map, 8-bit grey: 128 and above is over the threshold."""
+        pictures = history.pictures(verdict_id, _sees(request))
+        return _picture(await asyncio.to_thread(pictures.heatmap_png), "image/png")
+
+    return router
+
+
+def _sees(request: Request) -> Sees:
+    return grant_of(request.scope).covers
+
+
+def _small(pictures: Pictures) -> bool:
+    return len(pictures.sent) <= _SMALL_BYTES and pictures.width * pictures.height <= _SMALL_PIXELS
+
+
+def _as_it_is(pictures: Pictures) -> Response | None:
+    for begins, kind in _SHOWN:
+        if pictures.sent.startswith(begins):
+            return _picture(pictures.sent, kind)
+    return None
+
+
+def _jpeg(content: bytes) -> Response:
+    return _picture(content, "image/jpeg")
+
+
+def _picture(content: bytes, kind: str) -> Response:
+    return Response(content, media_type=kind, headers=_PICTURE_HEADERS)
