@@ -8,8 +8,10 @@ A frame goes from thread to thread: the event loop starts it and gets it back, n
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from functools import partial
 
@@ -19,6 +21,7 @@ from numpy.typing import NDArray
 from export.bundle import Bundle, FrameFailed, Prediction, heatmap_png, mask_png, overlay_png, read
 from service.admission import Admission, Holding
 from service.catalog import Catalog, Start
+from service.console.preview import preview_jpeg
 from service.errors import DeadlinePassed, InspectionFailed, ServiceError
 from service.image import decode, decode_rgb
 from service.inspection import Inspection, Part, Picture, Request
@@ -76,6 +79,21 @@ class Inspector:
         inspection.timings.total = now - request.arrived
         return inspection
 
+    async def preview(self, image: bytes, side: int) -> bytes:
+        """A JPEG of `image` with at most `side` pixels per side, made when no frame needs the worker."""
+        made = Future[bytes]()
+
+        def work() -> None:
+            if not made.set_running_or_notify_cancel():
+                return
+            try:
+                made.set_result(preview_jpeg(decode_rgb(image, max_pixels=self._max_pixels), side))
+            except Exception as error:  # whoever asked hears of it
+                made.set_exception(error)
+
+        self._workers.submit(math.inf, work)
+        return await asyncio.wrap_future(made)
+
     def close(self) -> None:
         """Ends the threads, once everything accepted has been answered."""
         self._slot.close()
@@ -119,6 +137,9 @@ class Inspector:
                 engine=lane.predictor.engine_id,
                 reading=reading,
                 raw_threshold=lane.manifest.thresholds.image.threshold,
+                guard_band=guard_band,
+                min_area=lane.manifest.min_area,
+                sent=frame.request.image,
                 image=decoded,
                 parts=frame.request.parts,
                 pictures=pictures,
