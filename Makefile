@@ -11,7 +11,7 @@ FIGURES := var/$(PRODUCT).json
 PB      := service/rpc/pb
 DEBIAN  := buildah debootstrap runc
 
-.PHONY: help run setup test test-system image-test debian check format proto lock bench bench-quality clean
+.PHONY: help run setup test test-system image-test debian check format rules proto lock bench bench-quality clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -64,6 +64,14 @@ check: $(READY)  ## formatter, linter, strict types, import contracts, generated
 format: $(READY)  ## apply the formatter and what the linter can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+RULES   := deploy/kubernetes/components/monitoring/rules.yaml
+rules: $(RULES)  ## Prometheus' rules as Kubernetes takes them, from deploy/prometheus/rules
+
+$(RULES): deploy/prometheus/rules/drd.yml Makefile
+	@printf '%s\n' '# Made by `make rules` from $<.' 'apiVersion: monitoring.coreos.com/v1' \
+	  'kind: PrometheusRule' 'metadata: {name: drd-inspect}' 'spec:' > $@
+	@sed '/./s/^/  /' $< >> $@
 
 lock: $(READY)  ## pin requirements/*.txt anew from pyproject.toml
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra dev pyproject.toml -o requirements/dev.txt
