@@ -1,0 +1,169 @@
+"""The asynchronous client, behind either door."""
+
+import asyncio
+import itertools
+import random
+import time
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypedDict, Unpack, get_args
+
+import anyio.to_thread
+
+from service.client import errors
+from service.client.address import Access, Address
+from service.client.door import Door
+from service.client.link import RpcLink
+from service.client.rest import RestDoor
+from service.client.rpc import RpcDoor
+from service.client.values import Answer, Frame, Outcome, Product, Verdict
+
+_FIRST_WAIT = 0.05
+"""Seconds before the first retry of a connection that was refused; each further one waits twice as long."""
+
+
+class Options(TypedDict, total=False):
+    """How to enter, and how patient to be."""
+
+    token: str | None
+    """Sent as `Authorization: Bearer …`."""
+    ca: Path | None
+    """PEM: who may have signed the service's certificate; None: the system's authorities."""
+    certificate: tuple[Path, Path] | None
+    """PEM: the client's own certificate and its key, where the service asks for one."""
+    deadline: float
+    """Seconds, retries included, for frames that have none of their own: 10."""
+    retries: int
+    """How often a frame is sent again where that is safe: 3."""
+
+
+class AsyncClient:
+    """Opened in a running event loop; `address` chooses the door.
+
+    http://HOST:PORT, https://…, http+unix:PATH: REST. grpc://HOST:PORT, grpcs://…, grpc+unix:PATH: gRPC.
+    Raises ValueError for anything else, and OSError for a certificate that can't be read.
+    """
+
+    def __init__(self, address: str, **options: Unpack[Options]) -> None:
+        self._address = place = Address.parse(address)
+        self._access = access = Access(options.get("token"), options.get("ca"), options.get("certificate"))
+        self._deadline, self._retries = options.get("deadline", 10.0), options.get("retries", 3)
+        self._door = RpcDoor(place, access) if place.door == "grpc" else RestDoor(place, access)
+
+    async def inspect(self, frame: Frame) -> Answer:
+        """The verdict on one frame, or what kept it from one: ClientError."""
+        return await self._inspect(self._door, frame)
+
+    async def stream(
+        self, frames: AsyncIterable[Frame] | Iterable[Frame], window: int = 16
+    ) -> AsyncGenerator[Outcome]:
+        """What becomes of each frame, as soon as it is known; at most `window` frames are under way.
+
+        Over gRPC all of them go through one InspectStream, which is opened anew when it ends, and need
+        frame ids that differ while they are under way. Over REST each is a request.
+        """
+        grpc = self._address.door == "grpc"
+        door: Door = RpcLink(self._address, self._access) if grpc else self._door
+        outcomes = asyncio.Queue[Outcome | None]()
+        places = asyncio.Semaphore(window)
+
+        async def follow(frame: Frame) -> None:
+            outcomes.put_nowait(await self._outcome(door, frame))
+
+        async def feed() -> None:
+            source = aiter(frames) if isinstance(frames, AsyncIterable) else _in_thread(frames)
+            async with asyncio.TaskGroup() as under_way:
+                while await places.acquire() and (frame := await anext(source, None)) is not None:
+                    under_way.create_task(follow(frame))
+
+        feeding = asyncio.create_task(feed())
+        feeding.add_done_callback(lambda _: outcomes.put_nowait(None))
+        try:
+            while (outcome := await outcomes.get()) is not None:
+                yield outcome
+                places.release()
+            await feeding
+        except BaseExceptionGroup as group:  # of one: what `frames` raised
+            raise group.exceptions[0] from None
+        finally:
+            feeding.cancel()
+            await asyncio.wait({feeding})
+            if grpc:
+                await door.close()
+
+    async def products(self) -> tuple[Product, ...]:
+        """Every version of every product, whether it serves or not."""
+        try:
+            async with asyncio.timeout(self._deadline):
+                return await self._door.products(self._deadline)
+        except TimeoutError:
+            raise errors.DeadlinePassed(f"no answer within {self._deadline:g} s") from None
+
+    async def close(self) -> None:
+        await self._door.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _outcome(self, door: Door, frame: Frame) -> Outcome:
+        try:
+            answer, error = await self._inspect(door, frame), None
+        except errors.ClientError as failure:
+            answer, error = None, failure
+        return Outcome(frame, answer, error, time.monotonic() - frame.since)
+
+    async def _inspect(self, door: Door, frame: Frame) -> Answer:
+        """Within the deadline, or not at all: a late answer is none."""
+        budget = self._deadline if frame.deadline is None else frame.deadline
+        ends = frame.since + budget
+        try:
+            async with asyncio.timeout(ends - time.monotonic()):
+                answer = await self._attempts(door, frame, ends)
+        except TimeoutError:
+            answer = None
+        if answer is None or time.monotonic() > ends:
+            raise errors.DeadlinePassed(f"no answer within {1000 * budget:g} ms")
+        return _checked(answer, frame)
+
+    async def _attempts(self, door: Door, frame: Frame, ends: float) -> Answer:
+        for retry in itertools.count():
+            left = ends - time.monotonic()
+            if left <= 0:
+                raise errors.DeadlinePassed("the deadline had passed before the frame was sent")
+            try:
+                return await door.inspect(frame, left)
+            except (errors.Refused, errors.Unreachable) as error:
+                wait = _wait(error, retry)
+                if wait is None or retry == self._retries or time.monotonic() + wait >= ends:
+                    raise
+            await asyncio.sleep(wait)
+        raise AssertionError("never reached")
+
+
+def _wait(error: errors.Refused | errors.Unreachable, retry: int) -> float | None:
+    """Seconds until it is worth trying again; None when nobody said that it is."""
+    asked = error.retry_after if isinstance(error, errors.Refused) else _FIRST_WAIT * 2**retry
+    # A little more for some than for others, so that not all callers are back in the same moment.
+    return None if asked is None else asked * random.uniform(1, 1.25)
+
+
+def _checked(answer: Answer, frame: Frame) -> Answer:
+    """An answer is only one to the frame that was sent, and only a verdict that is known."""
+    if answer.verdict not in get_args(Verdict):
+        raise errors.UnexpectedAnswer(f"{answer.verdict!r} is no verdict that this client knows")
+    if (answer.request_id, answer.frame_id) != (frame.request_id, frame.frame_id):
+        raise errors.UnexpectedAnswer(f"an answer to another frame came for {frame.frame_id!r}")
+    return answer
+
+
+async def _in_thread(frames: Iterable[Frame]) -> AsyncIterator[Frame]:
+    """`frames` may block, as cameras do."""
+    source = iter(frames)
+    while (frame := await anyio.to_thread.run_sync(next, source, None, abandon_on_cancel=True)) is not None:
+        yield frame

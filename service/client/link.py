@@ -1,0 +1,126 @@
+"""The gRPC door, all frames in one InspectStream, which is opened anew whenever it has ended.
+
+On gRPC's threads and not on its asyncio: that one loses the status with which a service ends a stream when
+a write is under way in the same moment (one stream in ten), and so whether its frames may be sent again.
+"""
+
+import asyncio
+import queue
+import threading
+from collections.abc import Iterator
+
+import grpc
+
+from service.client import errors
+from service.client.address import Access, Address
+from service.client.rpc import OPTIONS, answer_of, credentials, error_of, error_of_call, message_of
+from service.client.values import Answer, Frame
+from service.rpc.pb import inspection_pb2 as pb
+from service.rpc.pb.inspection_pb2_grpc import InspectionServiceStub
+
+
+class RpcLink:
+    """As the door, while one stream of frames lasts; their ids differ while they are under way."""
+
+    def __init__(self, address: Address, access: Access) -> None:
+        self._address, self._metadata = address, tuple(access.headers().items())
+        if address.tls:
+            self._channel = grpc.secure_channel(address.target, credentials(access), OPTIONS)
+        else:
+            self._channel = grpc.insecure_channel(address.target, OPTIONS)
+        self._stub = InspectionServiceStub(self._channel)
+        self._opening = asyncio.Lock()
+        self._stream: _Stream | None = None
+
+    async def inspect(self, frame: Frame, left: float) -> Answer:
+        async with self._opening:
+            stream = self._stream
+            if stream is None or stream.ended.is_set():
+                await asyncio.to_thread(self._connect, left)
+                stream = self._stream = _Stream(self._stub, self._metadata)
+        return await stream.inspect(frame, left)
+
+    async def close(self) -> None:
+        if self._stream is not None:
+            await self._stream.close()
+        self._channel.close()
+
+    def _connect(self, left: float) -> None:
+        """Makes a harmless call, so that it is known whether a frame has been sent: Unreachable."""
+        try:
+            self._stub.ListProducts(pb.ListProductsRequest(), timeout=left, metadata=self._metadata)
+        except grpc.RpcError as error:
+            reason = error_of_call(error)
+            if isinstance(reason, errors.ConnectionLost):
+                raise errors.Unreachable(f"can't reach {self._address}: {reason}") from error
+            # Anything else came from there: the frame will hear it for itself.
+
+
+class _Sent:
+    """A frame that waits for its answer; `left_here` when it may have reached the service."""
+
+    def __init__(self, message: pb.InspectRequest) -> None:
+        self.message = message
+        self.answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self.left_here = False
+
+
+class _Stream:
+    """One call. It ends when the service wants it to, when the connection breaks, or when it is closed."""
+
+    def __init__(self, stub: InspectionServiceStub, metadata: tuple[tuple[str, str], ...]) -> None:
+        self.ended = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._outgoing = queue.SimpleQueue[_Sent | None]()
+        self._waiting = dict[str, _Sent]()
+        self._call = stub.InspectStream(self._messages(), metadata=metadata)
+        threading.Thread(target=self._read, name="drd-stream", daemon=True).start()
+
+    async def inspect(self, frame: Frame, left: float) -> Answer:
+        if frame.frame_id in self._waiting:
+            raise errors.BadInput(f"a frame {frame.frame_id!r} is under way already")
+        sent = self._waiting[frame.frame_id] = _Sent(message_of(frame, left))
+        self._outgoing.put(sent)
+        try:
+            return await sent.answer
+        finally:
+            del self._waiting[frame.frame_id]
+
+    async def close(self) -> None:
+        self._call.cancel()
+        await self.ended.wait()
+
+    def _messages(self) -> Iterator[pb.InspectRequest]:
+        """On gRPC's thread, which takes the next when it has sent the last."""
+        while (sent := self._outgoing.get()) is not None:
+            if not sent.answer.done():
+                sent.left_here = True
+                yield sent.message
+
+    def _read(self) -> None:
+        """On a thread of its own."""
+        reason: errors.ClientError = errors.ConnectionLost("the service ended the stream")
+        try:
+            for response in self._call:
+                self._loop.call_soon_threadsafe(self._settle, response)
+        except grpc.RpcError as error:
+            reason = error_of_call(error)
+        self._outgoing.put(None)
+        self._loop.call_soon_threadsafe(self._end, reason)
+
+    def _settle(self, response: pb.InspectStreamResponse) -> None:
+        sent = self._waiting.get(response.frame_id)
+        if sent is None or sent.answer.done():
+            return  # nobody waits for it any more
+        if response.HasField("error"):
+            sent.answer.set_exception(error_of(response.error))
+        elif response.result.request_id == sent.message.request_id:
+            sent.answer.set_result(answer_of(response.result))
+        # Otherwise it is the late answer to an earlier frame of this name.
+
+    def _end(self, reason: errors.ClientError) -> None:
+        self.ended.set()
+        for sent in self._waiting.values():
+            never = errors.Unreachable("the stream ended before this frame was sent")
+            if not sent.answer.done():
+                sent.answer.set_exception(reason if sent.left_here else never)

@@ -1,0 +1,170 @@
+"""The REST door."""
+
+import binascii
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import httpx
+
+from service.client import errors
+from service.client.address import Access, Address
+from service.client.door import KEEP_SECONDS
+from service.client.values import Answer, Frame, Part, Picture, Product, Region, Timings
+
+_ERRORS: dict[int, type[errors.ClientError]] = {
+    400: errors.BadInput,
+    401: errors.AccessDenied,
+    403: errors.AccessDenied,
+    404: errors.NotLoaded,
+    408: errors.BadInput,
+    413: errors.TooLarge,
+    415: errors.BadInput,
+    422: errors.BadInput,
+    429: errors.Refused,
+    500: errors.InspectionFailed,
+    503: errors.NotServing,
+    504: errors.DeadlinePassed,
+}
+
+
+class RestDoor:
+    def __init__(self, address: Address, access: Access) -> None:
+        self._address = address
+        transport = httpx.AsyncHTTPTransport(
+            verify=access.tls() if address.tls else True,
+            # As many connections as there are frames under way: who sends them bounds them.
+            limits=httpx.Limits(max_connections=None, keepalive_expiry=KEEP_SECONDS),
+            uds=address.place if address.unix else None,
+            trust_env=False,  # a takt has no time for the proxy that an office's environment names
+        )
+        self._http = httpx.AsyncClient(
+            base_url=f"http{'s' * address.tls}://{'service' if address.unix else address.place}",
+            headers=access.headers(),
+            timeout=None,  # whoever calls has a deadline around it all
+            transport=transport,
+            trust_env=False,
+        )
+
+    async def inspect(self, frame: Frame, left: float) -> Answer:
+        query: dict[str, str | int] = {"product": frame.product, "include": ",".join(frame.include)}
+        if frame.frame_id:
+            query["frame_id"] = frame.frame_id
+        if frame.version is not None:
+            query["version"] = frame.version
+        headers = {
+            "content-type": "application/octet-stream",  # recognised by content
+            "x-deadline-ms": str(max(1, int(1000 * left))),
+            "x-request-id": frame.request_id,
+        }
+        response = await self._ask("POST", "/v1/inspect", params=query, headers=headers, content=frame.image)
+        try:
+            return _answer(response.json())
+        except (KeyError, TypeError, ValueError) as error:
+            raise errors.UnexpectedAnswer(f"{self._address} answered what is no verdict") from error
+
+    async def products(self, left: float) -> tuple[Product, ...]:
+        response = await self._ask("GET", "/v1/products")
+        try:
+            return tuple(
+                _product(product["name"], version)
+                for product in response.json()["products"]
+                for version in product["versions"]
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise errors.UnexpectedAnswer(f"{self._address} answered what is no list of products") from error
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    async def _ask(self, method: str, path: str, **request: Any) -> httpx.Response:
+        """The response 200, or what it says went wrong."""
+        try:
+            response = await self._http.request(method, path, **request)
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            raise errors.Unreachable(f"can't reach {self._address}: {_root(error)}") from error
+        except httpx.TransportError as error:
+            raise errors.ConnectionLost(
+                f"the connection to {self._address} broke: {error or type(error).__name__}"
+            ) from error
+        if response.status_code != 200:
+            raise _error(response, self._address)
+        return response
+
+
+def _error(response: httpx.Response, address: Address) -> errors.ClientError:
+    kind = _ERRORS.get(response.status_code, errors.UnexpectedAnswer)
+    try:
+        detail = str(response.json()["detail"])
+    except (KeyError, TypeError, ValueError):  # not the service, but something before it
+        detail = f"{address} answered {response.status_code} {response.reason_phrase}"
+    if issubclass(kind, errors.Refused):
+        return kind(detail, _seconds(response.headers.get("retry-after", "")))
+    return kind(detail)
+
+
+def _seconds(text: str) -> float | None:
+    """What a Retry-After header says: seconds or a date."""
+    if text.isascii() and text.isdigit():
+        return float(text)
+    try:
+        return max(0.0, (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError):
+        return None
+
+
+def _root(error: BaseException) -> BaseException:
+    """What really happened, below what each library says of the one beneath it."""
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    return error
+
+
+def _answer(given: Mapping[str, Any]) -> Answer:
+    """KeyError, TypeError or ValueError when it is not as documented."""
+    image = given["image"]
+    return Answer(
+        request_id=given["request_id"],
+        frame_id=given["frame_id"],
+        product=given["product"],
+        version=given["version"],
+        bundle_digest=given["bundle_digest"],
+        engine=given["engine"],
+        verdict=given["verdict"],
+        reason=given["reason"],
+        score=given["score"],
+        threshold=given["threshold"],
+        raw_score=given["raw_score"],
+        raw_threshold=given["raw_threshold"],
+        width=image["width"],
+        height=image["height"],
+        sha256=image["sha256"],
+        regions=tuple(
+            Region(r["x"], r["y"], r["width"], r["height"], r["area"], r["peak"])
+            for r in given.get("regions") or ()
+        ),
+        heatmap=_picture(given, "heatmap"),
+        mask=_picture(given, "mask"),
+        overlay=_picture(given, "overlay"),
+        timings_ms=Timings(*(given["timings_ms"][stage] for stage in Timings.__slots__)),
+        batch_size=given["batch_size"],
+    )
+
+
+def _picture(given: Mapping[str, Any], part: Part) -> Picture | None:
+    picture = given.get(part)
+    if picture is None:
+        return None
+    return Picture(picture["width"], picture["height"], binascii.a2b_base64(picture["data"]))
+
+
+def _product(name: str, version: Mapping[str, Any]) -> Product:
+    return Product(
+        name=name,
+        version=version["version"],
+        state=version["state"],
+        reason=version["reason"],
+        engine=version["engine"] or "",
+        bundle_digest=version["bundle_digest"] or "",
+    )

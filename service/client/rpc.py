@@ -1,0 +1,163 @@
+"""The gRPC door, one call per frame."""
+
+from collections.abc import Iterable
+from typing import cast
+
+import grpc
+import grpc.aio
+from google.rpc import error_details_pb2, status_pb2
+
+from service.client import errors
+from service.client.address import Access, Address
+from service.client.values import Answer, Frame, Picture, Product, Region, Timings, Verdict
+from service.rpc.pb import inspection_pb2 as pb
+from service.rpc.pb.inspection_pb2_grpc import InspectionServiceStub
+
+OPTIONS: list[tuple[str, int]] = [
+    ("grpc.max_receive_message_length", -1),  # an overlay may be large
+    ("grpc.max_send_message_length", -1),
+    # A service that was restarted is found again within a part or two, not after a minute.
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.min_reconnect_backoff_ms", 1000),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.enable_http_proxy", 0),  # a takt has no time for the proxy that an office's environment names
+    ("grpc.use_local_subchannel_pool", 1),  # each client has a connection of its own
+]
+_ERRORS: dict[int, type[errors.ClientError]] = {
+    code.value[0]: kind
+    for code, kind in {
+        grpc.StatusCode.INVALID_ARGUMENT: errors.BadInput,
+        grpc.StatusCode.NOT_FOUND: errors.NotLoaded,
+        grpc.StatusCode.UNAUTHENTICATED: errors.AccessDenied,
+        grpc.StatusCode.PERMISSION_DENIED: errors.AccessDenied,
+        grpc.StatusCode.RESOURCE_EXHAUSTED: errors.TooLarge,
+        grpc.StatusCode.UNAVAILABLE: errors.ConnectionLost,
+        grpc.StatusCode.CANCELLED: errors.ConnectionLost,
+        grpc.StatusCode.DEADLINE_EXCEEDED: errors.DeadlinePassed,
+        grpc.StatusCode.INTERNAL: errors.InspectionFailed,
+    }.items()
+}
+
+
+class RpcDoor:
+    def __init__(self, address: Address, access: Access) -> None:
+        self._address = address
+        self._metadata = tuple(access.headers().items())
+        if address.tls:
+            self._channel = grpc.aio.secure_channel(address.target, credentials(access), OPTIONS)
+        else:
+            self._channel = grpc.aio.insecure_channel(address.target, OPTIONS)
+        self._stub = InspectionServiceStub(self._channel)
+
+    async def inspect(self, frame: Frame, left: float) -> Answer:
+        await self._connect(left)
+        try:
+            response = await self._stub.Inspect(
+                message_of(frame, left), timeout=left, metadata=self._metadata
+            )
+        except grpc.aio.AioRpcError as error:
+            raise error_of_call(error) from error
+        return answer_of(response)
+
+    async def products(self, left: float) -> tuple[Product, ...]:
+        await self._connect(left)
+        try:
+            return await self._products(left)
+        except grpc.aio.AioRpcError as error:
+            raise error_of_call(error) from error
+
+    async def _connect(self, left: float) -> None:
+        """Sees to it that there is a connection, or raises Unreachable: then nothing has been sent."""
+        if self._channel.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY:
+            return
+        try:
+            await self._products(left)  # a harmless call, which says why it can't be made
+        except grpc.aio.AioRpcError as error:
+            if isinstance(error_of_call(error), errors.ConnectionLost):
+                raise errors.Unreachable(f"can't reach {self._address}: {error.details()}") from error
+            # Anything else came from there: the frame will hear it for itself.
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+    async def _products(self, left: float) -> tuple[Product, ...]:
+        call = self._stub.ListProducts(pb.ListProductsRequest(), timeout=left, metadata=self._metadata)
+        return tuple(_product(product) for product in (await call).products)
+
+
+def message_of(frame: Frame, left: float) -> pb.InspectRequest:
+    return pb.InspectRequest(
+        image=frame.image,
+        product=frame.product,
+        version=frame.version or 0,
+        frame_id=frame.frame_id,
+        include=list(frame.include) or [""],
+        deadline_ms=max(1, int(1000 * left)),
+        request_id=frame.request_id,
+    )
+
+
+def answer_of(response: pb.InspectResponse) -> Answer:
+    timings = response.timings_ms
+    return Answer(
+        request_id=response.request_id,
+        frame_id=response.frame_id,
+        product=response.product,
+        version=response.version,
+        bundle_digest=response.bundle_digest,
+        engine=response.engine,
+        verdict=cast(Verdict, response.verdict),
+        reason=response.reason,
+        score=response.score,
+        threshold=response.threshold,
+        raw_score=response.raw_score,
+        raw_threshold=response.raw_threshold,
+        width=response.image.width,
+        height=response.image.height,
+        sha256=response.image.sha256,
+        regions=tuple(Region(r.x, r.y, r.width, r.height, r.area, r.peak) for r in response.regions),
+        heatmap=_picture(response.heatmap) if response.HasField("heatmap") else None,
+        mask=_picture(response.mask) if response.HasField("mask") else None,
+        overlay=_picture(response.overlay) if response.HasField("overlay") else None,
+        timings_ms=Timings(*(getattr(timings, stage) for stage in Timings.__slots__)),
+        batch_size=response.batch_size,
+    )
+
+
+def error_of(status: status_pb2.Status) -> errors.ClientError:
+    """A refusal carries RetryInfo; without it RESOURCE_EXHAUSTED is too large, UNAVAILABLE the transport."""
+    kind = _ERRORS.get(status.code, errors.UnexpectedAnswer)
+    retry = error_details_pb2.RetryInfo()
+    if any(detail.Unpack(retry) for detail in status.details):
+        refused = errors.NotServing if kind is errors.ConnectionLost else errors.Refused
+        return refused(status.message, retry.retry_delay.ToMilliseconds() / 1000)
+    return kind(status.message)
+
+
+def error_of_call(error: grpc.RpcError | grpc.aio.AioRpcError) -> errors.ClientError:
+    metadata = cast(Iterable[tuple[str, str | bytes]], error.trailing_metadata() or ())
+    for name, value in metadata:
+        if name == "grpc-status-details-bin":
+            return error_of(status_pb2.Status.FromString(cast(bytes, value)))
+    return error_of(
+        status_pb2.Status(code=error.code().value[0], message=error.details() or error.code().name)
+    )
+
+
+def _picture(picture: pb.Picture) -> Picture:
+    return Picture(picture.width, picture.height, picture.data)
+
+
+def _product(product: pb.Product) -> Product:
+    return Product(
+        product.name, product.version, product.state, product.reason, product.engine, product.bundle_digest
+    )
+
+
+def credentials(access: Access) -> grpc.ChannelCredentials:
+    chain, key = access.certificate or (None, None)
+    return grpc.ssl_channel_credentials(
+        root_certificates=access.ca.read_bytes() if access.ca else None,
+        private_key=key.read_bytes() if key else None,
+        certificate_chain=chain.read_bytes() if chain else None,
+    )

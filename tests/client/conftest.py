@@ -1,0 +1,44 @@
+from collections.abc import Iterator
+from socket import socket
+from typing import Any
+
+import pytest
+
+from service.client import Frame
+from tests.bundles import make_bundle
+from tests.e2e.serving import Running, serving
+from tests.service.engines import Gate
+from tests.service.images import plain
+
+
+def frame(level: int, **more: Any) -> Frame:
+    given: dict[str, Any] = {"image": plain(level), "product": "tile", "frame_id": f"part {level}"} | more
+    return Frame(**given)
+
+
+@pytest.fixture(scope="module")
+def gate() -> Gate:
+    return Gate()
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory, gate: Gate) -> Iterator[Running]:
+    """A service with one product, `tile`, behind a gate, and room for two frames."""
+    models = tmp_path_factory.mktemp("models")
+    make_bundle(models, "tile")
+    with serving(models, gate.start, max_image_bytes=200_000, max_queued_frames=2) as service:
+        yield service
+
+
+@pytest.fixture(params=["http", "grpc"])
+def address(request: pytest.FixtureRequest, running: Running) -> str:
+    """The service's address, once for each door."""
+    return running.url if request.param == "http" else f"grpc://{running.target}"
+
+
+@pytest.fixture
+def free_port() -> int:
+    """Nobody listens there: connections are refused."""
+    with socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,226 @@
+"""Both clients against a real service, through both doors."""
+
+import asyncio
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
+from pathlib import Path
+from socket import socket
+from typing import Any
+
+import pytest
+
+from service import client
+from service.client import AsyncClient, Client, Frame
+from tests.bundles import make_bundle
+from tests.client.conftest import frame
+from tests.e2e.serving import Running, serving, wait_until
+from tests.service.engines import POISON, Gate
+from tests.service.images import plain
+
+
+def test_an_answer_has_everything(address: str) -> None:
+    body = plain(200, (40, 60))
+    everything = frame(200, image=body, include=["heatmap", "mask", "regions", "overlay"], request_id="r")
+
+    with Client(address) as drd:
+        answer = drd.inspect(everything)
+
+    assert (answer.verdict, answer.reason, answer.threshold) == ("NG", "", 0.5)
+    assert (answer.request_id, answer.frame_id) == ("r", "part 200")
+    assert (answer.product, answer.version, answer.engine) == ("tile", 1, "onnx-f32")
+    assert round(255 * answer.raw_score) == 200
+    assert (answer.width, answer.height, answer.sha256) == (60, 40, sha256(body).hexdigest())
+    assert [(region.x, region.width, region.area) for region in answer.regions] == [(0, 60, 60 * 40)]
+    pictures = [picture for picture in (answer.heatmap, answer.mask, answer.overlay) if picture]
+    assert [picture.width for picture in pictures] == [32, 60, 60]
+    assert all(picture.png.startswith(b"\x89PNG") for picture in pictures)
+    assert answer.timings_ms.total > answer.timings_ms.infer > 0
+
+
+def test_both_doors_give_the_same_answer(running: Running) -> None:
+    answers = list[client.Answer]()
+    for address in (running.url, f"grpc://{running.target}"):
+        with Client(address) as drd:
+            answers.append(drd.inspect(frame(90, include=())))
+
+    for name in (
+        "verdict",
+        "score",
+        "raw_score",
+        "bundle_digest",
+        "sha256",
+        "regions",
+        "heatmap",
+        "frame_id",
+    ):
+        assert getattr(answers[0], name) == getattr(answers[1], name)
+    assert answers[0].regions == ()
+
+
+def test_the_asynchronous_client_is_the_same(address: str) -> None:
+    async def ask() -> tuple[client.Answer, tuple[client.Product, ...]]:
+        async with AsyncClient(address) as drd:
+            return await drd.inspect(frame(30)), await drd.products()
+
+    answer, products = asyncio.run(ask())
+
+    assert (answer.verdict, round(255 * answer.raw_score)) == ("OK", 30)
+    assert [(product.name, product.version, product.state) for product in products] == [("tile", 1, "READY")]
+    assert products[0].bundle_digest == answer.bundle_digest
+
+
+def test_threads_may_share_a_client(address: str, running: Running) -> None:
+    with Client(address, retries=50) as drd, ThreadPoolExecutor(4) as callers:
+        answers = list(callers.map(drd.inspect, (frame(level, deadline=30) for level in range(1, 9))))
+
+    assert [round(255 * answer.raw_score) for answer in answers] == list(range(1, 9))
+
+
+WRONG: dict[str, tuple[type[client.ClientError], Frame]] = {
+    "a text": (client.BadInput, frame(1, image=b"not an image")),
+    "a frame id that is too long": (client.BadInput, frame(1, frame_id="x" * 129)),
+    "an unknown product": (client.NotLoaded, frame(1, product="no")),
+    "an unknown version": (client.NotLoaded, frame(1, version=9)),
+    "too many bytes": (client.TooLarge, frame(1, image=bytes(200_001))),
+    "a frame on which the engine fails": (client.InspectionFailed, frame(POISON)),
+    "a deadline in the past": (client.DeadlinePassed, frame(1, since=time.monotonic() - 60)),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_is_wrong_has_its_name(address: str, case: str) -> None:
+    kind, wrong = WRONG[case]
+
+    with Client(address) as drd, pytest.raises(client.ClientError) as failure:
+        drd.inspect(wrong)
+
+    assert type(failure.value) is kind
+    assert str(failure.value)
+
+
+def test_a_late_answer_is_none(address: str, gate: Gate) -> None:
+    gate.shut()
+    with Client(address) as drd, ThreadPoolExecutor(1) as caller:
+        under_way = caller.submit(drd.inspect, frame(9, deadline=30))
+        gate.wait_for_batch()
+        asked = time.monotonic()
+        with pytest.raises(client.DeadlinePassed):
+            drd.inspect(frame(10, deadline=0.3))
+        waited = time.monotonic() - asked
+        gate.open()
+        assert under_way.result().verdict == "OK"
+
+    assert waited >= 0.3
+
+
+def test_a_full_queue_is_asked_again_when_it_said(address: str, gate: Gate, running: Running) -> None:
+    gate.shut()
+    lane = running.service.inspector.catalog.lane("tile")
+    with Client(address, retries=1000) as drd, ThreadPoolExecutor(3) as callers:
+        first = [callers.submit(drd.inspect, frame(level, deadline=60)) for level in (1, 2)]
+        wait_until(lambda: lane.frames == 2)
+        with Client(address, retries=0) as hasty, pytest.raises(client.Refused) as refused:
+            hasty.inspect(frame(3, deadline=60))
+        before = refusals(running)
+        third = callers.submit(drd.inspect, frame(3, deadline=60))
+        wait_until(lambda: refusals(running) > before)
+        gate.open()
+        answers = [answer.result() for answer in (*first, third)]
+
+    assert refused.value.retry_after is not None
+    assert [round(255 * answer.raw_score) for answer in answers] == [1, 2, 3]
+
+
+def refusals(running: Running) -> float:
+    labels = {"product": "tile", "reason": "queue_frames"}
+    return running.service.metrics.registry.get_sample_value("drd_rejected_total", labels) or 0.0
+
+
+def test_nobody_there_is_said_soon_and_tried_again(free_port: int, door: str, tmp_path: Path) -> None:
+    make_bundle(tmp_path)
+    with Client(f"{door}://127.0.0.1:{free_port}", deadline=60, retries=1000) as drd:
+        with (
+            Client(f"{door}://127.0.0.1:{free_port}", retries=1) as hasty,
+            pytest.raises(client.Unreachable, match=str(free_port)),
+        ):
+            hasty.inspect(frame(1))
+        with ThreadPoolExecutor(1) as caller:
+            patient = caller.submit(drd.inspect, frame(1))
+            where: dict[str, Any] = {"http": (), "grpc": (), door: f"127.0.0.1:{free_port}"}
+            with serving(tmp_path, **where):
+                assert patient.result().verdict == "OK"
+
+
+@pytest.fixture(params=["http", "grpc"])
+def door(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def test_a_connection_that_breaks_is_not_tried_again(door: str) -> None:
+    """Whether it was inspected is not known, and the client says so."""
+    accepted = 0
+
+    def accept_and_hang_up() -> None:
+        nonlocal accepted
+        while True:
+            try:
+                peer, _ = listening.accept()
+            except OSError:
+                return
+            accepted += 1
+            peer.recv(1)
+            peer.close()
+
+    with socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        thread = threading.Thread(target=accept_and_hang_up)
+        thread.start()
+        with (
+            Client(f"http://127.0.0.1:{listening.getsockname()[1]}") as drd,
+            pytest.raises(client.ConnectionLost),
+        ):
+            drd.inspect(frame(1))
+        listening.shutdown(2)
+        thread.join()
+
+    assert accepted == 1
+
+
+def test_something_else_at_that_address_is_not_believed(running: Running) -> None:
+    with Client(f"grpc://{running.url.removeprefix('http://')}") as drd, pytest.raises(client.ClientError):
+        drd.inspect(frame(1))
+
+
+@pytest.mark.parametrize("scheme", ["http", "grpc"])
+def test_unix_sockets(tmp_path: Path, scheme: str) -> None:
+    make_bundle(tmp_path / "models")
+    where: dict[str, Any] = {"http": (), "grpc": (), scheme: f"unix:{tmp_path}/drd.sock"}
+    with serving(tmp_path / "models", **where), Client(f"{scheme}+unix:{tmp_path}/drd.sock") as drd:
+        assert drd.inspect(frame(200)).verdict == "NG"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "127.0.0.1:8080", "ftp://a", "http://", "http://a:b", "http://a/path", "grpc+unix:", "grpc://a?b"],
+)
+def test_what_is_no_address_is_refused(text: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011
+        client.Address.parse(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "http://a:1",
+        "https://a:443",
+        "grpc://[::1]:8081",
+        "grpcs://a:443",
+        "http+unix:/x.sock",
+        "grpc+unix:/x",
+    ],
+)
+def test_an_address_is_what_it_was(text: str) -> None:
+    assert str(client.Address.parse(text)) == text

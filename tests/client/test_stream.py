@@ -1,0 +1,209 @@
+"""Streams of frames: each has one outcome, whatever happens to the others, the stream or the service."""
+
+import asyncio
+import itertools
+import signal
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from service import client
+from service.client import AsyncClient, Client, Frame, Outcome
+from tests.bundles import make_bundle
+from tests.client.conftest import frame
+from tests.e2e.serving import Running, process, serving
+from tests.service.engines import POISON, Gate
+from tests.service.images import plain
+
+
+def level(outcome: Outcome) -> int:
+    assert outcome.answer is not None, outcome.error
+    return round(255 * outcome.answer.raw_score)
+
+
+def test_every_frame_gets_its_own_answer(address: str) -> None:
+    with Client(address) as drd:
+        outcomes = list(
+            drd.stream((frame(20 + number % 230, frame_id=str(number)) for number in range(300)), 2)
+        )
+
+    assert sorted(int(outcome.frame.frame_id) for outcome in outcomes) == list(range(300))
+    assert all(level(outcome) == 20 + int(outcome.frame.frame_id) % 230 for outcome in outcomes)
+
+
+def test_an_asynchronous_source_and_client(address: str) -> None:
+    async def camera() -> AsyncIterator[Frame]:
+        for number in (10, 20, 30):
+            await asyncio.sleep(0)
+            yield frame(number)
+
+    async def levels() -> list[int]:
+        async with AsyncClient(address) as drd:
+            return [level(outcome) async for outcome in drd.stream(camera(), window=2)]
+
+    assert sorted(asyncio.run(levels())) == [10, 20, 30]
+
+
+def test_what_fails_fails_alone(address: str) -> None:
+    frames = [frame(5), frame(6, image=b"no image"), frame(POISON), frame(7, product="no"), frame(8)]
+
+    with Client(address) as drd:
+        errors = {outcome.frame.frame_id: type(outcome.error) for outcome in drd.stream(frames, window=1)}
+
+    assert errors == {
+        "part 5": type(None),
+        "part 6": client.BadInput,
+        f"part {POISON}": client.InspectionFailed,
+        "part 7": client.NotLoaded,
+        "part 8": type(None),
+    }
+
+
+def test_the_window_bounds_what_is_under_way(address: str, gate: Gate) -> None:
+    taken = list[int]()
+
+    def camera() -> Iterator[Frame]:
+        for number in range(1, 6):
+            taken.append(number)
+            yield frame(number)
+
+    gate.shut()
+    with Client(address) as drd:
+        outcomes = drd.stream(camera(), window=2)
+        first = threading.Thread(target=lambda: next(outcomes))
+        first.start()
+        gate.wait_for_batch()
+        under_way = len(taken)
+        gate.open()
+        first.join()
+        rest = list(outcomes)
+
+    assert under_way <= 2
+    assert len(rest) == 4
+
+
+def test_while_the_engine_stands_still_every_frame_is_told_in_time(address: str, gate: Gate) -> None:
+    """And the same part, sent again, gets the answer to its new picture."""
+    with Client(address, retries=0) as drd:
+        gate.shut()
+        stuck = list(drd.stream([frame(1, frame_id="a", deadline=0.3), frame(2, frame_id="b", deadline=0.3)]))
+        gate.open()
+        again = drd.stream([frame(201, frame_id="a", deadline=30), frame(202, frame_id="b", deadline=30)], 1)
+        answered = {outcome.frame.frame_id: level(outcome) for outcome in again}
+
+    assert [type(outcome.error) for outcome in stuck] == [client.DeadlinePassed, client.DeadlinePassed]
+    assert answered == {"a": 201, "b": 202}
+
+
+def test_two_frames_of_one_name_are_not_mixed_up(running: Running, gate: Gate) -> None:
+    gate.shut()
+    with Client(f"grpc://{running.target}") as drd:
+        outcomes = drd.stream([frame(1, frame_id="twin"), frame(2, frame_id="twin")], window=2)
+        refused = next(outcomes)
+        gate.open()
+        answered = next(outcomes)
+
+    assert isinstance(refused.error, client.BadInput)
+    assert level(answered) == round(answered.frame is not refused.frame)
+
+
+def test_a_source_that_fails_says_so(address: str) -> None:
+    def camera() -> Iterator[Frame]:
+        yield frame(1)
+        raise OSError("the cable is out")
+
+    with Client(address) as drd, pytest.raises(OSError, match="the cable is out"):
+        list(drd.stream(camera()))
+
+
+def test_a_stream_may_be_left(address: str) -> None:
+    with Client(address) as drd:
+        first = next(
+            drd.stream(frame(20 + number % 230, frame_id=str(number)) for number in itertools.count())
+        )
+        assert level(first) >= 20
+        assert drd.inspect(frame(9)).verdict == "OK"
+
+
+def test_a_stream_that_grew_old_goes_on(tmp_path: Path) -> None:
+    make_bundle(tmp_path)
+    ends = time.monotonic() + 1.5
+
+    def camera() -> Iterator[Frame]:
+        for number in itertools.count():
+            if time.monotonic() > ends:
+                return
+            yield frame(20 + number % 230, frame_id=str(number), deadline=30)
+
+    with (
+        serving(tmp_path, max_connection_age_seconds=0.2) as running,
+        Client(f"grpc://{running.target}", retries=100) as drd,
+    ):
+        outcomes = list(drd.stream(camera()))
+
+    assert all(level(outcome) == 20 + int(outcome.frame.frame_id) % 230 for outcome in outcomes)
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("door", ["http", "grpc"])
+def test_a_stream_outlives_the_service(tmp_path: Path, door: str, free_port: int) -> None:
+    """While the service is away, every frame is told so; those after it is back are answered."""
+    make_bundle(tmp_path)
+    here = (f"--{door}", f"127.0.0.1:{free_port}")
+    other = ("--grpc" if door == "http" else "--http", "127.0.0.1:0")
+    ended = threading.Event()
+
+    def camera() -> Iterator[Frame]:
+        for number in itertools.count():
+            if ended.is_set():
+                return
+            yield frame(200, frame_id=str(number), deadline=30)
+
+    with Client(f"{door}://127.0.0.1:{free_port}", retries=2) as drd:
+        outcomes = drd.stream(camera(), window=2)
+        with process("--models", tmp_path, *here, *other) as service:
+            assert level(next(outcomes)) == 200
+            service.popen.send_signal(signal.SIGKILL)
+            service.popen.wait()
+            failed = next(outcome.error for outcome in outcomes if outcome.error)
+            away = next(
+                outcome.error for outcome in outcomes if isinstance(outcome.error, client.Unreachable)
+            )
+        with process("--models", tmp_path, *here, *other):
+            assert level(next(outcome for outcome in outcomes if outcome.answer)) == 200
+        ended.set()
+        list(outcomes)
+
+    assert isinstance(failed, client.ConnectionLost | client.Unreachable)
+    assert away is not None
+
+
+def test_a_drained_service_loses_nothing(tmp_path: Path) -> None:
+    """Every frame that was sent while it ended is answered or refused, none is in doubt."""
+    make_bundle(tmp_path)
+    seen = threading.Event()
+
+    def camera() -> Iterator[Frame]:
+        for number in range(400):
+            if number == 50:
+                seen.wait(30)
+            yield frame(200, image=picture, frame_id=str(number), deadline=30)
+
+    picture = plain(200)
+    outcomes = list[Outcome]()
+    with process("--models", tmp_path, DRD_LAME_DUCK_SECONDS="0.1") as service:
+        with Client(f"grpc://{service.target}", retries=0) as drd:
+            for outcome in drd.stream(camera(), window=8):
+                outcomes.append(outcome)
+                if len(outcomes) == 30:
+                    service.popen.send_signal(signal.SIGTERM)
+                    seen.set()
+        assert service.popen.wait(30) == 0
+
+    assert len(outcomes) == 400
+    assert {type(outcome.error) for outcome in outcomes} <= {
+        type(None), client.NotServing, client.Refused, client.Unreachable
+    }  # fmt: skip
