@@ -4,7 +4,7 @@ import { colour, sized } from "/console/dom.js";
 import { LIMIT, NAMES, number } from "/console/verdicts.js";
 
 const POINTS = 300;
-const BINS = 50;
+const BINS = 40;
 const LEFT = 34, SHARE = 0.3, GAP = 14, PAD = 8;
 
 export class Chart {
@@ -36,6 +36,7 @@ export class Chart {
     this.#axis(context);
     this.#points(context);
     this.#histogram(context);
+    this.#captions(context);
     this.#limit(context, LIMIT, this.colours.ink, []);
     if (this.threshold !== LIMIT) this.#limit(context, this.threshold, this.colours.try, [6, 4]);
   }
@@ -54,8 +55,19 @@ export class Chart {
       context.moveTo(LEFT, y);
       context.lineTo(this.area.end, y);
       context.stroke();
+      if (Math.abs(score - this.threshold) < 0.1) continue; // there the tried one is written
       context.fillText(String(score), 0, Math.min(this.area.bottom - 4, Math.max(this.area.top + 4, y)));
     }
+  }
+
+  #captions(context) {
+    context.fillStyle = this.colours.faint;
+    context.textAlign = "right";
+    if (this.area.end > 560) {
+      context.fillText("newest", this.area.right - 4, this.area.top + 6);
+      context.fillText("how many, root scale", this.area.end - 2, this.area.top + 6);
+    }
+    context.textAlign = "left";
   }
 
   #limit(context, score, style, dash) {
@@ -68,6 +80,7 @@ export class Chart {
     context.lineTo(this.area.end, y);
     context.stroke();
     context.setLineDash([]);
+    if (score === LIMIT && this.threshold !== LIMIT && Math.abs(this.threshold - LIMIT) < 0.1) return;
     context.fillText(number(score, 2), 0, y);
   }
 
@@ -100,11 +113,12 @@ export class Chart {
       bin[record.verdict]++;
       bin.sum++;
     }
+    // Lengths grow with the root of the count: one part in a thousand has to be seen.
     const most = Math.max(1, ...bins.map((bin) => bin.sum));
-    const scale = (this.area.end - left) / most;
     const high = (this.area.bottom - this.area.top) / BINS;
     bins.forEach((bin, i) => {
       let x = left;
+      const scale = ((this.area.end - left) * Math.sqrt(bin.sum / most)) / bin.sum;
       for (const name of NAMES) {
         if (!bin[name]) continue;
         const long = Math.max(2, bin[name] * scale);

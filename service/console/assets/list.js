@@ -24,6 +24,7 @@ export class List {
 
   /** Shows `records`; `added` of them came on top. Who has scrolled down keeps what they look at. */
   show(records, { added = 0, chosen = null, threshold, several }) {
+    if (several !== this.several) this.#clear(this.rows.keys());
     Object.assign(this, { records, chosen, threshold, several });
     this.room.style.height = `${records.length * ROW}px`;
     if (added && this.box.scrollTop > ROW / 2) this.box.scrollTop += added * ROW;
@@ -42,16 +43,20 @@ export class List {
     const count = Math.ceil(this.box.clientHeight / ROW) + 2 * SPARE;
     const wanted = this.records.slice(first, first + count);
     const ids = new Set(wanted.map((record) => record.id));
-    for (const [id, row] of this.rows) {
-      if (ids.has(id)) continue;
-      this.rows.delete(id);
-      row.hidden = true;
-      this.idle.push(row);
-    }
+    this.#clear([...this.rows.keys()].filter((id) => !ids.has(id)));
     wanted.forEach((record, place) => this.#place(record, first + place));
     const active = this.chosen && this.rows.get(this.chosen.id);
     if (active) this.box.setAttribute("aria-activedescendant", active.id);
     else this.box.removeAttribute("aria-activedescendant");
+  }
+
+  #clear(ids) {
+    for (const id of [...ids]) {
+      const row = this.rows.get(id);
+      this.rows.delete(id);
+      row.hidden = true;
+      this.idle.push(row);
+    }
   }
 
   #place(record, index) {

@@ -20,7 +20,7 @@ const inspecting = new Inspecting(store, (record, urls) => stage.hold(record, ur
 const feed = new Feed({ state: onState, verdicts: onVerdicts, link: onLink });
 let added = 0;
 let drawing = false;
-let worst = null; // since the lamp last changed: nothing that needs somebody goes by unseen
+let worst = null;
 
 function onState(state) {
   if (store.begin(state.history)) stage.hold(null);
@@ -33,13 +33,22 @@ function onState(state) {
 
 function onVerdicts(message) {
   for (const record of message.records) record.order = Number(record.id.split("-")[1]);
+  const caughtUp = store.records.length > 0;
   const fresh = store.add(message);
   added += fresh.filter((record) => store.matches(record)).length;
+  if (!caughtUp) stage.offer(store.newest() ?? null, true);
+  else offerWorst(fresh.filter((record) => store.matches(record, "ALL")));
+  draw();
+}
+
+/** Of what came since the lamp last changed, the worst is shown: nothing that needs somebody goes by unseen. */
+function offerWorst(fresh) {
   const rank = { OK: 0, REVIEW: 1, NG: 2 };
-  for (const record of fresh.filter((record) => store.matches(record, "ALL")).reverse()) {
+  for (const record of fresh.toReversed()) {
     if (!worst || rank[record.verdict] >= rank[worst.verdict]) worst = record;
   }
-  if (worst && stage.offer(worst)) worst = null;
+  if (!worst || !stage.offer(worst)) return;
+  worst = null;
   draw();
 }
 
@@ -250,6 +259,6 @@ function fade(value) {
 
 feed.open();
 setInterval(() => {
-  if (worst && stage.offer(worst)) worst = null;
+  offerWorst([]);
   stage.tick();
 }, 250);

@@ -4,8 +4,12 @@ import { $, element, setGlyph } from "/console/dom.js";
 import { Picture } from "/console/picture.js";
 import { LIMIT, REASONS, clock, milliseconds, number, part } from "/console/verdicts.js";
 
+const IDLE = 30; // s without a verdict after which the last one does not shine any more
 const PAUSE = 400; // ms between two verdicts on the lamp: faster, nobody could read them
 const SPEAK = 4000; // ms between two that are spoken
+
+/** Text that changes only when it does: screen readers and layout are left alone. */
+const say = (id, text) => $(id).textContent === text || ($(id).textContent = text);
 
 export class Stage {
   current = null; // what came last
@@ -71,20 +75,23 @@ export class Stage {
     plate.dataset.held = Boolean(this.held);
     setGlyph($("plate-glyph"), verdict);
     $("plate-text").textContent = old ? "No signal" : record ? record.verdict : "Waiting";
-    $("plate-mode").textContent = old ? "Connection lost" : this.held ? `Held, ${clock(record.at)}` : "Live";
-    $("plate-value").textContent = record ? number(record.score) : "–";
+    $("plate-value").textContent = record && !old ? number(record.score) : "–";
     $("plate-limit").textContent = `limit ${number(LIMIT)}`;
     $("back").hidden = !this.held;
-    if (record) this.#line(record);
-    else $("plate-line").textContent = "No part has been inspected yet.";
+    document.body.classList.toggle("is-stale", this.#stale);
+    if (record) return this.#line(record);
+    say("plate-mode", old ? "Connection lost" : "Live");
+    return say("plate-line", "No part has been inspected yet.");
   }
 
   #line(record) {
     const age = Math.max(0, Math.round(Date.now() / 1000 - record.at));
     const when = age < 5 ? "" : age < 120 ? `${age} s ago` : `at ${clock(record.at)}`;
     const old = this.#stale && !this.held;
-    const text = [old && `last seen: ${record.verdict}`, record.product, part(record), milliseconds(record.timings_ms.total), when, REASONS[record.reason]].filter(Boolean).join("  ·  ");
-    if ($("plate-line").textContent !== text) $("plate-line").textContent = text;
+    const idle = !old && !this.held && age > IDLE;
+    $("plate").dataset.idle = idle;
+    say("plate-mode", old ? "Connection lost" : this.held ? `Held, ${clock(record.at)}` : idle ? `Nothing new for ${age < 120 ? `${age} s` : `${Math.floor(age / 60)} min`}` : "Live");
+    say("plate-line", [old && `last seen: ${record.verdict}`, record.product, part(record), milliseconds(record.timings_ms.total), when, REASONS[record.reason]].filter(Boolean).join("  ·  "));
   }
 
   #numbers(record) {
@@ -105,16 +112,16 @@ export class Stage {
       "Raw score": `${number(record.raw_score, 4)}, limit ${number(record.raw_threshold, 4)}`,
       Part: part(record),
       Product: `${record.product} v${record.version}, ${record.engine}`,
-      Latency: `${milliseconds(t.total)} = queue ${number(t.queue, 1)} + decode ${number(t.decode, 1)} + engine ${number(t.infer, 1)} + rest ${number(Math.max(0, t.total - t.queue - t.decode - t.infer), 1)}`,
+      Latency: `${milliseconds(t.total)}: engine ${number(t.infer, 1)}, decode ${number(t.decode, 1)}, wait ${number(t.queue, 1)}`,
       Picture: `${record.image.width} × ${record.image.height}`,
     };
     $("numbers").replaceChildren(...Object.entries(rows).flatMap(([name, value]) => [element("dt", {}, name), element("dd", { title: value }, value)]));
     $("regions").replaceChildren(...record.regions.map((region, i) => this.#region(region, i)));
-    if (!record.regions.length) $("regions").replaceChildren(element("tr", {}, element("td", { colSpan: 4 }, "none over the pixel threshold")));
+    if (!record.regions.length) $("regions").replaceChildren(element("tr", {}, element("td", { colSpan: 5 }, "none over the pixel threshold")));
   }
 
   #region(region, index) {
-    const cells = [index + 1, `${region.x}, ${region.y}  ${region.width} × ${region.height}`, `${region.area} px`, number(region.peak)];
+    const cells = [index + 1, `${region.x}, ${region.y}`, `${region.width} × ${region.height}`, region.area, number(region.peak)];
     const row = element("tr", {}, ...cells.map((cell) => element("td", {}, String(cell))));
     row.addEventListener("pointerenter", () => this.#picture.draw(index));
     row.addEventListener("pointerleave", () => this.#picture.draw());
