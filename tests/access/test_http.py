@@ -64,6 +64,6 @@ def test_products_are_shown_to_whom_they_concern(http: httpx.Client, guarded: Gu
     ],
 )
 def test_what_is_no_token(http: httpx.Client, header: str, told: str) -> None:
-    answer = http.get("/v1/products", headers={"authorization": header.encode("latin-1")})
+    answer = http.get("/v1/products", headers={b"authorization": header.encode("latin-1")})
     assert answer.status_code == 401
     assert told in answer.json()["detail"]

@@ -1,0 +1,69 @@
+"""A certification authority for tests, and what it signs: real files for real handshakes."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric.ec import (
+    SECP256R1,
+    EllipticCurvePrivateKey,
+    generate_private_key,
+)
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
+
+
+@dataclass(frozen=True)
+class Pair:
+    certificate: Path
+    key: Path
+
+    def settings(self, client_ca: Path | None = None) -> dict[str, Any]:
+        """The settings of a service that presents it."""
+        return {"tls_certificate": self.certificate, "tls_key": self.key, "tls_client_ca": client_ca}
+
+
+class Authority:
+    def __init__(self, folder: Path, name: str = "plant") -> None:
+        folder.mkdir(exist_ok=True)
+        self._folder, self._name = folder, _name(name)
+        self._key = generate_private_key(SECP256R1())
+        own = _builder(self._name, self._name, self._key, timedelta(days=30))
+        own = own.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        self.certificate = folder / f"{name}.crt"
+        self.certificate.write_bytes(own.sign(self._key, hashes.SHA256()).public_bytes(Encoding.PEM))
+
+    def issue(self, name: str, lasts: timedelta = timedelta(days=7)) -> Pair:
+        """Signs a certificate for `name`, at 127.0.0.1 and localhost; written over the one of that name."""
+        key = generate_private_key(SECP256R1())
+        places = x509.SubjectAlternativeName(
+            [x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1"))]
+        )
+        certificate = _builder(_name(name), self._name, key, lasts).add_extension(places, critical=False)
+        pair = Pair(self._folder / f"{name}.crt", self._folder / f"{name}.key")
+        pair.certificate.write_bytes(certificate.sign(self._key, hashes.SHA256()).public_bytes(Encoding.PEM))
+        pair.key.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        return pair
+
+
+def _name(name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+
+
+def _builder(
+    subject: x509.Name, issuer: x509.Name, key: EllipticCurvePrivateKey, lasts: timedelta
+) -> x509.CertificateBuilder:
+    now = datetime.now(UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + lasts)
+    )

@@ -1,0 +1,206 @@
+"""TLS at both doors, with and without client certificates, and with files that change meanwhile."""
+
+import ssl
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import grpc
+import httpx
+import pytest
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from service.tls import Tls, TlsError
+from tests.access.certificates import Authority, Pair
+from tests.e2e.serving import ANYWHERE, Running, drd_serve, process, serving, wait_until
+from tests.service.images import plain
+
+BOTH = pytest.mark.parametrize("ask", ["http", "grpc"])
+
+
+@pytest.fixture
+def plant(tmp_path: Path) -> Authority:
+    return Authority(tmp_path / "plant")
+
+
+def ask_http(running: Running, authority: Authority, client: Pair | None = None) -> bytes:
+    """The server's certificate, seen over a connection of its own."""
+    context = ssl.create_default_context(cafile=authority.certificate)
+    if client is not None:
+        context.load_cert_chain(client.certificate, client.key)
+    url = f"https://{running.service.http[0]}/health/live"
+    with httpx.Client(verify=context, timeout=30) as http, http.stream("GET", url) as answer:
+        assert answer.status_code == 200
+        socket: ssl.SSLSocket = answer.extensions["network_stream"].get_extra_info("ssl_object")
+        return socket.getpeercert(True) or b""
+
+
+def ask_grpc(running: Running, authority: Authority, client: Pair | None = None) -> None:
+    pair = (client.key.read_bytes(), client.certificate.read_bytes()) if client else (None, None)
+    credentials = grpc.ssl_channel_credentials(authority.certificate.read_bytes(), *pair)
+    own = [("grpc.use_local_subchannel_pool", 1)]  # a connection, and so a handshake, of its own
+    with grpc.secure_channel(running.target, credentials, own) as channel:
+        health: Any = health_pb2_grpc.HealthStub(channel)
+        assert health.Check(health_pb2.HealthCheckRequest(), timeout=30).status == 1
+
+
+def in_force(running: Running) -> ssl.SSLContext:
+    assert running.service.tls is not None
+    return running.service.tls.context.current
+
+
+ASK = {"http": ask_http, "grpc": ask_grpc}
+REFUSED = (httpx.TransportError, grpc.RpcError)
+
+
+@BOTH
+def test_callers_who_trust_the_authority_get_through(
+    ask: str, plant: Authority, models: Path, tmp_path: Path
+) -> None:
+    server = plant.issue("server")
+    with serving(models, **server.settings()) as running:
+        ASK[ask](running, plant)
+        with pytest.raises(REFUSED):
+            ASK[ask](running, Authority(tmp_path / "other"))
+        with pytest.raises(httpx.TransportError):
+            httpx.get(f"{running.url}/health/live")  # without TLS
+
+
+@BOTH
+def test_client_certificates_of_the_authority_are_asked_for(
+    ask: str, plant: Authority, models: Path, tmp_path: Path
+) -> None:
+    server, camera = plant.issue("server"), plant.issue("camera")
+    stranger = Authority(tmp_path / "other").issue("stranger")
+    with serving(models, **server.settings(plant.certificate)) as running:
+        ASK[ask](running, plant, camera)
+        for client in (None, stranger):
+            with pytest.raises(REFUSED):
+                ASK[ask](running, plant, client)
+        ASK[ask](running, plant, camera)
+
+
+@BOTH
+def test_certificate_key_and_authority_change_without_a_restart(
+    ask: str, plant: Authority, models: Path, tmp_path: Path
+) -> None:
+    """From one authority to another: what was let in is not any more, and the other way round."""
+    next_plant = Authority(tmp_path / "next", "plant")
+    server, camera, next_camera = plant.issue("server"), plant.issue("camera"), next_plant.issue("camera")
+    old = Authority(tmp_path / "copy")
+    old.certificate.write_bytes(plant.certificate.read_bytes())
+    with serving(models, **server.settings(plant.certificate)) as running:
+        ASK[ask](running, old, camera)
+        before = in_force(running)
+        other = next_plant.issue("server")
+        server.certificate.write_bytes(other.certificate.read_bytes())  # for a while, not this key's
+        plant.certificate.write_bytes(next_plant.certificate.read_bytes())
+        server.key.write_bytes(other.key.read_bytes())
+        wait_until(lambda: in_force(running) is not before)
+
+        ASK[ask](running, next_plant, next_camera)
+        with pytest.raises(REFUSED):
+            ASK[ask](running, old, camera)
+        with pytest.raises(REFUSED):
+            ASK[ask](running, next_plant, camera)
+
+
+def test_a_certificate_whose_key_is_missing_changes_nothing(
+    plant: Authority, models: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = plant.issue("server")
+    with serving(models, **server.settings()) as running:
+        before = ask_http(running, plant)
+        server.certificate.write_bytes(plant.issue("other").certificate.read_bytes())
+        wait_until(lambda: "the certificate stays as it was" in caplog.text)
+        assert ask_http(running, plant) == before
+        server.key.unlink()
+        wait_until(lambda: "No such file" in caplog.text)
+        assert ask_http(running, plant) == before
+    assert "PRIVATE" not in caplog.text
+
+
+def test_what_stands_goes_on_when_the_certificate_changes(
+    plant: Authority, models: Path, tmp_path: Path
+) -> None:
+    server, other = plant.issue("server"), Authority(tmp_path / "next").issue("server")
+    context = ssl.create_default_context(cafile=plant.certificate)
+    with (
+        serving(models, **server.settings()) as running,
+        httpx.Client(verify=context, base_url=f"https://{running.service.http[0]}", timeout=30) as http,
+    ):
+        assert http.post("/v1/inspect?product=tile", content=plain(200)).json()["verdict"] == "NG"
+        before = in_force(running)
+        server.certificate.write_bytes(other.certificate.read_bytes())
+        server.key.write_bytes(other.key.read_bytes())
+        wait_until(lambda: in_force(running) is not before)
+        # Not a new connection: that would not be trusted any more.
+        assert http.post("/v1/inspect?product=tile", content=plain(9)).json()["verdict"] == "OK"
+        with pytest.raises(httpx.ConnectError):
+            ask_http(running, plant)
+
+
+def test_the_metric_tells_when_it_expires(plant: Authority, models: Path) -> None:
+    server = plant.issue("server", timedelta(days=2))
+    with serving(models, admin=ANYWHERE, **server.settings()) as running:
+        url = f"http://{running.service.admin[0]}/metrics"
+
+        def days_left() -> float:
+            lines = httpx.get(url).text.splitlines()
+            line = next(line for line in lines if line.startswith("drd_certificate_expiry_seconds"))
+            return float(line.split()[1]) / 86_400
+
+        assert 1.9 < days_left() <= 2
+        plant.issue("server", timedelta(days=5))
+        wait_until(lambda: 4.9 < days_left() <= 5)
+
+
+def test_unix_sockets_stay_plain(plant: Authority, models: Path, tmp_path: Path) -> None:
+    server = plant.issue("server")
+    camera = tmp_path / "camera"
+    with serving(models, http=f"{ANYWHERE} unix:{camera}", **server.settings()) as running:
+        ask_http(running, plant)
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(camera))) as http:
+            assert http.get("http://camera/health/live").status_code == 200
+
+
+def test_what_can_not_be_used_is_said_in_one_line(plant: Authority, tmp_path: Path) -> None:
+    server, other = plant.issue("server"), plant.issue("other")
+    text, locked = tmp_path / "text", tmp_path / "locked"
+    text.write_text("-----BEGIN CERTIFICATE-----\nno\n-----END CERTIFICATE-----\n")
+    key = load_pem_private_key(server.key.read_bytes(), None)
+    locked.write_bytes(
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret"))
+    )
+    cases = {
+        (server.certificate, other.key, None): "is not the key of",
+        (server.certificate, locked, None): "or is encrypted",  # and nobody is asked for a password
+        (server.certificate, tmp_path / "none", None): "No such file",
+        (text, server.key, None): "holds no certificate in PEM",
+        (server.certificate, server.key, text): "holds no certificate in PEM",
+        (server.certificate, server.key, tmp_path / "none"): "No such file",
+    }
+    for files, told in cases.items():
+        with pytest.raises(TlsError, match=told):
+            Tls(*files)
+
+
+def test_the_program_serves_over_tls_and_says_where(plant: Authority, models: Path) -> None:
+    server = plant.issue("server")
+    files = ("--tls-certificate", server.certificate, "--tls-key", server.key)
+    with process("--models", models, *files) as service:
+        assert service.url.startswith("https://127.0.0.1:")
+        context = ssl.create_default_context(cafile=plant.certificate)
+        assert httpx.get(f"{service.url}/health/ready", verify=context).status_code == 200
+
+    server.key.write_text("")
+    ended = drd_serve("--models", models, *files)
+    assert ended.returncode == 1
+    (line,) = ended.stderr.splitlines()
+    assert "is not the key of" in line

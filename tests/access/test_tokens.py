@@ -1,0 +1,189 @@
+"""The tokens file: made by the program, followed by the service, and of no use to whoever reads it."""
+
+import re
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import httpx
+import pytest
+
+from service.access.tokens import TokensError, find, make_token, parse_tokens
+from service.cli import main
+from service.errors import Unauthenticated
+from tests.access.conftest import Guarded
+from tests.e2e.serving import drd_serve, process, serving, wait_until
+
+DIGEST = "0" * 64
+
+
+def lists(url: str, secret: str) -> int:
+    return httpx.get(f"{url}/v1/products", headers={"authorization": f"Bearer {secret}"}).status_code
+
+
+def test_made_used_rotated_and_removed_without_a_restart(
+    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "tokens"
+
+    def token(*arguments: str) -> str:
+        assert main(["token", *arguments, "--file", str(file)]) == 0
+        return capsys.readouterr().out.strip()
+
+    first = token("add", "line-3", "--product", "tile", "--product", "bolt")
+    assert re.fullmatch(r"drd_[A-Za-z0-9_-]{43}", first)
+    assert first not in file.read_text()
+    assert file.stat().st_mode & 0o777 == 0o600
+    with serving(models, tokens=file) as running:
+        assert lists(running.url, first) == 200
+        second = token("add", "line-3-new", "--days", "30")
+        wait_until(lambda: lists(running.url, second) == 200)
+        assert lists(running.url, first) == 200  # both, while callers change over
+        token("remove", "line-3")
+        wait_until(lambda: lists(running.url, first) == 401)
+        assert lists(running.url, second) == 200
+    month = datetime.now(UTC).date() + timedelta(days=30)
+    assert token("list").split() == ["line-3-new", "*", str(month)]
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_file_that_is_damaged_or_gone_changes_nothing(
+    models: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "tokens"
+    secret, token = make_token("line-3", None, None)
+    file.write_text(token.line())
+    with serving(models, tokens=file) as running:
+        file.write_text("line-3 what is this\n")
+        wait_until(lambda: "line 1 of the tokens file: " in caplog.text)
+        assert lists(running.url, secret) == 200
+        file.unlink()
+        wait_until(lambda: "No such file" in caplog.text)
+        assert lists(running.url, secret) == 200
+        file.write_text("")
+        wait_until(lambda: lists(running.url, secret) == 401)
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("line-3", "NAME SHA256 PRODUCTS UNTIL"),
+        (f"line-3 {DIGEST} * never more", "NAME SHA256 PRODUCTS UNTIL"),
+        (f"line-3 {DIGEST[1:]} * never", "no SHA-256"),
+        (f"line-3 {'G' * 64} * never", "no SHA-256"),
+        (f"../line {DIGEST} * never", "names and products"),
+        (f"line-3 {DIGEST} tile,../bolt never", "names and products"),
+        (f"line-3 {DIGEST} tile, never", "names and products"),
+        (f"line-3 {DIGEST} * tomorrow", "neither a day"),
+        (f"a {DIGEST} * never\nb {DIGEST} * 2027-02-30", "line 2 "),
+        (f"a {DIGEST} * never\na {DIGEST} * never", "the name is taken"),
+        ("a \xff", "NAME SHA256 PRODUCTS UNTIL"),
+    ],
+)
+def test_a_line_that_is_none_is_named_and_not_repeated(line: str, told: str) -> None:
+    with pytest.raises(TokensError) as caught:
+        parse_tokens(line.encode("latin-1"))
+    assert told in str(caught.value)
+    assert DIGEST not in str(caught.value)
+
+
+def test_comments_and_empty_lines_are_passed_over() -> None:
+    (token,) = parse_tokens(f"# who\n\n  line-3 {DIGEST} tile,bolt 2030-01-01  # until then\n".encode())
+    assert (token.grant.caller, token.grant.products) == ("line-3", frozenset({"tile", "bolt"}))
+    assert token.until == date(2030, 1, 1)
+
+
+def test_a_token_is_valid_on_its_last_day_and_not_after() -> None:
+    today = datetime.now(UTC).date()
+    secret, token = make_token("line-3", None, today + timedelta(days=1))  # midnight may pass meanwhile
+    assert find([token], secret).caller == "line-3"
+    secret, token = make_token("line-3", None, today - timedelta(days=1))
+    with pytest.raises(Unauthenticated, match="expired"):
+        find([token], secret)
+
+
+def test_what_is_stored_does_not_open_the_door() -> None:
+    _, token = make_token("line-3", None, None)
+    for stolen in (token.digest.hex(), token.digest.decode("latin-1"), token.line()):
+        with pytest.raises(Unauthenticated):
+            find([token], stolen)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--http", "0.0.0.0:0"], "others can reach 0.0.0.0:0"),
+        (["--grpc", "[::]:0"], "others can reach [::]:0"),
+        (["--http", "127.0.0.1:0", "--grpc", "plant.example:0"], "others can reach plant.example:0"),
+        (["--tls-key", "key"], "need each other"),
+        (["--tls-client-ca", "ca"], "--tls-client-ca needs"),
+    ],
+)
+def test_a_door_that_stands_open_by_accident_is_refused(
+    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--models", ".", *arguments])
+    assert ended.value.code == 2
+    assert told in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_bad_tokens_file_at_the_start_ends_it(models: Path, tmp_path: Path) -> None:
+    (tmp_path / "tokens").write_text("line-3")
+    for file, told in ((tmp_path / "tokens", "line 1 of the tokens file"), (tmp_path / "no", "No such file")):
+        ended = drd_serve("--models", models, "--tokens", file)
+        assert ended.returncode == 1
+        (line,) = ended.stderr.splitlines()
+        assert told in line
+
+
+def test_others_are_let_in_when_that_is_said(models: Path) -> None:
+    for said in ({"open_to_anyone": True}, {"open_to_anyone": False, "admin": "0.0.0.0:0", "http": ""}):
+        with serving(models, **({"http": "0.0.0.0:0"} | said)) as running:
+            address = (running.service.http or running.service.admin)[0]
+            assert httpx.get(f"http://127.0.0.1:{address.port}/health/live").status_code == 200
+
+
+def test_the_admin_address_needs_no_token_and_counts_who_was_turned_away(guarded: Guarded) -> None:
+    admin = f"http://{guarded.running.service.admin[0]}"
+    assert httpx.get(f"{admin}/health/ready").status_code == 200
+
+    def denied(reason: str) -> float:
+        lines = httpx.get(f"{admin}/metrics").text.splitlines()
+        start = f'drd_denied_total{{door="http",reason="{reason}"}} '
+        return sum(float(line.removeprefix(start)) for line in lines if line.startswith(start))
+
+    before = denied("unknown"), denied("missing")
+    lists(guarded.running.url, "drd_no-such-token")
+    httpx.get(f"{guarded.running.url}/v1/products")
+    assert (denied("unknown"), denied("missing")) == (before[0] + 1, before[1] + 1)
+
+
+def test_no_secret_gets_into_the_log(models: Path, tmp_path: Path) -> None:
+    """Whatever is asked with a token, right or wrong: of neither is a trace in what the service says."""
+    secret, token = make_token("line-3", ["tile"], None)
+    wrong = "drd_wrong-and-yet-somebodys-secret"
+    (tmp_path / "tokens").write_text(token.line())
+    environment = {
+        "DRD_LOG_LEVEL": "debug",
+        "DRD_TOKENS": str(tmp_path / "tokens"),
+        "DRD_WATCH_SECONDS": "0.05",
+    }
+    with process("--models", models, **environment) as service, httpx.Client(base_url=service.url) as http:
+        for used in (secret, wrong):
+            header, cookie = {"authorization": f"Bearer {used}"}, {"cookie": f"drd={used}"}
+            for headers in (header, cookie):
+                http.post("/v1/inspect?product=tile", content=b"no picture", headers=headers)
+                http.post("/v1/inspect?product=bolt", headers=headers)
+                http.get("/v1/products/bolt", headers=headers)
+            http.post("/session", json={"token": used})
+            http.post("/session", json={"tokens": used})
+            http.delete("/session", headers=header)
+        (tmp_path / "tokens").write_text(f"line-3 {secret} * never")  # in place of its digest
+        wait_until(lambda: any("stay as they were" in line["message"] for line in service.log()))
+        log = Path(service.errors.name).read_text(encoding="utf-8")
+        printed = "\n".join(service.lines)
+
+    assert '"caller":"line-3"' in log
+    for text in (secret, wrong, token.digest.hex()):
+        assert text not in log
+        assert text not in printed
