@@ -75,7 +75,7 @@ class Service:
 
     async def load(self) -> None:
         """Loads the products and follows their folder from then on."""
-        await self.inspector.catalog.refresh()
+        await asyncio.gather(self.inspector.catalog.refresh(), self.inspector.warm_up())
         self.inspector.life.start()
         self._ends.push_async_callback(self._withdraw)
         await self._show_health()

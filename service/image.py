@@ -1,6 +1,7 @@
 """From the bytes a caller sent to the network's input."""
 
 import hashlib
+from dataclasses import dataclass
 from io import BytesIO
 
 import numpy as np
@@ -23,6 +24,28 @@ _FORMAT_OF_TYPE = {
 }
 _TYPES_THAT_SAY_NOTHING = {"", "application/octet-stream", "application/x-www-form-urlencoded"}
 _FORMAT_OF_PILLOW = {"MPO": "JPEG"}  # a JPEG with further pictures behind it, as phones write
+_TIFF_COMPRESSIONS = {
+    "raw",
+    "packbits",
+    "tiff_lzw",
+    "tiff_adobe_deflate",
+    "tiff_deflate",
+    "jpeg",
+    "tiff_ccitt",
+    "group3",
+    "group4",
+    "tiff_raw_16",
+}
+"""What a TIFF may hold: libtiff would also open WebP, Zstandard, LZMA and rarer ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageLimits:
+    """What is looked at before a pixel is decoded: pixels in all, per side, and pictures in one file."""
+
+    pixels: int
+    side: int
+    frames: int
 
 
 def declared_type(header: str | None) -> str | None:
@@ -37,12 +60,12 @@ def declared_type(header: str | None) -> str | None:
     return kind
 
 
-def decode(body: bytes, geometry: Geometry, *, declared: str | None, max_pixels: int) -> Decoded:
-    """The network's input for `geometry`, made from an encoded image.
+def decode(body: bytes, geometry: Geometry, *, declared: str | None, limits: ImageLimits) -> Decoded:
+    """The network's input for `geometry`, made from an encoded image; of several pictures, the first.
 
     Raises UnreadableImage, UnlikeDeclared or TooLarge; the latter from the header, before a pixel is decoded.
     """
-    with _opened(body, declared, max_pixels) as image:
+    with _opened(body, declared, limits) as image:
         rgb = _rgb(image)
     height, width = rgb.shape[:2]
     pixels = geometry.apply(rgb)
@@ -50,27 +73,55 @@ def decode(body: bytes, geometry: Geometry, *, declared: str | None, max_pixels:
     return Decoded(pixels, width, height, hashlib.sha256(body).hexdigest(), statistics)
 
 
-def decode_rgb(body: bytes, *, max_pixels: int) -> NDArray[np.uint8]:
+def decode_rgb(body: bytes, limits: ImageLimits) -> NDArray[np.uint8]:
     """The sent image itself, upright, uint8 [h, w, 3]."""
-    with _opened(body, None, max_pixels) as image:
+    with _opened(body, None, limits) as image:
         return _rgb(image)
 
 
-def _opened(body: bytes, declared: str | None, max_pixels: int) -> Image.Image:
+def _opened(body: bytes, declared: str | None, limits: ImageLimits) -> Image.Image:
     try:
         image = Image.open(BytesIO(body), formats=IMAGE_FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise TooLarge(f"the image has more than {max_pixels} pixels") from error
+        raise TooLarge(f"the image has more than {limits.pixels} pixels") from error
+    except MemoryError as error:
+        raise TooLarge("the image's header needs more memory than there may be") from error
     except Exception as error:  # the boundary to decoders: on damaged data they raise what they like
         raise UnreadableImage("the body is not a readable JPEG, PNG, BMP or TIFF image") from error
     kind = _FORMAT_OF_PILLOW.get(image.format or "", image.format)
     if declared is not None and _FORMAT_OF_TYPE[declared] != kind:
         raise UnlikeDeclared(f"declared as {declared}, but the content is {kind}")
-    if image.width * image.height > max_pixels:
-        raise TooLarge(
-            f"{image.width} by {image.height} is more than the {max_pixels} pixels that are served"
-        )
+    _check(image, limits)
     return image
+
+
+def _check(image: Image.Image, limits: ImageLimits) -> None:
+    if image.width * image.height > limits.pixels:
+        raise TooLarge(
+            f"{image.width} by {image.height} is more than the {limits.pixels} pixels that are served"
+        )
+    if max(image.size) > limits.side:
+        raise TooLarge(f"{image.width} by {image.height} is more than {limits.side} pixels per side")
+    if image.format == "TIFF" and image.info.get("compression") not in _TIFF_COMPRESSIONS:
+        raise UnreadableImage(f"a TIFF compressed as {image.info.get('compression')!s:.50} is not served")
+    if _more_frames(image, limits.frames):
+        raise TooLarge(f"the file has more than the {limits.frames} pictures that are served")
+
+
+def _more_frames(image: Image.Image, most: int) -> bool:
+    """Whether there are more than `most` pictures in the file, without looking at more than those."""
+    try:
+        if image.format != "TIFF":
+            return getattr(image, "n_frames", 1) > most  # the header says it
+        try:
+            image.seek(most)
+        except EOFError:
+            return False
+        finally:
+            image.seek(0)
+    except Exception as error:  # as above
+        raise UnreadableImage("the file's further pictures are damaged") from error
+    return True
 
 
 def _rgb(image: Image.Image) -> NDArray[np.uint8]:
@@ -78,6 +129,18 @@ def _rgb(image: Image.Image) -> NDArray[np.uint8]:
         image.load()
         return to_rgb(image)
     except Unconvertible as error:
-        raise UnreadableImage(str(error)) from error
+        if isinstance(error.__cause__, MemoryError):
+            raise _needs_too_much() from error
+        raise UnreadableImage(_one_line(error)) from error
+    except MemoryError as error:
+        raise _needs_too_much() from error
     except Exception as error:  # as above
-        raise UnreadableImage(f"the image is damaged ({error})") from error
+        raise UnreadableImage(f"the image is damaged ({_one_line(error)})") from error
+
+
+def _needs_too_much() -> TooLarge:
+    return TooLarge("decoding the image needs more memory than there may be")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

@@ -18,12 +18,11 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from export.bundle import Bundle, FrameFailed, Prediction, heatmap_png, mask_png, overlay_png, read
+from export.bundle import Bundle, FrameFailed, Prediction, heatmap_png, mask_png, read
 from service.admission import Admission, Holding
 from service.catalog import Catalog, Start
-from service.console.preview import preview_jpeg
+from service.decoders import open_decoders
 from service.errors import DeadlinePassed, InspectionFailed, ServiceError
-from service.image import decode, decode_rgb
 from service.inspection import Inspection, Part, Picture, Request
 from service.lane import Frame, Stage
 from service.life import Life
@@ -40,8 +39,8 @@ class Inspector:
 
     def __init__(self, settings: Settings, metrics: Metrics, start: Start = Bundle.start) -> None:
         self._metrics = metrics
-        self._max_pixels = settings.max_image_pixels
         self._default_deadline = settings.default_deadline_ms / 1000
+        self._decoders = open_decoders(settings)
         self._workers = Workers(settings.workers)
         self._slot = Slot(self._follow, settings.engine_hang_seconds)
         self.catalog = Catalog(settings, self._slot, metrics, start)
@@ -55,6 +54,10 @@ class Inspector:
     def hold(self) -> AbstractContextManager[Holding]:
         """Where a door accounts for the bytes of a request, while they arrive and until it is answered."""
         return self._admission.hold()
+
+    async def warm_up(self) -> None:
+        """Returns when the first frame finds everything waiting for it."""
+        await asyncio.to_thread(self._decoders.start)
 
     async def inspect(self, request: Request) -> Inspection:
         """The verdict on one image, or a ServiceError. Cancelling it frees the frame's place at once."""
@@ -87,7 +90,7 @@ class Inspector:
             if not made.set_running_or_notify_cancel():
                 return
             try:
-                made.set_result(preview_jpeg(decode_rgb(image, max_pixels=self._max_pixels), side))
+                made.set_result(self._decoders.preview(image, side))
             except Exception as error:  # whoever asked hears of it
                 made.set_exception(error)
 
@@ -98,13 +101,12 @@ class Inspector:
         """Ends the threads, once everything accepted has been answered."""
         self._slot.close()
         self._workers.close()
+        self._decoders.close()
 
     def _decode(self, frame: Frame) -> None:
         request, lane = frame.request, frame.lane
         started = frame.begin(Stage.DECODE)
-        frame.decoded = decode(
-            request.image, lane.manifest.geometry, declared=request.declared, max_pixels=self._max_pixels
-        )
+        frame.decoded = self._decoders.decode(request.image, lane.manifest.geometry, request.declared)
         frame.timings.decode = frame.end(started)
         lane.pace.decode.learn(frame.timings.decode)
         self._slot.offer(frame)
@@ -159,8 +161,7 @@ class Inspector:
             pictures["mask"] = Picture(*size, mask_png(pixel_scores, size))
         if "overlay" in request.parts:
             # Decoded a second time: keeping every frame's own pixels in the queue could fill the memory.
-            rgb = decode_rgb(request.image, max_pixels=self._max_pixels)
-            pictures["overlay"] = Picture(*size, overlay_png(rgb, pixel_scores))
+            pictures["overlay"] = Picture(*size, self._decoders.overlay(request.image, pixel_scores))
         return pictures
 
 

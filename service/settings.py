@@ -95,8 +95,8 @@ class Settings(BaseSettings):
     max_image_frames: PositiveInt = 16
     """Pictures in one file (pages of a TIFF, frames of an animated PNG); the first is inspected."""
     decode: Literal["process", "thread"] = "process"
-    """Where images are decoded: in processes that are no loss when an image makes them loop, grow or abort; or
-    in the service's own threads, where the two limits below can't be held."""
+    """Where images are decoded: in processes, no loss when an image makes one loop, grow or abort; or in the
+    service's own threads, where the two limits below can't be held."""
     decode_seconds: PositiveFloat = 5
     """CPU time that one image may take."""
     decode_bytes: PositiveInt = 2048 * MEBIBYTE

@@ -13,7 +13,7 @@ from PIL import Image
 from scipy import ndimage
 
 from export.bundle import IMAGE_FORMATS, Predictor, heatmap_png, mask_png, read, to_rgb
-from service.image import decode
+from service.image import ImageLimits, decode
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def bare(body: bytes, predictor: Predictor, batch: int) -> None:
 def whole(body: bytes, predictor: Predictor, batch: int) -> None:
     """Everything the answer needs: digest and statistics, the engine and the reading too."""
     manifest = predictor.bundle.manifest
-    frames = [decode(body, manifest.geometry, declared=None, max_pixels=10**8) for _ in range(batch)]
+    frames = [decode(body, manifest.geometry, declared=None, limits=_LIMITS) for _ in range(batch)]
     pixels = np.stack([frame.pixels for frame in frames])
     with _ENGINE:
         prediction = predictor.predict(pixels)
@@ -55,6 +55,7 @@ def whole(body: bytes, predictor: Predictor, batch: int) -> None:
 
 
 _MAP = smooth_map()
+_LIMITS = ImageLimits(pixels=10**8, side=10**5, frames=1)
 _ENGINE = threading.Lock()
 
 

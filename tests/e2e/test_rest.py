@@ -62,7 +62,7 @@ def test_a_bright_frame_is_ng_with_everything_that_belongs_to_it(http: httpx.Cli
     assert (mask.mode, mask.size) == ("1", (60, 40))
     assert np.all(np.asarray(mask))
     timings = answer["timings_ms"]
-    assert timings["total"] == pytest.approx(sum(timings.values()) - timings["total"], abs=5)
+    assert timings["total"] >= sum(timings.values()) - timings["total"] - 0.01
 
 
 def test_a_dark_frame_is_ok(http: httpx.Client) -> None:

@@ -1,6 +1,8 @@
 """What is decoded, what is refused, and as what."""
 
+import struct
 from io import BytesIO
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,15 +10,17 @@ from PIL import Image
 
 from export.bundle import Geometry
 from service.errors import TooLarge, UnlikeDeclared, UnreadableImage
-from service.image import declared_type, decode, decode_rgb
+from service.image import ImageLimits, declared_type, decode, decode_rgb
 from service.inspection import Decoded
 from tests.service.images import bomb, encoded, plain
 
 GEOMETRY = Geometry(32, 32)
 
 
-def decoded(body: bytes, declared: str | None = None, max_pixels: int = 1_000_000) -> Decoded:
-    return decode(body, GEOMETRY, declared=declared, max_pixels=max_pixels)
+def decoded(
+    body: bytes, declared: str | None = None, pixels: int = 1_000_000, side: int = 20_000, frames: int = 4
+) -> Decoded:
+    return decode(body, GEOMETRY, declared=declared, limits=ImageLimits(pixels, side, frames))
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "JPEG"])
@@ -45,14 +49,14 @@ def test_pixels_are_counted_before_they_are_decoded() -> None:
     assert len(body) < 20_000
 
     with pytest.raises(TooLarge):
-        decoded(body, max_pixels=40_000_000)
+        decoded(body, pixels=40_000_000)
 
 
 def test_a_bomb_beyond_pillows_own_limit_is_too_large_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
 
     with pytest.raises(TooLarge):
-        decoded(plain(1, (100, 100)), max_pixels=40_000_000)
+        decoded(plain(1, (100, 100)), pixels=40_000_000)
 
 
 def test_content_unlike_its_declared_type_is_refused() -> None:
@@ -88,7 +92,7 @@ def test_the_size_is_that_of_the_upright_picture() -> None:
     image = decoded(body)
 
     assert (image.width, image.height) == (40, 60)
-    assert decode_rgb(body, max_pixels=10_000).shape == (60, 40, 3)
+    assert decode_rgb(body, ImageLimits(10_000, 100, 1)).shape == (60, 40, 3)
 
 
 def test_the_digest_is_that_of_the_sent_bytes() -> None:
@@ -104,3 +108,36 @@ def test_of_a_picture_with_several_pages_the_first_counts() -> None:
     first.save(buffer, "TIFF", save_all=True, append_images=[second])
 
     assert np.all(decoded(buffer.getvalue()).pixels == 1)
+
+
+def pages(count: int, kind: str = "TIFF", **options: Any) -> bytes:
+    first, *others = (Image.new("L", (32, 32), level) for level in range(1, count + 1))
+    return encoded(first, kind, save_all=True, append_images=others, **options)
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "PNG"])
+def test_pictures_in_one_file_are_counted(kind: str) -> None:
+    assert np.all(decoded(pages(4, kind)).pixels == 1)
+    with pytest.raises(TooLarge, match="more than the 4 pictures"):
+        decoded(pages(5, kind))
+
+
+def test_a_side_that_is_too_long_is_refused() -> None:
+    with pytest.raises(TooLarge, match="per side"):
+        decoded(plain(1, (1, 200)), side=199)
+    assert decoded(plain(1, (1, 200)), side=200).width == 200
+
+
+@pytest.mark.parametrize("compression", [34925, 50000, 50001])
+def test_neither_lzma_nor_zstandard_nor_webp_is_reached_through_a_tiff(compression: int) -> None:
+    body = bytearray(encoded(Image.new("RGB", (32, 32)), "TIFF"))
+    where = body.index(struct.pack("<HHI", 259, 3, 1)) + 8
+    body[where : where + 2] = struct.pack("<H", compression)
+
+    with pytest.raises(UnreadableImage, match="not served"):
+        decoded(bytes(body))
+
+
+@pytest.mark.parametrize("compression", ["raw", "packbits", "tiff_lzw", "tiff_adobe_deflate", "jpeg"])
+def test_a_tiff_may_be_compressed_as_cameras_do(compression: str) -> None:
+    assert decoded(encoded(Image.new("RGB", (32, 32)), "TIFF", compression=compression)).width == 32
