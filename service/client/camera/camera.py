@@ -1,0 +1,139 @@
+"""Sends pictures at their pace and follows what becomes of each."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Collection
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import quote
+
+from service.client.aio import AsyncClient
+from service.client.camera.pictures import Picture
+from service.client.errors import ClientError
+from service.client.values import Frame, Outcome, Part
+
+_LONGEST_ID = 128
+
+
+class Unreadable(ClientError):
+    """The file could not be read: there was nothing to send."""
+
+
+@dataclass
+class Pace:
+    """Open loop: the n-th picture is due at n / rate seconds, whatever became of those before."""
+
+    rate: float | None
+    """Pictures a second; None: one as soon as there is a place for it in the window."""
+    behind: float = 0.0
+    """Seconds by which the last picture was late, and the latest of them was."""
+    most_behind: float = 0.0
+    _due: float | None = None
+
+    async def turn(self, stopped: asyncio.Event) -> float:
+        """Waits for the next picture's turn; the instant at which it was due. Ends early when stopped."""
+        now = time.monotonic()
+        if self.rate is None:
+            return now
+        self._due = now if self._due is None else self._due + 1 / self.rate
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stopped.wait(), max(0.0, self._due - now))
+        self.behind = max(0.0, time.monotonic() - self._due)
+        self.most_behind = max(self.most_behind, self.behind)
+        return self._due
+
+    @property
+    def kept(self) -> bool:
+        """Whether no picture went out later than the one after it was due."""
+        return self.rate is None or self.most_behind < 1 / self.rate
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A picture and what became of it. `number` counts from 1."""
+
+    number: int
+    path: Path
+    outcome: Outcome
+
+
+@dataclass
+class Camera:
+    """One run. `stop` ends it: no more pictures, and all that are under way answered."""
+
+    client: AsyncClient
+    product: str
+    version: int | None
+    include: Collection[Part]
+    deadline: float | None
+    window: int
+    pace: Pace
+    stopped: asyncio.Event = field(default_factory=asyncio.Event)
+    _under_way: dict[str, tuple[int, Path]] = field(default_factory=dict)
+    _unread: list[Sent] = field(default_factory=list)
+
+    async def run(self, pictures: AsyncIterator[Picture], count: int | None) -> AsyncGenerator[Sent]:
+        """Everything that was sent, as soon as it is known what became of it; at most `count` pictures."""
+        async for outcome in self.client.stream(self._frames(pictures, count), self.window):
+            number, path = self._under_way.pop(outcome.frame.frame_id)
+            yield Sent(number, path, outcome)
+            for sent in self._take_unread():
+                yield sent
+        for sent in self._take_unread():
+            yield sent
+
+    def stop(self) -> None:
+        self.stopped.set()
+
+    async def _frames(self, pictures: AsyncIterator[Picture], count: int | None) -> AsyncIterator[Frame]:
+        number = 0
+        while number != count and (picture := await self._next(pictures)) is not None:
+            number += 1
+            frame_id = _frame_id(picture.name)
+            if frame_id in self._under_way:
+                frame_id = f"{frame_id[: _LONGEST_ID - 12]}#{number}"
+            try:
+                image = await asyncio.to_thread(picture.path.read_bytes)
+            except OSError as error:
+                self._unread.append(_unread(number, picture, frame_id, self.product, error))
+                continue
+            due = await self.pace.turn(self.stopped)
+            if self.stopped.is_set():
+                return
+            self._under_way[frame_id] = (number, picture.path)
+            yield Frame(
+                image,
+                self.product,
+                frame_id,
+                self.version,
+                self.include,
+                self.deadline,
+                since=picture.since or due,
+            )
+
+    async def _next(self, pictures: AsyncIterator[Picture]) -> Picture | None:
+        """The next picture, unless there is none or the camera is stopped while it waits for one."""
+        coming = asyncio.ensure_future(anext(pictures, None))
+        stopping = asyncio.create_task(self.stopped.wait())
+        await asyncio.wait({coming, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if not coming.done():
+            coming.cancel()
+            return None
+        return None if self.stopped.is_set() else coming.result()
+
+    def _take_unread(self) -> list[Sent]:
+        taken, self._unread = self._unread, []
+        return taken
+
+
+def _unread(number: int, picture: Picture, frame_id: str, product: str, error: OSError) -> Sent:
+    frame = Frame(b"", product, frame_id)
+    reason = Unreadable(f"{picture.path}: {error.strerror or error}")
+    return Sent(number, picture.path, Outcome(frame, None, reason, 0.0))
+
+
+def _frame_id(name: str) -> str:
+    """The picture's name as a frame id: printable ASCII, and its end when it is too long."""
+    return quote(name, safe="/ !#$&'()+,;=@[]{}~")[-_LONGEST_ID:]

@@ -1,0 +1,221 @@
+"""drd-camera: stands in for a line's camera, or is one: sends pictures and says what became of each."""
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from service.client.address import Address
+from service.client.aio import AsyncClient, Options
+from service.client.camera import pictures
+from service.client.camera.camera import Camera, Pace
+from service.client.camera.pictures import LISTED, Picture
+from service.client.camera.records import Records
+from service.client.camera.tally import HEADER, Tally
+from service.client.errors import ClientError
+from service.client.values import Part
+
+_SHOW_SECONDS = 0.5
+_LOG_SECONDS = 10.0
+
+_EPILOG = """exit status:
+  0  everything was inspected and is OK
+  3  everything was inspected, and something is NG or REVIEW
+  1  something was not inspected (refused, late, failed), or nothing could be sent
+  2  misuse
+
+What is safe is sent again while its deadline lasts: what the service refused and
+said when to come back for, and what met no connection. A token is read from
+--token-file, or from DRD_TOKEN in the environment."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status: 0 all OK, 3 something NG or REVIEW, 1 something not inspected, 2 misuse."""
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    _check(parser, given)
+    try:
+        return asyncio.run(_run(given))
+    except (ClientError, OSError, UnicodeError) as error:
+        print(f"drd-camera: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 1
+
+
+async def _run(given: argparse.Namespace) -> int:
+    source = _source(given)
+    with Records(given.csv, given.jsonl, given.overlays) as records:
+        async with AsyncClient(given.to, **_options(given)) as client:
+            await _check_product(client, given.product)
+            include: set[Part] = {"regions", "overlay"} if given.overlays else {"regions"}
+            deadline = given.deadline_ms and given.deadline_ms / 1000
+            pace = Pace(given.rate)
+            camera = Camera(client, given.product, given.version, include, deadline, given.window, pace)
+            _stop_on_signals(camera)
+            tally = Tally(pace)
+            showing = asyncio.create_task(_show(tally, quiet=given.quiet))
+            async for sent in camera.run(source, given.count):
+                tally.note(sent.outcome)
+                await asyncio.to_thread(records.write, sent)
+            showing.cancel()
+    _conclude(tally)
+    return _status(tally)
+
+
+def _status(tally: Tally) -> int:
+    if tally.not_inspected or not tally.done:
+        return 1
+    return 3 if tally.counts["NG"] or tally.counts["REVIEW"] else 0
+
+
+async def _check_product(client: AsyncClient, product: str) -> None:
+    """Says at once what every picture would say otherwise."""
+    products = await client.products()
+    ready = sorted({version.name for version in products if version.state == "READY"})
+    if product not in ready:
+        raise ClientError(f"no product {product!r} is served there; there are: {', '.join(ready) or 'none'}")
+
+
+def _stop_on_signals(camera: Camera) -> None:
+    """The first ends it in order, the second at once."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+
+    def stop() -> None:
+        if camera.stopped.is_set() and task is not None:
+            task.cancel()
+        camera.stop()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with suppress(NotImplementedError):  # on Windows Ctrl-C ends it at once
+            loop.add_signal_handler(number, stop)
+
+
+async def _show(tally: Tally, *, quiet: bool) -> None:
+    """On a terminal one line that changes; in a log a line now and then."""
+    if quiet:
+        return
+    live = sys.stderr.isatty()
+    print(HEADER, file=sys.stderr)
+    while True:
+        await asyncio.sleep(_SHOW_SECONDS if live else _LOG_SECONDS)
+        print(tally.line(), end="\r" if live else "\n", file=sys.stderr, flush=True)
+
+
+def _conclude(tally: Tally) -> None:
+    print(HEADER)
+    print(tally.line(recent=None))
+    for remark in tally.remarks():
+        print(remark)
+
+
+def _source(given: argparse.Namespace) -> AsyncIterator[Picture]:
+    if given.watch:
+        return pictures.watched(given.sources[0], given.settle_ms / 1000)
+    if given.sources == [LISTED]:
+        return pictures.listed()
+    found = [picture for source in given.sources for picture in pictures.found(source)]
+    return pictures.repeated(found, given.repeat)
+
+
+def _options(given: argparse.Namespace) -> Options:
+    options: Options = {"retries": given.retries, "ca": given.ca}
+    if given.token_file is not None:
+        options["token"] = given.token_file.read_text(encoding="ascii").strip()
+    elif token := os.environ.get("DRD_TOKEN"):
+        options["token"] = token
+    return options
+
+
+def _check(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
+    """Contradictions that argparse can't see."""
+    try:
+        Address.parse(given.to)
+    except ValueError as error:
+        parser.error(f"--to: {error}")
+    if given.watch and (len(given.sources) > 1 or not given.sources[0].is_dir()):
+        parser.error("--watch takes one folder that exists")
+    if given.watch and (given.rate or given.repeat != 1):
+        parser.error("--watch has the pace of whoever writes the pictures: no --rate, no --repeat")
+    if LISTED in given.sources and (len(given.sources) > 1 or given.repeat != 1):
+        parser.error("'-' stands alone, and can't be repeated")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "drd-camera",
+        description=__doc__,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add(
+        "sources",
+        nargs="+",
+        type=Path,
+        metavar="PICTURES",
+        help="files and folders with all below them; or '-': paths from standard input, one a line",
+    )
+    add("--product", required=True, metavar="NAME")
+    add("--version", type=_positive_int, metavar="N", help="default: the newest")
+    add("--to", default="grpc://127.0.0.1:8081", metavar="ADDRESS", help=_ADDRESS_HELP)
+    add("--ca", type=Path, metavar="PEM", help="who signed the service's certificate (default: the system's)")
+    add("--token-file", type=Path, metavar="FILE")
+    add("--rate", type=_positive, metavar="N", help="pictures a second, whatever becomes of those before")
+    add("--deadline-ms", type=_positive, metavar="N", help="per picture, from when it is due (default 10000)")
+    add(
+        "--window",
+        type=_positive_int,
+        default=16,
+        metavar="N",
+        help="pictures under way at once (default 16)",
+    )
+    add("--retries", type=_count, default=3, metavar="N", help="per picture, where it is safe (default 3)")
+    add("--repeat", type=_count, default=1, metavar="N", help="send all N times; 0: until stopped")
+    add("--count", type=_positive_int, metavar="N", help="stop after so many pictures")
+    add("--watch", action="store_true", help="send pictures that appear in the folder from now on")
+    add("--settle-ms", type=_settle, default=40, metavar="N", help=_SETTLE_HELP)
+    add("--csv", type=Path, metavar="FILE", help="a line for each picture")
+    add("--jsonl", type=Path, metavar="FILE", help="the same with regions and timings, as lines of JSON")
+    add("--overlays", type=Path, metavar="DIR", help=_OVERLAYS_HELP)
+    add("--quiet", action="store_true", help="no table while it runs")
+    return parser
+
+
+_ADDRESS_HELP = """grpc://HOST:PORT, grpcs://…, grpc+unix:PATH for the gRPC stream; http://HOST:PORT,
+https://…, http+unix:PATH for REST (default grpc://127.0.0.1:8081)"""
+_SETTLE_HELP = "a watched picture is whole when unchanged for so long (default 40; 0: renamed into place)"
+_OVERLAYS_HELP = """keep the picture with its heat of every part that is NG or REVIEW; asked for with every
+picture, which costs the service a few milliseconds each"""
+
+
+def _positive(text: str) -> float:
+    if not 0 < (value := float(text)) < 1e9:
+        raise ValueError
+    return value
+
+
+def _positive_int(text: str) -> int:
+    if (value := int(text)) < 1:
+        raise ValueError
+    return value
+
+
+def _count(text: str) -> int:
+    if (value := int(text)) < 0:
+        raise ValueError
+    return value
+
+
+def _settle(text: str) -> float:
+    if not 0 <= (value := float(text)) < 1e6:
+        raise ValueError
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,100 @@
+"""Where pictures come from: folders and files, a folder that is watched, or a list on standard input."""
+
+import asyncio
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"})
+_LOOK_SECONDS = 0.02
+LISTED = Path("-")
+
+Stamp = tuple[int, int]
+"""When a file was written, and its size."""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    path: Path
+    name: str
+    since: float | None = None
+    """The instant of `time.monotonic` at which it was first seen whole; None: whenever it is its turn."""
+
+
+def found(source: Path) -> list[Picture]:
+    """A file, or all pictures in and below a folder, by name. FileNotFoundError when there are none."""
+    if source.is_file():
+        return [Picture(source, source.name)]
+    paths = (path for path in source.rglob("*") if path.suffix.lower() in _SUFFIXES and path.is_file())
+    pictures = [Picture(path, path.relative_to(source).as_posix()) for path in sorted(paths)]
+    if not pictures:
+        raise FileNotFoundError(f"there are no pictures in {source}" if source.is_dir() else f"no {source}")
+    return pictures
+
+
+async def repeated(pictures: Iterable[Picture], times: int) -> AsyncIterator[Picture]:
+    """`times` 0: for ever."""
+    once, round_ = tuple(pictures), 0
+    while not times or round_ < times:
+        for picture in once:
+            yield picture
+        round_ += 1
+
+
+async def listed() -> AsyncIterator[Picture]:
+    """The paths on standard input, one a line, as they come."""
+    loop, lines = asyncio.get_running_loop(), asyncio.Queue[str]()
+
+    def read() -> None:
+        for line in sys.stdin:
+            loop.call_soon_threadsafe(lines.put_nowait, line)
+        loop.call_soon_threadsafe(lines.put_nowait, "")
+
+    threading.Thread(target=read, daemon=True).start()  # nothing waits for it when the camera is stopped
+    while line := await lines.get():
+        if name := line.rstrip("\r\n"):
+            yield Picture(Path(name), Path(name).name)
+
+
+def watched(folder: Path, settle: float) -> AsyncIterator[Picture]:
+    """Pictures that appear in `folder` from now on or are written anew, once unchanged for `settle` seconds.
+
+    It is looked at fifty times a second instead of asking the kernel: cameras write to network shares,
+    of which the kernel hears nothing.
+    """
+    return _watched(folder, settle, _stamps(folder))
+
+
+async def _watched(folder: Path, settle: float, sent: dict[Path, Stamp]) -> AsyncIterator[Picture]:
+    changing = dict[Path, tuple[Stamp, float]]()
+    while True:
+        stamps, now = await asyncio.to_thread(_stamps, folder), time.monotonic()
+        fresh = {path: stamp for path, stamp in stamps.items() if sent.get(path) != stamp}
+        changing = {
+            path: changing[path] if path in changing and changing[path][0] == stamp else (stamp, now)
+            for path, stamp in fresh.items()
+        }
+        for path in sorted(fresh, key=lambda path: (fresh[path], path)):
+            stamp, since = changing[path]
+            if now - since >= settle:
+                sent[path] = stamp
+                yield Picture(path, path.name, since)
+        sent = {path: stamp for path, stamp in sent.items() if path in stamps}
+        await asyncio.sleep(_LOOK_SECONDS)
+
+
+def _stamps(folder: Path) -> dict[Path, Stamp]:
+    """Of all pictures of at least a byte."""
+    stamps = dict[Path, Stamp]()
+    for path in folder.iterdir():
+        if path.suffix.lower() in _SUFFIXES:
+            try:
+                facts = path.stat()
+            except FileNotFoundError:  # gone since
+                continue
+            if facts.st_size:
+                stamps[path] = (facts.st_mtime_ns, facts.st_size)
+    return stamps

@@ -1,0 +1,85 @@
+"""What is kept of a run: a line per picture, as CSV or JSON, and the overlays of what was not OK."""
+
+import csv
+import dataclasses
+import json
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TextIO
+
+from service.client.camera.camera import Sent
+
+_COLUMNS = (
+    "time", "number", "picture", "frame_id", "verdict", "reason", "score", "product", "version", "engine",
+    "ms", "service_ms", "error", "detail",
+)  # fmt: skip
+
+
+class Records:
+    """Opens what is given, or raises OSError. A record is in its file as soon as it is written."""
+
+    def __init__(self, csv_file: Path | None, json_file: Path | None, overlays: Path | None) -> None:
+        self._overlays = overlays
+        self._csv: csv.DictWriter[str] | None = None
+        self._json: TextIO | None = None
+        with ExitStack() as opened:
+            if overlays is not None:
+                overlays.mkdir(parents=True, exist_ok=True)
+            if csv_file is not None:
+                lines = opened.enter_context(csv_file.open("w", buffering=1, encoding="utf-8", newline=""))
+                self._csv = csv.DictWriter(lines, _COLUMNS, extrasaction="ignore")
+                self._csv.writeheader()
+            if json_file is not None:
+                self._json = opened.enter_context(json_file.open("w", buffering=1, encoding="utf-8"))
+            self._opened = opened.pop_all()
+
+    def write(self, sent: Sent) -> None:
+        facts = _facts(sent)
+        if self._csv is not None:
+            self._csv.writerow(facts)
+        if self._json is not None:
+            self._json.write(json.dumps(facts) + "\n")
+        answer = sent.outcome.answer
+        if self._overlays is not None and answer is not None and answer.verdict != "OK" and answer.overlay:
+            name = f"{sent.number:06}-{sent.path.stem}-{answer.verdict}.png"
+            (self._overlays / name).write_bytes(answer.overlay.png)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._opened.close()
+
+
+def _facts(sent: Sent) -> dict[str, Any]:
+    outcome, answer = sent.outcome, sent.outcome.answer
+    facts: dict[str, Any] = {
+        "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "number": sent.number,
+        "picture": str(sent.path),
+        "frame_id": outcome.frame.frame_id,
+        "product": outcome.frame.product,
+        "ms": round(1000 * outcome.seconds, 3),
+    }
+    if answer is None:
+        return facts | {"error": type(outcome.error).__name__, "detail": str(outcome.error)}
+    return facts | {
+        "request_id": answer.request_id,
+        "version": answer.version,
+        "bundle_digest": answer.bundle_digest,
+        "engine": answer.engine,
+        "verdict": answer.verdict,
+        "reason": answer.reason,
+        "score": answer.score,
+        "threshold": answer.threshold,
+        "raw_score": answer.raw_score,
+        "raw_threshold": answer.raw_threshold,
+        "regions": [dataclasses.asdict(region) for region in answer.regions],
+        "service_ms": round(answer.timings_ms.total, 3),
+        "timings_ms": dataclasses.asdict(answer.timings_ms),
+        "batch_size": answer.batch_size,
+    }

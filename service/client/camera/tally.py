@@ -1,0 +1,74 @@
+"""What a run came to, in figures: counted as it goes, shown as one line of a table."""
+
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+
+from service.client import errors
+from service.client.camera.camera import Pace
+from service.client.values import Outcome
+
+_RECENT = 1000
+_COLUMNS = ("seconds", "done", "per s", "OK", "REVIEW", "NG", "refused", "late", "failed")
+_TIMES = ("p50 ms", "p95 ms", "p99 ms", "behind s")
+HEADER = "".join(f"{name:>9}" for name in (*_COLUMNS, *_TIMES))
+
+
+@dataclass
+class Tally:
+    pace: Pace
+    counts: Counter[str] = field(default_factory=Counter)
+    """By verdict; or refused, late, failed."""
+    seconds: list[float] = field(default_factory=list)
+    """Of each answer, from when its picture was due."""
+    causes: dict[str, str] = field(default_factory=dict)
+    """The first message of each kind of error."""
+    started: float = field(default_factory=time.monotonic)
+
+    def note(self, outcome: Outcome) -> None:
+        if outcome.answer is not None:
+            self.counts[outcome.answer.verdict] += 1
+            self.seconds.append(outcome.seconds)
+        elif outcome.error is not None:
+            self.counts[_fate(outcome.error)] += 1
+            self.causes.setdefault(type(outcome.error).__name__, str(outcome.error))
+
+    @property
+    def done(self) -> int:
+        return self.counts.total()
+
+    @property
+    def not_inspected(self) -> int:
+        return self.done - len(self.seconds)
+
+    def line(self, recent: int | None = _RECENT) -> str:
+        """Under HEADER; percentiles of the `recent` last answers, or of all."""
+        elapsed = time.monotonic() - self.started
+        counts = "".join(f"{self.counts[name]:>9}" for name in _COLUMNS[3:])
+        times = sorted(self.seconds[-recent:] if recent else self.seconds)
+        shares = "".join(_milliseconds(times, share) for share in (0.5, 0.95, 0.99))
+        return (
+            f"{elapsed:9.1f}{self.done:9}{self.done / max(elapsed, 1e-9):9.1f}"
+            f"{counts}{shares}{self.pace.behind:9.2f}"
+        )
+
+    def remarks(self) -> list[str]:
+        """What a person should know besides the figures."""
+        said = [f"{kind}: {message}" for kind, message in self.causes.items()]
+        if not self.pace.kept:
+            said.append(
+                f"could not keep {self.pace.rate:g} a second: up to {self.pace.most_behind:.2f} s behind; "
+                "the service takes longer, or --window is too small"
+            )
+        return said
+
+
+def _fate(error: errors.ClientError) -> str:
+    if isinstance(error, errors.Refused):
+        return "refused"
+    return "late" if isinstance(error, errors.DeadlinePassed) else "failed"
+
+
+def _milliseconds(times: list[float], share: float) -> str:
+    """`times` in order."""
+    return f"{1000 * times[min(len(times) - 1, int(share * len(times)))]:9.1f}" if times else f"{'–':>9}"

@@ -1,0 +1,236 @@
+"""drd-camera against a real service: what it sends, keeps, says and ends with."""
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from service.client.camera.cli import main
+from tests.e2e.serving import Running, wait_until
+from tests.service.engines import Gate
+from tests.service.images import plain
+
+DARK, BRIGHT = 30, 200
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two dark pictures, which are OK, and below them a bright one, which is NG."""
+    put(tmp_path / "in/a.png", DARK)
+    put(tmp_path / "in/b.png", DARK)
+    put(tmp_path / "in/deeper/c.png", BRIGHT)
+    (tmp_path / "in/notes.txt").write_text("no picture")
+    return tmp_path / "in"
+
+
+def put(path: Path, level: int) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(plain(level))
+    return path
+
+
+def camera(address: str, *arguments: str | Path) -> int:
+    return main(["--product", "tile", "--to", address, "--retries", "1000", *map(str, arguments)])
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8") as lines:
+        return sorted(csv.DictReader(lines), key=lambda row: int(row["number"]))
+
+
+def test_a_folder_is_sent_and_kept(
+    address: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = ("--csv", tmp_path / "all.csv", "--jsonl", tmp_path / "all.jsonl", "--overlays", tmp_path / "ng")
+
+    assert camera(address, folder, *kept) == 3
+
+    table = rows(tmp_path / "all.csv")
+    assert [row["frame_id"] for row in table] == ["a.png", "b.png", "deeper/c.png"]
+    assert [row["verdict"] for row in table] == ["OK", "OK", "NG"]
+    lines = [json.loads(line) for line in (tmp_path / "all.jsonl").read_text().splitlines()]
+    regions = {line["frame_id"]: len(line["regions"]) for line in lines}
+    assert regions == {"a.png": 0, "b.png": 0, "deeper/c.png": 1}
+    assert [path.name for path in (tmp_path / "ng").iterdir()] == ["000003-c-NG.png"]
+    assert (tmp_path / "ng/000003-c-NG.png").read_bytes().startswith(b"\x89PNG")
+    header, figures = capsys.readouterr().out.splitlines()
+    assert dict(zip(header.split()[:2], figures.split()[:2], strict=True))["done"] == "3"
+
+
+def test_all_ok_is_0(address: str, folder: Path) -> None:
+    assert camera(address, folder / "a.png", folder / "b.png", "--quiet") == 0
+
+
+def test_what_was_not_inspected_is_1_whatever_else_there_was(
+    address: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "broken.png").write_bytes(b"no picture")
+
+    assert camera(address, folder, "--csv", tmp_path / "all.csv") == 1
+
+    assert [row["error"] for row in rows(tmp_path / "all.csv")] == ["", "", "BadInput", ""]
+    assert "BadInput" in capsys.readouterr().out
+
+
+def test_a_file_that_cannot_be_read_is_told(address: str, folder: Path, tmp_path: Path) -> None:
+    (folder / "a.png").unlink()
+    (folder / "a.png").symlink_to(folder / "nowhere.png")
+    names = "\n".join(str(folder / name) for name in ("a.png", "b.png"))
+
+    ended = run_camera(address, "-", "--csv", tmp_path / "all.csv", given=names)
+
+    assert ended.returncode == 1
+    assert {row["frame_id"]: row["error"] for row in rows(tmp_path / "all.csv")} == {
+        "a.png": "Unreadable",
+        "b.png": "",
+    }
+
+
+def test_a_list_comes_on_standard_input(address: str, folder: Path) -> None:
+    names = f"{folder / 'b.png'}\n\n{folder / 'a.png'}\n"
+
+    ended = run_camera(address, "-", given=names)
+
+    assert (ended.returncode, ended.stderr.count("done")) == (0, 1)
+
+
+def run_camera(address: str, *arguments: str | Path, given: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "service.client.camera.cli", "--product", "tile", "--to", address]
+    return subprocess.run([*command, *arguments], input=given, capture_output=True, text=True, check=False)
+
+
+def test_pictures_are_repeated_and_counted(address: str, folder: Path, tmp_path: Path) -> None:
+    """Names that are under way already get a number."""
+    again = ("--repeat", 0, "--count", 20, "--window", 2)
+
+    assert camera(address, folder / "a.png", *map(str, again), "--csv", tmp_path / "all.csv") == 0
+
+    names = [row["frame_id"] for row in rows(tmp_path / "all.csv")]
+    assert len(names) == 20
+    assert {name.partition("#")[0] for name in names} == {"a.png"}
+
+
+def test_a_pace_that_cannot_be_kept_is_reported(
+    address: str, folder: Path, gate: Gate, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gate.shut()
+    running = threading.Timer(0.5, gate.open)
+    running.start()
+
+    status = camera(address, folder / "a.png", "--repeat", "30", "--rate", "100", "--window", "1")
+
+    running.join()
+    assert status == 0
+    assert "could not keep 100 a second" in capsys.readouterr().out
+
+
+def test_late_is_counted_from_when_a_picture_was_due(
+    address: str, folder: Path, gate: Gate, tmp_path: Path
+) -> None:
+    """With a place for one, those behind it are late without having been sent."""
+    gate.shut()
+    paced = ("--rate", "100", "--window", "1", "--deadline-ms", "100", "--retries", "0")
+
+    status = camera(
+        address, folder / "a.png", "--count", "10", "--repeat", "0", *paced, "--csv", tmp_path / "x"
+    )
+
+    gate.open()
+    assert status == 1
+    assert {row["error"] for row in rows(tmp_path / "x")} <= {"DeadlinePassed", "Refused"}
+
+
+@contextmanager
+def watching(address: str, folder: Path, *arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-m", "service.client.camera.cli", "--product", "tile", "--to", address]
+    popen = subprocess.Popen(
+        [*command, "--watch", folder, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert popen.stderr is not None
+        assert "seconds" in popen.stderr.readline()
+        yield popen
+    finally:
+        popen.kill()
+        popen.communicate()
+
+
+def test_a_folder_is_watched_until_it_is_stopped(address: str, tmp_path: Path, running: Running) -> None:
+    put(tmp_path / "spool/old.png", DARK)
+    kept = tmp_path / "all.csv"
+
+    def seen() -> Sequence[str]:
+        return [f"{row['frame_id']} {row['verdict']}" for row in rows(kept)]
+
+    with watching(address, tmp_path / "spool", "--csv", kept, "--settle-ms", "0") as popen:
+        put(tmp_path / "new.png", DARK)
+        (tmp_path / "new.png").replace(tmp_path / "spool/new.png")
+        wait_until(lambda: len(rows(kept)) == 1)
+        put(tmp_path / "again.png", BRIGHT)
+        (tmp_path / "again.png").replace(tmp_path / "spool/new.png")
+        wait_until(lambda: len(rows(kept)) == 2)
+        popen.send_signal(signal.SIGTERM)
+        status = popen.wait(30)
+
+    assert seen() == ["new.png OK", "new.png NG"]
+    assert status == 3
+
+
+def test_a_picture_that_is_still_being_written_is_left_alone(address: str, tmp_path: Path) -> None:
+    (tmp_path / "spool").mkdir()
+    whole, kept = plain(DARK, (64, 64), "BMP"), tmp_path / "all.csv"
+
+    with watching(address, tmp_path / "spool", "--csv", kept, "--settle-ms", "200") as popen:
+        with (tmp_path / "spool/slow.bmp").open("wb") as slow:
+            for start in range(0, len(whole), 1000):
+                slow.write(whole[start : start + 1000])
+                slow.flush()
+        wait_until(lambda: len(rows(kept)) == 1)
+        popen.send_signal(signal.SIGINT)
+        assert popen.wait(30) == 0
+
+    assert [row["verdict"] for row in rows(kept)] == ["OK"]
+
+
+def test_what_cannot_begin_says_so_in_one_line(
+    address: str, folder: Path, tmp_path: Path, free_port: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused = [
+        (["--product", "nope", "--to", address, str(folder)], "no product 'nope'"),
+        (["--product", "tile", "--to", address, str(tmp_path / "nowhere")], "nowhere"),
+        (["--product", "tile", "--to", f"http://127.0.0.1:{free_port}", str(folder)], "can't reach"),
+        (["--product", "tile", "--to", f"grpc://127.0.0.1:{free_port}", str(folder)], "can't reach"),
+        (["--product", "tile", "--to", address, "--token-file", str(tmp_path / "no"), str(folder)], "no"),
+    ]
+    for arguments, reason in refused:
+        assert main(arguments) == 1
+        said = capsys.readouterr().err.splitlines()
+        assert len(said) == 1
+        assert reason in said[0]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--to", "ftp://x", "."],
+        ["--rate", "0", "."],
+        ["--window", "0", "."],
+        ["--watch", "nowhere"],
+        ["--watch", "--rate", "3", "."],
+        ["-", "."],
+    ],
+)
+def test_misuse_is_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--product", "tile", *arguments])
+
+    assert ended.value.code == 2
+    assert "usage" in capsys.readouterr().err
