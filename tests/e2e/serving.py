@@ -46,35 +46,35 @@ def serving(
         "lame_duck_seconds": 0,
         "watch_seconds": 0.05,
     } | settings
-    opened: Future[Service] = Future()
+    opened: Future[tuple[Service, asyncio.AbstractEventLoop]] = Future()
     ended = asyncio.Event()
 
     async def serve() -> None:
         async with open_service(Settings(**given), start, traces) as service:
             await service.load()
-            opened.set_result(service)
+            opened.set_result((service, asyncio.get_running_loop()))
             await ended.wait()
 
     def run() -> None:
         try:
-            runner.run(serve())
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(serve())
         except BaseException as error:
             if opened.done():
                 raise
             opened.set_exception(error)
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        thread = threading.Thread(target=run)
-        thread.start()
-        try:
-            service = opened.result(timeout=30)
-            yield Running(
-                service, f"http://{service.http[0]}" if service.http else "", str((service.grpc or [""])[0])
-            )
-        finally:
-            if not opened.exception():
-                runner.get_loop().call_soon_threadsafe(ended.set)
-            thread.join()
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        service, loop = opened.result(timeout=30)
+        yield Running(
+            service, f"http://{service.http[0]}" if service.http else "", str((service.grpc or [""])[0])
+        )
+    finally:
+        if not opened.exception():
+            loop.call_soon_threadsafe(ended.set)
+        thread.join()
 
 
 @dataclass(frozen=True)
@@ -145,8 +145,8 @@ def _environment() -> dict[str, str]:
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    """Returns when `condition` holds; it has twenty seconds."""
-    ends = time.monotonic() + 20
+    """Returns when `condition` holds; it has a minute."""
+    ends = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < ends
         threading.Event().wait(0.01)
