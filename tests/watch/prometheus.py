@@ -1,0 +1,80 @@
+"""A real Prometheus with the configuration of deploy/prometheus, in which an hour takes a minute."""
+
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import httpx
+import yaml
+
+from tests.watch.files import DEPLOY, shorter
+
+TIMES = 60
+
+
+@dataclass(frozen=True)
+class Prometheus:
+    url: str
+
+    def ask(self, path: str, **parameters: str) -> Any:
+        """The `data` of an answer of its API."""
+        answer = httpx.get(f"{self.url}/api/v1/{path}", params=parameters, timeout=30).json()
+        assert answer["status"] == "success", answer
+        return answer["data"]
+
+    def query(self, promql: str) -> list[dict[str, Any]]:
+        """The series there are now."""
+        result: list[dict[str, Any]] = self.ask("query", query=promql)["result"]
+        return result
+
+    def states(self, alert: str) -> set[str]:
+        """The states in which `alert` is now, over all products; empty: it is not raised."""
+        return {one["state"] for one in self.ask("alerts")["alerts"] if one["labels"]["alertname"] == alert}
+
+    def seen(self, alert: str, state: str) -> list[float]:
+        """The instants at which `alert` was found in `state`."""
+        series = self.query(f'ALERTS{{alertname="{alert}", alertstate="{state}"}}[1h]')
+        return sorted(float(at) for one in series for at, _ in one["values"])
+
+
+@contextmanager
+def prometheus(folder: Path, *targets: str) -> Iterator[Prometheus]:
+    """Started in `folder`, which is to be; scrapes and evaluates every second."""
+    shutil.copytree(DEPLOY / "prometheus", folder)
+    for rules in (folder / "rules").iterdir():
+        rules.write_text(shorter(rules.read_text(), TIMES))
+    config = yaml.safe_load((folder / "prometheus.yml").read_text())
+    config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
+    # The labels of a pod, so that what is asked on a cluster can be asked here.
+    labels = {"namespace": "drd", "pod": "drd-inspect-0"}
+    (folder / "targets" / "drd.yml").write_text(yaml.safe_dump([{"targets": targets, "labels": labels}]))
+    command = [
+        "prometheus",
+        f"--config.file={folder}/prometheus.yml",
+        f"--storage.tsdb.path={folder}/data",
+        "--web.listen-address=127.0.0.1:0",
+    ]
+    log = folder / "log"
+    with log.open("w") as written, subprocess.Popen(command, stderr=written) as process:
+        try:
+            eventually(lambda: "ready to receive web requests" in log.read_text())
+            (address,) = re.findall(r'msg="Listening on" address=(\S+)', log.read_text())
+            yield Prometheus(f"http://{address}")
+        finally:
+            process.terminate()
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    """Returns when `condition` holds; it has two minutes."""
+    ends = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < ends
+        Event().wait(0.1)
