@@ -19,6 +19,7 @@ from service.calls import Calls
 from service.catalog import Start
 from service.console.history import History
 from service.http.app import make_admin_app, make_app
+from service.http.protocol import Limits
 from service.http.server import Server as HttpServer
 from service.inspector import Inspector
 from service.listen import listen, name_of
@@ -144,7 +145,7 @@ class Service:
         async with AsyncExitStack() as opened:
             sockets = [opened.enter_context(listen(address)) for address in addresses]
             names = tuple(name_of(socket) for socket in sockets)
-            server = HttpServer(app, sockets, tls)
+            server = HttpServer(app, sockets, Limits.of(self._settings), tls)
             await server.start()
             opened.pop_all()
         return server, names

@@ -109,8 +109,22 @@ class Settings(BaseSettings):
     """Threads that decode and encode pictures."""
     engine_hang_seconds: PositiveFloat = 30
     """An engine busy with one batch for longer hangs: the service is no longer alive until it returns."""
+
+    max_connections: PositiveInt = 1024
+    """Per door. Beyond them the connection that has been idle for longest makes room; with none, 503."""
+    max_url_bytes: PositiveInt = 8192
+    max_head_bytes: PositiveInt = 32_768
+    """Of a request's URL; of its header fields in all. gRPC: of a call's metadata."""
+    head_seconds: PositiveFloat = 10
+    """A request's head has to arrive within this time from its first byte; gRPC: a connection's handshake."""
     receive_seconds: PositiveFloat = 10
     """A request's body has to arrive within this time."""
+    answer_seconds: PositiveFloat = 30
+    """An answer has to be taken within this time."""
+    idle_seconds: PositiveFloat = 75
+    """HTTP connections on which nothing happens are closed after this time."""
+    max_calls: PositiveInt = 256
+    """gRPC calls under way per connection."""
 
     stream_window: PositiveInt = 16
     """Unanswered frames per gRPC stream; beyond them the stream is not read."""

@@ -46,6 +46,14 @@ def problem(
     return Response(content, status, media_type=MEDIA_TYPE, headers=(headers or {}) | echoed)
 
 
+def as_it_is_sent(status: int, detail: str, headers: bytes = b"") -> bytes:
+    """A problem document as the bytes of the last response on a connection."""
+    title = HTTPStatus(status).phrase
+    content = orjson.dumps(Problem(title=title, status=status, detail=detail).model_dump(exclude_none=True))
+    head = f"HTTP/1.1 {status} {title}\r\ncontent-type: {MEDIA_TYPE}\r\ncontent-length: {len(content)}\r\n"
+    return head.encode() + headers + b"connection: close\r\n\r\n" + content
+
+
 def problem_of(error: errors.ServiceError, request_id: str | None = None) -> Response:
     """The response to a failure of the tree."""
     headers = {}

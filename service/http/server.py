@@ -1,45 +1,37 @@
 """uvicorn with uvloop and httptools on sockets of our own; signals stay with the service."""
 
 import asyncio
+import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from socket import socket
+from typing import cast
 
-import orjson
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from service.http.problems import MEDIA_TYPE, Problem
+from service.http.protocol import Limits, Phase, Protocol
 from service.tls import Tls
 
-
-class Protocol(HttpToolsProtocol):
-    """Answers what is not HTTP with a problem document, too."""
-
-    def send_400_response(self, msg: str) -> None:
-        problem = Problem(title="Bad Request", status=400, detail=msg.rstrip("."))
-        content = orjson.dumps(problem.model_dump(exclude_none=True))
-        head = f"HTTP/1.1 400 Bad Request\r\ncontent-type: {MEDIA_TYPE}\r\ncontent-length: {len(content)}\r\n"
-        self.transport.write(head.encode() + b"connection: close\r\n\r\n" + content)
-        self.transport.close()
+_TICKS_PER_SWEEP = 5  # of a tenth of a second
 
 
 class Server(uvicorn.Server):
     """One application on several listening sockets."""
 
-    def __init__(self, app: ASGIApp, sockets: list[socket], tls: Tls | None = None) -> None:
+    def __init__(self, app: ASGIApp, sockets: list[socket], limits: Limits, tls: Tls | None = None) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
-                http=Protocol,
+                http=type("LimitedProtocol", (Protocol,), {"limits": limits}),
                 ws="none",
                 lifespan="off",
                 log_config=None,
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
-                timeout_keep_alive=75,
+                timeout_keep_alive=math.ceil(limits.seconds[Phase.IDLE]),
                 ssl_context_factory=None if tls is None else lambda *_: tls.context,
             )
         )
@@ -54,6 +46,13 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket] | None = None) -> None:
         await super().startup(sockets)
         self._listening.set()
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % _TICKS_PER_SWEEP == 0:
+            now = time.monotonic()
+            for connection in list(self.server_state.connections):
+                cast(Protocol, connection).sweep(now)
+        return await super().on_tick(counter)
 
     async def start(self) -> None:
         """Returns when connections are accepted."""

@@ -17,6 +17,8 @@ from service.tls import Tls
 
 _NAME = pb.DESCRIPTOR.services_by_name["InspectionService"].full_name
 
+_KEEPALIVE_MS = 30_000
+
 
 class Server:
     """One gRPC server on several addresses."""
@@ -32,6 +34,14 @@ class Server:
                 # An image that is a little too large is answered in-band; only absurd ones end the call.
                 ("grpc.max_receive_message_length", settings.max_image_bytes + MEBIBYTE),
                 ("grpc.max_send_message_length", -1),
+                ("grpc.max_allowed_incoming_connections", settings.max_connections),
+                ("grpc.max_concurrent_streams", settings.max_calls),
+                ("grpc.max_metadata_size", settings.max_head_bytes),
+                ("grpc.absolute_max_metadata_size", settings.max_head_bytes),
+                ("grpc.server_handshake_timeout_ms", int(1000 * settings.head_seconds)),
+                # A camera that lost its power says no goodbye.
+                ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
+                ("grpc.keepalive_timeout_ms", _KEEPALIVE_MS),
                 # After its age a connection takes no new calls. Streams end themselves, all answered, at
                 # that age of their own; the transport only cuts off what outlives both.
                 ("grpc.max_connection_age_ms", age),

@@ -1,0 +1,158 @@
+"""What a connection may do: send slowly, send too much, take no answer, be one of many. Plain sockets."""
+
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import grpc
+import httpx
+import pytest
+
+from service.rpc.pb import inspection_pb2 as pb
+from service.rpc.pb.inspection_pb2_grpc import InspectionServiceStub
+from tests.bundles import make_bundle
+from tests.e2e.serving import Running, serving, wait_until
+from tests.service.images import plain
+
+CONNECTIONS = 12
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    models = tmp_path_factory.mktemp("models")
+    make_bundle(models)
+    with serving(
+        models,
+        max_connections=CONNECTIONS,
+        max_url_bytes=300,
+        max_head_bytes=4000,
+        head_seconds=0.5,
+        receive_seconds=0.5,
+        answer_seconds=0.5,
+        idle_seconds=1,
+        max_calls=4,
+    ) as service:
+        yield service
+
+
+def connected(running: Running) -> socket.socket:
+    address = running.service.http[0]
+    return socket.create_connection((address.host, address.port), timeout=30)
+
+
+def answer_to(running: Running, *sent: bytes) -> bytes:
+    """All that comes back until the connection ends."""
+    with connected(running) as connection:
+        for part in sent:
+            connection.sendall(part)
+        return connection.makefile("rb").read()
+
+
+def is_problem(answer: bytes, status: int) -> bool:
+    head, _, body = answer.partition(b"\r\n\r\n")
+    names_it = head.startswith(b"HTTP/1.1 %d " % status) and b"application/problem+json" in head
+    return names_it and b'"status":%d' % status in body
+
+
+@pytest.mark.parametrize(
+    ("status", "sent"),
+    [
+        (414, b"GET /" + b"x" * 301 + b" HTTP/1.1\r\nHost: x\r\n\r\n"),
+        (431, b"GET / HTTP/1.1\r\nHost: x\r\nLong: " + b"x" * 4000 + b"\r\n\r\n"),
+        (431, b"GET / HTTP/1.1\r\nHost: x\r\n" + b"a: b\r\n" * 101 + b"\r\n"),
+        (408, b"GET / HTTP/1.1\r\nHost: x\r\n"),
+        (408, b"G"),
+        (408, b"POST /v1/inspect?product=tile HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nabc"),
+        (
+            408,
+            b"POST /v1/inspect?product=tile HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc",
+        ),
+        (
+            400,
+            b"POST /v1/inspect?product=tile HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        ),
+        (400, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
+    ],
+)
+def test_heads_and_bodies_are_limited_in_size_and_time(running: Running, status: int, sent: bytes) -> None:
+    assert is_problem(answer_to(running, sent), status)
+
+
+def test_a_head_that_never_ends_is_cut_off_by_its_size(running: Running) -> None:
+    with connected(running) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nLong: ")
+        wait_until(lambda: in_phase(running, "HEAD") == 1)
+        connection.sendall(b"x" * 4001)
+        assert is_problem(connection.makefile("rb").read(), 431)
+
+
+def test_a_body_that_nobody_reads_is_cut_off_too(running: Running) -> None:
+    answer = answer_to(running, b"GET /health/live HTTP/1.1\r\nHost: x\r\nContent-Length: 999\r\n\r\nabc")
+
+    assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+def test_line_ends_do_not_keep_an_idle_connection(running: Running) -> None:
+    with connected(running) as connection:
+        connection.settimeout(0.1)
+        for _ in range(300):
+            try:
+                connection.sendall(b"\r\n")
+                assert connection.recv(100) == b""
+                return
+            except TimeoutError:
+                continue
+            except ConnectionError:
+                return
+    pytest.fail("it is still there")
+
+
+def test_nonsense_behind_a_request_does_not_become_its_answer(running: Running) -> None:
+    body = plain(200)
+    request = b"POST /v1/inspect?product=tile HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
+
+    answer = answer_to(running, request + body + b"\x00\x01 nonsense\r\n\r\n")
+
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert b'"verdict":"NG"' in answer
+
+
+def test_an_answer_that_is_not_taken_is_dropped(running: Running) -> None:
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        address = running.service.http[0]
+        connection.connect((address.host, address.port))
+        connection.settimeout(30)
+        request = b"GET /docs/assets/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n"
+        with pytest.raises(ConnectionError):
+            connection.sendall(request * 100_000)
+
+
+def test_one_too_many_is_told_so_unless_another_is_idle(running: Running) -> None:
+    with ExitStack() as open_connections:
+        busy = [open_connections.enter_context(connected(running)) for _ in range(CONNECTIONS)]
+        for connection in busy:
+            connection.sendall(b"GET / HTTP/1.1\r\n")
+        wait_until(lambda: in_phase(running, "HEAD") == CONNECTIONS)
+        assert is_problem(answer_to(running), 503)
+    wait_until(lambda: in_phase(running, "HEAD") == 0)
+    with ExitStack() as open_connections:
+        idle = [open_connections.enter_context(connected(running)) for _ in range(5 * CONNECTIONS)]
+        response = httpx.post(f"{running.url}/v1/inspect?product=tile", content=plain(200), timeout=30)
+        assert response.json()["verdict"] == "NG"
+        assert idle[0].recv(1) == b""
+
+
+def in_phase(running: Running, name: str) -> int:
+    (door,) = running.service._http
+    return sum(vars(connection)["phase"].name == name for connection in list(door.server_state.connections))
+
+
+def test_metadata_of_a_call_is_limited(running: Running) -> None:
+    with grpc.insecure_channel(running.target) as channel:
+        stub = InspectionServiceStub(channel)
+        request = pb.InspectRequest(image=plain(200), product="tile")
+        with pytest.raises(grpc.RpcError) as failure:
+            stub.Inspect(request, metadata=(("long", "x" * 8000),), timeout=30)
+        assert failure.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert stub.Inspect(request, timeout=30).verdict == "NG"
