@@ -25,7 +25,8 @@ class Pictures:
     @property
     def size(self) -> int:
         """Bytes."""
-        return len(self.sent) + memoryview(self.heatmap).nbytes
+        heatmap = self.heatmap
+        return len(self.sent) + (len(heatmap) if isinstance(heatmap, bytes) else heatmap.nbytes)
 
     def heatmap_png(self) -> bytes:
         return self.heatmap if isinstance(self.heatmap, bytes) else heatmap_png(self.heatmap)

@@ -13,7 +13,6 @@ from service.console.history import MAX_RECORDS, History, Sees
 from service.console.page import Page
 from service.console.record import Pictures
 from service.console.state import state_of
-from service.errors import NotLoaded
 from service.http.guard import grant_of
 from service.inspector import Inspector
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.console import history as module
-from service.console.history import MAX_RECORDS, MAX_WATCHERS, NOT_INSPECTED, History
+from service.console.history import MAX_WATCHERS, NOT_INSPECTED, History
 from service.console.record import Pictures, Record
 from service.errors import Busy, NotLoaded
 from service.inspection import Timings

@@ -14,12 +14,21 @@ export class Inspecting {
 
   /** Asks for a picture. */
   show() {
-    const names = this.#ready();
-    $("inspect-product").replaceChildren(...names.map((name) => element("option", { value: name, selected: name === this.#product() }, name)));
+    this.refresh();
     $("inspect-file").value = "";
     $("camera").hidden = !navigator.mediaDevices;
-    this.#say(names.length ? "" : "No product is ready.", "error");
+    this.#say("");
     if (!$("inspect").open) $("inspect").showModal();
+  }
+
+  /** Offers the products that are ready now. */
+  refresh() {
+    const box = $("inspect-product");
+    const names = this.#ready();
+    if (names.join() === [...box.options].map((option) => option.value).join()) return;
+    const chosen = names.includes(box.value) ? box.value : this.#product();
+    box.replaceChildren(...names.map((name) => element("option", { value: name, selected: name === chosen }, name)));
+    for (const id of ["inspect-file", "camera", "shoot"]) $(id).disabled = !names.length;
   }
 
   #ready() {

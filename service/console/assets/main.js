@@ -26,6 +26,7 @@ function onState(state) {
   if (store.begin(state.history)) stage.hold(null);
   store.choose({ products: state.products, ready: state.ready, reason: state.reason });
   if (!state.products.some((product) => product.name === store.product)) store.choose({ product: "" });
+  inspecting.refresh();
   showProducts();
   showAlarm();
   draw();

@@ -1,0 +1,341 @@
+"""The operator page in a real browser, as an operator uses it."""
+
+import re
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from numpy.typing import NDArray
+from PIL import Image
+from playwright.sync_api import FilePayload, Page, expect
+
+from export.bundle.reading import judge
+from tests.access.conftest import Tokens
+from tests.console.conftest import DESK, PHONE, Open
+from tests.e2e.serving import Running, process, serving
+from tests.service.images import encoded, plain
+
+pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
+expect.set_options(timeout=60_000)
+
+
+def part(defects: int = 1) -> bytes:
+    """A dark part with bright squares on it; with three of them its verdict is NG."""
+    pixels = np.full((64, 96), 30, np.uint8)
+    for number in range(defects):
+        pixels[4:60, 4 + 31 * number : 32 + 31 * number] = 250
+    return encoded(Image.fromarray(pixels).convert("RGB"))
+
+
+def picture(name: str, content: bytes) -> FilePayload:
+    return {"name": name, "mimeType": "image/png", "buffer": content}
+
+
+def send(
+    url: str,
+    image: bytes,
+    frame_id: str,
+    product: str = "tile",
+    post: Callable[..., httpx.Response] = httpx.post,
+) -> dict[str, Any]:
+    address = f"{url}/v1/inspect?product={product}&frame_id={frame_id}"
+    post = (http or httpx).post
+    answer = post(address, content=image, headers={"content-type": "image/png"}, timeout=30)
+    assert answer.status_code == 200, answer.text
+    verdict: dict[str, Any] = answer.json()
+    return verdict
+
+
+def shown(page: Page, selector: str) -> NDArray[np.int16]:
+    """What is to be seen of an element: its pixels."""
+    return np.asarray(Image.open(BytesIO(page.locator(selector).screenshot())).convert("RGB"), np.int16)
+
+
+def lamp(page: Page, verdict: str, line: str = "") -> None:
+    """Waits until the lamp shows a verdict, in its word, its shape and its colour's name."""
+    expect(page.locator("#plate-line")).to_contain_text(line)
+    expect(page.locator("#plate-text")).to_have_text(verdict)
+    expect(page.locator("#plate-glyph")).to_have_attribute("href", f"#glyph-{verdict}")
+    expect(page.locator("#plate")).to_have_attribute("data-verdict", verdict)
+
+
+@pytest.mark.parametrize("viewport", [DESK, PHONE])
+def test_a_picture_from_disk_gets_its_verdict(running: Running, open_page: Open, viewport: Any) -> None:
+    page = open_page(running.url, viewport)
+    expect(page.locator("#plate-text")).to_have_text("Waiting")
+    page.get_by_role("button", name="Inspect a picture").click()
+    page.get_by_label("Product", exact=True).select_option("tile")
+    page.locator("#inspect-file").set_input_files(picture("bad.png", part(3)))
+    lamp(page, "NG", "bad.png")
+    expect(page.locator("#regions tr")).to_have_count(3)
+    expect(page.locator("#frame")).to_have_js_property("naturalWidth", 96)
+    expect(page.locator(".row-item:visible")).to_have_count(1)
+
+    page.get_by_role("button", name="Inspect a picture").click()
+    page.get_by_label("Product", exact=True).select_option("tile")
+    page.locator("#inspect-file").set_input_files(picture("good.png", part(0)))
+    lamp(page, "OK", "good.png")
+    expect(page.locator(".row-item:visible")).to_have_count(2)
+
+
+def test_a_picture_can_be_dropped(running: Running, open_page: Open) -> None:
+    page = open_page(running.url)
+    expect(page.locator("#products button")).to_have_count(3)
+    page.get_by_role("button", name=re.compile("tile")).click()
+    drop = """content => {
+        const data = new DataTransfer();
+        data.items.add(new File([Uint8Array.from(content)], "dropped.png", { type: "image/png" }));
+        for (const type of ["dragover", "drop"])
+            dispatchEvent(new DragEvent(type, { dataTransfer: data, bubbles: true, cancelable: true }));
+    }"""
+    page.evaluate(drop, list(part(3)))
+    lamp(page, "NG", "dropped.png")
+
+
+def test_a_tiff_that_no_browser_shows_is_shown(running: Running, open_page: Open) -> None:
+    page = open_page(running.url)
+    page.get_by_role("button", name="Inspect a picture").click()
+    tiff = encoded(Image.open(BytesIO(part(3))), "TIFF")
+    page.locator("#inspect-file").set_input_files(
+        {"name": "part.tif", "mimeType": "image/tiff", "buffer": tiff}
+    )
+    expect(page.locator("#frame")).to_have_js_property("naturalWidth", 96)
+
+
+def test_a_picture_from_the_camera(running: Running, open_page: Open) -> None:
+    page = open_page(running.url)
+    page.keyboard.press("i")
+    expect(page.locator("#inspect-product option")).to_have_count(2)
+    page.get_by_role("button", name="Use the camera").click()
+    expect(page.locator("#video")).not_to_have_js_property("videoWidth", 0)
+    page.get_by_role("button", name="Take picture").click()
+    expect(page.locator("#plate-line")).to_contain_text("camera-")
+    expect(page.locator("#inspect")).to_be_hidden()
+
+
+def test_what_is_no_picture_is_said_so(running: Running, open_page: Open) -> None:
+    page = open_page(running.url, expected="status of 400")
+    page.get_by_role("button", name="Inspect a picture").click()
+    page.locator("#inspect-file").set_input_files(picture("bad.png", b"not at all"))
+    expect(page.locator("#inspect-note")).to_contain_text("not a readable JPEG")
+    expect(page.locator("#plate-text")).to_have_text("Waiting")
+
+
+def test_verdicts_come_by_themselves_and_under_load_none_is_lost(running: Running, open_page: Open) -> None:
+    page = open_page(running.url)
+    expect(page.locator("#link-text")).to_have_text("Live")
+    frames = [part(0), part(0), part(3), plain(127)]
+    with ThreadPoolExecutor(4) as threads, httpx.Client() as http:
+        sending = [
+            threads.submit(send, running.url, frames[n % 4], f"part-{n}", "bolt", http.post)
+            for n in range(300)
+        ]
+        for one in sending:
+            one.result()
+    send(running.url, part(3), "the-last")
+    lamp(page, "NG", "the-last")
+
+    expect(page.locator("#tally [data-verdict=OK] dd")).to_have_text("150")
+    expect(page.locator("#tally [data-verdict=NG] dd")).to_have_text("76")
+    expect(page.locator("#tally [data-verdict=REVIEW] dd")).to_have_text("75")
+    expect(page.locator(".row-item[aria-posinset='1']:visible")).to_contain_text("NG")
+    assert page.locator(".row-item").count() < 30, "only what is to be seen is in the document"
+    page.locator("#list").evaluate("list => list.scrollTo(0, 100 * 68)")
+    expect(page.locator(".row-item[aria-posinset='103']:visible")).to_have_count(1)
+
+
+def test_the_list_shows_what_is_asked_for(running: Running, open_page: Open) -> None:
+    page = open_page(running.url)
+    for name, image, product in (("a", part(0), "tile"), ("b", part(3), "tile"), ("c", plain(127), "bolt")):
+        send(running.url, image, name, product)
+    rows = page.locator(".row-item:visible")
+    expect(rows).to_have_count(3)
+
+    page.get_by_role("button", name="NG 1").click()
+    expect(rows).to_have_count(1)
+    expect(rows).to_contain_text("NG")
+    page.keyboard.press("3")
+    expect(rows).to_contain_text("too close to the limit")
+    page.keyboard.press("1")
+    page.get_by_role("button", name=re.compile("tile")).click()
+    expect(rows).to_have_count(2)
+    expect(page.locator("#chart-title")).to_have_text("Scores of tile")
+
+
+def test_one_can_look_at_one_while_others_come(running: Running, open_page: Open) -> None:
+    page = open_page(running.url)
+    send(running.url, part(0), "first")
+    send(running.url, part(3), "second")
+    expect(page.locator(".row-item:visible")).to_have_count(2)
+    page.locator(".row-item:visible", has_text="first").click()
+    lamp(page, "OK", "first")
+    expect(page.locator("#plate-mode")).to_contain_text("Held")
+
+    send(running.url, part(3), "third")
+    expect(page.locator(".row-item:visible")).to_have_count(3)
+    lamp(page, "OK", "first")
+    page.keyboard.press("ArrowUp")
+    lamp(page, "NG", "second")
+    page.keyboard.press("Escape")
+    lamp(page, "NG", "third")
+    expect(page.locator("#plate-mode")).to_have_text("Live")
+
+
+def test_the_slider_changes_the_heat(running: Running, open_page: Open) -> None:
+    page = open_page(running.url)
+    send(running.url, part(1), "part")
+    expect(page.locator("#frame")).to_have_js_property("naturalWidth", 96)
+    for box in ("#show-outline", "#show-regions"):
+        page.locator(box).uncheck()
+
+    def at(percent: int) -> NDArray[np.int16]:
+        page.locator("#opacity").fill(str(percent))
+        return shown(page, "#picture")
+
+    bare, half, full = at(0), at(50), at(100)
+    height, width = bare.shape[:2]
+    hot = slice(height // 4, 3 * height // 4), slice(width // 10, width // 4)
+    cold = slice(height // 4, 3 * height // 4), slice(3 * width // 4, width - 4)
+    blue = [float(image[hot][..., 2].mean()) for image in (bare, half, full)]
+    assert blue[0] - blue[1] > 20, "on white, the heat takes away the blue"
+    assert blue[1] - blue[2] > 20
+    assert np.array_equal(bare[cold], full[cold]), "and leaves alone what is like every good part"
+
+    page.locator("#show-outline").check()
+    assert not np.array_equal(shown(page, "#picture"), full)
+    assert np.array_equal(at(100)[cold], full[cold])
+
+
+def test_another_threshold_can_be_tried_and_changes_nothing(running: Running, open_page: Open) -> None:
+    page = open_page(running.url)
+    scores = [send(running.url, plain(level), f"level-{level}")["score"] for level in (20, 80, 100, 140, 250)]
+    page.get_by_role("button", name=re.compile("tile")).click()
+    expect(page.locator(".row-item:visible")).to_have_count(5)
+    page.locator("#threshold").fill("0.35")
+
+    expect(page.locator("#changes")).to_contain_text("Of 5: 1 OK → NG")
+    assert sum(0.35 < score < 0.5 for score in scores) == 1
+    expect(page.locator("#changes")).to_contain_text("0.3500 instead of 0.5000")
+    page.get_by_role("button", name="Changed 1").click()
+    expect(page.locator(".row-item:visible")).to_have_count(1)
+    assert send(running.url, plain(100), "again")["verdict"] == "OK"
+
+    page.get_by_role("button", name="Reset").click()
+    expect(page.locator(".row-item:visible")).to_have_count(6)
+
+
+def test_the_page_judges_as_the_service_does(running: Running, open_page: Open) -> None:
+    page = open_page(running.url)
+    cases = [(score / 100, band) for score in range(0, 101, 2) for band in (0.0, 0.02, 0.1)]
+    judged = page.evaluate(
+        """async cases => {
+            const { judged } = await import("/console/verdicts.js");
+            const record = ([score, guard_band]) => ({ score, guard_band, reason: "", small: false });
+            return cases.map((one) => judged(record(one), 0.5));
+        }""",
+        cases,
+    )
+    assert judged == [judge(score, band)[0] for score, band in cases]
+
+
+def test_a_service_that_is_gone_is_seen_to_be_gone_and_comes_back(models: Path, open_page: Open) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    with process("--models", models, "--http", address) as first:
+        page = open_page(f"http://{address}", expected="ERR_")
+        send(f"http://{address}", part(0), "before")
+        lamp(page, "OK", "before")
+        first.popen.kill()
+        expect(page.get_by_role("alert").first).to_contain_text("does not answer")
+        expect(page.locator("#plate-text")).to_have_text("No signal")
+        expect(page.locator("#plate-line")).to_contain_text("last seen: OK")
+        expect(page.locator("#link-text")).to_have_text("No connection")
+    with process("--models", models, "--http", address):
+        expect(page.locator("#link-text")).to_have_text("Live")
+        expect(page.locator("#alarm")).to_be_hidden()
+        send(f"http://{address}", part(3), "after")
+        lamp(page, "NG", "after")
+
+
+def test_a_product_that_fails_is_seen_to_fail(tmp_path: Path, open_page: Open) -> None:
+    (tmp_path / "tile" / "1").mkdir(parents=True)
+    (tmp_path / "tile" / "1" / "manifest.json").write_text("{}")
+    with serving(tmp_path) as running:
+        page = open_page(running.url)
+        expect(page.locator("#products button[data-state=FAILED]")).to_contain_text("tile")
+        expect(page.get_by_role("alert").first).to_contain_text("Not ready")
+
+
+def test_signing_in_and_out(models: Path, tmp_path: Path, open_page: Open) -> None:
+    tokens = Tokens(tmp_path / "tokens")
+    secret, everything = tokens.add("tile", "tile"), tokens.add("all")
+    with serving(models, tokens=tokens.path) as running:
+        for product in ("bolt", "tile"):
+            httpx.post(
+                f"{running.url}/v1/inspect?product={product}",
+                content=part(3),
+                headers={"authorization": f"Bearer {everything}"},
+            ).raise_for_status()
+        page = open_page(running.url, expected="status of 401")
+        page.get_by_label("Token").fill("drd_wrong")
+        page.get_by_role("button", name="Sign in").click()
+        expect(page.locator("#login-note")).to_contain_text("not valid")
+        check_axe(page)
+        page.get_by_label("Token").fill(secret)
+        page.get_by_role("button", name="Sign in").click()
+        lamp(page, "NG", "tile")
+        expect(page.locator("#products button")).to_have_count(1)
+        expect(page.locator(".row-item:visible")).to_have_count(1)
+        assert secret not in page.evaluate("document.cookie + JSON.stringify(localStorage)")
+
+        page.keyboard.press("?")
+        page.get_by_role("button", name="Sign out").click()
+        expect(page.locator("#login")).to_be_visible()
+        expect(page.locator(".row-item:visible")).to_have_count(0)
+
+
+def check_axe(page: Page) -> None:
+    found = Axe().run(page).response["violations"]
+    assert [(one["id"], [node["html"] for node in one["nodes"]]) for one in found] == []
+
+
+@pytest.mark.parametrize("viewport", [DESK, PHONE])
+@pytest.mark.parametrize("theme", ["dark", "light"])
+def test_it_can_be_used_by_everybody(running: Running, open_page: Open, viewport: Any, theme: str) -> None:
+    """What axe finds: names, roles, contrast."""
+    page = open_page(running.url, viewport)
+    if theme == "light":
+        page.keyboard.press("t")
+    expect(page.locator("html")).to_have_attribute("data-theme", theme)
+    check_axe(page)
+    for image, verdict in ((part(0), "OK"), (part(3), "NG"), (plain(127), "REVIEW")):
+        send(running.url, image, verdict, "bolt")
+        lamp(page, verdict, verdict)
+        check_axe(page)
+    page.locator("#threshold").fill("0.2")
+    page.locator(".row-item:visible").nth(1).click()
+    expect(page.locator("#plate-mode")).to_contain_text("Held")
+    check_axe(page)
+    for key, dialog in (("i", "#inspect"), ("?", "#help")):
+        page.keyboard.press(key)
+        expect(page.locator(dialog)).to_be_visible()
+        check_axe(page)
+        page.keyboard.press("Escape")
+
+
+def test_it_asks_nobody_else_for_anything(running: Running, open_page: Open) -> None:
+    page, asked = open_page(running.url), list[str]()
+    page.on("request", lambda request: asked.append(request.url))
+    page.reload()
+    send(running.url, part(3), "part")
+    lamp(page, "NG", "part")
+    expect(page.locator("#frame")).to_have_js_property("naturalWidth", 96)
+
+    assert len(asked) > 10
+    assert [url for url in asked if not url.startswith(running.url)] == []
