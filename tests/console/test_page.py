@@ -42,7 +42,7 @@ def send(
     image: bytes,
     frame_id: str,
     product: str = "tile",
-    post: Callable[..., httpx.Response] = httpx.post,
+    http: httpx.Client | None = None,
 ) -> dict[str, Any]:
     address = f"{url}/v1/inspect?product={product}&frame_id={frame_id}"
     post = (http or httpx).post
@@ -133,8 +133,7 @@ def test_verdicts_come_by_themselves_and_under_load_none_is_lost(running: Runnin
     frames = [part(0), part(0), part(3), plain(127)]
     with ThreadPoolExecutor(4) as threads, httpx.Client() as http:
         sending = [
-            threads.submit(send, running.url, frames[n % 4], f"part-{n}", "bolt", http.post)
-            for n in range(300)
+            threads.submit(send, running.url, frames[n % 4], f"part-{n}", "bolt", http) for n in range(300)
         ]
         for one in sending:
             one.result()

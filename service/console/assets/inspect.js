@@ -15,6 +15,7 @@ export class Inspecting {
   /** Asks for a picture. */
   show() {
     this.refresh();
+    $("inspect-product").value = this.#product() ?? "";
     $("inspect-file").value = "";
     $("camera").hidden = !navigator.mediaDevices;
     this.#say("");
