@@ -23,6 +23,7 @@ from export.bundle.manifest import (
     Provenance,
     RegionOfInterest,
 )
+from export.bundle.signature import SigningKey
 from export.calibrate import Calibration, CalibrationError, calibrate
 from export.engines import prepare, refuse
 from export.golden import HEATMAPS, Golden, choose_golden
@@ -45,7 +46,7 @@ class Order:
     """What is to be made of the checkpoint in the folder `checkpoint`, below the folder `models`.
 
     `calibration` replaces the images training set aside; `engines` None are all that can be made here;
-    `version` None is the next one.
+    `version` None is the next one; `key` is a file with the private key that signs it.
     """
 
     checkpoint: Path
@@ -56,6 +57,7 @@ class Order:
     version: int | None
     roi: Path | None = None
     engines: tuple[str, ...] | None = None
+    key: Path | None = None
 
 
 def build(order: Order, say: Say) -> Path:
@@ -64,6 +66,7 @@ def build(order: Order, say: Say) -> Path:
     product = order.models / _product_name(checkpoint.product)
     refuse_taken(product, order.version)
     refuse(order.engines)
+    key = None if order.key is None else SigningKey(order.key)
     geometry, backbone = checkpoint.geometry, checkpoint.recipe.backbone
     say("Product", f"{checkpoint.product}: {backbone} at {geometry.height} x {geometry.width}")
     drd = checkpoint.model()
@@ -101,8 +104,8 @@ def build(order: Order, say: Say) -> Path:
                 files=dict(files),
             )
 
-        bundle = publish(root, product, describe, order.version)
-    say("Bundle", str(bundle))
+        bundle = publish(root, product, describe, order.version, key)
+    say("Bundle", f"{bundle}{', signed' if key else ''}")
     return bundle
 
 

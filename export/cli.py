@@ -23,6 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.version,
         options.roi,
         options.engines,
+        options.sign,
     )
     try:
         build(order, lambda topic, line: print(f"{topic:12} {line}", flush=True))
@@ -82,6 +83,12 @@ def _parser() -> argparse.ArgumentParser:
         help="region of interest, outside of which nothing counts (default: the whole picture): "
         '{"unit": "fraction", "shapes": [{"rectangle": [x, y, width, height]}, {"polygon": [[x, y], …]}]}, '
         'or {"unit": "pixel", "image_size": [width, height], "shapes": …}',
+    )
+    parser.add_argument(
+        "--sign",
+        type=Path,
+        metavar="KEY.pem",
+        help="sign the bundle with this private key (P-256, P-384 or P-521) for drd-serve --trusted-key",
     )
     return parser
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from export.bundle.files import file_digest, seal
 from export.bundle.manifest import MANIFEST, SEAL, Manifest
+from export.bundle.signature import SigningKey
 
 
 class VersionTakenError(ValueError):
@@ -32,10 +33,12 @@ def publish(
     product: Path,
     describe: Callable[[int, Mapping[str, str]], Manifest],
     version: int | None = None,
+    key: SigningKey | None = None,
 ) -> Path:
     """Makes the staging folder `root` a version in the folder `product`: `version`, or the next one.
 
-    `describe` makes the manifest from the version and the digests of all files. Raises VersionTakenError.
+    `describe` makes the manifest from the version and the digests of all files, `key` signs it all. Raises
+    VersionTakenError.
     """
     digests = {p.relative_to(root).as_posix(): file_digest(p) for p in sorted(root.rglob("*")) if p.is_file()}
     while True:
@@ -43,6 +46,8 @@ def publish(
         target = product / str(number)
         refuse_taken(product, number)
         write_manifest(root, describe(number, digests))
+        if key is not None:
+            key.sign(root)
         _flush(root)
         product.mkdir(exist_ok=True)
         try:

@@ -13,7 +13,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from PIL import Image
 from starlette.types import ASGIApp
 
-from export.bundle import Bundle
+from export.bundle import Bundle, TrustedKey
 from service.access.access import Access
 from service.calls import Calls
 from service.catalog import Start
@@ -42,7 +42,8 @@ class Service:
         self.tls = _tls(settings)
         if self.tls is not None:
             self.metrics.certificate_expiry_seconds.set_function(self.tls.seconds_left)
-        self.inspector = Inspector(settings, self.metrics, start)
+        trusted = TrustedKey(settings.trusted_key) if settings.trusted_key else None
+        self.inspector = Inspector(settings, self.metrics, start, trusted)
         self.history = History(settings.history_bytes)
         self._calls = Calls(self.inspector, self.metrics, self.history, traces)
         self.http: tuple[Address, ...] = ()

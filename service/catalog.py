@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from export.bundle import Bundle, BundleError, Predictor
+from export.bundle import Bundle, BundleError, Predictor, TrustedKey
 from service.errors import NotLoaded, NotServing
 from service.folder import Fingerprint, scan
 from service.lane import Lane
@@ -54,9 +54,12 @@ class Product:
 class Catalog:
     """The products of one models folder."""
 
-    def __init__(self, settings: Settings, slot: Slot, metrics: Metrics, start: Start) -> None:
+    def __init__(
+        self, settings: Settings, slot: Slot, metrics: Metrics, start: Start, trusted: TrustedKey | None
+    ) -> None:
         self._start = start
         self._folder, self._engine = settings.models, settings.engine
+        self._trusted = trusted
         self._keep_old_seconds = settings.keep_old_seconds
         self._slot, self._metrics = slot, metrics
         self._products = dict[str, Product]()
@@ -144,7 +147,7 @@ class Catalog:
     async def _load(self, version: Version) -> bool:
         self._show(self._products[version.product])
         try:
-            lane = await asyncio.to_thread(_open, version, self._start, self._engine)
+            lane = await asyncio.to_thread(_open, version, self._trusted, self._start, self._engine)
         except BundleError as error:
             version.state, version.reason = "FAILED", str(error)
             _logger.error("%s version %d is FAILED: %s", version.product, version.number, error)
@@ -207,8 +210,8 @@ class Catalog:
         self._metrics.show(product.name, _facts(product.versions))
 
 
-def _open(version: Version, start: Start, engine: str) -> Lane:
-    bundle = Bundle.open(version.path)
+def _open(version: Version, trusted: TrustedKey | None, start: Start, engine: str) -> Lane:
+    bundle = Bundle.open(version.path, trusted)
     says = bundle.manifest.product, bundle.manifest.version
     if says != (version.product, version.number):
         raise BundleError(f"{version.path}: the manifest says {says[0]} version {says[1]}")

@@ -9,7 +9,7 @@ from pathlib import Path
 import uvloop
 from pydantic import ValidationError
 
-from export.bundle import Bundle
+from export.bundle import Bundle, BundleError
 from service.access.cli import main as token_main
 from service.access.tokens import TokensError
 from service.app import Service, run
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     set_up_logs(settings.log_level)
     try:
         uvloop.run(run(settings, announce))
-    except (CannotListen, TokensError, TlsError) as error:
+    except (BundleError, CannotListen, TokensError, TlsError) as error:
         return _fail(str(error))
     return 0
 
@@ -77,6 +77,12 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         default=None,
         help="listen where others can reach it without --tokens or --tls-client-ca",
+    )
+    parser.add_argument(
+        "--trusted-key",
+        type=Path,
+        metavar="FILE",
+        help="public key in PEM: only bundles signed by its owner (drd-export --sign) are served",
     )
     parser.add_argument("--engine", metavar="auto|ID", help="default: the first that works here, best first")
     return parser

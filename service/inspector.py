@@ -18,7 +18,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from export.bundle import Bundle, FrameFailed, Prediction, heatmap_png, mask_png, read
+from export.bundle import Bundle, FrameFailed, Prediction, TrustedKey, heatmap_png, mask_png, read
 from service.admission import Admission, Holding
 from service.catalog import Catalog, Start
 from service.decoders import open_decoders
@@ -37,13 +37,19 @@ _logger = logging.getLogger(__name__)
 class Inspector:
     """Owns the workers and the engine slot. `inspect` is called on the event loop."""
 
-    def __init__(self, settings: Settings, metrics: Metrics, start: Start = Bundle.start) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        start: Start = Bundle.start,
+        trusted: TrustedKey | None = None,
+    ) -> None:
         self._metrics = metrics
         self._default_deadline = settings.default_deadline_ms / 1000
         self._decoders = open_decoders(settings)
         self._workers = Workers(settings.workers)
         self._slot = Slot(self._follow, settings.engine_hang_seconds)
-        self.catalog = Catalog(settings, self._slot, metrics, start)
+        self.catalog = Catalog(settings, self._slot, metrics, start, trusted)
         self.life = Life(self.catalog, self._slot, metrics)
         self._admission = Admission(
             max_frames=settings.max_queued_frames,

@@ -81,6 +81,8 @@ class Settings(BaseSettings):
     """PEM file of authorities: callers over TCP then need a certificate that one of them has signed."""
     open_to_anyone: bool = False
     """Listen where others can reach it with neither tokens nor client certificates."""
+    trusted_key: Path | None = None
+    """PEM file of a public key: bundles that its owner has not signed are refused."""
     engine: str = "auto"
     """An engine's id, or auto: the first in the manifest that passes its golden frames here."""
 
@@ -165,7 +167,7 @@ class Settings(BaseSettings):
         reachable = [address for address in (*self.http, *self.grpc) if not address.is_local]
         if reachable and not (self.tokens or self.tls_client_ca or self.open_to_anyone):
             raise ValueError(
-                f"others can reach {reachable[0]}, and anyone would get in: give --tokens or --tls-client-ca, "
-                "or say --open-to-anyone"
+                f"others can reach {reachable[0]}, and anyone would get in: give --tokens or "
+                "--tls-client-ca, or say --open-to-anyone"
             )
         return self

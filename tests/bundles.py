@@ -26,6 +26,7 @@ from export.bundle.manifest import (
     Thresholds,
 )
 from export.bundle.scale import Scale
+from export.bundle.signature import SigningKey
 from export.pack import publish, staging_folder
 from training.geometry import Geometry
 
@@ -46,6 +47,7 @@ def make_bundle(
     golden_scores: Sequence[float] | None = None,
     golden_map_bias: float = 0.0,
     network: onnx.ModelProto | None = None,
+    key: SigningKey | None = None,
 ) -> Path:
     """Writes `models/product/version` (the next version by default) for inputs of `size` (height, width).
 
@@ -93,7 +95,7 @@ def make_bundle(
                 files=dict(files),
             )
 
-        return publish(root, models / product, describe, version)
+        return publish(root, models / product, describe, version, key)
 
 
 def plain_frame(level: int, size: tuple[int, int] = (32, 32)) -> NDArray[np.uint8]:

@@ -7,6 +7,7 @@ from export.bundle.pictures import heatmap_png, mask_png, overlay_png
 from export.bundle.predict import Bundle, Prediction, Predictor
 from export.bundle.reading import FrameFailed, Reading, Region, read
 from export.bundle.scale import THRESHOLD
+from export.bundle.signature import TrustedKey
 from training.geometry import IMAGE_FORMATS, Geometry, UnreadableImage, to_rgb
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Predictor",
     "Reading",
     "Region",
+    "TrustedKey",
     "UnreadableImage",
     "frame_statistics",
     "heatmap_png",

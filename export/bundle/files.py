@@ -1,11 +1,13 @@
 """A bundle's files on disk: exactly those of the manifest, unchanged, none a link to somewhere else."""
 
 import hashlib
+import shutil
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from tempfile import mkdtemp
 
-from export.bundle.manifest import MANIFEST, SEAL, BundleError
+from export.bundle.manifest import MANIFEST, SEAL, SIGNATURE, BundleError
 
 _MAX_MANIFEST_BYTES = 16 * 2**20
 
@@ -42,13 +44,29 @@ def verify_files(root: Path, digests: Mapping[str, str]) -> None:
     Reads bytes only: no parser sees a file before its digest is known to be right.
     """
     present = _regular_files(root)
-    if unlisted := sorted(present - digests.keys() - {MANIFEST, SEAL}):
+    if unlisted := sorted(present - digests.keys() - {MANIFEST, SEAL, SIGNATURE}):
         raise BundleError(f"{unlisted[0]} is not listed in {MANIFEST}")
     for name, digest in digests.items():
         if name not in present:
             raise BundleError(f"{name} is missing")
         if file_digest(root / name) != digest:
             raise BundleError(f"{name} is damaged: its digest is not the one in {MANIFEST}")
+
+
+def private_copy(root: Path, names: Iterable[str]) -> Path:
+    """A copy of these files of the bundle at `root`, where nobody else can change them after a check.
+
+    The caller removes it.
+    """
+    copy = Path(mkdtemp(prefix="drd-bundle-"))
+    try:
+        for name in names:
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(root / name, copy / name, follow_symlinks=False)
+    except BaseException:
+        shutil.rmtree(copy)
+        raise
+    return copy
 
 
 def _regular_files(root: Path) -> set[str]:

@@ -24,6 +24,9 @@ MANIFEST = "manifest.json"
 SEAL = "manifest.sha256"
 """The manifest's own digest, as `sha256sum -c` reads it: a damaged or hand-edited manifest is not served."""
 
+SIGNATURE = "model.sig"
+"""Of all other files, where the bundle was signed."""
+
 BatchSize = Literal[1, 2, 4, 8]
 BATCH_SIZES: tuple[BatchSize, ...] = (1, 2, 4, 8)
 """The only batch sizes there are: every engine is proved at each, the batcher forms no others."""
@@ -43,7 +46,7 @@ def _inside_the_bundle(path: str) -> str:
     parts = PurePosixPath(path).parts
     if not path.isprintable() or "\\" in path or ":" in path or not parts or "/".join(parts) != path:
         raise ValueError(f"{path!r} is not a plain relative path")
-    if path.startswith("/") or ".." in parts or path in (MANIFEST, SEAL):
+    if path.startswith("/") or ".." in parts or path in (MANIFEST, SEAL, SIGNATURE):
         raise ValueError(f"{path!r} does not name a file of the bundle")
     return path
 

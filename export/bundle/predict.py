@@ -1,6 +1,8 @@
 """From frames to heatmaps and raw scores: the one implementation that evaluation and service both run."""
 
 import hashlib
+import shutil
+import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,15 +13,19 @@ from numpy.typing import NDArray
 
 from export.bundle.engines.choice import open_engine
 from export.bundle.engines.engine import Engine, EngineFailed, ask
-from export.bundle.files import read_sealed_manifest, verify_files
+from export.bundle.files import private_copy, read_sealed_manifest, verify_files
 from export.bundle.manifest import (
     GOLDEN_STEP,
+    MANIFEST,
     MAX_GUARD_BAND,
+    SEAL,
+    SIGNATURE,
     BundleError,
     EngineEntry,
     Manifest,
     parse_manifest,
 )
+from export.bundle.signature import TrustedKey
 from training.geometry import UnreadableImage, read_rgb
 
 _ROUNDING = 1e-4
@@ -34,27 +40,35 @@ class Prediction:
     score: NDArray[np.float32]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Bundle:
-    """A bundle on disk that has been checked. `digest` is the SHA-256 of its manifest."""
+    """A bundle on disk that has been checked. `digest` is the SHA-256 of its manifest.
+
+    `root` is the folder that is read from: `path`, or a private copy of it, which goes with this object.
+    """
 
     path: Path
     manifest: Manifest
     digest: str
+    root: Path
 
     @staticmethod
-    def open(path: Path) -> "Bundle":
-        """Checks schema, paths and digests of the bundle at `path`; BundleError says what is wrong."""
+    def open(path: Path, trusted: TrustedKey | None = None) -> "Bundle":
+        """Checks schema, paths and digests of the bundle at `path`; BundleError says what is wrong.
+
+        With a `trusted` key it must have been signed with it, and is used from a private copy: who may write
+        to its folder, but not sign, can't exchange a file between the check and its use.
+        """
         root = path.resolve()  # pinned: a link that is turned later does not change what the engine opens
         try:
-            content = read_sealed_manifest(root)
-            manifest = parse_manifest(content)
-            verify_files(root, manifest.files)
+            checked = _check(root, trusted)
+            if trusted is None:
+                return Bundle(root, *checked, root)
+            return _copied(root, checked[0], trusted)
         except BundleError as error:
             raise BundleError(f"{path}: {error}") from error
         except OSError as error:
             raise BundleError(f"{path}: {error.strerror or error}") from error
-        return Bundle(root, manifest, hashlib.sha256(content).hexdigest())
 
     def start(self, engine: str = "auto") -> "Predictor":
         """Opens `engine`, or the first of the manifest that this machine can run, and replays the golden
@@ -78,7 +92,7 @@ class Bundle:
         """The golden frames [F, H, W, 3], in the manifest's order."""
         geometry = self.manifest.geometry
         try:
-            frames = [read_rgb(self.path / golden.file) for golden in self.manifest.golden]
+            frames = [read_rgb(self.root / golden.file) for golden in self.manifest.golden]
         except UnreadableImage as error:
             raise BundleError(str(error)) from error
         if any(frame.shape != (geometry.height, geometry.width, 3) for frame in frames):
@@ -89,13 +103,34 @@ class Bundle:
         """The checkpoint's raw maps of the golden frames, thinned: [F, H/4, W/4]."""
         geometry, name = self.manifest.geometry, self.manifest.golden_heatmaps
         try:
-            heatmaps = np.load(self.path / name, allow_pickle=False)
+            heatmaps = np.load(self.root / name, allow_pickle=False)
         except (OSError, ValueError) as error:
             raise BundleError(f"{name} can't be read: {error}") from error
         height, width = geometry.height // GOLDEN_STEP, geometry.width // GOLDEN_STEP
         if heatmaps.shape != (len(self.manifest.golden), height, width) or heatmaps.dtype != np.float32:
             raise BundleError(f"{name} holds {heatmaps.dtype} {heatmaps.shape}, not a map per golden frame")
         return np.asarray(heatmaps)
+
+
+def _check(root: Path, trusted: TrustedKey | None) -> tuple[Manifest, str]:
+    """The manifest of an untouched bundle, and its digest."""
+    content = read_sealed_manifest(root)
+    if trusted is not None:
+        trusted.check(root, content)
+    manifest = parse_manifest(content)
+    verify_files(root, manifest.files)
+    return manifest, hashlib.sha256(content).hexdigest()
+
+
+def _copied(root: Path, manifest: Manifest, trusted: TrustedKey) -> Bundle:
+    copy = private_copy(root, (MANIFEST, SEAL, SIGNATURE, *manifest.files))
+    try:
+        bundle = Bundle(root, *_check(copy, trusted), copy)
+    except BaseException:
+        shutil.rmtree(copy)
+        raise
+    weakref.finalize(bundle, shutil.rmtree, copy, ignore_errors=True)
+    return bundle
 
 
 class Predictor:
@@ -110,7 +145,7 @@ class Predictor:
         self.engine_id = entry.id
         self.batch_sizes = tuple(sorted(entry.batch_sizes))
         self.skipped: Mapping[str, str] = MappingProxyType(dict(skipped))
-        self._engine: Engine = open_engine(entry, bundle.path, bundle.manifest.geometry)
+        self._engine: Engine = open_engine(entry, bundle.root, bundle.manifest.geometry)
         try:
             self.deviation = self._replay(entry)
         except BaseException:
