@@ -9,7 +9,7 @@ MODELS  := var/models
 CHECKPOINT := var/checkpoints/$(PRODUCT)
 FIGURES := var/$(PRODUCT).json
 PB      := service/rpc/pb
-DEBIAN  := buildah chromium debootstrap prometheus runc
+DEBIAN  := buildah chromium debootstrap mosquitto prometheus runc
 
 .PHONY: help run setup test test-system image-test debian check format rules proto lock bench bench-quality clean
 

@@ -1,4 +1,6 @@
+import random
 from collections.abc import Iterator
+from contextlib import suppress
 from socket import socket
 from typing import Any
 
@@ -38,7 +40,13 @@ def address(request: pytest.FixtureRequest, running: Running) -> str:
 
 @pytest.fixture
 def free_port() -> int:
-    """Nobody listens there: connections are refused."""
-    with socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return unused_port()
+
+
+def unused_port() -> int:
+    """Nobody listens there, and the kernel gives it to nobody in between, unlike one of its own choice."""
+    while True:
+        port = random.randrange(20_000, 30_000)
+        with socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port

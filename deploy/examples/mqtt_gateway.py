@@ -1,0 +1,251 @@
+"""A gateway between a line's MQTT broker and the inspection service.
+
+    line/STATION/trigger ──▶ {"part": "4711", "picture": "4711.png"}      and, if you like, "product", "at"
+    line/STATION/verdict ◀── {"part": "4711", "verdict": "OK", "score": 0.21, "valid_until": 1764000000.1}
+
+The verdict is OK, REVIEW, NG, or NOT INSPECTED with a reason, once for each trigger. The takt counts from the
+trigger's "at" (seconds since 1970, where the clocks agree), else from its arrival here. What is not known
+--reserve-ms before its end is NOT INSPECTED: a late answer is never passed on, not after an outage of the
+service, and not after one of the broker. No message at all means the same: let the PLC's own timer have the
+last word, and look at `valid_until` where the clocks agree. line/gateway says "here" or "away".
+
+Needs `pip install drd-inspect[client] aiomqtt`. Write pictures under another name and rename them.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+import aiomqtt
+import httpx
+
+from service.client import AsyncClient, ClientError, Frame, Outcome
+
+LOOK_SECONDS = 0.005
+RECONNECT_SECONDS = 0.5
+BROKER_HELP = "default 127.0.0.1:1883; MQTT_USERNAME and MQTT_PASSWORD from the environment"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part before the camera. `since` and `ends` are instants of `time.monotonic`."""
+
+    station: str
+    name: str
+    picture: str
+    product: str
+    since: float
+    ends: float
+
+    @property
+    def frame_id(self) -> str:
+        return f"{self.station}/{self.name}"
+
+    @staticmethod
+    def parse(station: str, payload: bytes, product: str, takt: float) -> "Part":
+        """ValueError for what is no trigger."""
+        try:
+            given = json.loads(payload)
+            name, picture = str(given["part"]), str(given["picture"])
+            at = float(given.get("at", time.time()))
+            product = str(given.get("product", product))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"a trigger is an object with 'part' and 'picture' ({error!r})") from error
+        since = time.monotonic() - max(0.0, time.time() - at)
+        return Part(station, name, picture, product, since, since + takt)
+
+
+def message(part: Part, outcome: Outcome | None, reason: str, now: float) -> dict[str, object]:
+    """What is published of a part at the instant `now`: a verdict only while it is in time."""
+    said: dict[str, object] = {
+        "part": part.name,
+        "ms": round(1000 * (now - part.since)),
+        "valid_until": round(time.time() + part.ends - now, 3),
+    }
+    if outcome is None or outcome.answer is None or now > part.ends:
+        why = reason or ("too late" if now > part.ends else str(outcome and outcome.error))
+        return said | {"verdict": "NOT INSPECTED", "reason": why}
+    answer = outcome.answer
+    return said | {
+        "verdict": answer.verdict,
+        "reason": answer.reason,
+        "score": round(answer.score, 4),
+        "product": answer.product,
+        "version": answer.version,
+    }
+
+
+class Pictures:
+    """Fetches pictures from a folder or from below a URL; waits for those that are not there yet."""
+
+    def __init__(self, where: str) -> None:
+        self._where = where.rstrip("/")
+        self._http = httpx.AsyncClient(trust_env=False) if "://" in where else None
+
+    async def fetch(self, name: str) -> bytes:
+        """ValueError for a name that leads elsewhere, OSError or httpx.HTTPError for what can't be read."""
+        if ".." in Path(name).parts or name.startswith("/"):
+            raise ValueError(f"the picture {name!r} is not below {self._where}")
+        while True:
+            if (picture := await self._try(name)) is not None:
+                return picture
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def _try(self, name: str) -> bytes | None:
+        if self._http is None:
+            try:
+                return await asyncio.to_thread((Path(self._where) / name).read_bytes)
+            except FileNotFoundError:
+                return None
+        response = await self._http.get(f"{self._where}/{quote(name)}")
+        if response.status_code == httpx.codes.NOT_FOUND:
+            return None
+        return response.raise_for_status().content
+
+
+class Gateway:
+    """Triggers in, exactly one message for each out. Everything that waits, waits here."""
+
+    def __init__(self, service: AsyncClient, pictures: Pictures, options: argparse.Namespace) -> None:
+        self._service, self._pictures, self._options = service, pictures, options
+        self._takt, self._reserve = options.takt_ms / 1000, options.reserve_ms / 1000
+        self._frames = asyncio.Queue[Frame]()
+        self._under_way = dict[str, asyncio.Future[Outcome]]()  # by request: a part may be triggered again
+        self._outgoing = asyncio.Queue[tuple[Part, Outcome | None, str]]()
+        self._tasks = set[asyncio.Task[None]]()
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as both:
+            both.create_task(self._follow_stream())
+            both.create_task(self._follow_broker())
+
+    async def _follow_broker(self) -> None:
+        """One session after the other: with a new one nothing is left of the old one's messages."""
+        prefix, (host, port) = self._options.prefix, self._options.broker
+        ca = self._options.broker_ca
+        while True:
+            try:
+                async with aiomqtt.Client(
+                    host,
+                    port,
+                    username=os.environ.get("MQTT_USERNAME"),
+                    password=os.environ.get("MQTT_PASSWORD"),
+                    will=aiomqtt.Will(f"{prefix}/gateway", "away", retain=True),
+                    keepalive=5,
+                    timeout=2,
+                    tls_params=aiomqtt.TLSParameters(ca) if ca else None,
+                ) as broker:
+                    await broker.subscribe(f"{prefix}/+/trigger")
+                    await broker.publish(f"{prefix}/gateway", "here", retain=True)
+                    tell(f"connected to {host}:{port}")
+                    async with asyncio.TaskGroup() as session:
+                        session.create_task(self._listen(broker))
+                        session.create_task(self._publish(broker))
+            except* aiomqtt.MqttError as errors:
+                tell(f"the broker is away: {errors.exceptions[0]}")
+            await asyncio.sleep(RECONNECT_SECONDS)
+
+    async def _listen(self, broker: aiomqtt.Client) -> None:
+        async for trigger in broker.messages:
+            if trigger.retain:
+                continue  # of a part that has long gone by
+            station = str(trigger.topic).split("/")[-2]
+            try:
+                part = Part.parse(station, bytes(trigger.payload), self._options.product, self._takt)
+            except (TypeError, ValueError) as error:
+                tell(f"{trigger.topic}: {error}")
+                continue
+            task = asyncio.create_task(self._handle(part))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _publish(self, broker: aiomqtt.Client) -> None:
+        """The one place where a message leaves, and where it is looked at whether it still may."""
+        while True:
+            part, outcome, reason = await self._outgoing.get()
+            said = message(part, outcome, reason, time.monotonic())
+            await broker.publish(f"{self._options.prefix}/{part.station}/verdict", json.dumps(said))
+
+    async def _handle(self, part: Part) -> None:
+        budget = self._takt - self._reserve
+        outcome, reason, doing = None, "", "the picture did not come"
+        try:
+            async with asyncio.timeout(part.since + budget - time.monotonic()):
+                image = await self._pictures.fetch(part.picture)
+                doing = "no verdict came"
+                frame = Frame(image, part.product, part.frame_id, deadline=budget, since=part.since)
+                outcome = await self._inspect(frame)
+        except TimeoutError:
+            reason = f"{doing} within the takt"
+        except (OSError, ValueError, httpx.HTTPError) as error:
+            reason = str(error)
+        self._outgoing.put_nowait((part, outcome, reason))
+
+    async def _inspect(self, frame: Frame) -> Outcome:
+        settled: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._under_way[frame.request_id] = settled
+        self._frames.put_nowait(frame)
+        try:
+            return await settled
+        finally:
+            del self._under_way[frame.request_id]
+
+    async def _follow_stream(self) -> None:
+        """One gRPC stream for all parts; the client opens it anew when the service comes back."""
+
+        async def frames() -> AsyncIterator[Frame]:
+            while True:
+                yield await self._frames.get()
+
+        async for outcome in self._service.stream(frames(), window=64):
+            settled = self._under_way.get(outcome.frame.request_id)
+            if settled is not None and not settled.done():
+                settled.set_result(outcome)
+
+
+def tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+async def serve(options: argparse.Namespace) -> None:
+    async with AsyncClient(options.to, token=os.environ.get("DRD_TOKEN"), ca=options.ca) as service:
+        await Gateway(service, Pictures(options.pictures), options).run()
+
+
+def place(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    return host, int(port)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--product", required=True, metavar="NAME", help="of triggers that name none")
+    add("--pictures", required=True, metavar="DIR|URL", help="what pictures' names are below")
+    add("--takt-ms", type=float, default=200, metavar="N", help="from trigger to verdict (default 200)")
+    add("--reserve-ms", type=float, default=20, metavar="N", help="of it, for the message's way (default 20)")
+    add("--to", default="grpc://127.0.0.1:8081", metavar="ADDRESS", help="the service; token: DRD_TOKEN")
+    add("--ca", type=Path, metavar="PEM", help="who signed the service's certificate")
+    add("--broker", type=place, default="127.0.0.1:1883", metavar="HOST:PORT", help=BROKER_HELP)
+    add("--broker-ca", metavar="PEM", help="who signed the broker's certificate: then over TLS")
+    add("--prefix", default="line", metavar="TOPIC", help="default: line")
+    options = parser.parse_args()
+    try:
+        asyncio.run(serve(options))
+    except (ValueError, OSError, ClientError) as error:
+        sys.exit(f"mqtt_gateway: {error}")
+    except KeyboardInterrupt:
+        pass
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,190 @@
+"""The example deploy/examples/mqtt_gateway.py between a real mosquitto and a real service."""
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import paho.mqtt.client as mqtt
+import pytest
+from paho.mqtt.enums import CallbackAPIVersion
+
+from tests.bundles import make_bundle
+from tests.client.conftest import unused_port
+from tests.e2e.serving import process, serving, wait_until
+from tests.service.engines import Gate
+from tests.service.images import plain
+
+GATEWAY = Path(__file__).parents[2] / "deploy/examples/mqtt_gateway.py"
+DARK, BRIGHT = 30, 200
+FOREVER, SHORT = "60000", "500"
+
+pytestmark = pytest.mark.system
+
+
+@contextmanager
+def started(command: Sequence[str | Path], announces: str) -> Iterator[None]:
+    """Runs until the end of the block, which begins when it has said `announces` on standard error."""
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as popen:
+        assert popen.stderr is not None
+        try:
+            assert any(announces in line for line in popen.stderr)
+            threading.Thread(target=popen.stderr.read).start()  # so that it never waits for a reader
+            yield
+        finally:
+            popen.kill()
+
+
+@contextmanager
+def broker(port: int) -> Iterator[None]:
+    with started(["mosquitto", "-p", str(port), "-v"], " running\n"):
+        yield
+
+
+@contextmanager
+def gateway(port: int, target: str, pictures: Path, takt_ms: str) -> Iterator[None]:
+    command: list[str | Path] = [sys.executable, GATEWAY, "--product", "tile", "--pictures", pictures]
+    command += ["--broker", f"127.0.0.1:{port}", "--to", f"grpc://{target}", "--takt-ms", takt_ms]
+    with started(command, "connected"):
+        yield
+
+
+class Line:
+    """The line's end of the broker: triggers, and the verdicts that have come, by part."""
+
+    def __init__(self, port: int) -> None:
+        self.said = dict[str, list[dict[str, Any]]]()
+        self._client = mqtt.Client(CallbackAPIVersion.VERSION2)
+        self._client.on_connect = lambda client, *_: client.subscribe("line/+/verdict")
+        self._subscribed = threading.Event()
+        self._client.on_subscribe = lambda *_: self._subscribed.set()
+        self._client.on_message = lambda _client, _data, message: self._hear(message)
+        self._client.reconnect_delay_set(1, 1)
+        self._client.connect("127.0.0.1", port)
+        self._client.loop_start()
+        assert self._subscribed.wait(30)
+
+    def _hear(self, message: mqtt.MQTTMessage) -> None:
+        said = json.loads(message.payload)
+        self.said.setdefault(said["part"], []).append(said)
+
+    def trigger(self, part: str, picture: str, *, retain: bool = False, **more: object) -> None:
+        payload = json.dumps({"part": part, "picture": picture} | more)
+        self._client.publish("line/7/trigger", payload, retain=retain)
+
+    def verdict(self, part: str) -> str:
+        """The part's one verdict, as soon as it is there."""
+        wait_until(lambda: part in self.said)
+        return str(self.said[part][0]["verdict"])
+
+    def close(self) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()
+
+
+@contextmanager
+def line(port: int) -> Iterator[Line]:
+    opened = Line(port)
+    try:
+        yield opened
+    finally:
+        opened.close()
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    (folder / "dark.png").write_bytes(plain(DARK))
+    (folder / "bright.png").write_bytes(plain(BRIGHT))
+    (folder / "broken.png").write_bytes(b"no picture")
+    return folder
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    make_bundle(tmp_path / "models")
+    return tmp_path / "models"
+
+
+def test_each_trigger_gets_its_verdict(free_port: int, models: Path, pictures: Path) -> None:
+    with broker(free_port), serving(models) as service, line(free_port) as parts:
+        parts.trigger("retained", "dark.png", retain=True)
+        with gateway(free_port, service.target, pictures, FOREVER):
+            for number in range(40):
+                parts.trigger(str(number), ("dark.png", "bright.png")[number % 2])
+            parts.trigger("broken", "broken.png")
+            parts.trigger("escape", "../models/tile/1/manifest.json")
+            parts.trigger("foreign", "dark.png", product="bolt")
+            parts.trigger("early", "late.png")
+            verdicts = [parts.verdict(str(number)) for number in range(40)]
+            (pictures / "late.part").write_bytes(plain(BRIGHT))
+            (pictures / "late.part").rename(pictures / "late.png")
+            early = parts.verdict("early")
+            others = [parts.verdict(name) for name in ("broken", "escape", "foreign")]
+
+    assert verdicts == ["OK", "NG"] * 20
+    assert early == "NG"
+    assert others == ["NOT INSPECTED"] * 3
+    assert all(len(said) == 1 for said in parts.said.values())
+    assert parts.said["0"][0]["valid_until"] > time.time()
+    assert "retained" not in parts.said
+
+
+def test_what_is_late_is_not_inspected_and_its_answer_never_comes(
+    free_port: int, models: Path, pictures: Path
+) -> None:
+    gate = Gate()
+    with broker(free_port), serving(models, gate.start) as service, line(free_port) as parts:
+        with gateway(free_port, service.target, pictures, SHORT):
+            gate.shut()
+            parts.trigger("stuck", "dark.png")
+            gate.wait_for_batch()
+            stuck = parts.verdict("stuck")
+            parts.trigger("no picture", "never.png")
+            parts.trigger("stale", "dark.png", at=time.time() - 60)
+            others = [parts.verdict(name) for name in ("no picture", "stale")]
+            gate.open()
+        with gateway(free_port, service.target, pictures, FOREVER):
+            parts.trigger("next", "dark.png")
+            assert parts.verdict("next") == "OK"
+
+    assert [stuck, *others] == ["NOT INSPECTED"] * 3
+    assert [len(said) for said in parts.said.values()] == [1] * 4
+
+
+def test_it_survives_the_service(free_port: int, models: Path, pictures: Path) -> None:
+    target = f"127.0.0.1:{unused_port()}"
+    with broker(free_port), line(free_port) as parts, gateway(free_port, target, pictures, FOREVER):
+        with process("--models", models, "--grpc", target):
+            assert_verdicts_come(parts, "before")
+        parts.trigger("away", "dark.png")
+        assert parts.verdict("away") == "NOT INSPECTED"
+        with process("--models", models, "--grpc", target):
+            assert_verdicts_come(parts, "again")
+
+
+def test_it_survives_the_broker(free_port: int, models: Path, pictures: Path) -> None:
+    with serving(models) as service, ExitStack() as running:
+        with broker(free_port):
+            running.enter_context(gateway(free_port, service.target, pictures, FOREVER))
+        with broker(free_port), line(free_port) as parts:
+            assert_verdicts_come(parts, "again")
+
+
+def assert_verdicts_come(parts: Line, when: str) -> None:
+    """Triggers one part after the other until one is inspected."""
+    names = list[str]()
+
+    def inspected() -> bool:
+        if not names or names[-1] in parts.said:
+            names.append(f"{when} {len(names)}")
+            parts.trigger(names[-1], "dark.png")
+        return names[-1] in parts.said and parts.said[names[-1]][0]["verdict"] == "OK"
+
+    wait_until(inspected)
