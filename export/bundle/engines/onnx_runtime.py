@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from export.bundle.engines.cores import cores_allowed
 from export.bundle.engines.engine import first_line
 from export.bundle.manifest import BundleError
 from training.geometry import Geometry
@@ -30,6 +31,7 @@ class OnnxRuntimeEngine:
             raise BundleError(f"this ONNX Runtime has no {provider}, only {', '.join(there)}")
         options = onnxruntime.SessionOptions()
         options.log_severity_level = _ERRORS_ONLY
+        options.intra_op_num_threads = cores_allowed() or 0  # 0: as many as the machine has
         try:
             if devices is not None:
                 options.add_provider_for_devices(devices, {})

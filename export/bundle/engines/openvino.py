@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from export.bundle.engines.cores import cores_allowed
 from export.bundle.engines.engine import last_line
 from export.bundle.joints import ANSWER, FRAMES, STUDENT, TEACHER
 from export.bundle.manifest import BundleError
@@ -83,11 +84,13 @@ def _compile(core: Any, path: Path, part: _Part) -> Any:
     results = (
         graph.get_results() if part.outputs == ANSWER else [opset13.result(outputs[o]) for o in part.outputs]
     )
-    options = {
+    options: dict[str, Any] = {
         "INFERENCE_PRECISION_HINT": part.precision,
         "PERFORMANCE_HINT": "LATENCY",
         "ENABLE_CPU_PINNING": False,  # the engines of several products would sit on the same cores
     }
+    if cores := cores_allowed():
+        options["INFERENCE_NUM_THREADS"] = cores
     return core.compile_model(Model(results, inputs, "part"), "CPU", options).create_infer_request()
 
 
