@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,11 +94,12 @@ class Container:
 
 
 @contextmanager
-def started(tree: Path, config: dict[str, Any], models: Path, folder: Path) -> Iterator[Container]:
-    """`config`'s entry point on `tree`, as a cluster with PodSecurity "restricted" would run it: the root
-    read-only, no capability, no new privilege; and with no network but its own loopback."""
-    uid, gid = map(int, config["User"].split(":"))
-    (folder / "config.json").write_text(json.dumps(_specification(tree, config, models, uid, gid)))
+def started(
+    tree: Path, config: dict[str, Any], folder: Path, volumes: Mapping[str, Path], **environment: str
+) -> Iterator[Container]:
+    """`config`'s entry point on `tree`, as a cluster with PodSecurity "restricted" would run it: the root and
+    `volumes` read-only, no capability, no new privilege; and with no network but its own loopback."""
+    (folder / "config.json").write_text(json.dumps(_specification(tree, config, volumes, environment)))
     name = f"drd-{os.getpid()}-{folder.name}"
     popen = subprocess.Popen(
         ["runc", "run", "--bundle", str(folder), name],
@@ -122,14 +123,17 @@ def started(tree: Path, config: dict[str, Any], models: Path, folder: Path) -> I
         popen.stdout.close()
 
 
-def _specification(tree: Path, config: dict[str, Any], models: Path, uid: int, gid: int) -> dict[str, Any]:
+def _specification(
+    tree: Path, config: dict[str, Any], volumes: Mapping[str, Path], environment: Mapping[str, str]
+) -> dict[str, Any]:
+    uid, gid = map(int, config["User"].split(":"))
     private = ["nosuid", "nodev", "mode=1777"]
     return {
         "ociVersion": "1.0.2",
         "process": {
             "user": {"uid": uid, "gid": gid},
             "args": config["Entrypoint"],
-            "env": config["Env"],
+            "env": [*config["Env"], *(f"{name}={value}" for name, value in environment.items())],
             "cwd": config["WorkingDir"] or "/",
             "capabilities": {},
             "noNewPrivileges": True,
@@ -139,7 +143,10 @@ def _specification(tree: Path, config: dict[str, Any], models: Path, uid: int, g
             {"destination": "/proc", "type": "proc", "source": "proc"},
             {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755"]},
             {"destination": "/tmp", "type": "tmpfs", "source": "tmpfs", "options": private},
-            {"destination": "/models", "type": "none", "source": str(models), "options": ["rbind", "ro"]},
+            *(
+                {"destination": inside, "type": "none", "source": str(path), "options": ["rbind", "ro"]}
+                for inside, path in volumes.items()
+            ),
         ],
         "linux": {"namespaces": [{"type": kind} for kind in ("pid", "mount", "ipc", "uts", "network")]},
     }
