@@ -179,12 +179,14 @@ def test_it_survives_the_broker(free_port: int, models: Path, pictures: Path) ->
 
 def assert_verdicts_come(parts: Line, when: str) -> None:
     """Triggers one part after the other until one is inspected."""
-    names = list[str]()
+    number = 0
 
     def inspected() -> bool:
-        if not names or names[-1] in parts.said:
-            names.append(f"{when} {len(names)}")
-            parts.trigger(names[-1], "dark.png")
-        return names[-1] in parts.said and parts.said[names[-1]][0]["verdict"] == "OK"
+        nonlocal number
+        if (said := parts.said.get(f"{when} {number}")) is None and number:
+            return False
+        number += 1
+        parts.trigger(f"{when} {number}", "dark.png")
+        return said is not None and said[0]["verdict"] == "OK"
 
     wait_until(inspected)
