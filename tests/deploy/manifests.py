@@ -18,7 +18,7 @@ Manifest: TypeAlias = dict[str, Any]
 
 KUBERNETES = REPOSITORY / "deploy/kubernetes"
 SERVICES = ("overlays/cpu", "overlays/gpu-l4", "overlays/gpu-t4", "overlays/gpu-mig")
-JOBS = ("export/gpu-l4", "export/gpu-t4", "export/gpu-mig", "deliver")
+JOBS = ("export/gpu-l4", "export/gpu-t4", "export/gpu-mig", "deliver", "withdraw")
 _PACKAGE = Path(__file__).with_name("kubectl.txt")
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import textwrap
 import tomllib
 from collections.abc import Iterator
 from fnmatch import fnmatch
@@ -43,6 +44,7 @@ CLUSTERS = ("1.31", "1.35")
 """The oldest and the newest Kubernetes these manifests are for."""
 BY_ITSELF = {"drd-access", "drd-tls"}
 """Secrets that deploy/README.md says how to make."""
+README = REPOSITORY / "deploy/README.md"
 OPTIONS = ("keda", "tls", "bundle-image")
 
 
@@ -68,6 +70,16 @@ def _with_option(option: str, folder: Path) -> Path:
     }
     (folder / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
     return folder
+
+
+def test_the_overlay_of_the_readme_is_one(kubectl: Path, tmp_path: Path) -> None:
+    (block,) = re.findall(r"^    # kustomization.yaml.*\n((?:    .*\n)+)", README.read_text(), re.M)
+    block = block.replace("PATH", os.path.relpath(REPOSITORY, tmp_path)).replace("REGISTRY", "registry.local")
+    (tmp_path / "kustomization.yaml").write_text(textwrap.dedent(block))
+    manifests = render(kubectl, tmp_path)
+    ((_, pod),) = pods(manifests)
+    assert pod["containers"][0]["image"] == "registry.local/drd-inspect/service:0.1.0"
+    assert environment(manifests, pod["containers"][0])["DRD_TAKT_MS"] == "120"
 
 
 @pytest.fixture(scope="module", params=(*SERVICES, *OPTIONS))
