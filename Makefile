@@ -9,9 +9,9 @@ MODELS  := var/models
 CHECKPOINT := var/checkpoints/$(PRODUCT)
 FIGURES := var/$(PRODUCT).json
 PB      := service/rpc/pb
-DEBIAN  := buildah chromium debootstrap mosquitto prometheus runc
+DEBIAN  := buildah chromium debootstrap mosquitto prometheus prometheus-alertmanager runc
 
-.PHONY: help run setup test test-system image-test debian check format rules proto lock bench bench-quality clean
+.PHONY: help run setup test test-system image-test debian check format rules proto lock sbom audit bench bench-quality clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -79,6 +79,20 @@ lock: $(READY)  ## pin requirements/*.txt anew from pyproject.toml
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra service-gpu --extra tensorrt-rtx pyproject.toml -o requirements/service-gpu.txt
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra export-gpu pyproject.toml -o requirements/export-gpu.txt
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra training pyproject.toml -o requirements/training.txt
+
+# Tools in environments of their own: no package is pinned by what only lists packages.
+SETS    := service
+SBOM    := var/sbom
+sbom: $(READY)  ## what the service is made of: var/sbom/service.cdx.json, CycloneDX; SETS='service training' for more
+	@set -e; mkdir -p $(SBOM); for set in $(SETS); do \
+	  $(BIN)/uv venv -q --clear --python $(BIN)/python $(SBOM)/$$set; \
+	  $(BIN)/uv pip install -q --python $(SBOM)/$$set/bin/python --require-hashes -r requirements/$$set.txt; \
+	  $(BIN)/uv tool run -q --from cyclonedx-bom==7.5.0 cyclonedx-py environment $(SBOM)/$$set/bin/python \
+	    --pyproject pyproject.toml --mc-type application --output-reproducible -o $(SBOM)/$$set.cdx.json; \
+	  echo "$(SBOM)/$$set.cdx.json"; done
+
+audit: $(READY)  ## known vulnerabilities of what is pinned, as far as advisories can be reached from here
+	@$(BIN)/python requirements/audit.py
 
 bench: $(FIGURES)  ## tables: engines, serving, a training step (measure on a quiet machine)
 	$(BIN)/python -m tests.bench.training
