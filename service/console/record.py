@@ -7,7 +7,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from export.bundle import THRESHOLD, Region, heatmap_png
+from export.bundle import THRESHOLD, Region
 from service.inspection import Inspection, Timings
 
 _MAX_REGIONS = 32
@@ -27,9 +27,6 @@ class Pictures:
         """Bytes."""
         heatmap = self.heatmap
         return len(self.sent) + (len(heatmap) if isinstance(heatmap, bytes) else heatmap.nbytes)
-
-    def heatmap_png(self) -> bytes:
-        return self.heatmap if isinstance(self.heatmap, bytes) else heatmap_png(self.heatmap)
 
 
 @dataclass(slots=True, eq=False)

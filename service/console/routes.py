@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import Response, StreamingResponse
 
+from export.bundle import heatmap_png
 from service.console.events import events
 from service.console.history import MAX_RECORDS, History, Sees
 from service.console.page import Page
@@ -88,8 +89,10 @@ def verdict_routes(inspector: Inspector, history: History) -> APIRouter:
     @router.get("/{verdict_id}/heatmap", response_class=Response)
     async def get_heatmap(request: Request, verdict_id: str) -> Response:
         """The map, 8-bit grey: 128 and above is over the threshold."""
-        pictures = history.pictures(verdict_id, _sees(request))
-        return _picture(await asyncio.to_thread(pictures.heatmap_png), "image/png")
+        heatmap = history.pictures(verdict_id, _sees(request)).heatmap
+        if not isinstance(heatmap, bytes):
+            heatmap = await asyncio.to_thread(heatmap_png, heatmap)
+        return _picture(heatmap, "image/png")
 
     return router
 

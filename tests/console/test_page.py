@@ -19,6 +19,7 @@ from export.bundle.reading import judge
 from tests.access.conftest import Tokens
 from tests.console.conftest import DESK, PHONE, Open
 from tests.e2e.serving import Running, process, serving
+from tests.service.engines import POISON, Gate
 from tests.service.images import encoded, plain
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
@@ -269,6 +270,19 @@ def test_a_product_that_fails_is_seen_to_fail(tmp_path: Path, open_page: Open) -
         page = open_page(running.url)
         expect(page.locator("#products button[data-state=FAILED]")).to_contain_text("tile")
         expect(page.get_by_role("alert").first).to_contain_text("Not ready")
+
+
+def test_parts_that_were_not_inspected_are_an_alarm(models: Path, open_page: Open) -> None:
+    with serving(models, Gate().start) as running:
+        page = open_page(running.url)
+        expect(page.locator("#link-text")).to_have_text("Live")
+        send(running.url, part(0), "good")
+        lamp(page, "OK", "good")
+        expect(page.locator("#alarm")).to_be_hidden()
+        failed = httpx.post(f"{running.url}/v1/inspect?product=tile", content=plain(POISON))
+        assert failed.status_code == 500
+        expect(page.get_by_role("alert").first).to_contain_text("1 part was not inspected")
+        expect(page.locator("#tally [data-verdict=NOT_INSPECTED] dd")).to_have_text("1")
 
 
 def test_signing_in_and_out(models: Path, tmp_path: Path, open_page: Open) -> None:

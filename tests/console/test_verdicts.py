@@ -7,11 +7,14 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
 import numpy as np
 import pytest
 from PIL import Image
 
+from service.rpc.pb import inspection_pb2 as pb
+from service.rpc.pb.inspection_pb2_grpc import InspectionServiceStub
 from tests.access.conftest import Tokens
 from tests.bundles import make_bundle, plain_frame
 from tests.e2e.serving import Running, serving, wait_until
@@ -60,6 +63,15 @@ def test_a_verdict_is_remembered_as_it_was_answered(running: Running) -> None:
     }
     assert (record["verdict"], record["door"], record["pictures"]) == ("NG", "http", True)
     assert httpx.get(f"{running.url}/v1/verdicts/{record['id']}").json() == record
+
+
+def test_verdicts_of_grpc_are_remembered_alike(running: Running) -> None:
+    with grpc.insecure_channel(running.target) as channel:
+        request = pb.InspectRequest(image=plain(210), product="tile", request_id="by-grpc", frame_id="part-7")
+        InspectionServiceStub(channel).Inspect(request)
+    record = remembered(running.url, "by-grpc")
+
+    assert (record["door"], record["frame_id"], record["verdict"]) == ("grpc", "part-7", "NG")
 
 
 @pytest.mark.parametrize("include", ["", "heatmap"])

@@ -4,7 +4,7 @@ import { element, glyph, setGlyph } from "/console/dom.js";
 import { REASONS, clock, judged, milliseconds, number, part } from "/console/verdicts.js";
 
 const ROW = 68; // pixels, as in layout.css
-const SPARE = 3;
+const SPARE = 1;
 
 export class List {
   constructor(box, onChoose) {

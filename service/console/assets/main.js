@@ -18,12 +18,15 @@ const list = new List($("list"), (record) => hold(record));
 const chart = new Chart($("scores"), (score) => tryThreshold(score), (record) => hold(record));
 const inspecting = new Inspecting(store, (record, urls) => stage.hold(record, urls));
 const feed = new Feed({ state: onState, verdicts: onVerdicts, link: onLink });
+const PAUSE = 500; // ms between two drawings of what came by itself: a calm list, and few pictures asked for
 let added = 0;
 let drawing = false;
+let drawn = 0;
+let later = null;
 let worst = null;
 
 function onState(state) {
-  if (store.begin(state.history)) stage.hold(null);
+  if (store.begin(state.history)) stage.clear();
   store.choose({ products: state.products, ready: state.ready, reason: state.reason });
   if (!state.products.some((product) => product.name === store.product)) store.choose({ product: "" });
   inspecting.refresh();
@@ -36,10 +39,11 @@ function onVerdicts(message) {
   for (const record of message.records) record.order = Number(record.id.split("-")[1]);
   const caughtUp = store.records.length > 0;
   const fresh = store.add(message);
+  showAlarm();
   added += fresh.filter((record) => store.matches(record)).length;
   if (!caughtUp) stage.offer(store.newest() ?? null, true);
   else offerWorst(fresh.filter((record) => store.matches(record, "ALL")));
-  draw();
+  later ??= setTimeout(draw, Math.max(0, drawn + PAUSE - Date.now()));
 }
 
 /** Of what came since the lamp last changed, the worst is shown: nothing that needs somebody goes by unseen. */
@@ -48,9 +52,7 @@ function offerWorst(fresh) {
   for (const record of fresh.toReversed()) {
     if (!worst || rank[record.verdict] >= rank[worst.verdict]) worst = record;
   }
-  if (!worst || !stage.offer(worst)) return;
-  worst = null;
-  draw();
+  if (worst && stage.offer(worst)) worst = null;
 }
 
 function onLink(link) {
@@ -63,17 +65,24 @@ function onLink(link) {
 function showAlarm() {
   const gone = feed.linked === "gone";
   const alarm = $("alarm");
-  const text = gone ? "The service does not answer. What is shown is old; parts may pass unseen. Trying again…" : store.ready ? "" : `Not ready: ${store.reason}`;
+  const missed = store.missed();
+  let text = "";
+  if (gone) text = "The service does not answer. What is shown is old; parts may pass unseen. Trying again…";
+  else if (!store.ready) text = `Not ready: ${store.reason}`;
+  else if (missed) text = `${missed === 1 ? "1 part was" : `${missed} parts were`} not inspected in the last minute: refused, too late or failed.`;
   alarm.dataset.kind = gone ? "error" : "warning";
   if (alarm.textContent !== text) alarm.textContent = text;
   alarm.hidden = !text;
 }
 
 function draw() {
+  clearTimeout(later);
+  later = null;
   if (drawing) return;
   drawing = true;
   requestAnimationFrame(() => {
     drawing = false;
+    drawn = Date.now();
     const records = store.shown();
     list.show(records, { added, chosen: stage.held ?? stage.current, threshold: store.threshold, several: !store.product && store.products.length > 1 });
     added = 0;
@@ -130,6 +139,7 @@ function showTally() {
   }
   for (const cell of $("tally").children) {
     const text = sums[cell.dataset.verdict].toLocaleString("en-GB");
+    cell.dataset.some = sums[cell.dataset.verdict] > 0;
     if (cell.lastChild.textContent !== text) cell.lastChild.textContent = text;
   }
 }

@@ -5,7 +5,7 @@ import { Picture } from "/console/picture.js";
 import { LIMIT, REASONS, clock, milliseconds, number, part } from "/console/verdicts.js";
 
 const IDLE = 30; // s without a verdict after which the last one does not shine any more
-const PAUSE = 400; // ms between two verdicts on the lamp: faster, nobody could read them
+const PAUSE = 500; // ms between two verdicts on the lamp: faster, nobody could read them
 const SPEAK = 4000; // ms between two that are spoken
 
 /** Text that changes only when it does: screen readers and layout are left alone. */
@@ -18,7 +18,6 @@ export class Stage {
   #changed = 0;
   #spoken = 0;
   #stale = false;
-  #loading = false;
 
   constructor(back) {
     this.back = back;
@@ -40,6 +39,12 @@ export class Stage {
     if (record) this.#show(record, urls);
     else if (this.current) this.#show(this.current);
     else this.#show(null);
+  }
+
+  /** Nothing of what was is true any more. */
+  clear() {
+    this.current = this.held = null;
+    this.#show(null);
   }
 
   stale(is) {

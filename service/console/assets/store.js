@@ -3,10 +3,11 @@
 import { LIMIT, judged } from "/console/verdicts.js";
 
 const MOST = 2000;
+const MINUTE = 60_000;
 
 export class Store {
   records = []; // the newest first
-  counts = {};
+  counts = null;
   products = [];
   ready = true;
   reason = "";
@@ -14,12 +15,15 @@ export class Store {
   product = ""; // all of them
   filter = "ALL";
   threshold = LIMIT;
-  held = null;
 
   #shown = null;
+  #misses = []; // when parts were not inspected, and how many
 
   /** Takes in what came; the new records, the newest first. */
   add({ records, counts }) {
+    const before = this.counts && this.#missedIn(this.counts);
+    const more = this.#missedIn(counts) - (before ?? this.#missedIn(counts));
+    if (more > 0) this.#misses.push({ at: Date.now(), more });
     this.counts = counts;
     const newest = this.records[0];
     const fresh = newest ? records.filter((record) => record.order > newest.order) : records;
@@ -35,7 +39,7 @@ export class Store {
     const again = this.history !== "";
     this.history = history;
     this.records = [];
-    this.held = null;
+    this.counts = null;
     this.#shown = null;
     return again;
   }
@@ -65,9 +69,19 @@ export class Store {
     return this.product ? this.records.find((record) => record.product === this.product) : this.records[0];
   }
 
+  /** How many parts were not inspected in the last minute. */
+  missed() {
+    this.#misses = this.#misses.filter(({ at }) => Date.now() - at < MINUTE);
+    return this.#misses.reduce((sum, { more }) => sum + more, 0);
+  }
+
+  #missedIn(counts) {
+    return Object.values(counts).reduce((sum, count) => sum + (count.NOT_INSPECTED ?? 0), 0);
+  }
+
   tally() {
     const sums = { OK: 0, REVIEW: 0, NG: 0, NOT_INSPECTED: 0 };
-    for (const [product, counts] of Object.entries(this.counts)) {
+    for (const [product, counts] of Object.entries(this.counts ?? {})) {
       if (this.product && product !== this.product) continue;
       for (const name of Object.keys(sums)) sums[name] += counts[name] ?? 0;
     }

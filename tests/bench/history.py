@@ -1,0 +1,87 @@
+"""`python -m tests.bench.history [BUNDLE]`: what remembering verdicts costs, while nobody looks and
+while the operator page is open in Chromium.
+
+CPU time of the service, in turns with a service that remembers nothing; without BUNDLE on the engine that
+costs nothing, where every microsecond shows.
+"""
+
+import argparse
+import os
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from statistics import mean
+from tempfile import TemporaryDirectory
+
+import httpx
+from playwright.sync_api import sync_playwright
+
+from tests.bench.serving import load, make_images, server
+from tests.bundles import make_bundle
+
+ROUNDS = 8
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("bundle", type=Path, nargs="?", help="MODELS_DIR/PRODUCT/VERSION for the real engine")
+    parser.add_argument("--seconds", type=float, default=2, help="per load")
+    given = parser.parse_args()
+    with TemporaryDirectory() as name, ExitStack() as servers:
+        folder = Path(name)
+        bundle = given.bundle or make_bundle(folder / "models", "bench", size=(256, 256))
+        image = make_images(folder)["300×300"]
+        on, off = (
+            servers.enter_context(_service(folder, bundle, size, free=not given.bundle))
+            for size in (2**27, 0)
+        )
+
+        def compare(what: str, *options: str) -> None:
+            costs = dict[str, list[float]]({on: [], off: []})
+            for number in range(ROUNDS):
+                for target in (on, off) if number % 2 else (off, on):
+                    costs[target].append(_cost(target, image, bundle, given.seconds, *options))
+            cost, without = 1e6 * mean(costs[on]), 1e6 * mean(costs[off])
+            print(
+                f"| {what} | {without:.0f} | {cost:.0f} | {100 * (cost / without - 1):+.1f} % |", flush=True
+            )
+
+        print("| service | µs per frame without | with | difference |\n|---|---|---|---|")
+        compare("as fast as it can, nobody looks")
+        with _page(f"http://{on}"):
+            compare("as fast as it can, one page open")
+            compare("20 frames a second, one page open", "--rate", "20")
+
+
+@contextmanager
+def _service(folder: Path, bundle: Path, history_bytes: int, *, free: bool) -> Iterator[str]:
+    os.environ["DRD_HISTORY_BYTES"] = str(history_bytes)
+    with server(bundle, folder / f"socket-{history_bytes}", free=free) as addresses:
+        yield addresses["raw"]
+
+
+@contextmanager
+def _page(url: str) -> Iterator[None]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+        browser.new_page().goto(url)
+        yield
+        browser.close()
+
+
+def _cost(target: str, image: Path, bundle: Path, seconds: float, *options: str) -> float:
+    """CPU seconds of the service per frame answered."""
+    before = _cpu_seconds(target)
+    report = load({"raw": target}, "raw", image, bundle, seconds, 8, *options)
+    return (_cpu_seconds(target) - before) / int(report["statuses"]["200"]["count"])
+
+
+def _cpu_seconds(target: str) -> float:
+    found = re.search(r"^process_cpu_seconds_total (\S+)", httpx.get(f"http://{target}/metrics").text, re.M)
+    assert found
+    return float(found[1])
+
+
+if __name__ == "__main__":
+    main()
