@@ -1,4 +1,4 @@
-# run · test · test-system · check · bench · bench-quality; `make help` lists them. Set-up happens once and is reused.
+# run · test · test-system · check · bench · bench-quality · soak · fuzz; `make help` lists them. Set-up happens once and is reused.
 
 VENV    := .venv
 BIN     := $(VENV)/bin
@@ -11,7 +11,7 @@ FIGURES := var/$(PRODUCT).json
 PB      := service/rpc/pb
 DEBIAN  := buildah chromium debootstrap mosquitto prometheus prometheus-alertmanager runc
 
-.PHONY: help run setup test test-system image-test debian check format rules proto lock sbom audit bench bench-quality clean
+.PHONY: help run setup test test-system image-test debian check format rules proto lock sbom audit bench bench-quality soak fuzz clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -93,6 +93,13 @@ sbom: $(READY)  ## what the service is made of: var/sbom/service.cdx.json, Cyclo
 
 audit: $(READY)  ## known vulnerabilities of what is pinned, as far as advisories can be reached from here
 	@$(BIN)/python requirements/audit.py
+
+soak: $(READY)  ## the service under everything at once; MINUTES=30; memory, threads and files in var/soak
+	$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),30)
+
+fuzz: $(READY)  ## coverage-guided fuzzing of the image reader and the manifest reader; MINUTES=5 for each
+	$(BIN)/python -m tests.hostile.fuzz images --minutes $(or $(MINUTES),5)
+	$(BIN)/python -m tests.hostile.fuzz manifests --minutes $(or $(MINUTES),5)
 
 bench: $(FIGURES)  ## tables: engines, serving, a training step (measure on a quiet machine)
 	$(BIN)/python -m tests.bench.training

@@ -125,7 +125,7 @@ class Settings(BaseSettings):
     """An answer has to be taken within this time."""
     idle_seconds: PositiveFloat = 75
     """HTTP connections on which nothing happens are closed after this time."""
-    max_calls: PositiveInt = 256
+    max_calls: PositiveInt = 100
     """gRPC calls under way per connection."""
 
     stream_window: PositiveInt = 16

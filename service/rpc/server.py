@@ -1,5 +1,6 @@
 """The gRPC server: the servicer, the standard health service and reflection."""
 
+import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
@@ -10,13 +11,11 @@ from service.calls import Calls
 from service.listen import CannotListen, listen, name_of
 from service.rpc.guard import Guard
 from service.rpc.pb import inspection_pb2 as pb
-from service.rpc.pb.inspection_pb2_grpc import add_InspectionServiceServicer_to_server
-from service.rpc.servicer import Servicer
+from service.rpc.servicer import Servicer, methods_of
 from service.settings import MEBIBYTE, Address, Settings
 from service.tls import Tls
 
 _NAME = pb.DESCRIPTOR.services_by_name["InspectionService"].full_name
-
 _KEEPALIVE_MS = 30_000
 
 
@@ -53,7 +52,8 @@ class Server:
         )
         self._servicer = Servicer(calls, access, settings)
         self._health = HealthServicer()
-        add_InspectionServiceServicer_to_server(self._servicer, self._server)
+        methods = grpc.method_handlers_generic_handler(_NAME, methods_of(self._servicer))
+        self._server.add_generic_rpc_handlers((methods,))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(
             (_NAME, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME),

@@ -4,13 +4,15 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Mapping
-from typing import NoReturn
+from typing import Any, NoReturn
 
+import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
 
 from service.access.access import Access
 from service.calls import Calls
-from service.errors import InspectionFailed, NotServing, ServiceError, TooLarge
+from service.errors import BadParameter, InspectionFailed, NotServing, ServiceError, TooLarge
 from service.inspection import DEFAULT_PARTS, Request, parse_id, parse_parts
 from service.rpc.convert import CODE, product_of, response_of, status_of
 from service.rpc.guard import secret_of
@@ -22,6 +24,7 @@ from service.traces import CARRIED
 
 _logger = logging.getLogger(__name__)
 Metadata = Mapping[str, str | bytes]
+_MALFORMED = pb.InspectRequest()
 _Context = grpc.aio.ServicerContext[object, object]
 
 
@@ -81,6 +84,8 @@ class Servicer(InspectionServiceServicer):
         self, message: pb.InspectRequest, ends: float | None, sent: Metadata
     ) -> pb.InspectResponse:
         with self._calls.begin("grpc") as call, self._inspector.hold() as holding:
+            if message is _MALFORMED:
+                raise BadParameter("the message is malformed")
             call.product, call.carrier = message.product, {n: str(sent[n]) for n in CARRIED if n in sent}
             call.request_id = parse_id("request_id", message.request_id) or call.request_id
             call.frame_id = parse_id("frame_id", message.frame_id)
@@ -110,6 +115,31 @@ class Servicer(InspectionServiceServicer):
                 _logger.exception("a request failed")
                 raise InspectionFailed("the service failed on this request") from error
             return response_of(call.inspection, call.request_id, call.frame_id)
+
+
+def methods_of(servicer: Servicer) -> "dict[str, grpc.RpcMethodHandler[Any, Any]]":
+    """The methods by name. Unlike those of the generated code they read messages that are malformed, too: one
+    of them in a stream is answered in-band."""
+    return {
+        "Inspect": grpc.unary_unary_rpc_method_handler(
+            servicer.Inspect, _read, pb.InspectResponse.SerializeToString
+        ),
+        "InspectStream": grpc.stream_stream_rpc_method_handler(
+            servicer.InspectStream, _read, pb.InspectStreamResponse.SerializeToString
+        ),
+        "ListProducts": grpc.unary_unary_rpc_method_handler(
+            servicer.ListProducts,
+            lambda _: pb.ListProductsRequest(),
+            pb.ListProductsResponse.SerializeToString,
+        ),
+    }
+
+
+def _read(message: bytes) -> pb.InspectRequest:
+    try:
+        return pb.InspectRequest.FromString(message)
+    except DecodeError:
+        return _MALFORMED
 
 
 def _ends(context: _Context) -> float | None:
