@@ -79,20 +79,26 @@ lock: $(READY)  ## pin requirements/*.txt anew from pyproject.toml
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra service-gpu --extra tensorrt-rtx pyproject.toml -o requirements/service-gpu.txt
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra export-gpu pyproject.toml -o requirements/export-gpu.txt
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra training pyproject.toml -o requirements/training.txt
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra supply pyproject.toml -o requirements/supply.txt
 
-# Tools in environments of their own: no package is pinned by what only lists packages.
 SETS    := service
 SBOM    := var/sbom
-sbom: $(READY)  ## what the service is made of: var/sbom/service.cdx.json, CycloneDX; SETS='service training' for more
-	@set -e; mkdir -p $(SBOM); for set in $(SETS); do \
-	  $(BIN)/uv venv -q --clear --python $(BIN)/python $(SBOM)/$$set; \
-	  $(BIN)/uv pip install -q --python $(SBOM)/$$set/bin/python --require-hashes -r requirements/$$set.txt; \
-	  $(BIN)/uv tool run -q --from cyclonedx-bom==7.5.0 cyclonedx-py environment $(SBOM)/$$set/bin/python \
+sbom: $(SBOM)/tools  ## what the service is made of: var/sbom/service.cdx.json, CycloneDX; SETS='service training' for more
+	@set -e; for set in $(SETS); do \
+	  python3 -m venv --clear $(SBOM)/$$set; \
+	  $(SBOM)/$$set/bin/pip install -q --require-hashes --progress-bar off -r requirements/$$set.txt; \
+	  $(SBOM)/$$set/bin/pip uninstall -q -y pip setuptools; \
+	  $(SBOM)/tools/bin/cyclonedx-py environment $(SBOM)/$$set/bin/python \
 	    --pyproject pyproject.toml --mc-type application --output-reproducible -o $(SBOM)/$$set.cdx.json; \
 	  echo "$(SBOM)/$$set.cdx.json"; done
 
-audit: $(READY)  ## known vulnerabilities of what is pinned, as far as advisories can be reached from here
-	@$(BIN)/python requirements/audit.py
+audit: $(SBOM)/tools  ## known vulnerabilities of what is pinned, as far as advisories can be reached from here
+	@$(SBOM)/tools/bin/python requirements/audit.py
+
+$(SBOM)/tools: requirements/supply.txt  # tools that nothing else needs, in an environment of their own
+	@python3 -m venv --clear $@
+	@$@/bin/pip install -q --require-hashes --progress-bar off -r $<
+	@touch $@
 
 soak: $(READY)  ## the service under everything at once; MINUTES=30; memory, threads and files in var/soak
 	$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),30)

@@ -1,4 +1,4 @@
-"""A real Prometheus with the configuration of deploy/prometheus, in which an hour takes a minute."""
+"""A real Prometheus and a real Alertmanager as deploy/ sets them up, but an hour takes a minute."""
 
 import re
 import shutil
@@ -45,31 +45,61 @@ class Prometheus:
 
 
 @contextmanager
-def prometheus(folder: Path, *targets: str) -> Iterator[Prometheus]:
-    """Started in `folder`, which is to be; scrapes and evaluates every second."""
-    shutil.copytree(DEPLOY / "prometheus", folder)
+def prometheus(folder: Path, scraped: str, told: str) -> Iterator[Prometheus]:
+    """Scrapes the address `scraped` and evaluates, both each second; tells the Alertmanager at `told`."""
+    shutil.copytree(DEPLOY / "prometheus", folder, dirs_exist_ok=True)
     for rules in (folder / "rules").iterdir():
         rules.write_text(shorter(rules.read_text(), TIMES))
     config = yaml.safe_load((folder / "prometheus.yml").read_text())
     config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
-    (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
+    _write(folder / "prometheus.yml", config)
     # The labels of a pod, so that what is asked on a cluster can be asked here.
     labels = {"namespace": "drd", "pod": "drd-inspect-0"}
-    (folder / "targets" / "drd.yml").write_text(yaml.safe_dump([{"targets": targets, "labels": labels}]))
+    _write(folder / "targets" / "drd.yml", [{"targets": [scraped], "labels": labels}])
+    _write(folder / "alertmanagers.yml", [{"targets": [told]}])
     command = [
         "prometheus",
         f"--config.file={folder}/prometheus.yml",
         f"--storage.tsdb.path={folder}/data",
         "--web.listen-address=127.0.0.1:0",
     ]
-    log = folder / "log"
+    with _running(command, folder / "log") as address:
+        eventually(lambda: "ready to receive web requests" in (folder / "log").read_text())
+        yield Prometheus(f"http://{address}")
+
+
+@contextmanager
+def alertmanager(folder: Path, receiver: str) -> Iterator[str]:
+    """Its address; it posts what it has for a receiver of its configuration to `receiver`/NAME."""
+    config = yaml.safe_load(shorter((DEPLOY / "prometheus" / "alertmanager.yml").read_text(), TIMES))
+    for one in config["receivers"]:
+        one["webhook_configs"] = [{"url": f"{receiver}/{one['name']}"}]
+    _write(folder / "alertmanager.yml", config)
+    command = [
+        "prometheus-alertmanager",
+        f"--config.file={folder}/alertmanager.yml",
+        f"--storage.path={folder}/data",
+        "--web.listen-address=127.0.0.1:0",
+        "--cluster.listen-address=",
+    ]
+    with _running(command, folder / "log") as address:
+        yield address
+
+
+@contextmanager
+def _running(command: list[str], log: Path) -> Iterator[str]:
+    """The address at which `command` says that it listens."""
     with log.open("w") as written, subprocess.Popen(command, stderr=written) as process:
         try:
-            eventually(lambda: "ready to receive web requests" in log.read_text())
+            eventually(lambda: 'msg="Listening on"' in log.read_text())
             (address,) = re.findall(r'msg="Listening on" address=(\S+)', log.read_text())
-            yield Prometheus(f"http://{address}")
+            yield address
         finally:
             process.terminate()
+
+
+def _write(path: Path, content: object) -> None:
+    path.write_text(yaml.safe_dump(content))
 
 
 def eventually(condition: Callable[[], bool]) -> None:

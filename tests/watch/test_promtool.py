@@ -10,13 +10,14 @@ from tests.watch.files import DEPLOY, RULES, UNIT_TESTS, shorter
 pytestmark = pytest.mark.system
 
 
-def promtool(*arguments: str | Path) -> None:
-    done = subprocess.run(["promtool", *arguments], capture_output=True, text=True, check=False)
+def promtool(*arguments: str | Path, tool: str = "promtool") -> None:
+    done = subprocess.run([tool, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_configuration_is_valid() -> None:
     promtool("check", "config", DEPLOY / "prometheus" / "prometheus.yml")
+    promtool("check-config", DEPLOY / "prometheus" / "alertmanager.yml", tool="amtool")
 
 
 def test_the_rules_are_valid_with_shorter_windows_too(tmp_path: Path) -> None:
