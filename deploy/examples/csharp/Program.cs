@@ -1,0 +1,128 @@
+// A camera's stream in C#: dotnet run -- http://127.0.0.1:8081 gasket part1.png part2.png …
+//
+// One InspectStream for all pictures, one outcome for each, a deadline for each; what the service refused and
+// said when to come back for is sent once more, nothing else is. Whatever has no decision when it reaches the
+// gate is the gate's to eject: a service that says nothing at all is not noticed here.
+//
+// Not compiled by us: there is no .NET where this project is built. Its syntax was parsed, and the names of
+// messages and fields are those that protoc gives for proto/inspection.proto.
+
+using System.Collections.Concurrent;
+using System.Diagnostics;
+using Drd.Inspection.V1;
+using Google.Protobuf;
+using Google.Rpc;
+using Grpc.Core;
+using Grpc.Net.Client;
+
+const uint TaktMs = 200;
+
+if (args.Length < 3)
+{
+    Console.Error.WriteLine("usage: Camera http(s)://HOST:PORT PRODUCT PICTURE...");
+    return 2;
+}
+
+using var channel = GrpcChannel.ForAddress(args[0], new GrpcChannelOptions { MaxReceiveMessageSize = null });
+var client = new InspectionService.InspectionServiceClient(channel);
+var headers = new Metadata();
+if (Environment.GetEnvironmentVariable("DRD_TOKEN") is { Length: > 0 } token)
+{
+    headers.Add("authorization", $"Bearer {token}");
+}
+
+var waiting = new ConcurrentDictionary<string, (InspectRequest Request, Stopwatch Since, bool Again)>();
+using var stream = client.InspectStream(headers);
+var writing = new SemaphoreSlim(1); // a call's writes must not overlap
+var allOk = true;
+var left = args.Length - 2;
+
+async Task SendAsync(InspectRequest request, Stopwatch since, bool again)
+{
+    waiting[request.FrameId] = (request, since, again);
+    request.DeadlineMs = (uint)Math.Max(1, TaktMs - since.ElapsedMilliseconds);
+    await writing.WaitAsync();
+    try
+    {
+        await stream.RequestStream.WriteAsync(request);
+    }
+    finally
+    {
+        writing.Release();
+    }
+}
+
+static TimeSpan? RetryDelay(Google.Rpc.Status error)
+{
+    foreach (var detail in error.Details)
+    {
+        if (detail.TryUnpack<RetryInfo>(out var retry))
+        {
+            return retry.RetryDelay.ToTimeSpan();
+        }
+    }
+    return null;
+}
+
+void Decide(string part, string decision, bool ok)
+{
+    allOk &= ok;
+    left--;
+    Console.WriteLine($"{part}: {decision}");
+}
+
+var reading = Task.Run(async () =>
+{
+    while (left > 0 && await stream.ResponseStream.MoveNext(CancellationToken.None))
+    {
+        var response = stream.ResponseStream.Current;
+        if (!waiting.TryRemove(response.FrameId, out var sent))
+        {
+            continue;
+        }
+        var elapsed = sent.Since.ElapsedMilliseconds;
+        if (response.OutcomeCase == InspectStreamResponse.OutcomeOneofCase.Result && elapsed <= TaktMs)
+        {
+            var result = response.Result;
+            Decide(response.FrameId, $"{result.Verdict} {result.Score:F2} in {elapsed} ms", result.Verdict == "OK");
+        }
+        else if (response.OutcomeCase == InspectStreamResponse.OutcomeOneofCase.Error
+                 && !sent.Again && RetryDelay(response.Error) is { } delay
+                 && elapsed + delay.TotalMilliseconds < TaktMs)
+        {
+            _ = Task.Delay(delay).ContinueWith(_ => SendAsync(sent.Request, sent.Since, true)).Unwrap();
+        }
+        else
+        {
+            // A late answer is none: whatever it says, the part is not let through.
+            Decide(response.FrameId, $"not inspected: {response.Error?.Message ?? "too late"}", false);
+        }
+    }
+});
+
+try
+{
+    foreach (var path in args[2..])
+    {
+        await SendAsync(
+            new InspectRequest
+            {
+                Image = ByteString.CopyFrom(await File.ReadAllBytesAsync(path)),
+                Product = args[1],
+                FrameId = Path.GetFileName(path),
+                Include = { "regions" },
+            },
+            Stopwatch.StartNew(),
+            again: false);
+    }
+    await reading;
+    await stream.RequestStream.CompleteAsync();
+}
+catch (RpcException error)
+{
+    // The stream ended or broke. UNAVAILABLE with RetryInfo means: open a new one; what is in `waiting` was
+    // not inspected. A line's program does that here; this example stops.
+    Console.Error.WriteLine($"{waiting.Count} not inspected: {error.Status.StatusCode} {error.Status.Detail}");
+    return 1;
+}
+return allOk ? 0 : 3;

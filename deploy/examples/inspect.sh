@@ -1,0 +1,31 @@
+#!/bin/sh
+# Inspects pictures over REST with nothing but curl:   inspect.sh PRODUCT PICTURE...
+#
+#   DRD_URL=https://inspect.plant:8080   where the service is (default http://127.0.0.1:8080)
+#   DRD_TOKEN=...                        if it asks for one
+#   DRD_CA=ca.pem                        who signed its certificate
+#   DRD_DEADLINE_MS=500                  time for each picture (default 1000)
+#
+# A line for each: the verdict and the picture. Exit status: 0 all OK, 3 something NG or REVIEW,
+# 1 something was not inspected. Nothing that went wrong is ever OK.
+set -u
+[ $# -ge 2 ] || { echo "usage: inspect.sh PRODUCT PICTURE..." >&2; exit 2; }
+url="${DRD_URL:-http://127.0.0.1:8080}/v1/inspect?product=$1&include="
+shift
+deadline=${DRD_DEADLINE_MS:-1000}
+status=0
+
+for picture; do
+    # curl waits a little longer than the service: a refusal then says why.
+    answer=$(curl --silent --show-error --max-time "$((deadline / 1000 + 2))" \
+        ${DRD_CA:+--cacert "$DRD_CA"} ${DRD_TOKEN:+--header "Authorization: Bearer $DRD_TOKEN"} \
+        --header "X-Deadline-Ms: $deadline" --data-binary "@$picture" "$url" 2>&1)
+    verdict=$(printf '%s' "$answer" | sed -n 's/^{.*"verdict":"\([A-Z]*\)".*/\1/p')
+    case $verdict in
+        OK) ;;
+        NG | REVIEW) [ $status = 1 ] || status=3 ;;
+        *) verdict='NOT INSPECTED' status=1 && echo "$answer" >&2 ;;
+    esac
+    printf '%s\t%s\n' "$verdict" "$picture"
+done
+exit $status

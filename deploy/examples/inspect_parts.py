@@ -1,0 +1,43 @@
+"""Inspects a stream of parts in Python: pictures in, a decision for each within the takt.
+
+    python inspect_parts.py grpc://127.0.0.1:8081 gasket pictures/*.png
+
+Needs `pip install drd-inspect[client]`. In your program, `camera` is where your pictures come from.
+"""
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from service.client import Client, ClientError, Frame
+
+TAKT = float(os.environ.get("DRD_DEADLINE_MS", "200")) / 1000
+"""Seconds from a picture to the gate."""
+
+
+def camera(product: str, names: list[str]) -> Iterator[Frame]:
+    """Each picture as a frame, named by its part."""
+    for name in names:
+        yield Frame(Path(name).read_bytes(), product, frame_id=Path(name).stem, deadline=TAKT)
+
+
+def main(address: str, product: str, *names: str) -> None:
+    with Client(address, token=os.environ.get("DRD_TOKEN")) as drd:
+        for outcome in drd.stream(camera(product, list(names)), window=2):
+            part, answer = outcome.frame.frame_id, outcome.answer
+            if answer is None:  # refused, late, unreachable …: the part is sorted out, never let through
+                print(f"{part}: eject, not inspected: {outcome.error}")
+            elif answer.verdict == "OK":
+                print(f"{part}: pass, {answer.score:.2f} in {1000 * outcome.seconds:.0f} ms")
+            else:
+                print(f"{part}: eject, {answer.verdict} {answer.score:.2f}, {len(answer.regions)} regions")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 4:
+        sys.exit(__doc__)
+    try:
+        main(*sys.argv[1:])
+    except (ClientError, OSError, ValueError) as error:
+        sys.exit(f"inspect_parts: {error}")
