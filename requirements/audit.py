@@ -10,15 +10,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-_PIP_AUDIT = "pip-audit==2.10.1"
 _OPTIONS = ("--require-hashes", "--disable-pip", "--progress-spinner", "off", "--format", "json")
 
 
 def main() -> int:
     files = sorted(Path(__file__).parent.glob("*.txt"))
-    command = [Path(sys.executable).with_name("uv"), "tool", "run", "-q", _PIP_AUDIT, *_OPTIONS]
+    command = [sys.executable, "-m", "pip_audit", *_OPTIONS]
     for file in files:
-        command += ["-r", file]
+        command += ["-r", str(file)]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     try:
         packages: list[dict[str, Any]] = json.loads(ended.stdout)["dependencies"]

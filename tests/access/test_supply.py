@@ -17,7 +17,6 @@ from tests.access.test_signature import key_pair
 from tests.bundles import edit_manifest, make_bundle
 
 REPOSITORY = Path(__file__).parents[2]
-UV = Path(sys.executable).with_name("uv")
 
 
 def test_every_requirement_is_pinned_with_its_hashes() -> None:
@@ -48,6 +47,7 @@ def test_nothing_reads_pickles() -> None:
 
 
 @pytest.mark.system
+@pytest.mark.timeout(900)
 def test_make_sbom_lists_what_the_service_needs(tmp_path: Path) -> None:
     subprocess.run(["make", "sbom", f"SBOM={tmp_path}"], cwd=REPOSITORY, check=True)
     document = json.loads((tmp_path / "service.cdx.json").read_bytes())
@@ -59,20 +59,15 @@ def test_make_sbom_lists_what_the_service_needs(tmp_path: Path) -> None:
 
 
 @pytest.mark.system
+@pytest.mark.timeout(900)
 def test_model_signings_own_program_understands_our_signatures_and_we_understand_its(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "tool"], check=True)
+    pip, pins = tmp_path / "tool" / "bin" / "pip", Path(__file__).with_name("model_signing.txt")
+    subprocess.run([pip, "install", "-q", "--disable-pip-version-check", "-r", pins], check=True)
+
     def model_signing(*arguments: str | Path) -> int:
-        pins = Path(__file__).with_name("model_signing.txt")
-        program: list[str | Path] = [
-            UV,
-            "tool",
-            "run",
-            "-q",
-            "--with-requirements",
-            pins,
-            "--from",
-            "model-signing==1.1.1",
-        ]
-        return subprocess.run([*program, "model_signing", *arguments], check=False, cwd=tmp_path).returncode
+        program = tmp_path / "tool" / "bin" / "model_signing"
+        return subprocess.run([program, *arguments], check=False, cwd=tmp_path).returncode
 
     private, public = key_pair(tmp_path)
     ours = make_bundle(tmp_path / "models", key=SigningKey(private))
