@@ -161,6 +161,8 @@ class Catalog:
         _logger.info(
             "%s version %d is READY on %s", version.product, version.number, lane.predictor.engine_id
         )
+        for engine, reason in lane.predictor.skipped.items():
+            _logger.info("%s version %d does not use %s: %s", version.product, version.number, engine, reason)
         return True
 
     def _swap(self, product: Product, version: Version) -> None:

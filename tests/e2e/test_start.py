@@ -55,6 +55,19 @@ def test_the_printed_line_shows_a_defect_and_is_short(
     assert json.loads(answer)["verdict"] == "NG"
 
 
+def test_the_log_says_why_an_engine_that_comes_first_is_not_used(tmp_path: Path) -> None:
+    def a_gpu_first(manifest: dict[str, Any]) -> None:
+        manifest["engines"].insert(0, manifest["engines"][0] | {"id": "tensorrt-fp16-sm10"})
+
+    edit_manifest(make_bundle(tmp_path), a_gpu_first)
+
+    with process("--models", tmp_path) as service:
+        said = [line["message"] for line in service.log()]
+
+    assert "tile version 1 is READY on onnx-f32" in said
+    assert any(line.startswith("tile version 1 does not use tensorrt-fp16-sm10: ") for line in said)
+
+
 def test_the_environment_does_what_the_options_do(tmp_path: Path) -> None:
     make_bundle(tmp_path)
 
