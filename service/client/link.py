@@ -120,7 +120,18 @@ class _Stream:
 
     def _end(self, reason: errors.ClientError) -> None:
         self.ended.set()
-        for sent in self._waiting.values():
-            never = errors.Unreachable("the stream ended before this frame was sent")
-            if not sent.answer.done():
-                sent.answer.set_exception(reason if sent.left_here else never)
+        left = [sent for sent in self._waiting.values() if not sent.answer.done()]
+        largest = max((len(sent.message.image) for sent in left), default=0)
+        for sent in left:
+            sent.answer.set_exception(_told(sent, reason, guilty=len(sent.message.image) == largest))
+
+
+def _told(sent: _Sent, reason: errors.ClientError, *, guilty: bool) -> errors.ClientError:
+    """What the end of the stream means for one of its frames."""
+    if isinstance(reason, errors.AccessDenied):
+        return reason
+    if not sent.left_here:
+        return errors.Unreachable("the stream ended before this frame was sent")
+    if isinstance(reason, errors.TooLarge) and not guilty:
+        return errors.ConnectionLost("a frame that was too large ended the stream")
+    return reason

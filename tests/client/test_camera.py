@@ -226,6 +226,7 @@ def test_what_cannot_begin_says_so_in_one_line(
         ["--watch", "nowhere"],
         ["--watch", "--rate", "3", "."],
         ["-", "."],
+        ["--key", "key.pem", "."],
     ],
 )
 def test_misuse_is_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:

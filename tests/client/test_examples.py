@@ -58,9 +58,9 @@ def test_curl_without_a_service(free_port: int, pictures: dict[str, Path]) -> No
 
 
 def test_python(address: str, pictures: dict[str, Path]) -> None:
-    command = (sys.executable, EXAMPLES / "inspect_parts.py", address, "tile", *pictures.values())
+    example = EXAMPLES / "inspect_parts.py"
 
-    ended = run(*command, DRD_DEADLINE_MS="30000")
+    ended = run(sys.executable, example, address, "tile", *pictures.values(), DRD_DEADLINE_MS="30000")
 
     said = dict(line.split(": ", 1) for line in ended.stdout.splitlines())
     assert said["dark"].startswith("pass, 0.12 in ")

@@ -62,6 +62,19 @@ def test_what_fails_fails_alone(address: str) -> None:
     }
 
 
+def test_a_frame_that_ends_the_stream_is_the_one_that_is_told(running: Running) -> None:
+    """More than the transport takes: the service can't answer it in-band."""
+    frames = [frame(5), frame(6, image=bytes(3_000_000)), frame(7)]
+
+    with Client(f"grpc://{running.target}") as drd:
+        alone = {outcome.frame.frame_id: outcome.error for outcome in drd.stream(frames, window=1)}
+        beside = {outcome.frame.frame_id: outcome.error for outcome in drd.stream(frames, window=3)}
+
+    assert [type(error) for error in alone.values()] == [type(None), client.TooLarge, type(None)]
+    assert isinstance(beside.pop("part 6"), client.TooLarge)
+    assert {type(error) for error in beside.values()} <= {type(None), client.ConnectionLost}
+
+
 def test_the_window_bounds_what_is_under_way(address: str, gate: Gate) -> None:
     taken = list[int]()
 

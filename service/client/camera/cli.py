@@ -124,6 +124,8 @@ def _source(given: argparse.Namespace) -> AsyncIterator[Picture]:
 
 def _options(given: argparse.Namespace) -> Options:
     options: Options = {"retries": given.retries, "ca": given.ca}
+    if given.certificate is not None:
+        options["certificate"] = (given.certificate, given.key)
     if given.token_file is not None:
         options["token"] = given.token_file.read_text(encoding="ascii").strip()
     elif token := os.environ.get("DRD_TOKEN"):
@@ -141,6 +143,8 @@ def _check(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
         parser.error("--watch takes one folder that exists")
     if given.watch and (given.rate or given.repeat != 1):
         parser.error("--watch has the pace of whoever writes the pictures: no --rate, no --repeat")
+    if (given.certificate is None) != (given.key is None):
+        parser.error("--certificate and --key belong together")
     if LISTED in given.sources and (len(given.sources) > 1 or given.repeat != 1):
         parser.error("'-' stands alone, and can't be repeated")
 
@@ -164,6 +168,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--version", type=_positive_int, metavar="N", help="default: the newest")
     add("--to", default="grpc://127.0.0.1:8081", metavar="ADDRESS", help=_ADDRESS_HELP)
     add("--ca", type=Path, metavar="PEM", help="who signed the service's certificate (default: the system's)")
+    add("--certificate", type=Path, metavar="PEM", help="this camera's own, where the service asks for one")
+    add("--key", type=Path, metavar="PEM", help="the certificate's")
     add("--token-file", type=Path, metavar="FILE")
     add("--rate", type=_positive, metavar="N", help="pictures a second, whatever becomes of those before")
     add("--deadline-ms", type=_positive, metavar="N", help="per picture, from when it is due (default 10000)")

@@ -1,0 +1,114 @@
+"""Clients of a service that asks who they are: tokens, TLS, and certificates of their own."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from service import client
+from service.access.tokens import make_token
+from service.client import Client
+from service.client.camera.cli import main
+from tests.access.certificates import Authority
+from tests.bundles import make_bundle
+from tests.client.conftest import frame
+from tests.e2e.serving import Running, serving
+from tests.service.images import plain
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("access")
+
+
+@pytest.fixture(scope="module")
+def plant(folder: Path) -> Authority:
+    return Authority(folder / "plant")
+
+
+@pytest.fixture(scope="module")
+def tokens(folder: Path) -> dict[str, str]:
+    """One for everything, one for `bolt` alone; the service's file of them is `tokens`."""
+    made = {"all": make_token("all", None, None), "bolt": make_token("bolt", ["bolt"], None)}
+    (folder / "tokens").write_text("".join(token.line() for _, token in made.values()))
+    return {name: secret for name, (secret, _) in made.items()}
+
+
+@pytest.fixture(scope="module")
+def guarded(folder: Path, plant: Authority, tokens: dict[str, str]) -> Iterator[Running]:
+    make_bundle(folder / "models", "tile")
+    settings = plant.issue("server").settings(client_ca=plant.certificate)
+    with serving(folder / "models", tokens=folder / "tokens", **settings) as running:
+        yield running
+
+
+@pytest.fixture(params=["https", "grpcs"])
+def guarded_address(request: pytest.FixtureRequest, guarded: Running) -> str:
+    place = guarded.service.http[0] if request.param == "https" else guarded.target
+    return f"{request.param}://{place}"
+
+
+@pytest.fixture(scope="module")
+def options(plant: Authority, tokens: dict[str, str]) -> client.Options:
+    """All that is needed."""
+    own = plant.issue("camera")
+    return {"ca": plant.certificate, "certificate": (own.certificate, own.key), "token": tokens["all"]}
+
+
+def test_who_has_all_that_is_asked_for_gets_in(guarded_address: str, options: client.Options) -> None:
+    with Client(guarded_address, **options) as drd:
+        answer = drd.inspect(frame(200))
+        streamed = [outcome.answer for outcome in drd.stream([frame(200)])]
+
+    assert answer.verdict == "NG"
+    assert [streamed.verdict for streamed in streamed if streamed] == ["NG"]
+
+
+@pytest.mark.parametrize("name", ["none", "unknown", "bolt"])
+def test_a_token_that_is_not_enough_is_told(
+    guarded_address: str, options: client.Options, tokens: dict[str, str], name: str
+) -> None:
+    token = {"none": None, "unknown": "a" * 43, "bolt": tokens["bolt"]}[name]
+    poorer: client.Options = {**options, "token": token}
+
+    with Client(guarded_address, **poorer) as drd:
+        with pytest.raises(client.AccessDenied):
+            drd.inspect(frame(200))
+        streamed = [type(outcome.error) for outcome in drd.stream([frame(200)])]
+
+    assert streamed == [client.AccessDenied]
+
+
+def test_an_authority_that_is_not_trusted_and_a_certificate_that_is_missing(
+    guarded_address: str, options: client.Options, folder: Path
+) -> None:
+    other: client.Options = {**options, "ca": Authority(folder / "other").certificate, "retries": 0}
+    nameless: client.Options = {**options, "certificate": None, "retries": 0}
+
+    with Client(guarded_address, **other) as drd, pytest.raises(client.Unreachable):
+        drd.inspect(frame(200))
+    # The newest TLS says only after the handshake that a certificate was missing.
+    with (
+        Client(guarded_address, **nameless) as drd,
+        pytest.raises((client.Unreachable, client.ConnectionLost)),
+    ):
+        drd.inspect(frame(200))
+
+
+def test_the_camera_gets_in_too(
+    guarded_address: str,
+    plant: Authority,
+    tokens: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    own = plant.issue("line-7")
+    (tmp_path / "dark.png").write_bytes(plain(30))
+    (tmp_path / "token").write_text(tokens["all"] + "\n")
+    given = ["--product", "tile", "--to", guarded_address, "--ca", str(plant.certificate), "--quiet"]
+    given += ["--certificate", str(own.certificate), "--key", str(own.key), str(tmp_path / "dark.png")]
+
+    assert main(given) == 1
+    assert main([*given, "--token-file", str(tmp_path / "token")]) == 0
+    monkeypatch.setenv("DRD_TOKEN", tokens["all"])
+    assert main(given) == 0
