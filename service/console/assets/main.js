@@ -28,7 +28,8 @@ let worst = null;
 function onState(state) {
   if (store.begin(state.history)) stage.clear();
   store.choose({ products: state.products, ready: state.ready, reason: state.reason });
-  if (!state.products.some((product) => product.name === store.product)) store.choose({ product: "" });
+  const names = state.products.map((product) => product.name);
+  if (!names.includes(store.product)) store.choose({ product: names.length === 1 ? names[0] : "" });
   inspecting.refresh();
   showProducts();
   showAlarm();
@@ -43,7 +44,7 @@ function onVerdicts(message) {
   added += fresh.filter((record) => store.matches(record)).length;
   if (!caughtUp) stage.offer(store.newest() ?? null, true);
   else offerWorst(fresh.filter((record) => store.matches(record, "ALL")));
-  later ??= setTimeout(draw, Math.max(0, drawn + PAUSE - Date.now()));
+  drawSoon();
 }
 
 /** Of what came since the lamp last changed, the worst is shown: nothing that needs somebody goes by unseen. */
@@ -52,7 +53,9 @@ function offerWorst(fresh) {
   for (const record of fresh.toReversed()) {
     if (!worst || rank[record.verdict] >= rank[worst.verdict]) worst = record;
   }
-  if (worst && stage.offer(worst)) worst = null;
+  if (!worst || !stage.offer(worst)) return;
+  worst = null;
+  drawSoon();
 }
 
 function onLink(link) {
@@ -73,6 +76,10 @@ function showAlarm() {
   alarm.dataset.kind = gone ? "error" : "warning";
   if (alarm.textContent !== text) alarm.textContent = text;
   alarm.hidden = !text;
+}
+
+function drawSoon() {
+  later ??= setTimeout(draw, Math.max(0, drawn + PAUSE - Date.now()));
 }
 
 function draw() {
