@@ -2,7 +2,7 @@
 
     python inspect_parts.py grpc://127.0.0.1:8081 gasket pictures/*.png
 
-Needs `pip install drd-inspect[client]`. In your program, `camera` is where your pictures come from.
+Needs this repository's extra `client`. In your program, `camera` is where your pictures come from.
 """
 
 import os

@@ -9,7 +9,7 @@ trigger's "at" (seconds since 1970, where the clocks agree), else from its arriv
 service, and not after one of the broker. No message at all means the same: let the PLC's own timer have the
 last word, and look at `valid_until` where the clocks agree. line/gateway says "here" or "away".
 
-Needs `pip install drd-inspect[client] aiomqtt`. Write pictures under another name and rename them.
+Needs this repository's extra `client`, and aiomqtt. Write pictures under another name and rename them.
 """
 
 import argparse

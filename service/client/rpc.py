@@ -20,6 +20,10 @@ OPTIONS: list[tuple[str, int]] = [
     ("grpc.initial_reconnect_backoff_ms", 50),
     ("grpc.min_reconnect_backoff_ms", 1000),
     ("grpc.max_reconnect_backoff_ms", 1000),
+    # What is not acknowledged for 3 s is a connection that is no more (this sets TCP_USER_TIMEOUT), so that
+    # a network that was away is used again at once. The ping itself is rarer than what services forbid.
+    ("grpc.keepalive_timeout_ms", 3000),
+    ("grpc.keepalive_time_ms", 330_000),
     ("grpc.enable_http_proxy", 0),  # a takt has no time for the proxy that an office's environment names
     ("grpc.use_local_subchannel_pool", 1),  # each client has a connection of its own
 ]
