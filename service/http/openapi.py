@@ -26,9 +26,16 @@ _PROBLEMS = {
 
 
 def describe_inspect(document: dict[str, Any]) -> None:
-    """Adds the operation and its schemas to an OpenAPI document."""
+    """Adds the operation to an OpenAPI document with its schemas, and to all others that they answer problems."""
     models = models_json_schema([(Answer, "serialization"), (Problem, "serialization")], ref_template=_REF)
-    document["components"]["schemas"] |= models[1]["$defs"]
+    schemas = document["components"]["schemas"]
+    schemas |= models[1]["$defs"]
+    for name in ("HTTPValidationError", "ValidationError"):  # FastAPI's own, which nobody gets to see here
+        schemas.pop(name, None)
+    for path in document["paths"].values():
+        for operation in path.values():
+            operation["responses"].pop("422", None)
+            operation["responses"]["default"] = _problem("What went wrong")
     document["paths"]["/v1/inspect"] = {"post": _operation()}
 
 

@@ -89,8 +89,8 @@ def alone(images: dict[str, Path], seconds: float, turns: int) -> None:
         "threads": InThreads(LIMITS),
         "shared memory": InProcesses(LIMITS, bounds, WORKERS),
     }
-    for way in ways.values():
-        way.start()
+    for decoders in ways.values():
+        decoders.start()
     decoding: dict[str, Callable[[bytes], object]] = {
         "sockets": pipes.decode,
         **{name: partial(_decode, way) for name, way in ways.items()},

@@ -57,6 +57,10 @@ class Connection(asyncio.Protocol):
         self._answer: asyncio.Future[int] | None = None
         self._buffer = bytearray()
 
+    @property
+    def ended(self) -> bool:
+        return self._transport is None or self._transport.is_closing()
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
 
@@ -142,6 +146,8 @@ async def opened(
     tally, tasks = Tally(), set[asyncio.Task[None]]()
 
     async def one(asked: float) -> None:
+        while idle and idle[-1].ended:  # idle for too long
+            idle.pop()
         connection = idle.pop() if idle else await connect(target)
         tally.note(await connection.ask(request), time.monotonic() - asked, deadline)
         idle.append(connection)
