@@ -49,7 +49,7 @@ class Service:
         self.http: tuple[Address, ...] = ()
         self.grpc: tuple[Address, ...] = ()
         self.admin: tuple[Address, ...] = ()
-        self._http = list[HttpServer]()
+        self._http: HttpServer | None = None
         self._grpc: GrpcServer | None = None
         self._hurry = asyncio.Event()
         self._why_not_ready = ""
@@ -66,7 +66,8 @@ class Service:
             admin, self.admin = await self._serve(health, (settings.admin,))
             ends.push_async_callback(admin.stop, 1)
         if settings.http:
-            await self._open_http(make_app(self._calls, self.access, settings), settings.http)
+            app = make_app(self._calls, self.access, settings)
+            self._http, self.http = await self._serve(app, settings.http, self.tls)
         if settings.grpc:
             self._grpc = GrpcServer(self._calls, self.access, self.tls, settings)
             self.grpc = tuple(self._grpc.bind(address) for address in settings.grpc)
@@ -110,9 +111,7 @@ class Service:
             await asyncio.wait_for(self._hurry.wait(), self._settings.lame_duck_seconds)
 
     async def _close_doors(self) -> None:
-        doors: list[HttpServer | GrpcServer] = [*self._http]
-        if self._grpc is not None:
-            doors.append(self._grpc)
+        doors = [door for door in (self._http, self._grpc) if door is not None]
         hurrying = asyncio.create_task(self._cut_short(doors))
         await asyncio.gather(*(door.stop(self._settings.drain_seconds) for door in doors))
         hurrying.cancel()
@@ -129,16 +128,6 @@ class Service:
             self._why_not_ready = reason
         if self._grpc is not None:
             await self._grpc.show(ready=self.inspector.life.ready)
-
-    async def _open_http(self, app: ASGIApp, addresses: tuple[Address, ...]) -> None:
-        """TCP addresses speak TLS where there is a certificate, unix sockets never do."""
-        tcp = tuple(address for address in addresses if not address.path)
-        unix = tuple(address for address in addresses if address.path)
-        for some, tls in ((tcp, self.tls), (unix, None)):
-            if some:
-                server, names = await self._serve(app, some, tls)
-                self._http.append(server)
-                self.http += names
 
     async def _serve(
         self, app: ASGIApp, addresses: tuple[Address, ...], tls: Tls | None = None

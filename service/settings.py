@@ -118,7 +118,7 @@ class Settings(BaseSettings):
     max_head_bytes: PositiveInt = 32_768
     """Of a request's URL; of its header fields in all. gRPC: of a call's metadata."""
     head_seconds: PositiveFloat = 10
-    """A request's head has to arrive within this time from its first byte; gRPC: a connection's handshake."""
+    """A request's head has to arrive within this time from its first byte; and a connection's handshake."""
     receive_seconds: PositiveFloat = 10
     """A request's body has to arrive within this time."""
     answer_seconds: PositiveFloat = 30
@@ -135,7 +135,7 @@ class Settings(BaseSettings):
     max_connection_age_grace_seconds: PositiveFloat = 30
 
     watch_seconds: PositiveFloat = 2
-    """How often the models folder is looked at."""
+    """How often the models folder, tokens and certificates are looked at."""
     keep_old_seconds: Annotated[float, Field(ge=0)] = 10
     """How long a replaced version still answers requests that ask for it by `version`."""
     lame_duck_seconds: Annotated[float, Field(ge=0)] = 2
@@ -143,7 +143,7 @@ class Settings(BaseSettings):
     drain_seconds: PositiveFloat = 30
     """How long the end waits for accepted frames to be answered."""
     history_bytes: Annotated[int, Field(ge=0)] = 128 * MEBIBYTE
-    """Pictures of the newest verdicts, kept in memory for the operator page; 0 keeps neither them nor verdicts."""
+    """Pictures of the newest verdicts, kept in memory for the operator page; 0: neither they nor verdicts."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @model_validator(mode="after")

@@ -5,8 +5,9 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from socket import socket
-from typing import cast
+from functools import partial
+from socket import AF_UNIX, socket
+from typing import Any, cast
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -18,13 +19,14 @@ _TICKS_PER_SWEEP = 5  # of a tenth of a second
 
 
 class Server(uvicorn.Server):
-    """One application on several listening sockets."""
+    """One application on several listening sockets: with `tls`, TCP speaks TLS, and unix sockets never do."""
 
     def __init__(self, app: ASGIApp, sockets: list[socket], limits: Limits, tls: Tls | None = None) -> None:
+        self._protocol = type("LimitedProtocol", (Protocol,), {"limits": limits})
         super().__init__(
             uvicorn.Config(
                 app,
-                http=type("LimitedProtocol", (Protocol,), {"limits": limits}),
+                http=self._protocol,
                 ws="none",
                 lifespan="off",
                 log_config=None,
@@ -32,10 +34,10 @@ class Server(uvicorn.Server):
                 server_header=False,
                 proxy_headers=False,
                 timeout_keep_alive=math.ceil(limits.seconds[Phase.IDLE]),
-                ssl_context_factory=None if tls is None else lambda *_: tls.context,
             )
         )
-        self._sockets = sockets
+        self._sockets, self._tls = sockets, tls
+        self._handshake_seconds = limits.seconds[Phase.HEAD]
         self._task: asyncio.Task[None] | None = None
         self._listening = asyncio.Event()
 
@@ -44,7 +46,16 @@ class Server(uvicorn.Server):
         yield
 
     async def startup(self, sockets: list[socket] | None = None) -> None:
-        await super().startup(sockets)
+        """Listens by itself: uvicorn has one way for all sockets, and gives a TLS handshake a minute."""
+        await super().startup([])
+        config, loop = self.config, asyncio.get_running_loop()
+        protocol = partial(self._protocol, config, self.server_state, self.lifespan.state)
+        for listening in self._sockets:
+            secure: dict[str, Any] = {}
+            if self._tls is not None and listening.family != AF_UNIX:
+                secure = {"ssl": self._tls.context, "ssl_handshake_timeout": self._handshake_seconds}
+            server = await loop.create_server(protocol, sock=listening, backlog=config.backlog, **secure)
+            self.servers.append(server)
         self._listening.set()
 
     async def on_tick(self, counter: int) -> bool:

@@ -1,5 +1,6 @@
 """TLS at both doors, with and without client certificates, and with files that change meanwhile."""
 
+import socket
 import ssl
 from datetime import timedelta
 from pathlib import Path
@@ -159,6 +160,15 @@ def test_the_metric_tells_when_it_expires(plant: Authority, models: Path) -> Non
         assert 1.9 < days_left() <= 2
         plant.issue("server", timedelta(days=5))
         wait_until(lambda: 4.9 < days_left() <= 5)
+
+
+def test_a_handshake_that_does_not_come_is_not_waited_for(plant: Authority, models: Path) -> None:
+    server = plant.issue("server")
+    with serving(models, head_seconds=0.2, **server.settings()) as running:
+        address = running.service.http[0]
+        with socket.create_connection((address.host, address.port), timeout=30) as silent:
+            assert silent.recv(1) == b""  # closed from the other side
+        ask_http(running, plant)
 
 
 def test_unix_sockets_stay_plain(plant: Authority, models: Path, tmp_path: Path) -> None:
