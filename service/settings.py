@@ -117,6 +117,9 @@ class Settings(BaseSettings):
     max_url_bytes: PositiveInt = 8192
     max_head_bytes: PositiveInt = 32_768
     """Of a request's URL; of its header fields in all. gRPC: of a call's metadata."""
+    max_head_fields: PositiveInt = 100
+    max_form_parts: PositiveInt = 32
+    """Of a multipart/form-data body."""
     head_seconds: PositiveFloat = 10
     """A request's head has to arrive within this time from its first byte; and a connection's handshake."""
     receive_seconds: PositiveFloat = 10

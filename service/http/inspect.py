@@ -27,6 +27,7 @@ class InspectEndpoint:
     def __init__(self, calls: Calls, settings: Settings) -> None:
         self._calls, self._inspector = calls, calls.inspector
         self._max_bytes, self._receive_seconds = settings.max_image_bytes, settings.receive_seconds
+        self._max_parts = settings.max_form_parts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         call = self._calls.begin("http")
@@ -61,7 +62,7 @@ class InspectEndpoint:
             )
             image, kind = await wire.read_body(receive, headers, holding, limits), head.content_type
             if form:
-                image, kind = wire.image_part(image, kind)
+                image, kind = wire.image_part(image, kind, self._max_parts)
             request = Request(
                 image=image,
                 product=head.product,

@@ -26,7 +26,7 @@ _PROBLEMS = {
 
 
 def describe_inspect(document: dict[str, Any]) -> None:
-    """Adds the operation to an OpenAPI document with its schemas, and to all others that they answer problems."""
+    """Adds the operation and its schemas to an OpenAPI document, and problems to all operations."""
     models = models_json_schema([(Answer, "serialization"), (Problem, "serialization")], ref_template=_REF)
     schemas = document["components"]["schemas"]
     schemas |= models[1]["$defs"]

@@ -21,7 +21,6 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from service.http.problems import as_it_is_sent
 from service.settings import Settings
 
-_MOST_HEADERS = 100
 _GRACE_SECONDS = 2.0  # the application's own limit comes first: it counts and logs who it sends away
 
 
@@ -39,6 +38,7 @@ class Limits:
     connections: int
     url_bytes: int
     head_bytes: int
+    head_fields: int
     seconds: Mapping[Phase, float]
     answer_seconds: float
 
@@ -54,6 +54,7 @@ class Limits:
             connections=settings.max_connections,
             url_bytes=settings.max_url_bytes,
             head_bytes=settings.max_head_bytes,
+            head_fields=settings.max_head_fields,
             seconds=seconds,
             answer_seconds=settings.answer_seconds,
         )
@@ -104,9 +105,9 @@ class Protocol(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         super().on_header(name, value)
         self._header_bytes += len(name) + len(value)
-        if len(self.headers) > _MOST_HEADERS or self._header_bytes > self.limits.head_bytes:
-            limits = f"{_MOST_HEADERS} header fields of {self.limits.head_bytes} bytes in all"
-            self._stop(431, f"the request has more than {limits}")
+        if len(self.headers) > self.limits.head_fields or self._header_bytes > self.limits.head_bytes:
+            most = f"{self.limits.head_fields} header fields of {self.limits.head_bytes} bytes in all"
+            self._stop(431, f"the request has more than {most}")
 
     def on_headers_complete(self) -> None:
         super().on_headers_complete()

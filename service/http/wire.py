@@ -124,12 +124,12 @@ async def _discard(receive: Receive) -> None:
                 pass
 
 
-def image_part(body: bytes, content_type: str) -> tuple[bytes, str]:
+def image_part(body: bytes, content_type: str, max_parts: int) -> tuple[bytes, str]:
     """Content and content type of the part of a form named `image`; BadParameter or UnreadableImage."""
     boundary = parse_options_header(content_type)[1].get(b"boundary")
     if not boundary:
         raise BadParameter("the form has no boundary")
-    form = _Form()
+    form = _Form(max_parts)
     try:
         parser = MultipartParser(boundary, form.callbacks())
         parser.write(body)
@@ -144,9 +144,10 @@ def image_part(body: bytes, content_type: str) -> tuple[bytes, str]:
 class _Form:
     """Collects the parts named `image` while a form is parsed."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_parts: int) -> None:
         self.images = list[tuple[bytes, str]]()
         self.complete = False
+        self._parts, self._max_parts = 0, max_parts
         self._name, self._value = b"", b""
         self._headers = dict[bytes, bytes]()
         self._content = list[bytes]()
@@ -163,6 +164,9 @@ class _Form:
         }
 
     def _begin(self) -> None:
+        self._parts += 1
+        if self._parts > self._max_parts:  # each takes time on the event loop, which is everybody's
+            raise BadParameter(f"the form has more than {self._max_parts} parts")
         self._headers, self._content = {}, []
 
     def _field(self, data: bytes, start: int, end: int) -> None:

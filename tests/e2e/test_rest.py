@@ -149,6 +149,10 @@ WRONG: dict[str, tuple[int, Callable[[httpx.Client], httpx.Response]]] = {
         ),
     ),
     "a form without a boundary": (422, lambda http: inspect(http, b"", Content_Type="multipart/form-data")),
+    "a form of very many parts": (
+        422,
+        lambda http: inspect(http, b"--x\r\n\r\n\r\n" * 9000, Content_Type="multipart/form-data; boundary=x"),
+    ),
     "the wrong method": (405, lambda http: http.get("/v1/inspect")),
     "an unknown path": (404, lambda http: http.get("/v2/inspect")),
     "no such product to look at": (404, lambda http: http.get("/v1/products/no")),
