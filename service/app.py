@@ -57,6 +57,8 @@ class Service:
     async def open(self) -> None:
         """Listens everywhere, or raises CannotListen. What is registered first ends last."""
         settings, ends = self._settings, self._ends
+        if self.access.needed and not self.tls and not all(a.is_local for a in settings.http + settings.grpc):
+            _logger.warning("tokens are sent in clear text, unless a proxy adds TLS: see --tls-certificate")
         if self._calls.traces is not None:
             ends.push_async_callback(asyncio.to_thread, self._calls.traces.close)
         ends.callback(self.inspector.close)

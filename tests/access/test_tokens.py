@@ -143,6 +143,14 @@ def test_others_are_let_in_when_that_is_said(models: Path) -> None:
             assert httpx.get(f"http://127.0.0.1:{address.port}/health/live").status_code == 200
 
 
+def test_tokens_without_tls_are_warned_of_where_others_can_listen(
+    models: Path, guarded: Guarded, caplog: pytest.LogCaptureFixture
+) -> None:
+    for address, told in (("127.0.0.1:0", False), ("0.0.0.0:0", True)):
+        with serving(models, tokens=guarded.tokens.path, http=address):
+            assert ("clear text" in caplog.text) == told
+
+
 def test_the_admin_address_needs_no_token_and_counts_who_was_turned_away(guarded: Guarded) -> None:
     admin = f"http://{guarded.running.service.admin[0]}"
     assert httpx.get(f"{admin}/health/ready").status_code == 200
