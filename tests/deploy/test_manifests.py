@@ -45,7 +45,7 @@ CLUSTERS = ("1.31", "1.35")
 BY_ITSELF = {"drd-access", "drd-tls"}
 """Secrets that deploy/README.md says how to make."""
 README = REPOSITORY / "deploy/README.md"
-OPTIONS = ("keda", "tls", "bundle-image")
+OPTIONS = ("keda", "tls", "load-balancer", "bundle-image")
 
 
 @pytest.fixture(scope="module")
