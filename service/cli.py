@@ -109,7 +109,8 @@ def announce(service: Service) -> None:
     web = next((address for address in service.http if address.port), None)
     lane = next((version.lane for version in versions if version.lane), None)
     if web and lane:
-        url = f"http{'s' if service.tls else ''}://{web}/v1/inspect?product={lane.product}&include=regions"
+        here = f"localhost:{web.port}" if web.host in ("0.0.0.0", "::") else web
+        url = f"http{'s' if service.tls else ''}://{here}/v1/inspect?product={lane.product}&include=regions"
         token = '-H "Authorization: Bearer $TOKEN" ' if service.access.needed else ""
         picture = shlex.quote(str(_picture(lane.predictor.bundle)))
         print(f"try    curl {token}--data-binary @{picture} '{url}'")
