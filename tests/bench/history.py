@@ -38,16 +38,21 @@ def main() -> None:
         )
 
         def compare(what: str, *options: str) -> None:
-            costs = dict[str, list[float]]({on: [], off: []})
-            for number in range(ROUNDS):
-                for target in (on, off) if number % 2 else (off, on):
-                    costs[target].append(_cost(target, image, bundle, given.seconds, *options))
-            cost, without = 1e6 * mean(costs[on]), 1e6 * mean(costs[off])
-            print(
-                f"| {what} | {without:.0f} | {cost:.0f} | {100 * (cost / without - 1):+.1f} % |", flush=True
+            turns = [(on, off), (off, on)] * (ROUNDS // 2)
+            costs = [
+                {target: _cost(target, image, bundle, given.seconds, *options) for target in turn}
+                for turn in turns
+            ]
+            (cost, rate), (without, _) = (
+                [mean(values) for values in zip(*(cost[target] for cost in costs), strict=True)]
+                for target in (on, off)
             )
+            more = cost - without
+            figures = f"{rate:.0f} | {1e6 * without:.0f} | {1e6 * cost:.0f} | {100 * more / without:+.1f} % "
+            print(f"| {what} | {figures}| {1000 * more * rate:+.0f} |", flush=True)
 
-        print("| service | µs per frame without | with | difference |\n|---|---|---|---|")
+        print("| load | frames/s | µs of CPU per frame without | with | difference | ms of CPU a second |")
+        print("|---|---|---|---|---|---|")
         compare("as fast as it can, nobody looks")
         with _page(f"http://{on}"):
             compare("as fast as it can, one page open")
@@ -70,11 +75,12 @@ def _page(url: str) -> Iterator[None]:
         browser.close()
 
 
-def _cost(target: str, image: Path, bundle: Path, seconds: float, *options: str) -> float:
-    """CPU seconds of the service per frame answered."""
+def _cost(target: str, image: Path, bundle: Path, seconds: float, *options: str) -> tuple[float, float]:
+    """CPU seconds of the service per frame answered, and how many were answered in a second."""
     before = _cpu_seconds(target)
     report = load({"raw": target}, "raw", image, bundle, seconds, 8, *options)
-    return (_cpu_seconds(target) - before) / int(report["statuses"]["200"]["count"])
+    frames = int(report["statuses"]["200"]["count"])
+    return (_cpu_seconds(target) - before) / frames, frames / float(report["seconds"])
 
 
 def _cpu_seconds(target: str) -> float:

@@ -18,7 +18,7 @@ const list = new List($("list"), (record) => hold(record));
 const chart = new Chart($("scores"), (score) => tryThreshold(score), (record) => hold(record));
 const inspecting = new Inspecting(store, (record, urls) => stage.hold(record, urls));
 const feed = new Feed({ state: onState, verdicts: onVerdicts, link: onLink });
-const PAUSE = 500; // ms between two drawings of what came by itself: a calm list, and few pictures asked for
+const PAUSE = 800; // ms between two drawings of what came by itself: a calm list, and few pictures asked for
 let added = 0;
 let drawing = false;
 let drawn = 0;
