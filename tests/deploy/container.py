@@ -84,13 +84,13 @@ class Container:
 
     def execute(self, *command: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            ["runc", "exec", self.name, *command], capture_output=True, text=True, timeout=60, check=False
+            ["runc", "exec", self.name, *command], capture_output=True, text=True, timeout=300, check=False
         )
 
     def terminate(self) -> int:
         """SIGTERM, as the kubelet sends it; the exit status."""
         _run("runc", "kill", self.name, "TERM")
-        return self.popen.wait(60)
+        return self.popen.wait(300)
 
 
 @contextmanager
@@ -106,7 +106,7 @@ def started(
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     assert popen.stdout is not None
-    too_long = threading.Timer(120, popen.kill)
+    too_long = threading.Timer(300, popen.kill)
     too_long.start()
     try:
         lines = list[str]()

@@ -41,7 +41,7 @@ def fetch_kubectl(folder: Path) -> Path:
 def render(kubectl: Path, folder: Path) -> list[Manifest]:
     """What `kubectl apply -k folder` would send."""
     done = subprocess.run(
-        [kubectl, "kustomize", folder], capture_output=True, text=True, timeout=60, check=False
+        [kubectl, "kustomize", folder], capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr
     assert not done.stderr, done.stderr  # warnings of what is deprecated

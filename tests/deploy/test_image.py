@@ -12,6 +12,7 @@ from service.access.tokens import make_token
 from service.settings import Settings
 from tests.bundles import make_bundle
 from tests.deploy.container import Builder, Container, started
+from tests.e2e.serving import wait_until
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(1800)]
 
@@ -90,7 +91,7 @@ def test_a_picture_is_inspected(container: Container) -> None:
 
 
 def test_every_door_says_that_it_is_healthy(container: Container, config: dict[str, Any]) -> None:
-    assert container.execute(*config["Healthcheck"]["Test"][1:]).returncode == 0
+    wait_until(lambda: container.execute(*config["Healthcheck"]["Test"][1:]).returncode == 0)
     assert json.loads(container.python(ASK, "http://127.0.0.1:9090/health/live")) == {"status": "alive"}
     assert container.python(ASK_GRPC) == "1"
     assert "drd_ready 1.0" in container.python(ASK, "http://127.0.0.1:9090/metrics")

@@ -38,7 +38,7 @@ from tests.deploy.manifests import (
 )
 from tests.e2e.serving import serving
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.timeout(1800)]
 
 CLUSTERS = ("1.31", "1.35")
 """The oldest and the newest Kubernetes these manifests are for."""
@@ -216,7 +216,7 @@ def test_probes_ask_what_the_service_answers(
                 continue
             assert probe["httpGet"]["port"] == "admin"
             url = f"http://{running.service.admin[0]}{probe['httpGet']['path']}"
-            assert httpx.get(url).status_code == 200
+            assert httpx.get(url, timeout=60).status_code == 200
 
 
 def test_a_hanging_engine_and_a_long_start_are_told_apart(

@@ -22,7 +22,7 @@ from tests.deploy.manifests import KUBERNETES
 from tests.e2e.serving import Process, process, wait_until
 from tests.service.images import plain
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 
 PATIENT = {"DRD_LAME_DUCK_SECONDS": "60", "DRD_WATCH_SECONDS": "0.05", "DRD_KEEP_OLD_SECONDS": "1"}
 """A lame duck waits for us, not for a clock."""
