@@ -16,6 +16,7 @@ import orjson
 
 Head = dict[str, Any]
 ROOM = 8 * 2**20
+_MOST = 2**30
 _LENGTHS = struct.Struct("!II")
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
@@ -40,6 +41,8 @@ class Channel:
     def receive(self) -> tuple[Head, bytes]:
         """EOFError when the other side has ended, BlockingIOError when it takes too long."""
         of_head, of_payload = _LENGTHS.unpack(self._exactly(_LENGTHS.size))
+        if max(of_head, of_payload) > _MOST:
+            raise EOFError
         head: Head = orjson.loads(self._exactly(of_head))
         return head, self._memory[:of_payload] if of_payload <= ROOM else self._exactly(of_payload)
 

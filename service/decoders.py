@@ -2,6 +2,7 @@
 
 import atexit
 import logging
+import math
 import os
 import socket
 import struct
@@ -26,7 +27,7 @@ from service.image import ImageLimits, decode, decode_rgb
 from service.inspection import Decoded
 from service.settings import MEBIBYTE, Settings
 
-_PATIENCE = 30.0  # over its CPU time: a decoder that waits this long for a core has been forgotten
+_PATIENCE = 20  # times its CPU time: a decoder that waits this long for a core has been forgotten
 _ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",  # what forks may have no threads
     # The memory of a frame is kept for the next, up to 64 MiB: to have it from the system anew, page by page,
@@ -136,7 +137,7 @@ class InProcesses:
                 decoder = decoder or self._new()
                 decoder.send(head, payload)
                 return _checked(*decoder.receive())
-            except (EOFError, ConnectionError, BlockingIOError):
+            except (EOFError, ConnectionError, BlockingIOError, orjson.JSONDecodeError):
                 assert decoder is not None
                 decoder.close()  # the process ends by its time limit, if it has not
                 decoder = None
@@ -150,7 +151,7 @@ class InProcesses:
     def _new(self) -> Channel:
         """A decoder that waits for its first image; NotServing when there can't be one."""
         own, other = socket.socketpair()
-        timeout = struct.pack("@ll", int(self._seconds + _PATIENCE), 0)
+        timeout = struct.pack("@ll", math.ceil(_PATIENCE * self._seconds), 0)
         for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
             own.setsockopt(socket.SOL_SOCKET, option, timeout)
         memory = shared_memory()
@@ -198,10 +199,10 @@ class Nursery:
         with other:
             number = other.fileno()
             self._process = subprocess.Popen(
-                [sys.executable, "-W", "ignore", "-m", "service.decoder", str(number)],
+                [sys.executable, "-P", "-W", "ignore", "-m", "service.decoder", str(number)],
                 pass_fds=[number],
                 stdin=subprocess.DEVNULL,
-                env=os.environ | _ENVIRONMENT,
+                env=os.environ | _ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(sys.path)},
             )
 
 

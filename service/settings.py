@@ -100,9 +100,9 @@ class Settings(BaseSettings):
     """Where images are decoded: in processes, no loss when an image makes one loop, grow or abort; or in the
     service's own threads, where the two limits below can't be held."""
     decode_seconds: PositiveFloat = 5
-    """CPU time that one image may take."""
-    decode_bytes: PositiveInt = 2048 * MEBIBYTE
-    """Memory that one image may take, over what a decoder has at its start."""
+    """CPU time that decoding one image may take."""
+    decode_bytes: PositiveInt = 1536 * MEBIBYTE
+    """Memory that one image may take, over what a decoder has at its start; 40 megapixels take 1 GiB."""
     max_queued_frames: PositiveInt = 256
     """Frames accepted and not yet answered, over all products."""
     max_queued_bytes: PositiveInt = 512 * MEBIBYTE
