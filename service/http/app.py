@@ -21,7 +21,7 @@ from service.http import problems
 from service.http.answers import Health, Product, Products, products_of
 from service.http.guard import Guard, grant_of
 from service.http.inspect import InspectEndpoint
-from service.http.openapi import describe_inspect
+from service.http.openapi import describe_inspect, require_token
 from service.http.session import session_routes
 from service.inspector import Inspector
 from service.life import Life
@@ -35,11 +35,16 @@ _PROBLEM: dict[str, Any] = {
 
 
 class Api(FastAPI):
-    """FastAPI that also describes /v1/inspect, which it does not route itself."""
+    """FastAPI that also describes what it does not do itself: /v1/inspect and the guard."""
+
+    needs_token = False
 
     def openapi(self) -> dict[str, Any]:
         if not self.openapi_schema:
-            describe_inspect(super().openapi())
+            document = super().openapi()
+            describe_inspect(document)
+            if self.needs_token:
+                require_token(document)
         assert self.openapi_schema is not None
         return self.openapi_schema
 
@@ -49,6 +54,7 @@ def make_app(calls: Calls, access: Access, settings: Settings) -> ASGIApp:
     inspector = calls.inspector
     inspect = InspectEndpoint(calls, settings)
     app = _app(docs=True)
+    app.needs_token = access.needed
     app.router.routes.append(Route("/v1/inspect", inspect, methods=["POST"]))
     app.include_router(session_routes(access, inspector, settings))
     app.include_router(_products(inspector))
@@ -70,7 +76,7 @@ def make_admin_app(life: Life, metrics: Metrics) -> FastAPI:
     return app
 
 
-def _app(*, docs: bool) -> FastAPI:
+def _app(*, docs: bool) -> Api:
     app = Api(
         title="DRD Inspect",
         version="1",

@@ -13,6 +13,8 @@ _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _ID = {"type": "string", "maxLength": 128, "pattern": r"^[\x20-\x7e]*$"}
 _PROBLEMS = {
     400: "Not a readable image",
+    401: "No token, or none that is valid, where one is needed",
+    403: "The token is not for this product",
     404: "No such product, or not in that version",
     408: "The request took too long to arrive",
     413: "Too many bytes or pixels",
@@ -37,6 +39,12 @@ def describe_inspect(document: dict[str, Any]) -> None:
             operation["responses"].pop("422", None)
             operation["responses"]["default"] = _problem("What went wrong")
     document["paths"]["/v1/inspect"] = {"post": _operation()}
+
+
+def require_token(document: dict[str, Any]) -> None:
+    """Says that all operations need a bearer token."""
+    document["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+    document["security"] = [{"token": []}]
 
 
 def _operation() -> dict[str, Any]:

@@ -23,6 +23,7 @@ def test_every_route_but_the_login_asks_for_a_token(http: httpx.Client, guarded:
     document = http.get("/openapi.json", headers=bearer(guarded.all)).json()
     routes = [(method, path) for path, methods in document["paths"].items() for method in methods]
     assert ("post", "/v1/inspect") in routes
+    assert document["security"] == [{"token": []}]
     others = [("get", "/openapi.json"), ("get", "/docs"), ("put", "/v1/inspect"), ("get", "/no/such/path")]
 
     for method, path in [*routes, *others]:
