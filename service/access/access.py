@@ -1,6 +1,8 @@
 """Who may ask, at every door: the bearers of tokens where a tokens file is given, else whoever gets there."""
 
 import logging
+import math
+import time
 from pathlib import Path
 
 from service.access.tokens import EVERYTHING, Grant, Token, TokensError, find, parse_tokens, read_tokens
@@ -18,6 +20,7 @@ class Access:
         self._content = b"" if path is None else read_tokens(path)
         self._tokens: tuple[Token, ...] = parse_tokens(self._content)
         self._trouble = ""
+        self._told, self._untold = -math.inf, 0
 
     @property
     def needed(self) -> bool:
@@ -29,9 +32,13 @@ class Access:
         return find(self._tokens, secret) if self.needed else EVERYTHING
 
     def denied(self, door: str, error: Denied) -> None:
-        """Counts and logs a caller who was turned away."""
+        """Counts a caller who was turned away, and logs one in a second: nobody fills the disk from outside."""
         self._metrics.denied.labels(door, error.reason).inc()
-        _logger.info("turned away: %s", error, extra={"door": door, "reason": error.reason})
+        self._untold += 1
+        if time.monotonic() - self._told >= 1:
+            facts = {"door": door, "reason": error.reason, "since_last": self._untold}
+            _logger.info("turned away: %s", error, extra=facts)
+            self._told, self._untold = time.monotonic(), 0
 
     def refresh(self) -> None:
         """Follows the file. What can't be read or understood changes nothing, and is told once."""

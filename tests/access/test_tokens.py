@@ -7,9 +7,11 @@ from pathlib import Path
 import httpx
 import pytest
 
+from service.access.access import Access
 from service.access.tokens import TokensError, find, make_token, parse_tokens
 from service.cli import main
 from service.errors import Unauthenticated
+from service.metrics import Metrics
 from tests.access.conftest import Guarded
 from tests.e2e.serving import drd_serve, process, serving, wait_until
 
@@ -164,6 +166,18 @@ def test_the_admin_address_needs_no_token_and_counts_who_was_turned_away(guarded
     lists(guarded.running.url, "drd_no-such-token")
     httpx.get(f"{guarded.running.url}/v1/products")
     assert (denied("unknown"), denied("missing")) == (before[0] + 1, before[1] + 1)
+
+
+def test_a_flood_of_strangers_does_not_flood_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    (tmp_path / "tokens").write_text("")
+    access = Access(tmp_path / "tokens", Metrics(takt_seconds=0.2))
+    for _ in range(10_000):
+        access.denied("http", Unauthenticated("a token is needed", reason="missing"))
+    lines = [record for record in caplog.records if "turned away" in record.message]
+    assert 1 <= len(lines) < 1000
 
 
 def test_no_secret_gets_into_the_log(models: Path, tmp_path: Path) -> None:
