@@ -32,7 +32,7 @@ class Access:
         return find(self._tokens, secret) if self.needed else EVERYTHING
 
     def denied(self, door: str, error: Denied) -> None:
-        """Counts a caller who was turned away, and logs one in a second: nobody fills the disk from outside."""
+        """Counts a caller who was turned away, and logs one a second: strangers fill no disk."""
         self._metrics.denied.labels(door, error.reason).inc()
         self._untold += 1
         if time.monotonic() - self._told >= 1:
