@@ -144,7 +144,8 @@ def test_one_too_many_is_told_so_unless_another_is_idle(running: Running) -> Non
 
 
 def in_phase(running: Running, name: str) -> int:
-    (door,) = running.service._http
+    door = running.service._http
+    assert door is not None
     return sum(vars(connection)["phase"].name == name for connection in list(door.server_state.connections))
 
 

@@ -80,7 +80,17 @@ def test_what_is_no_bundle(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["../1/model.onnx", "/etc/passwd", "golden//0.png", "./model.onnx", "a\\b", "C:x", "", "manifest.json"],
+    [
+        "../1/model.onnx",
+        "/etc/passwd",
+        "golden//0.png",
+        "./model.onnx",
+        "a\\b",
+        "C:x",
+        "",
+        "manifest.json",
+        "model.sig",
+    ],
 )
 def test_paths_stay_inside(bundle: Path, path: str) -> None:
     def change(facts: dict[str, Any]) -> None:
