@@ -14,7 +14,7 @@ import orjson
 
 from service.console.history import History, Sees
 
-RATE, BATCH = 4, 25
+RATE, BATCH = 4, 100
 FIRST_BATCH = 1000
 BEAT_SECONDS = 2.0
 """The longest silence. A page that hears nothing for longer knows that the service is gone."""

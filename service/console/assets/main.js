@@ -23,13 +23,15 @@ let added = 0;
 let drawing = false;
 let drawn = 0;
 let later = null;
+let picked = ""; // the product somebody chose; without one, all are shown, or the only one
 let worst = null;
 
 function onState(state) {
   if (store.begin(state.history)) stage.clear();
   store.choose({ products: state.products, ready: state.ready, reason: state.reason });
   const names = state.products.map((product) => product.name);
-  if (!names.includes(store.product)) store.choose({ product: names.length === 1 ? names[0] : "" });
+  const product = names.includes(picked) ? picked : names.length === 1 ? names[0] : "";
+  if (product !== store.product) store.choose({ product });
   inspecting.refresh();
   showProducts();
   showAlarm();
@@ -126,6 +128,7 @@ function showProducts() {
 }
 
 function chooseProduct(name) {
+  picked = name;
   store.choose({ product: name });
   added = 0;
   list.box.scrollTop = 0;
