@@ -14,7 +14,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -68,11 +68,12 @@ class Protocol(HttpToolsProtocol):
     """One connection. Whatever is refused here is answered with a problem document, too."""
 
     limits: ClassVar[Limits]
-    """Set in a subclass for each door."""
+    idle: ClassVar[dict["Protocol", None]]
+    """The door's idle connections, in the order in which they became so. Both are set in a subclass."""
 
     def __init__(self, *given: Any, **options: Any) -> None:
         super().__init__(*given, **options)
-        self._enter(Phase.IDLE)
+        self.phase, self.since = Phase.IDLE, time.monotonic()
         self._head_bytes = self._header_bytes = 0
         self._refusal: tuple[int, str] | None = None
         self._answers = 0
@@ -81,8 +82,13 @@ class Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        self._enter(Phase.IDLE)
         if len(self.connections) > self.limits.connections and not self._make_room():
             self._refuse(503, "there are too many connections", b"retry-after: 1\r\n")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.idle.pop(self, None)
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         goes_on = self.phase is Phase.HEAD
@@ -139,14 +145,17 @@ class Protocol(HttpToolsProtocol):
 
     def _enter(self, phase: Phase) -> None:
         self.phase, self.since = phase, time.monotonic()
+        self.idle.pop(self, None)
+        if phase is Phase.IDLE:
+            self.idle[self] = None
 
     def _make_room(self) -> bool:
         """Closes the connection that has been idle for longest; whether there was one."""
-        others = (cast(Protocol, other) for other in self.connections if other is not self)
-        idle = [other for other in others if other.phase is Phase.IDLE and not other.transport.is_closing()]
-        if not idle:
+        longest = next(iter(self.idle))
+        if longest is self:
             return False
-        min(idle, key=lambda other: other.since).transport.close()
+        del self.idle[longest]
+        longest.transport.close()
         return True
 
     def _untaken(self, now: float) -> float:

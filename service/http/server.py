@@ -22,7 +22,7 @@ class Server(uvicorn.Server):
     """One application on several listening sockets: with `tls`, TCP speaks TLS, and unix sockets never do."""
 
     def __init__(self, app: ASGIApp, sockets: list[socket], limits: Limits, tls: Tls | None = None) -> None:
-        self._protocol = type("LimitedProtocol", (Protocol,), {"limits": limits})
+        self._protocol = type("LimitedProtocol", (Protocol,), {"limits": limits, "idle": {}})
         super().__init__(
             uvicorn.Config(
                 app,

@@ -71,6 +71,9 @@ class Connection(asyncio.Protocol):
     def ask(self, request: bytes) -> asyncio.Future[int]:
         assert self._transport is not None
         self._answer = asyncio.get_running_loop().create_future()
+        if self._transport.is_closing():  # sent away before it could ask
+            self._answer.set_result(0)
+            return self._answer
         self._transport.write(request)
         return self._answer
 
@@ -148,7 +151,11 @@ async def opened(
     async def one(asked: float) -> None:
         while idle and idle[-1].ended:  # idle for too long
             idle.pop()
-        connection = idle.pop() if idle else await connect(target)
+        try:
+            connection = idle.pop() if idle else await connect(target)
+        except OSError:
+            tally.note(0, time.monotonic() - asked, deadline)
+            return
         tally.note(await connection.ask(request), time.monotonic() - asked, deadline)
         idle.append(connection)
 
