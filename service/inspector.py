@@ -98,6 +98,7 @@ class Inspector:
             try:
                 made.set_result(self._decoders.preview(image, side))
             except Exception as error:  # whoever asked hears of it
+                _logger.warning("a preview failed", exc_info=True)
                 made.set_exception(error)
 
         self._workers.submit(math.inf, work)
