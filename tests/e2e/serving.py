@@ -123,7 +123,7 @@ def process(*arguments: str | Path, **environment: str) -> Iterator[Process]:
 def _started(command: list[str | Path], errors: IO[str], environment: dict[str, str]) -> Iterator[Process]:
     popen = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment)
     assert popen.stdout is not None
-    too_long = threading.Timer(60, popen.kill)
+    too_long = threading.Timer(240, popen.kill)
     too_long.start()
     try:
         lines = list[str]()
