@@ -16,7 +16,7 @@ def good_frames(count: int = 4, size: tuple[int, int] = (64, 96)) -> Tensor:
 
 @pytest.mark.parametrize("preset", ["drd", "mix"])
 @given(seed=st.integers(0, 2**62))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_only_the_mask_is_damaged(preset: Preset, seed: int) -> None:
     good = good_frames()
     damaged, mask = synthesise(good, preset, range(seed, seed + 4))
