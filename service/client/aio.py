@@ -53,7 +53,7 @@ class AsyncClient:
 
     async def inspect(self, frame: Frame) -> Answer:
         """The verdict on one frame, or what kept it from one: ClientError."""
-        return await self._inspect(self._door, frame)
+        return await self._inspect(self._door, frame, _begun(frame))
 
     async def stream(
         self, frames: AsyncIterable[Frame] | Iterable[Frame], window: int = 16
@@ -112,16 +112,17 @@ class AsyncClient:
         await self.close()
 
     async def _outcome(self, door: Door, frame: Frame) -> Outcome:
+        since = _begun(frame)
         try:
-            answer, error = await self._inspect(door, frame), None
+            answer, error = await self._inspect(door, frame, since), None
         except errors.ClientError as failure:
             answer, error = None, failure
-        return Outcome(frame, answer, error, time.monotonic() - frame.since)
+        return Outcome(frame, answer, error, time.monotonic() - since)
 
-    async def _inspect(self, door: Door, frame: Frame) -> Answer:
+    async def _inspect(self, door: Door, frame: Frame, since: float) -> Answer:
         """Within the deadline, or not at all: a late answer is none."""
         budget = self._deadline if frame.deadline is None else frame.deadline
-        ends = frame.since + budget
+        ends = since + budget
         try:
             async with asyncio.timeout(ends - time.monotonic()):
                 answer = await self._attempts(door, frame, ends)
@@ -144,6 +145,10 @@ class AsyncClient:
                     raise
             await asyncio.sleep(wait)
         raise AssertionError("never reached")
+
+
+def _begun(frame: Frame) -> float:
+    return time.monotonic() if frame.since is None else frame.since
 
 
 def _wait(error: errors.Refused | errors.Unreachable, retry: int) -> float | None:

@@ -1,7 +1,6 @@
 """What a client sends and what it gets."""
 
 import secrets
-import time
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Literal
@@ -26,8 +25,9 @@ class Frame:
     deadline: float | None = None
     """Seconds from `since` to the answer, retries included; None: the client's."""
     request_id: str = field(default_factory=lambda: secrets.token_hex(8))
-    since: float = field(default_factory=time.monotonic)
-    """The instant of `time.monotonic` from which the deadline counts: the picture's, or the trigger's."""
+    since: float | None = None
+    """The instant of `time.monotonic` from which the deadline counts: the picture's, or the trigger's.
+    None: when the client takes the frame in hand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ class Outcome:
     answer: Answer | None
     error: ClientError | None
     seconds: float
-    """From the frame's `since`."""
+    """From the frame's `since` until it was known."""
 
 
 @dataclass(frozen=True, slots=True)

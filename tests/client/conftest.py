@@ -14,8 +14,9 @@ from tests.service.images import plain
 
 
 def frame(level: int, **more: Any) -> Frame:
-    given: dict[str, Any] = {"image": plain(level), "product": "tile", "frame_id": f"part {level}"} | more
-    return Frame(**given)
+    """With more time than any machine needs."""
+    given: dict[str, Any] = {"image": plain(level), "product": "tile", "frame_id": f"part {level}"}
+    return Frame(**given | {"deadline": 60} | more)
 
 
 @pytest.fixture(scope="module")

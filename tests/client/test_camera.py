@@ -18,6 +18,7 @@ from tests.service.engines import Gate
 from tests.service.images import plain
 
 DARK, BRIGHT = 30, 200
+ANYHOW = ("--product", "tile", "--retries", "1000", "--deadline-ms", "60000")
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def put(path: Path, level: int) -> Path:
 
 
 def camera(address: str, *arguments: str | Path) -> int:
-    return main(["--product", "tile", "--to", address, "--retries", "1000", *map(str, arguments)])
+    return main([*ANYHOW, "--to", address, *map(str, arguments)])
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -102,7 +103,7 @@ def test_a_list_comes_on_standard_input(address: str, folder: Path) -> None:
 
 
 def run_camera(address: str, *arguments: str | Path, given: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "service.client.camera.cli", "--product", "tile", "--to", address]
+    command = [sys.executable, "-m", "service.client.camera.cli", *ANYHOW, "--to", address]
     return subprocess.run([*command, *arguments], input=given, capture_output=True, text=True, check=False)
 
 
@@ -149,7 +150,7 @@ def test_late_is_counted_from_when_a_picture_was_due(
 
 @contextmanager
 def watching(address: str, folder: Path, *arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-m", "service.client.camera.cli", "--product", "tile", "--to", address]
+    command = [sys.executable, "-m", "service.client.camera.cli", *ANYHOW, "--to", address]
     popen = subprocess.Popen(
         [*command, "--watch", folder, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

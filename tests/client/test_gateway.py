@@ -144,7 +144,6 @@ def test_what_is_late_is_not_inspected_and_its_answer_never_comes(
         with gateway(free_port, service.target, pictures, SHORT):
             gate.shut()
             parts.trigger("stuck", "dark.png")
-            gate.wait_for_batch()
             stuck = parts.verdict("stuck")
             parts.trigger("no picture", "never.png")
             parts.trigger("stale", "dark.png", at=time.time() - 60)
