@@ -23,21 +23,23 @@ class RpcLink:
     """As the door, while one stream of frames lasts; their ids differ while they are under way."""
 
     def __init__(self, address: Address, access: Access) -> None:
-        self._address, self._metadata = address, tuple(access.headers().items())
-        if address.tls:
-            self._channel = grpc.secure_channel(address.target, credentials(access), OPTIONS)
-        else:
-            self._channel = grpc.insecure_channel(address.target, OPTIONS)
-        self._stub = InspectionServiceStub(self._channel)
+        self._address, self._access = address, access
+        self._metadata = tuple(access.headers().items())
+        self._channel = _channel(address, access)
         self._opening = asyncio.Lock()
         self._stream: _Stream | None = None
 
     async def inspect(self, frame: Frame, left: float) -> Answer:
         async with self._opening:
+            if (stream := self._stream) is not None and stream.ended.is_set():
+                # A service that ends a stream may be about to close its connection: a new one then.
+                self._channel.close()
+                self._channel, self._stream = _channel(self._address, self._access), None
+            if self._stream is None:
+                stub = InspectionServiceStub(self._channel)
+                await asyncio.to_thread(self._connect, stub, left)
+                self._stream = _Stream(stub, self._metadata)
             stream = self._stream
-            if stream is None or stream.ended.is_set():
-                await asyncio.to_thread(self._connect, left)
-                stream = self._stream = _Stream(self._stub, self._metadata)
         return await stream.inspect(frame, left)
 
     async def close(self) -> None:
@@ -45,15 +47,21 @@ class RpcLink:
             await self._stream.close()
         self._channel.close()
 
-    def _connect(self, left: float) -> None:
+    def _connect(self, stub: InspectionServiceStub, left: float) -> None:
         """Makes a harmless call, so that it is known whether a frame has been sent: Unreachable."""
         try:
-            self._stub.ListProducts(pb.ListProductsRequest(), timeout=left, metadata=self._metadata)
+            stub.ListProducts(pb.ListProductsRequest(), timeout=left, metadata=self._metadata)
         except grpc.RpcError as error:
             reason = error_of_call(error)
             if isinstance(reason, errors.ConnectionLost):
                 raise errors.Unreachable(f"can't reach {self._address}: {reason}") from error
             # Anything else came from there: the frame will hear it for itself.
+
+
+def _channel(address: Address, access: Access) -> grpc.Channel:
+    if address.tls:
+        return grpc.secure_channel(address.target, credentials(access), OPTIONS)
+    return grpc.insecure_channel(address.target, OPTIONS)
 
 
 class _Sent:
