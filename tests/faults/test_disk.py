@@ -18,10 +18,10 @@ pytestmark = pytest.mark.system
 
 REPOSITORY = Path(__file__).parents[2]
 _LIMITED = (
-    "import resource, runpy, sys\n"
+    "import importlib, resource, sys\n"
     "resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))\n"
     "sys.argv = sys.argv[2:]\n"
-    "runpy.run_module(sys.argv[0], run_name='__main__')\n"
+    "sys.exit(importlib.import_module(sys.argv[0]).main())\n"
 )
 
 
@@ -72,9 +72,9 @@ def test_a_training_without_room_leaves_no_checkpoint(data: Path, tmp_path: Path
         "--weights", weights, "--size", "64", "64", "--device", "cpu", "--epochs", "1",
     ]  # fmt: skip
 
-    failed = run("training", *arguments, room=200_000)
+    failed = run("training.cli", *arguments, room=200_000)
 
     assert tells_it(failed, "drd-train")
     assert not (out / "checkpoint.json").exists()
-    assert run("training", *arguments).returncode == 0
+    assert run("training.cli", *arguments).returncode == 0
     assert load_checkpoint(out).product == "plate"
