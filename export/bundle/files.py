@@ -5,7 +5,6 @@ import shutil
 import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from tempfile import mkdtemp
 
 from export.bundle.manifest import MANIFEST, SEAL, SIGNATURE, BundleError
 
@@ -53,20 +52,11 @@ def verify_files(root: Path, digests: Mapping[str, str]) -> None:
             raise BundleError(f"{name} is damaged: its digest is not the one in {MANIFEST}")
 
 
-def private_copy(root: Path, names: Iterable[str]) -> Path:
-    """A copy of these files of the bundle at `root`, where nobody else can change them after a check.
-
-    The caller removes it.
-    """
-    copy = Path(mkdtemp(prefix="drd-bundle-"))
-    try:
-        for name in names:
-            (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(root / name, copy / name, follow_symlinks=False)
-    except BaseException:
-        shutil.rmtree(copy)
-        raise
-    return copy
+def copy_files(root: Path, names: Iterable[str], copy: Path) -> None:
+    """Copies these files of the bundle at `root` into the folder `copy`."""
+    for name in names:
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(root / name, copy / name, follow_symlinks=False)
 
 
 def _regular_files(root: Path) -> set[str]:

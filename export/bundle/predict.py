@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import mkdtemp
 from types import MappingProxyType
 
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from export.bundle.engines.choice import open_engine
 from export.bundle.engines.engine import Engine, EngineFailed, ask
-from export.bundle.files import private_copy, read_sealed_manifest, verify_files
+from export.bundle.files import copy_files, read_sealed_manifest, verify_files
 from export.bundle.manifest import (
     GOLDEN_STEP,
     MANIFEST,
@@ -123,8 +124,10 @@ def _check(root: Path, trusted: TrustedKey | None) -> tuple[Manifest, str]:
 
 
 def _copied(root: Path, manifest: Manifest, trusted: TrustedKey) -> Bundle:
-    copy = private_copy(root, (MANIFEST, SEAL, SIGNATURE, *manifest.files))
+    """The bundle in a folder where nobody else can change it after the check; the folder goes with it."""
+    copy = Path(mkdtemp(prefix="drd-bundle-"))
     try:
+        copy_files(root, (MANIFEST, SEAL, SIGNATURE, *manifest.files), copy)
         bundle = Bundle(root, *_check(copy, trusted), copy)
     except BaseException:
         shutil.rmtree(copy)

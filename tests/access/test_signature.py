@@ -209,7 +209,8 @@ def test_the_service_says_why_it_refuses(owner: SigningKey, tmp_path: Path) -> N
             listed = httpx.get(f"{running.url}/v1/products").json()["products"]
             states = {each["name"]: each for each in listed}
             assert states["tile"]["state"] == "READY"
-            return states["bolt"]["versions"][0]  # type: ignore[no-any-return]
+            newest: dict[str, Any] = states["bolt"]["versions"][0]
+            return newest
 
         assert bolt()["state"] == "FAILED"
         assert "it is not signed" in bolt()["reason"]

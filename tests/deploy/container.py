@@ -9,12 +9,13 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from tests.e2e.serving import first_lines
 
 REPOSITORY = Path(__file__).parents[2]
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
@@ -106,18 +107,9 @@ def started(
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     assert popen.stdout is not None
-    too_long = threading.Timer(300, popen.kill)
-    too_long.start()
     try:
-        lines = list[str]()
-        while not (lines and lines[-1].startswith(("try", "not ready"))):
-            line = popen.stdout.readline()
-            assert line, f"ended with {popen.wait()} after {lines}"
-            lines.append(line.rstrip("\n"))
-        too_long.cancel()
-        yield Container(name, popen, tuple(lines))
+        yield Container(name, popen, first_lines(popen))
     finally:
-        too_long.cancel()
         subprocess.run(["runc", "delete", "--force", name], capture_output=True, check=False)
         popen.wait(60)
         popen.stdout.close()

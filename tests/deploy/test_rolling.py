@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -135,11 +136,11 @@ def test_a_rolling_update_costs_no_request(models: Path) -> None:
             for leaving in old:
                 client.wait_for_rounds(running)
                 coming = replicas.enter_context(process("--models", models, **PATIENT))
-                wait_until(lambda coming=coming: ready(coming))  # type: ignore[misc]
+                wait_until(partial(ready, coming))
                 client.replicas = (*client.replicas, coming)
                 client.wait_for_rounds(running)
                 leaving.popen.send_signal(signal.SIGTERM)
-                wait_until(lambda leaving=leaving: not ready(leaving))  # type: ignore[misc]
+                wait_until(partial(ready, leaving, wanted=False))
                 client.wait_for_rounds(running)  # it serves those who have not heard of it yet
                 client.replicas = tuple(replica for replica in client.replicas if replica != leaving)
                 client.wait_for_rounds(running)
@@ -149,8 +150,8 @@ def test_a_rolling_update_costs_no_request(models: Path) -> None:
         assert len(client.versions()) == 4
 
 
-def ready(replica: Process) -> bool:
-    return httpx.get(f"{replica.url}/health/ready", timeout=60).status_code == 200
+def ready(replica: Process, *, wanted: bool = True) -> bool:
+    return (httpx.get(f"{replica.url}/health/ready", timeout=60).status_code == 200) is wanted
 
 
 def test_a_delivery_changes_nothing_that_is_there(models: Path, tmp_path: Path) -> None:

@@ -123,7 +123,18 @@ def process(*arguments: str | Path, **environment: str) -> Iterator[Process]:
 def _started(command: list[str | Path], errors: IO[str], environment: dict[str, str]) -> Iterator[Process]:
     popen = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment)
     assert popen.stdout is not None
-    too_long = threading.Timer(240, popen.kill)
+    try:
+        yield Process(popen, first_lines(popen), errors)
+    finally:
+        popen.kill()
+        popen.wait()
+        popen.stdout.close()
+
+
+def first_lines(popen: subprocess.Popen[str]) -> tuple[str, ...]:
+    """What a service says until it tells how to try it, or why it is not ready; it has five minutes."""
+    assert popen.stdout is not None
+    too_long = threading.Timer(300, popen.kill)
     too_long.start()
     try:
         lines = list[str]()
@@ -131,13 +142,9 @@ def _started(command: list[str | Path], errors: IO[str], environment: dict[str, 
             line = popen.stdout.readline()
             assert line, f"ended with {popen.wait()} after {lines}"
             lines.append(line.rstrip("\n"))
-        too_long.cancel()
-        yield Process(popen, tuple(lines), errors)
+        return tuple(lines)
     finally:
         too_long.cancel()
-        popen.kill()
-        popen.wait()
-        popen.stdout.close()
 
 
 def _environment() -> dict[str, str]:

@@ -25,7 +25,7 @@ from tests.e2e.serving import Process, process
 from tests.hostile.watching import Taken, taken
 from tests.service.images import plain
 from tests.soak.callers import CALLERS, Doors, time_to_recover
-from tests.system.test_swaps import make_version, serving_version
+from tests.system.test_swaps import make_version, serves
 
 MEBIBYTE = 2**20
 LOOK_SECONDS = 2.0
@@ -122,7 +122,7 @@ def swapper(doors: Doors, models: Path, service: Process) -> None:
             doors.note("damaged versions")
             continue
         ends = time.monotonic() + 60
-        while serving_version(service) != version:
+        while not serves(service, version):
             if time.monotonic() > ends:
                 doors.complain(f"version {version} does not serve after a minute")
                 return

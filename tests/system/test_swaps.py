@@ -7,6 +7,7 @@ import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -89,14 +90,13 @@ def swap(models: Path, service: Process) -> None:
     for version in range(2, SWAPS + 2):
         pause.wait(SECONDS_BETWEEN)
         make_version(models, version)
-        wait_until(lambda version=version: serving_version(service) == version)  # type: ignore[misc]
+        wait_until(partial(serves, service, version))
         shutil.rmtree(models / "tile" / str(version - 1))
     pause.wait(SECONDS_BETWEEN)
 
 
-def serving_version(service: Process) -> int:
-    number: int = httpx.get(f"{service.url}/v1/products/tile", timeout=20).json()["version"]
-    return number
+def serves(service: Process, version: int) -> bool:
+    return bool(httpx.get(f"{service.url}/v1/products/tile", timeout=20).json()["version"] == version)
 
 
 def test_memory_after_200_swaps_is_that_after_20(tmp_path: Path) -> None:
