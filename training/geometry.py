@@ -43,7 +43,10 @@ class Geometry:
             return rgb
         size = (self.width, self.height)
         if self.filter == "bilinear":
-            return np.asarray(Image.fromarray(rgb).resize(size, Image.Resampling.BILINEAR))
+            grey = rgb.strides[2] == 0
+            picture = Image.fromarray(rgb[:, :, 0] if grey else rgb)
+            stretched = np.asarray(picture.resize(size, Image.Resampling.BILINEAR))
+            return _three_of(stretched) if grey else stretched
         return _point_sampled(rgb, size)
 
 
@@ -61,8 +64,13 @@ def _point_sampled(rgb: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.
     return np.rint(sampled).astype(np.uint8)
 
 
+def _three_of(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """`[h, w]` as RGB `[h, w, 3]`, three times the same memory: it is stretched once, not three times."""
+    return np.broadcast_to(grey[:, :, None], (*grey.shape, 3))
+
+
 def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
-    """Any picture of the accepted formats as uint8 RGB `[h, w, 3]`: upright, without alpha.
+    """Any picture of the accepted formats as uint8 RGB `[h, w, 3]`, read-only: upright, without alpha.
 
     EXIF orientation is applied. 16-bit grey is scaled to 8 bits over its full range, not over what
     the picture happens to hold, so that a dark frame stays dark. Transparency is ignored, palette and
@@ -77,8 +85,9 @@ def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
             raise UnreadableImage("floating-point pixels have no known range; send 8 or 16 bits per channel")
         if upright.mode in _SIXTEEN_BIT_MODES:
             wide = np.clip(np.asarray(upright, dtype=np.int64), 0, 65535)
-            grey = ((wide * 255 + 32767) // 65535).astype(np.uint8)
-            return np.repeat(grey[:, :, None], 3, axis=2)
+            return _three_of(((wide * 255 + 32767) // 65535).astype(np.uint8))
+        if upright.mode == "L":
+            return _three_of(np.asarray(upright))
         if upright.mode == "P" and "transparency" in upright.info:
             upright = upright.convert("RGBA")
         return np.asarray(upright.convert("RGB"))

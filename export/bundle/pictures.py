@@ -1,5 +1,7 @@
-"""The pictures of an answer, as PNG, compressed for speed: level 1 takes a quarter of the default's time."""
+"""The pictures of an answer, as PNG, compressed for speed."""
 
+import struct
+import zlib
 from io import BytesIO
 
 import numpy as np
@@ -12,7 +14,7 @@ from export.bundle.scale import THRESHOLD
 
 def heatmap_png(pixel_scores: NDArray[np.float32]) -> bytes:
     """8-bit grey, of the map's size: round(255·s), so 128 and above is over the threshold."""
-    return _png(Image.fromarray(_grey(pixel_scores)))
+    return _grey_png(_grey(pixel_scores), pixel_scores.shape[1], bits=8)
 
 
 def mask_png(pixel_scores: NDArray[np.float32], source_size: Size) -> bytes:
@@ -22,10 +24,8 @@ def mask_png(pixel_scores: NDArray[np.float32], source_size: Size) -> bytes:
         cell_of_source(pixel_scores.shape[0], height),
         cell_of_source(pixel_scores.shape[1], width),
     )
-    bits = np.packbits((pixel_scores >= THRESHOLD)[:, columns], axis=1)[
-        rows
-    ]  # packed before it grows in height
-    return _png(Image.frombytes("1", source_size, bits.tobytes()))
+    packed = np.packbits((pixel_scores >= THRESHOLD)[:, columns], axis=1)  # before it grows in height
+    return _grey_png(packed[rows], width, bits=1)
 
 
 def overlay_png(rgb: NDArray[np.uint8], pixel_scores: NDArray[np.float32]) -> bytes:
@@ -37,7 +37,9 @@ def overlay_png(rgb: NDArray[np.uint8], pixel_scores: NDArray[np.float32]) -> by
     )
     overlay = np.array(Image.composite(colour, Image.fromarray(rgb), heat.point(_OPACITY)))
     overlay[_outline(_over_threshold(pixel_scores, (width, height)))] = (255, 255, 255)
-    return _png(Image.fromarray(overlay))
+    buffer = BytesIO()
+    Image.fromarray(overlay).save(buffer, "PNG", compress_level=1)  # a quarter of the default's time
+    return buffer.getvalue()
 
 
 _GREEN = [int(255 * min(1.0, max(0.0, 1.5 - value / 127.5))) for value in range(256)]
@@ -63,7 +65,26 @@ def _outline(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return mask & ~inner
 
 
-def _png(image: Image.Image) -> bytes:
-    buffer = BytesIO()
-    image.save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_UP = 2
+"""The filter that subtracts the row above."""
+
+
+def _grey_png(rows: NDArray[np.uint8], width: int, *, bits: int) -> bytes:
+    """Grey of so many `bits` a pixel, packed in `rows` [h, bytes].
+
+    By hand, for less than half of Pillow's time, which tries every filter on every row: maps differ little
+    from one row to the next.
+    """
+    filtered = np.full((rows.shape[0], 1 + rows.shape[1]), _UP, np.uint8)
+    filtered[0, 1:] = rows[0]
+    np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
+    deflate = zlib.compressobj(level=1, strategy=zlib.Z_RLE)
+    header = struct.pack(">IIBBBBB", width, rows.shape[0], bits, 0, 0, 0, 0)
+    data = deflate.compress(filtered.data) + deflate.flush()
+    return _SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", data) + _chunk(b"IEND", b"")
+
+
+def _chunk(name: bytes, content: bytes) -> bytes:
+    checksum = zlib.crc32(content, zlib.crc32(name))
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", checksum)

@@ -4,6 +4,7 @@ import io
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from training.geometry import Geometry, UnreadableImage, read_rgb, to_rgb
+from training.geometry import Filter, Geometry, UnreadableImage, read_rgb, to_rgb
 
 
 def reread(image: Image.Image, fmt: str, **options: object) -> Image.Image:
@@ -35,6 +36,14 @@ def test_grey_is_repeated() -> None:
     rgb = to_rgb(reread(grey, "PNG"))
     assert rgb.shape == (12, 20, 3)
     assert all(np.array_equal(rgb[:, :, c], np.asarray(grey)) for c in range(3))
+
+
+@pytest.mark.parametrize("filter_", get_args(Filter))
+def test_grey_is_stretched_as_its_repetition_is(filter_: Filter) -> None:
+    grey = np.random.default_rng(0).integers(0, 256, (300, 500), np.uint8)
+    geometry = Geometry(256, 224, filter_)
+    once = geometry.apply(to_rgb(Image.fromarray(grey)))
+    assert np.array_equal(once, geometry.apply(np.repeat(grey[:, :, None], 3, axis=2)))
 
 
 @pytest.mark.parametrize("fmt", ["PNG", "TIFF"])

@@ -32,7 +32,7 @@ class OnnxRuntimeEngine:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = _ERRORS_ONLY
         options.intra_op_num_threads = cores_allowed() or 0  # 0: as many as the machine has
-        # Its threads would go on spinning for 10 ms after a batch, in the way of decoding and of other products.
+        # Its threads would spin on for 10 ms after a batch, in the way of decoding and of other products.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         try:
             if devices is not None:
