@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 PARAMETERS = ("product", "version", "include", "frame_id")
 _LINGER_SECONDS = 1.0
+_MOST_PADDING = 256
 _NUMBER = re.compile(r"[0-9]{1,9}")
 
 
@@ -57,7 +58,7 @@ def parse_head(scope: Scope, headers: dict[bytes, str]) -> Head:
         raise BadParameter("the parameter 'product' is missing")
     version = query.get("version")
     return Head(
-        product=query["product"],
+        product=parse_id("product", query["product"]),
         version=None if version is None else _whole("version", version),
         parts=parse_parts(query["include"].split(",")) if "include" in query else DEFAULT_PARTS,
         frame_id=parse_id("frame_id", query.get("frame_id", "")),
@@ -129,7 +130,8 @@ def image_part(body: bytes, content_type: str, max_parts: int) -> tuple[bytes, s
     boundary = parse_options_header(content_type)[1].get(b"boundary")
     if not boundary:
         raise BadParameter("the form has no boundary")
-    form = _Form(max_parts)
+    _check_delimiters(body, b"--" + boundary, max_parts)
+    form = _Form()
     try:
         parser = MultipartParser(boundary, form.callbacks())
         parser.write(body)
@@ -141,13 +143,24 @@ def image_part(body: bytes, content_type: str, max_parts: int) -> tuple[bytes, s
     return form.images[0]
 
 
+def _check_delimiters(body: bytes, delimiter: bytes, max_parts: int) -> None:
+    """Few, and no long padding behind any: through both the parser goes byte by byte, on everybody's loop."""
+    count, place = 0, body.find(delimiter)
+    while place >= 0:
+        count, end = count + 1, place + len(delimiter)
+        if count > max_parts + 1:  # the last delimiter ends the form
+            raise BadParameter(f"the form has more than {max_parts} parts")
+        if not body[end : end + _MOST_PADDING].strip(b" \t"):
+            raise BadParameter("a boundary of the form is followed by nothing but blanks")
+        place = body.find(delimiter, end)
+
+
 class _Form:
     """Collects the parts named `image` while a form is parsed."""
 
-    def __init__(self, max_parts: int) -> None:
+    def __init__(self) -> None:
         self.images = list[tuple[bytes, str]]()
         self.complete = False
-        self._parts, self._max_parts = 0, max_parts
         self._name, self._value = b"", b""
         self._headers = dict[bytes, bytes]()
         self._content = list[bytes]()
@@ -164,9 +177,6 @@ class _Form:
         }
 
     def _begin(self) -> None:
-        self._parts += 1
-        if self._parts > self._max_parts:  # each takes time on the event loop, which is everybody's
-            raise BadParameter(f"the form has more than {self._max_parts} parts")
         self._headers, self._content = {}, []
 
     def _field(self, data: bytes, start: int, end: int) -> None:

@@ -86,22 +86,23 @@ class Servicer(InspectionServiceServicer):
         with self._calls.begin("grpc") as call, self._inspector.hold() as holding:
             if message is _MALFORMED:
                 raise BadParameter("the message is malformed")
-            call.product, call.carrier = message.product, {n: str(sent[n]) for n in CARRIED if n in sent}
+            call.carrier = {n: str(sent[n]) for n in CARRIED if n in sent}
+            call.product = parse_id("product", message.product)
             call.request_id = parse_id("request_id", message.request_id) or call.request_id
             call.frame_id = parse_id("frame_id", message.frame_id)
             # For every frame anew: a stream may outlive its token.
             grant = self._access.admit(secret_of(sent.items()))
             call.caller = grant.caller
-            grant.check(message.product)
+            grant.check(call.product)
             if len(message.image) > self._max_bytes:
                 raise TooLarge(
                     f"{len(message.image)} bytes are more than the {self._max_bytes} that are served"
                 )
-            holding.grow(len(message.image))
+            holding.grow(message.ByteSize())
             own = call.arrived + message.deadline_ms / 1000 if message.deadline_ms else None
             request = Request(
                 image=message.image,
-                product=message.product,
+                product=call.product,
                 arrived=call.arrived,
                 deadline=min((end for end in (own, ends) if end is not None), default=None),
                 version=message.version or None,

@@ -82,6 +82,7 @@ WRONG: dict[str, tuple[grpc.StatusCode, pb.InspectRequest]] = {
     ),
     "an unknown part": (grpc.StatusCode.INVALID_ARGUMENT, request(1, include=["soul"])),
     "a frame id that is too long": (grpc.StatusCode.INVALID_ARGUMENT, request(1, frame_id="x" * 129)),
+    "a product's name without end": (grpc.StatusCode.INVALID_ARGUMENT, request(1, product="x" * 100_000)),
     "no product": (grpc.StatusCode.NOT_FOUND, request(1, product="")),
     "an unknown product": (grpc.StatusCode.NOT_FOUND, request(1, product="no")),
     "an unknown version": (grpc.StatusCode.NOT_FOUND, request(1, version=9)),

@@ -107,6 +107,12 @@ def test_a_declared_type_that_is_right_is_accepted(http: httpx.Client, kind: str
     assert inspect(http, plain(9, kind=kind), Content_Type=f"image/{kind}").status_code == 200
 
 
+def form_of(content: bytes) -> bytes:
+    """A form with the boundary x whose part `image` holds a frame and then `content`."""
+    head = b'--x\r\nContent-Disposition: form-data; name="image"\r\n\r\n'
+    return head + plain(9) + content + b"\r\n--x--\r\n"
+
+
 WRONG: dict[str, tuple[int, Callable[[httpx.Client], httpx.Response]]] = {
     "a text": (400, lambda http: inspect(http, b"not an image")),
     "a truncated JPEG": (400, lambda http: inspect(http, plain(9, (64, 64), "JPEG")[:-200])),
@@ -153,6 +159,19 @@ WRONG: dict[str, tuple[int, Callable[[httpx.Client], httpx.Response]]] = {
         422,
         lambda http: inspect(http, b"--x\r\n\r\n\r\n" * 9000, Content_Type="multipart/form-data; boundary=x"),
     ),
+    "a form of very many false boundaries": (
+        422,
+        lambda http: inspect(
+            http, form_of(b"\r\n--xy" * 9000), Content_Type="multipart/form-data; boundary=x"
+        ),
+    ),
+    "a form with a padded boundary": (
+        422,
+        lambda http: inspect(
+            http, form_of(b"\r\n--x" + b" " * 9000), Content_Type="multipart/form-data; boundary=x"
+        ),
+    ),
+    "a product's name without end": (422, lambda http: http.post("/v1/inspect?product=" + "x" * 200)),
     "the wrong method": (405, lambda http: http.get("/v1/inspect")),
     "an unknown path": (404, lambda http: http.get("/v2/inspect")),
     "no such product to look at": (404, lambda http: http.get("/v1/products/no")),
