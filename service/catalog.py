@@ -117,7 +117,10 @@ class Catalog:
         for name in self._products.keys() - found.keys():
             self._remove(self._products[name])
         for name, versions in found.items():
-            await self._follow(name, versions)
+            if isinstance(versions, OSError):  # a copy under another user, a share that is away for a moment
+                _logger.error("%s can't be read, what is loaded of it stays: %s", name, versions)
+            else:
+                await self._follow(name, versions)
 
     async def close(self) -> None:
         """Lets go of everything, once what was accepted has been answered."""

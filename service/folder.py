@@ -13,16 +13,23 @@ _PRODUCT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _VERSION = re.compile(r"[1-9][0-9]{0,8}")
 
 
-def scan(models: Path) -> dict[str, dict[int, Fingerprint]]:
-    """Every product with its versions. OSError when `models` itself can't be read.
+def scan(models: Path) -> dict[str, dict[int, Fingerprint] | OSError]:
+    """Every product with its versions, or with why it can't be read. OSError when `models` itself can't be.
 
     What has no product's or version's name is passed over: bundles in the making have none.
     """
     return {
         product.name: versions
         for product in sorted(models.iterdir())
-        if _PRODUCT.fullmatch(product.name) and (versions := _versions(product))
+        if _PRODUCT.fullmatch(product.name) and (versions := _versions_or_error(product))
     }
+
+
+def _versions_or_error(product: Path) -> dict[int, Fingerprint] | OSError:
+    try:
+        return _versions(product)
+    except OSError as error:
+        return error
 
 
 def _versions(product: Path) -> dict[int, Fingerprint]:

@@ -121,6 +121,15 @@ def test_what_is_loaded_stays_when_the_models_folder_vanishes(running: Running, 
     wait_until(lambda: serves(running, 2))
 
 
+def test_a_product_that_can_not_be_read_stays_and_stops_no_other(running: Running, models: Path) -> None:
+    (models / "tile").rename(models / ".away")
+    (models / "tile").symlink_to("tile")  # to itself: an OSError, whoever looks
+    make_bundle(models, "bolt")
+
+    wait_until(lambda: "bolt" in httpx.get(f"{running.url}/v1/products").text)
+    assert serves(running, 1)
+
+
 def test_a_folder_that_says_it_is_something_else_is_refused(running: Running, models: Path) -> None:
     shutil.copytree(models / "tile" / "1", models / "bolt" / "7")
     url = f"{running.url}/v1/products/bolt"
