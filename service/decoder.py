@@ -111,7 +111,8 @@ def main(nursery: socket.socket) -> None:
     """Forks a decoder for every socket and memory that come, until nobody is there to send any."""
     Image.MAX_IMAGE_PIXELS = None  # the service has a limit of its own, which is a setting
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how a decoder ended
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # for the service, which still has frames to answer
+    for number in (signal.SIGINT, signal.SIGTERM):  # for the service, which still has frames to answer
+        signal.signal(number, signal.SIG_IGN)
     _rehearse()
     while True:
         message, descriptors, _, _ = socket.recv_fds(nursery, 4096, 2)

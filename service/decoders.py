@@ -129,11 +129,15 @@ class InProcesses:
     def _ask(self, head: Head, payload: bytes) -> tuple[Head, bytes]:
         """The answer, or the failure it names.
 
-        An image on which a decoder ends gets a second one: an image before may have left the first damaged.
+        An image on which a decoder ends gets a second one, made for it: an image before may have left the
+        first damaged, and others that wait may be gone, too.
         """
-        for _ in range(2):
+        for fresh in (False, True):
             decoder, started = self._idle.get(), time.monotonic()
             try:
+                if fresh and decoder is not None:
+                    decoder.close()
+                    decoder = None
                 decoder = decoder or self._new()
                 decoder.send(head, payload)
                 return _checked(*decoder.receive())

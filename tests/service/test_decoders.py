@@ -77,6 +77,27 @@ def test_a_decoder_that_was_killed_is_replaced(processes: InProcesses) -> None:
     assert the_decoder() != before
 
 
+def test_a_good_image_outlives_decoders_that_were_killed_while_they_waited() -> None:
+    several = InProcesses(LIMITS, Bounds(seconds=30, bytes=2048 * MEBIBYTE), count=3)
+    try:
+        several.start()
+        for decoder in decoders_there_are(3):
+            os.kill(decoder, signal.SIGKILL)
+        assert several.decode(plain(9), GEOMETRY, None).pixels[0, 0, 0] == 9
+    finally:
+        several.close()
+
+
+def test_what_tells_the_service_to_end_does_not_end_its_decoders(processes: InProcesses) -> None:
+    (nursery,) = nurseries_of_this_process()
+    before = the_decoder()
+    for process in (nursery, before):
+        os.kill(process, signal.SIGTERM)
+
+    assert processes.decode(plain(9), GEOMETRY, None).pixels[0, 0, 0] == 9
+    assert the_decoder() == before
+
+
 def test_without_its_nursery_it_starts_another(processes: InProcesses) -> None:
     (nursery,) = nurseries_of_this_process()
     for process in (nursery, the_decoder()):
@@ -130,13 +151,18 @@ def nurseries_of_this_process() -> list[int]:
 
 
 def the_decoder() -> int:
-    """The one there is, once those of tests before have ended."""
+    (decoder,) = decoders_there_are(1)
+    return decoder
+
+
+def decoders_there_are(count: int) -> list[int]:
+    """All of them, once those of tests before have ended."""
 
     def decoders() -> list[int]:
         return [child for nursery in nurseries_of_this_process() for child in _children(nursery)]
 
-    wait_until(lambda: len(decoders()) == 1)
-    return decoders()[0]
+    wait_until(lambda: len(decoders()) == count)
+    return decoders()
 
 
 def _children(process: int) -> list[int]:
