@@ -1,8 +1,11 @@
 """drd-serve token: makes, lists and removes the tokens of a tokens file; a running service follows it."""
 
 import argparse
+import os
+import stat
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -77,10 +80,24 @@ def _remove(path: Path, name: str) -> None:
     if name not in [token.grant.caller for token in parse_tokens(content)]:
         raise TokensError(f"there is no token {name!r} in {path}")
     lines = content.decode("utf-8", "replace").splitlines(keepends=True)
-    kept = path.with_name(f".{path.name}.new")  # the service may be reading: it sees all or nothing
+    _replace(path.resolve(), "".join(line for line in lines if line.split()[:1] != [name]))
+
+
+def _replace(path: Path, content: str) -> None:
+    """At once, as the service may be reading; and readable by whom it was, or it could not follow."""
+    before = path.stat()
+    kept = path.with_name(f".{path.name}.new")
     kept.touch(mode=0o600)
-    kept.write_text("".join(line for line in lines if line.split()[:1] != [name]), encoding="utf-8")
+    kept.write_text(content, encoding="utf-8")
+    for owner, group in ((-1, before.st_gid), (before.st_uid, -1)):  # who may not give one may give the other
+        with suppress(PermissionError):
+            os.chown(kept, owner, group)
+    kept.chmod(stat.S_IMODE(before.st_mode))
+    after = kept.stat()
     kept.replace(path)
+    if (after.st_uid, after.st_gid) != (before.st_uid, before.st_gid):
+        told = f"{path} had another owner or group, which were not yours to give: can the service read it?"
+        print(f"drd-serve token: {told}", file=sys.stderr)
 
 
 def _shown(token: Token) -> str:

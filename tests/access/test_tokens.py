@@ -1,5 +1,6 @@
 """The tokens file: made by the program, followed by the service, and of no use to whoever reads it."""
 
+import os
 import re
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -46,6 +47,25 @@ def test_made_used_rotated_and_removed_without_a_restart(
     month = datetime.now(UTC).date() + timedelta(days=30)
     assert token("list").split() == ["line-3-new", "*", str(month)]
     assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_whoever_could_read_the_file_still_can_when_a_token_is_removed(tmp_path: Path) -> None:
+    """Else the service, another user than the one who removes, would go on with the tokens it knew."""
+    other = 10_001 if os.geteuid() == 0 else os.geteuid()  # only root may give files away
+    file, link = tmp_path / "kept/tokens", tmp_path / "tokens"
+    file.parent.mkdir()
+    link.symlink_to(file)
+    for name in ("line-3", "line-4"):
+        assert main(["token", "add", name, "--file", str(link)]) == 0
+    file.chmod(0o640)
+    os.chown(file, other, -1)
+
+    assert main(["token", "remove", "line-3", "--file", str(link)]) == 0
+
+    assert [token.grant.caller for token in parse_tokens(file.read_bytes())] == ["line-4"]
+    assert (file.stat().st_mode & 0o777, file.stat().st_uid) == (0o640, other)
+    assert link.is_symlink()
+    assert [each.name for each in file.parent.iterdir()] == ["tokens"]
 
 
 def test_a_file_that_is_damaged_or_gone_changes_nothing(
