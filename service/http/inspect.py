@@ -9,7 +9,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from service.calls import Call, Calls
-from service.errors import CallerGone, InspectionFailed, ServiceError
+from service.errors import CallerGone, InspectionFailed, NotServing, ServiceError
 from service.http import wire
 from service.http.answers import answer_of
 from service.http.guard import grant_of
@@ -38,6 +38,9 @@ class InspectEndpoint:
             return
         except ServiceError as error:
             response = problem_of(error, call.request_id)
+        except asyncio.CancelledError:  # the service ends, and has waited for this long enough
+            ending = NotServing("the service is ending", reason="draining", retry_after=1)
+            response = problem_of(ending, call.request_id)
         except Exception:  # the boundary to faults of our own: never a traceback on the wire
             _logger.exception("a request failed")
             response = problem_of(InspectionFailed("the service failed on this request"), call.request_id)

@@ -16,6 +16,7 @@ from service.http.protocol import Limits, Phase, Protocol
 from service.tls import Tls
 
 _TICKS_PER_SWEEP = 5  # of a tenth of a second
+_LAST_WORD_SECONDS = 1.0
 
 
 class Server(uvicorn.Server):
@@ -76,6 +77,12 @@ class Server(uvicorn.Server):
         self.config.timeout_graceful_shutdown = max(1, round(seconds))
         self.should_exit = True
         await self._task
+        under_way = tuple(self.server_state.tasks)
+        if self.force_exit:  # uvicorn then leaves them to themselves
+            for task in under_way:
+                task.cancel()
+        if under_way:
+            await asyncio.wait(under_way, timeout=_LAST_WORD_SECONDS)
 
     async def cut(self) -> None:
         """Ends a `stop` that takes too long."""

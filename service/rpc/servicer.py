@@ -34,6 +34,7 @@ class Servicer(InspectionServiceServicer):
         self._max_bytes, self._window = settings.max_image_bytes, settings.stream_window
         self._max_age = settings.max_connection_age_seconds
         self._streams = set[Stream]()
+        self._ending = False
 
     async def Inspect(self, request: pb.InspectRequest, context: _Context) -> pb.InspectResponse:  # noqa: N802
         try:
@@ -55,6 +56,8 @@ class Servicer(InspectionServiceServicer):
 
         stream = Stream(request_iterator, answer, self._window)
         self._streams.add(stream)
+        if self._ending:
+            stream.stop_reading()
         aging = asyncio.get_running_loop().call_later(self._max_age, stream.stop_reading)
         try:
             async for response in stream.responses():
@@ -77,6 +80,7 @@ class Servicer(InspectionServiceServicer):
 
     def stop_streams(self) -> None:
         """No stream reads on; each ends when what it has read is answered."""
+        self._ending = True
         for stream in self._streams:
             stream.stop_reading()
 

@@ -42,7 +42,7 @@ class Stream:
             self._reader = frames.create_task(self._read(frames))
 
     async def _read(self, frames: asyncio.TaskGroup) -> None:
-        while True:
+        while not self.stopped:  # perhaps before this task could be cancelled
             await self._window.acquire()
             request = await anext(self._requests, None)
             if request is None:

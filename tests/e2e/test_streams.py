@@ -1,6 +1,7 @@
 """Many streams at once, and streams that grow old."""
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from service.rpc.pb import inspection_pb2 as pb
 from service.rpc.pb.inspection_pb2_grpc import InspectionServiceStub
+from service.rpc.stream import Stream
 from tests.bundles import make_bundle
 from tests.e2e.serving import serving, wait_until
 from tests.service.engines import Gate
@@ -82,3 +84,23 @@ def test_a_stream_that_grew_old_is_answered_and_asked_to_reconnect(tmp_path: Pat
     assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
     assert len(seen) > 5
     assert sorted(seen, key=int) == sent[: len(seen)]
+
+
+def test_a_stream_that_is_stopped_before_its_first_turn_reads_nothing() -> None:
+    read = list[str]()
+
+    async def requests() -> AsyncIterator[pb.InspectRequest]:
+        for number in range(9):
+            read.append(str(number))
+            yield request(200, str(number))
+
+    async def answer(message: pb.InspectRequest) -> pb.InspectStreamResponse:
+        return pb.InspectStreamResponse(frame_id=message.frame_id)
+
+    async def stopped_at_once() -> list[pb.InspectStreamResponse]:
+        stream = Stream(requests(), answer, window=4)
+        stream.stop_reading()
+        return [response async for response in stream.responses()]
+
+    assert asyncio.run(stopped_at_once()) == []
+    assert read == []
