@@ -29,8 +29,9 @@ class Calls:
     history: History
     traces: Traces | None = None
 
-    def begin(self, door: Door) -> "Call":
-        return Call(door, self)
+    def begin(self, door: Door, arrived: float | None = None) -> "Call":
+        """`arrived` is an instant of `time.monotonic`, if it was before now."""
+        return Call(door, self, time.monotonic() if arrived is None else arrived)
 
 
 class Call:
@@ -39,9 +40,8 @@ class Call:
     The door fills in what it learns on the way.
     """
 
-    def __init__(self, door: Door, calls: Calls) -> None:
-        self.door = door
-        self.arrived = time.monotonic()
+    def __init__(self, door: Door, calls: Calls, arrived: float) -> None:
+        self.door, self.arrived = door, arrived
         self.request_id = secrets.token_hex(8)
         self.frame_id = ""
         self.product = ""

@@ -14,6 +14,7 @@ from service.http import wire
 from service.http.answers import answer_of
 from service.http.guard import grant_of
 from service.http.problems import problem_of
+from service.http.protocol import ARRIVED
 from service.image import declared_type
 from service.inspection import Inspection, Request, parse_id
 from service.settings import Settings
@@ -30,7 +31,7 @@ class InspectEndpoint:
         self._max_parts = settings.max_form_parts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        call = self._calls.begin("http")
+        call = self._calls.begin("http", scope[ARRIVED])
         try:
             with call:
                 response = await self._answer(call, scope, receive)

@@ -14,13 +14,15 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from service.http.problems import as_it_is_sent
+from service.http.problems import as_it_is_sent, problem
 from service.settings import Settings
 
+ARRIVED = "drd.arrived"
+"""In a request's scope: the instant of `time.monotonic` at which its head was complete."""
 _GRACE_SECONDS = 2.0  # the application's own limit comes first: it counts and logs who it sends away
 
 
@@ -116,6 +118,7 @@ class Protocol(HttpToolsProtocol):
             self._stop(431, f"the request has more than {most}")
 
     def on_headers_complete(self) -> None:
+        cast(dict[str, Any], self.scope)[ARRIVED] = time.monotonic()
         super().on_headers_complete()
         self._enter(Phase.BODY)
 
@@ -125,7 +128,9 @@ class Protocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         self._answers += 1
-        if self.phase is Phase.ANSWER and not self.pipeline:
+        if self.pipeline:
+            self._enter(self.phase)  # what waits behind an answer is not read, and has its time from now on
+        elif self.phase is Phase.ANSWER:
             self._enter(Phase.IDLE)
         super().on_response_complete()
 
@@ -137,7 +142,7 @@ class Protocol(HttpToolsProtocol):
         """Ends what takes too long. An instant of `time.monotonic`."""
         if self._untaken(now) > self.limits.answer_seconds:
             self.transport.abort()
-        elif now - self.since > self.limits.seconds[self.phase]:
+        elif not self.pipeline and now - self.since > self.limits.seconds[self.phase]:
             if self.phase is Phase.IDLE:
                 self.transport.close()
             else:
@@ -180,6 +185,10 @@ class Protocol(HttpToolsProtocol):
                 return
             if self.cycle.response_started:
                 self.transport.abort()
+                return
+            if self.pipeline:  # it is the last of them, and refused in its turn
+                self.cycle.keep_alive = False
+                self.pipeline[0] = self.cycle, cast(Any, problem(status, detail))
                 return
         self.transport.write(as_it_is_sent(status, detail, headers))
         self.transport.close()

@@ -117,6 +117,19 @@ def test_nonsense_behind_a_request_does_not_become_its_answer(running: Running) 
     assert b'"verdict":"NG"' in answer
 
 
+def test_nonsense_in_a_request_behind_another_is_refused_in_its_turn(running: Running) -> None:
+    body = plain(200)
+    request = b"POST /v1/inspect?product=tile HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
+    behind = (
+        b"POST /v1/inspect?product=tile HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nnonsense\r\n"
+    )
+
+    answers = answer_to(running, request + body + behind)
+
+    assert answers.startswith(b"HTTP/1.1 200 ")
+    assert is_problem(b"HTTP/1.1 " + answers.split(b"HTTP/1.1 ")[2], 400)
+
+
 def test_an_answer_that_is_not_taken_is_dropped(running: Running) -> None:
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)

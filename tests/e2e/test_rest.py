@@ -261,6 +261,23 @@ def test_the_deadline_counts_from_the_head_of_the_request(running: Running) -> N
     assert response.startswith(b"HTTP/1.1 504")
 
 
+def test_the_deadline_counts_behind_another_request_of_the_connection(running: Running, gate: Gate) -> None:
+    body = plain(200)
+    gate.shut()
+    with connected(running) as connection:
+        connection.sendall(head(len(body)) + body + head(len(body), b"X-Deadline-Ms: 500\r\n") + body)
+        late = time.monotonic() + 1
+        gate.wait_for_batch()
+        wait_until(lambda: time.monotonic() > late)
+        gate.open()
+        answers = b""
+        while answers.count(b"HTTP/1.1 ") < 2:
+            assert (more := connection.recv(100_000))
+            answers += more
+
+    assert [line[:3] for line in answers.split(b"HTTP/1.1 ")[1:]] == [b"200", b"504"]
+
+
 def test_connections_are_kept_after_a_refusal(http: httpx.Client) -> None:
     for _ in range(3):
         assert inspect(http, b"text").status_code == 400
