@@ -272,7 +272,8 @@ def test_the_deadline_counts_behind_another_request_of_the_connection(running: R
         gate.open()
         answers = b""
         while answers.count(b"HTTP/1.1 ") < 2:
-            assert (more := connection.recv(100_000))
+            more = connection.recv(100_000)
+            assert more
             answers += more
 
     assert [line[:3] for line in answers.split(b"HTTP/1.1 ")[1:]] == [b"200", b"504"]
