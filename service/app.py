@@ -7,7 +7,7 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 from PIL import Image
@@ -84,26 +84,24 @@ class Service:
         self.inspector.life.start()
         self._ends.push_async_callback(self._withdraw)
         await self._show_health()
-        for watch in (self._watch, self._watch_access):
-            self._ends.callback(asyncio.create_task(watch()).cancel)
+        for follow in (self._follow_models, self._follow_tokens, self._follow_certificates):
+            self._ends.callback(asyncio.create_task(repeat(follow, self._settings.watch_seconds)).cancel)
 
     def hurry(self) -> None:
         """Cuts the end short: no lame duck, and a second for what is under way."""
         self._hurry.set()
 
-    async def _watch(self) -> None:
-        while True:
-            await asyncio.sleep(self._settings.watch_seconds)
-            await self.inspector.catalog.refresh()
-            await self._show_health()
+    async def _follow_models(self) -> None:
+        """It holds up no other: loading a product may take minutes."""
+        await self.inspector.catalog.refresh()
+        await self._show_health()
 
-    async def _watch_access(self) -> None:
-        """Tokens and certificates: on its own, as loading a product may take minutes."""
-        while True:
-            await asyncio.sleep(self._settings.watch_seconds)
-            await asyncio.to_thread(self.access.refresh)
-            if self.tls is not None:
-                await asyncio.to_thread(self.tls.refresh)
+    async def _follow_tokens(self) -> None:
+        await asyncio.to_thread(self.access.refresh)
+
+    async def _follow_certificates(self) -> None:
+        if self.tls is not None:
+            await asyncio.to_thread(self.tls.refresh)
 
     async def _withdraw(self) -> None:
         """Not ready any more, but still serving: time for others to stop sending."""
@@ -141,6 +139,20 @@ class Service:
             await server.start()
             opened.pop_all()
         return server, names
+
+
+async def repeat(step: Callable[[], Awaitable[None]], seconds: float) -> None:
+    """Takes `step` every `seconds`, for ever: a failure that it did not expect is told, once."""
+    trouble = ""
+    while True:
+        await asyncio.sleep(seconds)
+        try:
+            await step()
+            trouble = ""
+        except Exception as error:  # the boundary to faults of our own: nobody would miss a task that ended
+            if repr(error) != trouble:
+                _logger.exception("a change on disk could not be followed; the next look may")
+            trouble = repr(error)
 
 
 def _tls(settings: Settings) -> Tls | None:

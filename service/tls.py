@@ -101,7 +101,10 @@ class Tls:
             _logger.error("the certificate in %s expired on %s", self._chain, self.expires.isoformat())
 
     def _make_context(self) -> ssl.SSLContext:
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=self._client_ca)
+        try:
+            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=self._client_ca)
+        except OSError as error:  # ssl.SSLError too: the second certificate may be half there
+            raise TlsError(f"{self._client_ca} can't be used: {error}") from error
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_alpn_protocols(["http/1.1"])
         if self._client_ca is not None:
@@ -129,5 +132,5 @@ def _content(path: Path) -> bytes:
 def _certificates(path: Path, content: bytes) -> list[x509.Certificate]:
     try:
         return x509.load_pem_x509_certificates(content)
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         raise TlsError(f"{path} holds no certificate in PEM") from error

@@ -1,5 +1,6 @@
 """TLS at both doors, with and without client certificates, and with files that change meanwhile."""
 
+import asyncio
 import socket
 import ssl
 from datetime import timedelta
@@ -17,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from service.app import repeat
 from service.tls import Tls, TlsError
 from tests.access.certificates import Authority, Pair
 from tests.e2e.serving import ANYWHERE, Running, drd_serve, process, serving, wait_until
@@ -127,6 +129,46 @@ def test_a_certificate_whose_key_is_missing_changes_nothing(
     assert "PRIVATE" not in caplog.text
 
 
+def test_a_client_authority_that_is_half_written_changes_nothing_until_it_is_whole(
+    plant: Authority, models: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One after another, the first whole: a check of the PEM alone would let it through."""
+    next_plant = Authority(tmp_path / "next", "next")
+    server, next_camera = plant.issue("server"), next_plant.issue("camera")
+    both = plant.certificate.read_bytes() + next_plant.certificate.read_bytes()
+    authorities = tmp_path / "authorities.crt"
+    authorities.write_bytes(plant.certificate.read_bytes())
+    with serving(models, **server.settings(authorities)) as running:
+        authorities.write_bytes(both[: -len(both) // 4])
+        wait_until(lambda: f"the certificate stays as it was: {authorities} can't be used" in caplog.text)
+        with pytest.raises(REFUSED):
+            ask_http(running, plant, next_camera)
+        before = in_force(running)
+        authorities.write_bytes(both)
+        wait_until(lambda: in_force(running) is not before)
+        ask_http(running, plant, next_camera)
+        ask_http(running, plant, plant.issue("camera"))
+
+
+def test_a_failure_nobody_expected_does_not_end_the_following(caplog: pytest.LogCaptureFixture) -> None:
+    looks, enough = 0, asyncio.Event()
+
+    async def look() -> None:
+        nonlocal looks
+        looks += 1
+        if looks <= 3:
+            raise RuntimeError("nobody expected it")
+        enough.set()
+
+    async def follow() -> None:
+        following = asyncio.create_task(repeat(look, 0))
+        await asyncio.wait_for(enough.wait(), 30)
+        following.cancel()
+
+    asyncio.run(follow())
+    assert caplog.text.count("RuntimeError: nobody expected it") == 1
+
+
 def test_what_stands_goes_on_when_the_certificate_changes(
     plant: Authority, models: Path, tmp_path: Path
 ) -> None:
@@ -188,6 +230,9 @@ def test_what_can_not_be_used_is_said_in_one_line(plant: Authority, tmp_path: Pa
     locked.write_bytes(
         key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret"))
     )
+    half, later = tmp_path / "half", tmp_path / "later"
+    half.write_bytes(plant.certificate.read_bytes() + other.certificate.read_bytes()[:200])
+    later.write_bytes(_of_version_six(plant.certificate.read_bytes()))
     cases = {
         (server.certificate, other.key, None): "is not the key of",
         (server.certificate, locked, None): "or is encrypted",  # and nobody is asked for a password
@@ -195,10 +240,18 @@ def test_what_can_not_be_used_is_said_in_one_line(plant: Authority, tmp_path: Pa
         (text, server.key, None): "holds no certificate in PEM",
         (server.certificate, server.key, text): "holds no certificate in PEM",
         (server.certificate, server.key, tmp_path / "none"): "No such file",
+        (server.certificate, server.key, half): "half can't be used",
+        (server.certificate, server.key, later): "holds no certificate in PEM",
     }
     for files, told in cases.items():
         with pytest.raises(TlsError, match=told):
             Tls(*files)
+
+
+def _of_version_six(pem: bytes) -> bytes:
+    """A certificate as only a later X.509 could have it."""
+    der = ssl.PEM_cert_to_DER_cert(pem.decode())
+    return ssl.DER_cert_to_PEM_cert(der.replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x05")).encode()
 
 
 def test_the_program_serves_over_tls_and_says_where(plant: Authority, models: Path) -> None:
