@@ -44,6 +44,11 @@ class Grant:
         if not self.covers(product):
             raise Forbidden(f"this token is not for product {product[:100]!r}", reason="product")
 
+    def check_all(self) -> None:
+        """Raises Forbidden unless it covers all products there are."""
+        if self.products is not None:
+            raise Forbidden("this token is not for all products", reason="product")
+
 
 EVERYTHING = Grant()
 

@@ -64,7 +64,7 @@ def verdict_routes(inspector: Inspector, history: History) -> APIRouter:
     ) -> StreamingResponse:
         """Verdicts as they happen: server-sent events `verdicts` (records, counts) and `state`."""
         sees = _sees(request)
-        state = partial(state_of, inspector, history, sees)
+        state = partial(state_of, inspector, history, grant_of(request.scope))
         stream = events(history.watch(), history, sees, state, last_event_id or after)
         return StreamingResponse(stream, media_type="text/event-stream", headers=_STREAM_HEADERS)
 

@@ -2,23 +2,34 @@
 
 from typing import Any
 
+from service.access.tokens import Grant
 from service.catalog import Version
-from service.console.history import History, Sees
+from service.console.history import History
 from service.inspector import Inspector
+from service.life import Life
 
 
-def state_of(inspector: Inspector, history: History, sees: Sees) -> dict[str, Any]:
+def state_of(inspector: Inspector, history: History, grant: Grant) -> dict[str, Any]:
     """Whether the service is ready, and every product's newest and serving version."""
     products = dict[str, dict[str, Any]]()
     for version in inspector.catalog.versions():
-        if sees(version.product):
+        if grant.covers(version.product):
             _show(products.setdefault(version.product, {"name": version.product, "serving": None}), version)
     return {
         "history": history.id,
         "ready": inspector.life.ready,
-        "reason": inspector.life.why_not_ready,
+        "reason": why_not_ready(inspector.life, grant),
         "products": list(products.values()),
     }
+
+
+def why_not_ready(life: Life, grant: Grant) -> str:
+    """One line; empty when ready. It names no product to whom some are hidden."""
+    if grant.products is None:
+        return life.why_not_ready
+    if life.ready:
+        return ""
+    return "no product can be inspected" if life.state == "READY" else f"the service is {life.state}"
 
 
 def _show(product: dict[str, Any], version: Version) -> None:

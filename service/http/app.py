@@ -1,5 +1,6 @@
 """The HTTP door's routes, and the admin address's: health and metrics only."""
 
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.access.access import Access
+from service.access.tokens import EVERYTHING, Grant
 from service.calls import Calls
 from service.console.routes import page_routes, verdict_routes
+from service.console.state import why_not_ready
 from service.errors import ServiceError
 from service.http import problems
 from service.http.answers import Health, Product, Products, products_of
@@ -60,7 +63,7 @@ def make_app(calls: Calls, access: Access, settings: Settings) -> ASGIApp:
     app.include_router(_products(inspector))
     app.include_router(verdict_routes(inspector, calls.history))
     app.include_router(page_routes())
-    app.include_router(_health(inspector.life, calls.metrics))
+    app.include_router(_health(inspector.life, calls.metrics, grant_of))
 
     async def door(scope: Scope, receive: Receive, send: Send) -> None:
         hot = scope["type"] == "http" and scope["path"] == "/v1/inspect" and scope["method"] == "POST"
@@ -72,7 +75,7 @@ def make_app(calls: Calls, access: Access, settings: Settings) -> ASGIApp:
 def make_admin_app(life: Life, metrics: Metrics) -> FastAPI:
     """The admin address."""
     app = _app(docs=False)
-    app.include_router(_health(life, metrics))
+    app.include_router(_health(life, metrics, lambda scope: EVERYTHING))
     return app
 
 
@@ -115,22 +118,26 @@ def _products(inspector: Inspector) -> APIRouter:
     return router
 
 
-def _health(life: Life, metrics: Metrics) -> APIRouter:
+def _health(life: Life, metrics: Metrics, grant: Callable[[Scope], Grant]) -> APIRouter:
     router = APIRouter(tags=["operations"])
 
+    def unwell(request: Request) -> Response:
+        return problems.problem(503, why_not_ready(life, grant(request.scope)))
+
     @router.get("/health/live", response_model=Health, responses={503: _PROBLEM})
-    async def live() -> Response:
+    async def live(request: Request) -> Response:
         """Alive until only a restart helps."""
-        return JSONResponse({"status": "alive"}) if life.alive else problems.problem(503, life.why_not_ready)
+        return JSONResponse({"status": "alive"}) if life.alive else unwell(request)
 
     @router.get("/health/ready", response_model=Health, responses={503: _PROBLEM})
-    async def ready() -> Response:
+    async def ready(request: Request) -> Response:
         """Ready while at least one product can be inspected and the service is not about to end."""
-        return JSONResponse({"status": "ready"}) if life.ready else problems.problem(503, life.why_not_ready)
+        return JSONResponse({"status": "ready"}) if life.ready else unwell(request)
 
     @router.get("/metrics", response_class=Response)
-    async def scrape() -> Response:
-        """For Prometheus."""
+    async def scrape(request: Request) -> Response:
+        """For Prometheus. They tell of all products: a token for some of them is not enough."""
+        grant(request.scope).check_all()
         return Response(metrics.text(), headers={"content-type": CONTENT_TYPE})
 
     return router

@@ -1,11 +1,15 @@
 """The HTTP door asks for tokens: all of it, each route, and no more than a token is for."""
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.access.conftest import Guarded
+from tests.access.conftest import Guarded, Tokens
+from tests.bundles import make_bundle
+from tests.e2e.serving import ANYWHERE, serving
 from tests.service.images import plain
 
 
@@ -52,6 +56,37 @@ def test_products_are_shown_to_whom_they_concern(http: httpx.Client, guarded: Gu
     assert names(guarded.tile) == ["tile"]
     assert http.get("/v1/products/tile", headers=bearer(guarded.tile)).status_code == 200
     assert http.get("/v1/products/bolt", headers=bearer(guarded.tile)).status_code == 403
+
+
+def test_metrics_tell_of_all_products_and_so_only_whom_all_concern(
+    http: httpx.Client, guarded: Guarded
+) -> None:
+    answer = http.get("/metrics", headers=bearer(guarded.tile))
+    assert (answer.status_code, answer.json()["detail"]) == (403, "this token is not for all products")
+    assert 'product="bolt"' in http.get("/metrics", headers=bearer(guarded.all)).text
+    assert 'product="bolt"' in httpx.get(f"http://{guarded.running.service.admin[0]}/metrics").text
+
+
+def test_why_another_product_failed_is_not_told(tmp_path: Path) -> None:
+    models, tokens = tmp_path / "models", Tokens(tmp_path / "tokens")
+    make_bundle(models, "bolt", golden_scores=[0.5] * 4)  # which its network does not give
+    every, tile = bearer(tokens.add("all")), bearer(tokens.add("tile-only", "tile"))
+    with serving(models, tokens=tokens.path, admin=ANYWHERE) as running:
+
+        def told(url: str, headers: dict[str, str] | None = None) -> str:
+            answer = httpx.get(f"{url}/health/ready", headers=headers)
+            assert answer.status_code == 503
+            return str(answer.json()["detail"])
+
+        def shown(headers: dict[str, str]) -> str:
+            url = f"{running.url}/v1/verdicts/events"
+            with httpx.stream("GET", url, headers=headers, timeout=30) as answer:
+                data = next(line for line in answer.iter_lines() if line.startswith("data: "))
+            return str(json.loads(data.removeprefix("data: "))["reason"])
+
+        assert told(running.url, tile) == shown(tile) == "no product can be inspected"
+        assert told(running.url, every) == shown(every) == told(f"http://{running.service.admin[0]}")
+        assert "bolt version 1: " in told(running.url, every)
 
 
 @pytest.mark.parametrize(
