@@ -15,12 +15,20 @@ shift
 deadline=${DRD_DEADLINE_MS:-1000}
 status=0
 
+# Whether the last line, which is curl's own, tells of success, and in time.
+in_time() {
+    printf '%s\n' "$1" | LC_ALL=C awk -v ms="$deadline" \
+        '{ good = $2 == 200 && $4 * 1000 <= ms + 0 } END { exit !good }'
+}
+
 for picture; do
+    verdict=
     # curl waits a little longer than the service: a refusal then says why.
     answer=$(curl --silent --show-error --max-time "$((deadline / 1000 + 2))" \
+        --write-out '\nHTTP %{http_code} after %{time_total} s' \
         ${DRD_CA:+--cacert "$DRD_CA"} ${DRD_TOKEN:+--header "Authorization: Bearer $DRD_TOKEN"} \
-        --header "X-Deadline-Ms: $deadline" --data-binary "@$picture" "$url" 2>&1)
-    verdict=$(printf '%s' "$answer" | sed -n 's/^{.*"verdict":"\([A-Z]*\)".*/\1/p')
+        --header "X-Deadline-Ms: $deadline" --data-binary "@$picture" "$url" 2>&1) && in_time "$answer" &&
+        verdict=$(printf '%s\n' "$answer" | sed -n 's/^{.*"verdict":"\([A-Z]*\)".*/\1/p')
     case $verdict in
         OK) ;;
         NG | REVIEW) [ $status = 1 ] || status=3 ;;

@@ -1,8 +1,13 @@
 """The examples of deploy/examples, as a person would start them."""
 
 import os
+import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -55,6 +60,52 @@ def test_curl_without_a_service(free_port: int, pictures: dict[str, Path]) -> No
 
     assert ended.stdout.startswith("NOT INSPECTED\t")
     assert ended.returncode == 1
+
+
+WHOLE = b'{"frame_id":"","verdict":"OK"}'
+HEAD = b"HTTP/1.1 %s\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
+
+
+@contextmanager
+def answering(answer: bytes, after: float) -> Iterator[str]:
+    """The URL of a service that gives one request this answer, `after` so many seconds."""
+    with socket.create_server(("127.0.0.1", 0)) as listening, ThreadPoolExecutor(1) as pool:
+        listening.settimeout(60)
+
+        def serve() -> None:
+            connection, _ = listening.accept()
+            with connection, connection.makefile("rb") as request:
+                length = next(int(line.split()[1]) for line in request if b"content-length:" in line.lower())
+                while request.readline() != b"\r\n":
+                    pass
+                request.read(length)
+                threading.Event().wait(after)
+                connection.sendall(answer)
+
+        served = pool.submit(serve)
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        served.result()
+
+
+@pytest.mark.parametrize(
+    ("answer", "after", "deadline", "verdict", "status"),
+    [
+        (HEAD % (b"200 OK", len(WHOLE)) + WHOLE, 0, 30_000, "OK", 0),
+        (HEAD % (b"200 OK", len(WHOLE)) + WHOLE, 0.5, 200, "NOT INSPECTED", 1),
+        (HEAD % (b"200 OK", len(WHOLE) + 9) + WHOLE, 0, 30_000, "NOT INSPECTED", 1),
+        (HEAD % (b"203 OK", len(WHOLE)) + WHOLE, 0, 30_000, "NOT INSPECTED", 1),
+    ],
+    ids=["in-time", "late", "broken-off", "another-status"],
+)
+def test_curl_takes_only_a_whole_answer_in_time(
+    pictures: dict[str, Path], answer: bytes, after: float, deadline: int, verdict: str, status: int
+) -> None:
+    with answering(answer, after) as url:
+        ended = run(
+            EXAMPLES / "inspect.sh", "tile", pictures["dark"], DRD_URL=url, DRD_DEADLINE_MS=str(deadline)
+        )
+
+    assert (ended.stdout, ended.returncode) == (f"{verdict}\t{pictures['dark']}\n", status)
 
 
 def test_python(address: str, pictures: dict[str, Path]) -> None:
