@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import math
 import random
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
@@ -13,7 +14,7 @@ import anyio.to_thread
 
 from service.client import errors
 from service.client.address import Access, Address
-from service.client.door import Door
+from service.client.door import Door, writing
 from service.client.link import RpcLink
 from service.client.rest import RestDoor
 from service.client.rpc import RpcDoor
@@ -122,7 +123,10 @@ class AsyncClient:
     async def _inspect(self, door: Door, frame: Frame, since: float) -> Answer:
         """Within the deadline, or not at all: a late answer is none."""
         budget = self._deadline if frame.deadline is None else frame.deadline
-        ends = since + budget
+        with writing():
+            ends = since + budget
+            if not math.isfinite(ends):  # no timer takes it
+                raise ValueError(f"no instant is {budget} s after {since}")
         try:
             async with asyncio.timeout(ends - time.monotonic()):
                 answer = await self._attempts(door, frame, ends)

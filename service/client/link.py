@@ -30,6 +30,7 @@ class RpcLink:
         self._stream: _Stream | None = None
 
     async def inspect(self, frame: Frame, left: float) -> Answer:
+        message = message_of(frame, left)
         async with self._opening:
             if (stream := self._stream) is not None and stream.ended.is_set():
                 # A service that ends a stream may be about to close its connection: a new one then.
@@ -40,7 +41,7 @@ class RpcLink:
                 await asyncio.to_thread(self._connect, stub, left)
                 self._stream = _Stream(stub, self._metadata)
             stream = self._stream
-        return await stream.inspect(frame, left)
+        return await stream.inspect(message)
 
     async def close(self) -> None:
         if self._stream is not None:
@@ -84,15 +85,15 @@ class _Stream:
         self._call = stub.InspectStream(self._messages(), metadata=metadata)
         threading.Thread(target=self._read, name="drd-stream", daemon=True).start()
 
-    async def inspect(self, frame: Frame, left: float) -> Answer:
-        if frame.frame_id in self._waiting:
-            raise errors.BadInput(f"a frame {frame.frame_id!r} is under way already")
-        sent = self._waiting[frame.frame_id] = _Sent(message_of(frame, left))
+    async def inspect(self, message: pb.InspectRequest) -> Answer:
+        if message.frame_id in self._waiting:
+            raise errors.BadInput(f"a frame {message.frame_id!r} is under way already")
+        sent = self._waiting[message.frame_id] = _Sent(message)
         self._outgoing.put(sent)
         try:
             return await sent.answer
         finally:
-            del self._waiting[frame.frame_id]
+            del self._waiting[message.frame_id]
 
     async def close(self) -> None:
         self._call.cancel()

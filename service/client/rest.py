@@ -10,7 +10,7 @@ import httpx
 
 from service.client import errors
 from service.client.address import Access, Address
-from service.client.door import KEEP_SECONDS
+from service.client.door import KEEP_SECONDS, writing
 from service.client.values import Answer, Frame, Part, Picture, Product, Region, Timings
 
 _ERRORS: dict[int, type[errors.ClientError]] = {
@@ -48,24 +48,16 @@ class RestDoor:
         )
 
     async def inspect(self, frame: Frame, left: float) -> Answer:
-        query: dict[str, str | int] = {"product": frame.product, "include": ",".join(frame.include)}
-        if frame.frame_id:
-            query["frame_id"] = frame.frame_id
-        if frame.version is not None:
-            query["version"] = frame.version
-        headers = {
-            "content-type": "application/octet-stream",  # recognised by content
-            "x-deadline-ms": str(max(1, int(1000 * left))),
-            "x-request-id": frame.request_id,
-        }
-        response = await self._ask("POST", "/v1/inspect", params=query, headers=headers, content=frame.image)
+        with writing():
+            request = self._request(frame, left)
+        response = await self._ask(request)
         try:
             return _answer(response.json())
         except (KeyError, TypeError, ValueError) as error:
             raise errors.UnexpectedAnswer(f"{self._address} answered what is no verdict") from error
 
     async def products(self, left: float) -> tuple[Product, ...]:
-        response = await self._ask("GET", "/v1/products")
+        response = await self._ask(self._http.build_request("GET", "/v1/products"))
         try:
             return tuple(
                 _product(product["name"], version)
@@ -78,13 +70,33 @@ class RestDoor:
     async def close(self) -> None:
         await self._http.aclose()
 
-    async def _ask(self, method: str, path: str, **request: Any) -> httpx.Response:
+    def _request(self, frame: Frame, left: float) -> httpx.Request:
+        query: dict[str, str | int] = {"product": frame.product, "include": ",".join(frame.include)}
+        if frame.frame_id:
+            query["frame_id"] = frame.frame_id
+        if frame.version is not None:
+            query["version"] = frame.version
+        headers = {
+            "content-type": "application/octet-stream",  # recognised by content
+            "x-deadline-ms": str(max(1, int(1000 * left))),
+            "x-request-id": frame.request_id,
+        }
+        image = bytes(frame.image)  # what drivers give may be a bytearray, which httpx takes for a stream
+        return self._http.build_request("POST", "/v1/inspect", params=query, headers=headers, content=image)
+
+    async def _ask(self, request: httpx.Request) -> httpx.Response:
         """The response 200, or what it says went wrong."""
         try:
-            response = await self._http.request(method, path, **request)
+            response = await self._http.send(request)
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             raise errors.Unreachable(f"can't reach {self._address}: {_root(error)}") from error
-        except httpx.TransportError as error:
+        except httpx.LocalProtocolError as error:  # nothing has been sent
+            raise errors.BadInput(f"the request can't be sent: {error}") from error
+        except httpx.DecodingError as error:
+            raise errors.UnexpectedAnswer(
+                f"{self._address} answered what can't be decoded: {error}"
+            ) from error
+        except httpx.RequestError as error:
             raise errors.ConnectionLost(
                 f"the connection to {self._address} broke: {error or type(error).__name__}"
             ) from error

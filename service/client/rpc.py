@@ -9,6 +9,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from service.client import errors
 from service.client.address import Access, Address
+from service.client.door import writing
 from service.client.values import Answer, Frame, Picture, Product, Region, Timings, Verdict
 from service.rpc.pb import inspection_pb2 as pb
 from service.rpc.pb.inspection_pb2_grpc import InspectionServiceStub
@@ -54,11 +55,10 @@ class RpcDoor:
         self._stub = InspectionServiceStub(self._channel)
 
     async def inspect(self, frame: Frame, left: float) -> Answer:
+        message = message_of(frame, left)
         await self._connect(left)
         try:
-            response = await self._stub.Inspect(
-                message_of(frame, left), timeout=left, metadata=self._metadata
-            )
+            response = await self._stub.Inspect(message, timeout=left, metadata=self._metadata)
         except grpc.aio.AioRpcError as error:
             raise error_of_call(error) from error
         return answer_of(response)
@@ -90,15 +90,17 @@ class RpcDoor:
 
 
 def message_of(frame: Frame, left: float) -> pb.InspectRequest:
-    return pb.InspectRequest(
-        image=frame.image,
-        product=frame.product,
-        version=frame.version or 0,
-        frame_id=frame.frame_id,
-        include=list(frame.include) or [""],
-        deadline_ms=max(1, int(1000 * left)),
-        request_id=frame.request_id,
-    )
+    """Or BadInput."""
+    with writing():
+        return pb.InspectRequest(
+            image=bytes(frame.image),
+            product=frame.product,
+            version=frame.version or 0,
+            frame_id=frame.frame_id,
+            include=list(frame.include) or [""],
+            deadline_ms=max(1, int(1000 * left)),
+            request_id=frame.request_id,
+        )
 
 
 def answer_of(response: pb.InspectResponse) -> Answer:

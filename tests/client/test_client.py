@@ -1,11 +1,12 @@
 """Both clients against a real service, through both doors."""
 
 import asyncio
+import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
-from socket import socket
+from socket import create_server, socket
 from typing import Any
 
 import pytest
@@ -84,6 +85,10 @@ WRONG: dict[str, tuple[type[client.ClientError], Frame]] = {
     "an unknown version": (client.NotLoaded, frame(1, version=9)),
     "too many bytes": (client.TooLarge, frame(1, image=bytes(200_001))),
     "a frame on which the engine fails": (client.InspectionFailed, frame(POISON)),
+    "a frame id that is no text": (client.BadInput, frame(1, frame_id="\udcfc")),
+    "a version that no service has": (client.BadInput, frame(1, version=2**40)),
+    "a deadline that never comes": (client.BadInput, frame(1, deadline=math.inf)),
+    "a deadline that is no number": (client.BadInput, frame(1, deadline=math.nan)),
     "a deadline in the past": (client.DeadlinePassed, frame(1, since=-1e6)),
 }
 
@@ -187,6 +192,24 @@ def test_a_connection_that_breaks_is_not_tried_again(door: str) -> None:
 def test_something_else_at_that_address_is_not_believed(running: Running) -> None:
     with Client(f"grpc://{running.url.removeprefix('http://')}") as drd, pytest.raises(client.ClientError):
         drd.inspect(frame(1))
+
+
+def test_an_answer_that_cannot_be_decoded_is_unexpected() -> None:
+    def answer() -> None:
+        peer, _ = listening.accept()
+        with peer, peer.makefile("rb") as asked:
+            while asked.readline().strip():
+                pass
+            peer.sendall(b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: 4\r\n\r\nnone")
+
+    with create_server(("127.0.0.1", 0)) as listening, ThreadPoolExecutor(1) as threads:
+        answering = threads.submit(answer)
+        with (
+            Client(f"http://127.0.0.1:{listening.getsockname()[1]}") as drd,
+            pytest.raises(client.UnexpectedAnswer, match="decode"),
+        ):
+            drd.products()
+        answering.result()
 
 
 @pytest.mark.parametrize("scheme", ["http", "grpc"])

@@ -2,11 +2,13 @@
 
 import asyncio
 import itertools
+import math
 import signal
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -60,6 +62,32 @@ def test_what_fails_fails_alone(address: str) -> None:
         "part 7": client.NotLoaded,
         "part 8": type(None),
     }
+
+
+def test_what_cannot_even_be_sent_fails_alone(address: str, gate: Gate) -> None:
+    """Others are under way meanwhile: they are answered."""
+    odd: list[dict[str, Any]] = [
+        {"frame_id": "\udcfc"},
+        {"product": "\ud800"},
+        {"request_id": "\ud800"},
+        {"request_id": "a\nb"},
+        {"frame_id": "x" * 70_000},
+        {"version": 2**40},
+        {"version": -1},
+        {"deadline": 1e8},
+        {"deadline": math.inf},
+        {"since": math.nan},
+    ]
+
+    gate.shut()
+    with Client(address) as drd:
+        outcomes = drd.stream([frame(5), *(frame(6, **more) for more in odd), frame(7)], window=2)
+        failed = [next(outcomes) for _ in odd]
+        gate.open()
+        answered = [level(outcome) for outcome in outcomes]
+
+    assert [type(outcome.error) for outcome in failed] == [client.BadInput] * len(odd)
+    assert sorted(answered) == [5, 7]
 
 
 def test_a_frame_that_ends_the_stream_is_the_one_that_is_told(running: Running) -> None:
