@@ -263,6 +263,31 @@ def test_a_service_that_is_gone_is_seen_to_be_gone_and_comes_back(models: Path, 
         lamp(page, "NG", "after")
 
 
+def test_what_waited_for_the_lamp_does_not_outlive_the_service(models: Path, open_page: Open) -> None:
+    """Somebody holds a part while another comes, and then the service begins anew."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    url = f"http://{address}"
+    with process("--models", models, "--http", address) as first:
+        page = open_page(url, expected="ERR_")
+        page.clock.install()
+        page.reload()
+        send(url, part(0), "held")
+        lamp(page, "OK", "held")
+        page.locator(".row-item:visible").click()
+        expect(page.locator("#plate-mode")).to_contain_text("Held")
+        send(url, part(0), "waiting")
+        expect(page.locator(".row-item:visible")).to_have_count(2)
+        page.clock.pause_at(page.evaluate("Date.now() / 1000") + 4)  # no timer goes off by itself any more
+        first.popen.kill()
+    with process("--models", models, "--http", address):
+        expect(page.locator("#plate-text")).to_have_text("Waiting")
+        send(url, part(3), "after")
+        lamp(page, "NG", "after")
+        page.clock.run_for(1000)
+        assert page.locator("#plate-text").inner_text() == "NG"
+
+
 def test_a_product_that_fails_is_seen_to_fail(tmp_path: Path, open_page: Open) -> None:
     (tmp_path / "tile" / "1").mkdir(parents=True)
     (tmp_path / "tile" / "1" / "manifest.json").write_text("{}")

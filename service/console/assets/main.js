@@ -27,11 +27,19 @@ let picked = ""; // the product somebody chose; without one, all are shown, or t
 let worst = null;
 
 function onState(state) {
-  if (store.begin(state.history)) stage.clear();
+  if (store.begin(state.history)) {
+    stage.clear();
+    worst = null; // or an old OK that waited for the lamp would cover what comes now
+    added = 0;
+  }
   store.choose({ products: state.products, ready: state.ready, reason: state.reason });
   const names = state.products.map((product) => product.name);
   const product = names.includes(picked) ? picked : names.length === 1 ? names[0] : "";
-  if (product !== store.product) store.choose({ product });
+  if (product !== store.product) {
+    store.choose({ product });
+    if (worst && !store.matches(worst, "ALL")) worst = null;
+    added = 0;
+  }
   inspecting.refresh();
   showProducts();
   showAlarm();
