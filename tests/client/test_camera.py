@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -94,6 +95,33 @@ def test_a_file_that_cannot_be_read_is_told(address: str, folder: Path, tmp_path
     }
 
 
+def test_a_name_that_is_no_text_ends_nothing(address: str, folder: Path, tmp_path: Path) -> None:
+    """In a folder and in a list, readable or not."""
+    odd, gone = (Path(os.fsdecode(bytes(folder) + name)) for name in (b"/f\xfcr.png", b"/g\xfcr.png"))
+    put(odd, BRIGHT)
+    kept = ("--csv", tmp_path / "all.csv", "--jsonl", tmp_path / "all.jsonl", "--overlays", tmp_path / "ng")
+
+    assert camera(address, folder, *kept) == 3
+
+    assert [row["frame_id"] for row in rows(tmp_path / "all.csv")] == [
+        "a.png", "b.png", "deeper/c.png", "f%FCr.png"
+    ]  # fmt: skip
+    lines = [json.loads(line) for line in (tmp_path / "all.jsonl").read_text().splitlines()]
+    assert f"{folder}/f\\udcfcr.png" in {line["picture"] for line in lines}
+
+    names = b"\n".join(map(bytes, (gone, odd, folder / "a.png"))) + b"\na\0.png\n"
+    ended = run_camera(address, "-", *kept, given=os.fsdecode(names))
+
+    assert ended.returncode == 1
+    assert {row["frame_id"]: row["error"] for row in rows(tmp_path / "all.csv")} == {
+        "g%FCr.png": "Unreadable",
+        "f%FCr.png": "",
+        "a.png": "",
+        "a%00.png": "Unreadable",
+    }
+    assert "Unreadable" in ended.stdout
+
+
 def test_a_list_comes_on_standard_input(address: str, folder: Path) -> None:
     names = f"{folder / 'b.png'}\n\n{folder / 'a.png'}\n"
 
@@ -104,7 +132,15 @@ def test_a_list_comes_on_standard_input(address: str, folder: Path) -> None:
 
 def run_camera(address: str, *arguments: str | Path, given: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "service.client.camera.cli", *ANYHOW, "--to", address]
-    return subprocess.run([*command, *arguments], input=given, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [*command, *arguments],
+        input=given,
+        capture_output=True,
+        check=False,
+        encoding="utf-8",
+        errors="surrogateescape",
+        env=os.environ | {"PYTHONIOENCODING": "utf-8:strict"},  # as in every locale but C
+    )
 
 
 def test_pictures_are_repeated_and_counted(address: str, folder: Path, tmp_path: Path) -> None:

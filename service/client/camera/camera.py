@@ -1,6 +1,7 @@
 """Sends pictures at their pace and follows what becomes of each."""
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Collection
 from contextlib import suppress
@@ -57,6 +58,10 @@ class Sent:
     path: Path
     outcome: Outcome
 
+    @property
+    def file(self) -> str:
+        return _readable(self.path)
+
 
 @dataclass
 class Camera:
@@ -95,7 +100,7 @@ class Camera:
                 frame_id = f"{frame_id[: _LONGEST_ID - 12]}#{number}"
             try:
                 image = await asyncio.to_thread(picture.path.read_bytes)
-            except OSError as error:
+            except (OSError, ValueError) as error:  # ValueError: a listed name that no file can have
                 self._unread.append(_unread(number, picture, frame_id, self.product, error))
                 continue
             due = await self.pace.turn(self.stopped)
@@ -128,12 +133,18 @@ class Camera:
         return taken
 
 
-def _unread(number: int, picture: Picture, frame_id: str, product: str, error: OSError) -> Sent:
+def _unread(number: int, picture: Picture, frame_id: str, product: str, error: Exception) -> Sent:
     frame = Frame(b"", product, frame_id)
-    reason = Unreadable(f"{picture.path}: {error.strerror or error}")
+    why = (isinstance(error, OSError) and error.strerror) or error
+    reason = Unreadable(f"{_readable(picture.path)}: {why}")
     return Sent(number, picture.path, Outcome(frame, None, reason, 0.0))
 
 
 def _frame_id(name: str) -> str:
     """The picture's name as a frame id: printable ASCII, and its end when it is too long."""
-    return quote(name, safe="/ !#$&'()+,;=@[]{}~")[-_LONGEST_ID:]
+    return quote(os.fsencode(name), safe="/ !#$&'()+,;=@[]{}~")[-_LONGEST_ID:]
+
+
+def _readable(path: Path) -> str:
+    """For people and files: a name need not be UTF-8, what is written of it is."""
+    return str(path).encode(errors="backslashreplace").decode()

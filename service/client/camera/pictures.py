@@ -49,8 +49,11 @@ async def listed() -> AsyncIterator[Picture]:
     loop, lines = asyncio.get_running_loop(), asyncio.Queue[str]()
 
     def read() -> None:
-        for line in sys.stdin:
-            loop.call_soon_threadsafe(lines.put_nowait, line)
+        # As names of files are read everywhere else: one need not be text.
+        encoding, errors = sys.stdin.encoding, "surrogateescape"
+        with open(sys.stdin.fileno(), encoding=encoding, errors=errors, closefd=False) as names:
+            for line in names:
+                loop.call_soon_threadsafe(lines.put_nowait, line)
         loop.call_soon_threadsafe(lines.put_nowait, "")
 
     threading.Thread(target=read, daemon=True).start()  # nothing waits for it when the camera is stopped

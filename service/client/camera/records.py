@@ -60,7 +60,7 @@ def _facts(sent: Sent) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "number": sent.number,
-        "picture": str(sent.path),
+        "picture": sent.file,
         "frame_id": outcome.frame.frame_id,
         "product": outcome.frame.product,
         "ms": round(1000 * outcome.seconds, 3),
