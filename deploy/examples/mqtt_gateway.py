@@ -15,6 +15,7 @@ Needs this repository's extra `client`, and aiomqtt. Write pictures under anothe
 import argparse
 import asyncio
 import json
+import math
 import os
 import sys
 import time
@@ -56,8 +57,10 @@ class Part:
             name, picture = str(given["part"]), str(given["picture"])
             at = float(given.get("at", time.time()))
             product = str(given.get("product", product))
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise ValueError(f"a trigger is an object with 'part' and 'picture' ({error!r})") from error
+        if not 0 <= at < math.inf:
+            raise ValueError(f"'at' is seconds since 1970, and not {at}")
         since = time.monotonic() - max(0.0, time.time() - at)
         return Part(station, name, picture, product, since, since + takt)
 
@@ -184,7 +187,7 @@ class Gateway:
                 outcome = await self._inspect(frame)
         except TimeoutError:
             reason = f"{doing} within the takt"
-        except (OSError, ValueError, httpx.HTTPError) as error:
+        except (OSError, ValueError, httpx.HTTPError, httpx.InvalidURL) as error:
             reason = str(error)
         self._outgoing.put_nowait((part, outcome, reason))
 

@@ -74,7 +74,9 @@ class Line:
         self.said.setdefault(said["part"], []).append(said)
 
     def trigger(self, part: str, picture: str, *, retain: bool = False, **more: object) -> None:
-        payload = json.dumps({"part": part, "picture": picture} | more)
+        self.publish(json.dumps({"part": part, "picture": picture} | more), retain=retain)
+
+    def publish(self, payload: str, *, retain: bool = False) -> None:
         self._client.publish("line/7/trigger", payload, retain=retain)
 
     def verdict(self, part: str) -> str:
@@ -134,6 +136,27 @@ def test_each_trigger_gets_its_verdict(free_port: int, models: Path, pictures: P
     assert all(len(said) == 1 for said in parts.said.values())
     assert parts.said["0"][0]["valid_until"] > time.time()
     assert "retained" not in parts.said
+
+
+def test_odd_triggers_end_nothing(free_port: int, models: Path, pictures: Path) -> None:
+    """What is no trigger is passed over; a part whose name can't be sent is not inspected."""
+    malformed = ("-1e999", "-1e308", "1e999", "NaN", "1" + 400 * "0", "[" * 100_000)
+    with (
+        broker(free_port),
+        serving(models) as service,
+        line(free_port) as parts,
+        gateway(free_port, service.target, pictures, FOREVER),
+    ):
+        for at in malformed:
+            parts.publish(f'{{"part": "odd", "picture": "dark.png", "at": {at}}}')
+        parts.trigger("\udcfc", "dark.png")
+        parts.trigger("foreign", "dark.png", product="\ud800")
+        odd = [parts.verdict(name) for name in ("\udcfc", "foreign")]
+        parts.trigger("next", "dark.png")
+        assert parts.verdict("next") == "OK"
+
+    assert odd == ["NOT INSPECTED"] * 2
+    assert "odd" not in parts.said
 
 
 def test_what_is_late_is_not_inspected_and_its_answer_never_comes(
