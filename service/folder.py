@@ -21,24 +21,21 @@ def scan(models: Path) -> dict[str, dict[int, Fingerprint] | OSError]:
     return {
         product.name: versions
         for product in sorted(models.iterdir())
-        if _PRODUCT.fullmatch(product.name) and (versions := _versions_or_error(product))
+        if _PRODUCT.fullmatch(product.name) and (versions := _versions(product))
     }
 
 
-def _versions_or_error(product: Path) -> dict[int, Fingerprint] | OSError:
-    try:
-        return _versions(product)
-    except OSError as error:
-        return error
-
-
-def _versions(product: Path) -> dict[int, Fingerprint]:
+def _versions(product: Path) -> dict[int, Fingerprint] | OSError:
     versions = dict[int, Fingerprint]()
-    with suppress(FileNotFoundError, NotADirectoryError):  # no folder, or taken away while being looked at
+    try:
         for version in product.iterdir():
             if _VERSION.fullmatch(version.name) and version.is_dir():
                 with suppress(FileNotFoundError):
                     versions[int(version.name)] = tuple(sorted(_files(version)))
+    except (FileNotFoundError, NotADirectoryError):
+        pass  # no folder, or taken away while being looked at
+    except OSError as error:
+        return error
     return versions
 
 
