@@ -10,7 +10,6 @@ from export.bundle.joints import ANSWER, FRAMES, STUDENT, TEACHER
 from export.bundle.manifest import BATCH_SIZES
 from training.geometry import Geometry
 from training.model.drd import DRD
-from training.model.heatmap import distances
 
 _OPSET = 18  # the newest that every runtime we serve on reads
 
@@ -25,7 +24,7 @@ class _Jointed(nn.Module):
     def forward(self, frames: Tensor) -> tuple[Tensor, ...]:
         features = self.drd.teacher(frames.float())  # first of all: TensorRT takes bytes into a cast only
         restored = self.drd.restore(features)
-        return *self.drd.heatmap(distances(features, restored)), *features, *restored
+        return *self.drd.heatmap(self.drd.compare(features, restored)), *features, *restored
 
 
 def trace(drd: DRD, geometry: Geometry) -> onnx.ModelProto:

@@ -22,6 +22,9 @@ _MARGIN = 0.02
 """A rule less preferred must be better by this much: pseudo-abnormal images are more local than most real
 defects, and would always vote for the hottest pixel alone, which a speck on a good part can decide."""
 
+_MEMORY_WEIGHT = 3.0
+"""As much as the three levels together."""
+
 _BATCH = 16
 
 
@@ -39,8 +42,11 @@ def candidates(recipe: Recipe) -> list[ScoreRule]:
         return [ScoreRule()]
     if recipe.rule == "drd":
         return [ScoreRule(factor=True)]
+    memory = _MEMORY_WEIGHT if recipe.memory else 0.0
     return [
-        ScoreRule(normalise=True, sigma=sigma, top=top) for top in (0.01, 0.001, 0.0) for sigma in (4.0, 8.0)
+        ScoreRule(normalise=True, memory=memory, sigma=sigma, top=top)
+        for top in (0.01, 0.001, 0.0)
+        for sigma in (4.0, 8.0)
     ]
 
 
@@ -53,10 +59,10 @@ def choose_rule(drd: DRD, recipe: Recipe, select: Tensor, seed: int) -> list[Can
     Returns:
         All candidates, the chosen one first.
     """
-    normal = _level_maps(drd, select)
+    normal = _maps(drd, select)
     seeds = [int(s) for s in np.random.default_rng((seed, 2)).integers(0, 1 << 62, _VERSIONS * len(select))]
     pseudo, _ = synthesise(select.repeat(_VERSIONS, 1, 1, 1), preset(recipe), seeds)
-    damaged = _level_maps(drd, pseudo)
+    damaged = _maps(drd, pseudo)
     truth = np.repeat([False, True], [len(select), len(pseudo)])
     tried = []
     for rule in candidates(recipe):
@@ -75,19 +81,19 @@ def preset(recipe: Recipe) -> Preset:
 
 
 def fit_rule(drd: DRD, rule: ScoreRule, normal: list[Tensor]) -> None:
-    """Give `drd` this rule, its numbers fitted on the level maps of held-out normals `[n, h, w]`."""
+    """Give `drd` this rule, its numbers fitted on the maps of held-out normals `[n, h, w]`."""
     heatmap = drd.heatmap
     heatmap.set_rule(rule)
     heatmap.fit(normal)
 
 
-def _level_maps(drd: DRD, frames: Tensor) -> list[Tensor]:
+def _maps(drd: DRD, frames: Tensor) -> list[Tensor]:
     with torch.inference_mode():
-        parts = [drd.level_maps(batch) for batch in torch.split(frames, _BATCH)]
-    return [torch.cat(level) for level in zip(*parts, strict=True)]
+        parts = [drd.maps(batch) for batch in torch.split(frames, _BATCH)]
+    return [torch.cat(one) for one in zip(*parts, strict=True)]
 
 
-def _scores(drd: DRD, levels: list[Tensor]) -> NDArray[np.float32]:
-    batches = zip(*(torch.split(level, _BATCH) for level in levels), strict=True)
+def _scores(drd: DRD, maps: list[Tensor]) -> NDArray[np.float32]:
+    batches = zip(*(torch.split(one, _BATCH) for one in maps), strict=True)
     with torch.inference_mode():
         return torch.cat([drd.heatmap(list(batch))[1] for batch in batches]).numpy()

@@ -49,11 +49,12 @@ class Trainer:
         )
         self.epoch = 0
         self.batches = max(1, len(frames) // recipe.batch)
+        self.last_epoch = recipe.epochs_of(self.batches)
         self._features = self._cached_features()
 
     def epochs(self, on_step: Callable[[float], None]) -> Iterator[int]:
         """Run the remaining epochs, telling each step's loss; yields the number finished, for saving."""
-        while self.epoch < self.recipe.epochs:
+        while self.epoch < self.last_epoch:
             self.learned.train()
             order = np.random.default_rng((self.seed, self.epoch)).permutation(len(self.frames))
             for batch in range(self.batches):
@@ -62,17 +63,23 @@ class Trainer:
             self.epoch += 1
             yield self.epoch
 
-    def recalibrate(self) -> None:
-        """Batch statistics of clean images alone: training's are a mixture of both streams."""
+    def conclude(self) -> None:
+        """A last pass over the clean images: their batch statistics, since training's are a mixture of both
+        streams, and what the memory keeps of them."""
         norms = [m for m in self.learned.modules() if isinstance(m, nn.BatchNorm2d)]
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None  # a plain average over the pass
         self.learned.train()
+        memory, generator, seen = self.drd.memory, torch.Generator().manual_seed(self.seed), list[Tensor]()
         with torch.no_grad():
-            for start in range(0, len(self.frames), self.recipe.batch):
-                batch = self.frames[start : start + self.recipe.batch].to(self.device)
-                self.drd.restore(self.drd.teacher(batch))
+            for batch in torch.split(self.frames, self.recipe.batch):
+                features = self.drd.teacher(batch.to(self.device))
+                self.drd.restore(features)
+                if memory is not None:
+                    seen.append(memory.sample(features, len(self.frames), generator))
+            if memory is not None:
+                memory.remember(torch.cat(seen))
         for norm in norms:
             norm.momentum = 0.1
         self.drd.eval()
@@ -94,7 +101,7 @@ class Trainer:
     def _learning_rate(self, step: int) -> float:
         if self.recipe.schedule == "constant":
             return self.recipe.learning_rate
-        done = step / (self.batches * self.recipe.epochs)
+        done = step / (self.batches * self.last_epoch)
         share = _FINAL_LEARNING_RATE + (1 - _FINAL_LEARNING_RATE) * 0.5 * (1 + math.cos(math.pi * done))
         return self.recipe.learning_rate * share
 

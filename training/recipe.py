@@ -46,6 +46,9 @@ class Recipe(BaseModel):
     noise: Weight = 0.1
     """Standard deviation of the noise on the pseudo stream's features before the bottleneck."""
 
+    memory: Annotated[int, Field(ge=0)] = 1000
+    """Places of good parts that are remembered, for the distance to the nearest; 0: no memory."""
+
     # Losses
     position_weight: Weight = 1.0
     """a_pos: one cosine per position, over channels ("batch")."""
@@ -62,7 +65,10 @@ class Recipe(BaseModel):
     """Share of positions counted as easy, whose gradient is scaled by a tenth; 0: no mining."""
 
     # Optimiser
-    epochs: Annotated[int, Field(ge=1)] = 30
+    epochs: Annotated[int, Field(ge=1)] = 12
+    """More are not better: a student that has learned for long restores damage, too."""
+    min_steps: Annotated[int, Field(ge=0)] = 500
+    """Optimiser steps there are at least, whatever `epochs` says: few pictures are seen more often."""
     batch: Annotated[int, Field(ge=1)] = 8
     learning_rate: Positive = 5e-3
     betas: tuple[float, float] = (0.5, 0.999)
@@ -77,6 +83,12 @@ class Recipe(BaseModel):
     """`chosen`: per product, on the `select` images; `drd`: the paper's refinement; `mean`: plain RD."""
 
     @model_validator(mode="after")
+    def _memory_has_a_say(self) -> Self:
+        if self.memory and self.rule != "chosen":
+            raise ValueError(f"memory needs the rule 'chosen'; with {self.rule!r} it has to be 0")
+        return self
+
+    @model_validator(mode="after")
     def _size_is_possible(self) -> Self:
         _ = self.geometry
         return self
@@ -85,18 +97,22 @@ class Recipe(BaseModel):
     def geometry(self) -> Geometry:
         return Geometry(self.height, self.width, self.filter)
 
+    def epochs_of(self, batches: int) -> int:
+        """How many epochs of so many batches there are."""
+        return max(self.epochs, -(-self.min_steps // batches))
+
 
 PRESETS: dict[str, Recipe] = {
-    "quick": Recipe(name="quick", epochs=8),
+    "quick": Recipe(name="quick", epochs=8, min_steps=300),
     "fast": Recipe(name="fast"),
     "rd": Recipe(
         name="rd", fusion="mff", synthesis="none", position_weight=0, restoration_weight=0,
-        segmentation_weight=0, noise=0, rule="mean",
+        segmentation_weight=0, noise=0, memory=0, rule="mean",
     ),
     "paper": Recipe(
         name="paper", backbone="wide_resnet50_2", filter="bilinear-point", synthesis="drd",
-        image_term="channel",
-        segmentation_target="rgb_cos", epochs=200, batch=4, schedule="constant", half=False, rule="drd",
+        memory=0, image_term="channel", segmentation_target="rgb_cos", epochs=200, min_steps=0, batch=4,
+        schedule="constant", half=False, rule="drd",
     ),
 }  # fmt: skip
 
@@ -104,7 +120,7 @@ PRESETS: dict[str, Recipe] = {
 def load_recipe(name_or_file: str, **overrides: object) -> Recipe:
     """A preset by name, or a TOML file (field = value; `preset = "fast"` names its base).
 
-    `overrides` with the value None are left out. Raises RecipeError.
+    `overrides` with the value None are left out. Who names `epochs` gets exactly those. Raises RecipeError.
     """
     fields: dict[str, object] = {}
     base = name_or_file
@@ -118,6 +134,8 @@ def load_recipe(name_or_file: str, **overrides: object) -> Recipe:
     if base not in PRESETS:
         raise RecipeError(f"recipe {base!r} is not known; there are {', '.join(PRESETS)}, or a FILE.toml")
     fields |= {key: value for key, value in overrides.items() if value is not None}
+    if "epochs" in fields:
+        fields.setdefault("min_steps", 0)
     try:
         return Recipe.model_validate(PRESETS[base].model_dump() | fields)
     except ValidationError as error:

@@ -60,14 +60,15 @@ def train(request: Request) -> Checkpoint:
         name: _read(share, recipe.geometry, name, request.skip_unreadable) for name, share in shares.items()
     }
     device = _device(request.device)
-    size = f"{recipe.height}×{recipe.width}"
-    print(f"recipe {recipe.name}: {recipe.backbone}, {size}, {recipe.epochs} epochs, on {device}")
     fit = frames["fit"].pixels
     if request.preview is not None:
         write_preview(request.preview, fit, preset(recipe), request.seed)
     drd = _network(recipe, request)
     state = _resume_file(recipe, request, fit)
-    losses = _learn(Trainer(drd, recipe, fit, request.seed, device), state)
+    trainer = Trainer(drd, recipe, fit, request.seed, device)
+    size = f"{recipe.height}×{recipe.width}"
+    print(f"recipe {recipe.name}: {recipe.backbone}, {size}, {trainer.last_epoch} epochs, on {device}")
+    losses = _learn(trainer, state)
     drd.to("cpu")
     tried = choose_rule(drd, recipe, frames["select"].pixels, request.seed)
     checkpoint = Checkpoint(
@@ -136,7 +137,7 @@ def _learn(trainer: Trainer, state: ResumeFile) -> list[float]:
     if losses:
         print(f"going on after epoch {len(losses)}")
     steps: list[float] = []
-    total = trainer.recipe.epochs * trainer.batches
+    total = trainer.last_epoch * trainer.batches
     with tqdm(total=total, initial=len(losses) * trainer.batches, desc="training", unit="step") as bar:
 
         def on_step(loss: float) -> None:
@@ -148,7 +149,7 @@ def _learn(trainer: Trainer, state: ResumeFile) -> list[float]:
             losses.append(float(np.mean(steps)))
             steps.clear()
             state.save(trainer, losses)
-    trainer.recalibrate()
+    trainer.conclude()
     return losses
 
 

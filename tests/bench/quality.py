@@ -28,7 +28,8 @@ from training.splits import split
 
 RD: Mapping[str, object] = {
     "fusion": "mff", "synthesis": "none", "image_term": "flat", "position_weight": 0.0, "image_weight": 1.0,
-    "restoration_weight": 0.0, "segmentation_weight": 0.0, "noise": 0.0, "easy_share": 0.0, "rule": "mean",
+    "restoration_weight": 0.0, "segmentation_weight": 0.0, "noise": 0.0, "easy_share": 0.0, "memory": 0,
+    "rule": "mean",
 }  # fmt: skip
 """Plain reverse distillation."""
 
@@ -41,6 +42,7 @@ STEPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("+ noise", ("noise",)),
     ("+ rest of the recipe", ("image_term", "image_weight", "easy_share")),
     ("+ refinement", ("rule",)),
+    ("+ memory", ("memory",)),
 )
 """From RD to the recipe: the fields that each rung takes over from it, on top of the rung below."""
 

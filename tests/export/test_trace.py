@@ -19,11 +19,13 @@ SIZE = Geometry(RECIPE.height, RECIPE.width)
 
 
 def test_the_graph_equals_the_modules() -> None:
-    rule = ScoreRule(normalise=True, top=0.01, factor=True, levels=(1.0, 0.5, 0.0))
+    rule = ScoreRule(normalise=True, top=0.01, factor=True, levels=(1.0, 0.5, 0.0), memory=2.0)
     torch.manual_seed(0)
     drd = DRD(Teacher(RECIPE.backbone), RECIPE, rule).eval()
     drd.heatmap.scale.uniform_(0.5, 1.5)
     drd.heatmap.roi[:20] = 0
+    assert drd.memory is not None
+    drd.memory.vectors.normal_()
     session = onnxruntime.InferenceSession(trace(drd, SIZE).SerializeToString())
     frames = np.random.default_rng(0).integers(0, 256, (8, SIZE.height, SIZE.width, 3), np.uint8)
     for count in (1, 2, 4, 8):

@@ -26,7 +26,7 @@ def test_rd_is_the_baseline_at_the_same_number_of_steps_as_fast() -> None:
     rd, fast = PRESETS["rd"], PRESETS["fast"]
     assert (rd.synthesis, rd.fusion, rd.image_term) == ("none", "mff", "flat")
     assert (rd.position_weight, rd.restoration_weight, rd.segmentation_weight, rd.noise) == (0, 0, 0, 0)
-    assert (rd.epochs, rd.batch) == (fast.epochs, fast.batch)
+    assert (rd.epochs, rd.min_steps, rd.batch) == (fast.epochs, fast.min_steps, fast.batch)
     assert candidates(rd) == [ScoreRule()]
 
 
@@ -38,12 +38,21 @@ def test_a_file_overrides_its_base_and_options_override_both(tmp_path: Path) -> 
     assert recipe.epochs == PRESETS["quick"].epochs
 
 
+def test_few_pictures_are_seen_more_often_unless_epochs_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text("epochs = 7\n")
+    assert [PRESETS["fast"].epochs_of(batches) for batches in (5, 100)] == [100, 12]
+    assert [load_recipe("fast", epochs=3).epochs_of(batches) for batches in (5, 100)] == [3, 3]
+    assert load_recipe(str(path)).epochs_of(1) == 7
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("epoch = 3", "'epoch'"),
         ('synthesis = "holes"', "'synthesis'"),
         ("height = 100", "multiples of 32"),
+        ('rule = "mean"', "memory needs the rule 'chosen'"),
         ("epochs = ", "mine.toml"),
         ('preset = "slow"', "there are quick, fast, rd, paper"),
     ],

@@ -7,13 +7,14 @@ from torch import Tensor, nn
 
 from training.model.fusion import Bottleneck
 from training.model.heatmap import Heatmap, ScoreRule, distances
+from training.model.memory import Memory
 from training.model.student import Student
 from training.model.teacher import Teacher
 from training.recipe import Recipe
 
 
 class DRD(nn.Module):
-    """Teacher, fusion, student and heatmap, after Ge et al. (Neurocomputing 2025)."""
+    """Teacher, fusion, student and heatmap, after Ge et al. (Neurocomputing 2025); a memory beside them."""
 
     def __init__(self, teacher: Teacher, recipe: Recipe, rule: ScoreRule | None = None) -> None:
         super().__init__()
@@ -21,6 +22,7 @@ class DRD(nn.Module):
         self.teacher = teacher
         self.bottleneck = Bottleneck(mirror, recipe.fusion, recipe.fusion_width)
         self.student = Student(mirror, self.bottleneck.out_channels, recipe.min_width)
+        self.memory = Memory(recipe.memory, sum(mirror.channels[1:])) if recipe.memory else None
         self.heatmap = Heatmap(recipe.height, recipe.width, rule)
 
     def restore(self, features: list[Tensor]) -> list[Tensor]:
@@ -28,14 +30,19 @@ class DRD(nn.Module):
         restored: list[Tensor] = self.student(self.bottleneck(features))
         return restored
 
-    def level_maps(self, frames: Tensor) -> list[Tensor]:
-        """Distance maps `[N, H/s_k, W/s_k]` of frames `[N, H, W, 3]`, finest first."""
+    def compare(self, features: list[Tensor], restored: list[Tensor]) -> list[Tensor]:
+        """Distance maps `[N, H/s_k, W/s_k]`: three levels', finest first; the memory's if there is one."""
+        maps = distances(features, restored)
+        return maps if self.memory is None else [*maps, self.memory(features)]
+
+    def maps(self, frames: Tensor) -> list[Tensor]:
+        """`compare` for frames `[N, H, W, 3]`."""
         features = self.teacher(frames)
-        return distances(features, self.restore(features))
+        return self.compare(features, self.restore(features))
 
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Frames uint8 RGB `[N, H, W, 3]` → heatmap float32 `[N, H, W]`, score float32 `[N]`."""
-        result: tuple[Tensor, Tensor] = self.heatmap(self.level_maps(frames))
+        result: tuple[Tensor, Tensor] = self.heatmap(self.maps(frames))
         return result
 
     def predict(self, frames: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

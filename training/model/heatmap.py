@@ -1,4 +1,4 @@
-"""Distances of the three levels → one heatmap and one score. Part of the graph, to the last digit.
+"""Distance maps, three levels' and the memory's → one heatmap and one score. Part of the graph, to the digit.
 
 The rule's discrete choices are fixed when a product is trained (`ScoreRule`, kept in the checkpoint);
 its fitted numbers are buffers.
@@ -24,10 +24,12 @@ class ScoreRule(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     normalise: bool = False
-    """Each level's distances in units of their usual range, mean to 99.5 % quantile of held-out good frames.
+    """Each map's distances in units of their usual range, mean to 99.5 % quantile of held-out good frames.
     Nothing is subtracted: zero stays the least, so that outside a region of interest nothing counts."""
     levels: tuple[float, float, float] = (1.0, 1.0, 1.0)
     """Weights of the three levels in the mean, finest first."""
+    memory: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the memory's map beside them."""
     sigma: Annotated[float, Field(gt=0)] = 4.0
     """Gaussian smoothing of the heatmap, in pixels of the network's input."""
     top: Annotated[float, Field(ge=0, le=1)] = 0.0
@@ -59,7 +61,7 @@ class Heatmap(nn.Module):
         super().__init__()
         self.size = (height, width)
         self.grid = (height // _FINEST_STRIDE, width // _FINEST_STRIDE)
-        self.register_buffer("scale", torch.ones(3))
+        self.register_buffer("scale", torch.ones(4))
         self.register_buffer("roi", torch.ones(height, width))
         self.set_rule(rule or ScoreRule())
 
@@ -68,25 +70,30 @@ class Heatmap(nn.Module):
         self.register_buffer("kernel", _gaussian(rule.sigma / _FINEST_STRIDE), persistent=False)
 
     def fit(self, normal: list[Tensor]) -> None:
-        """Fit the normalisation to level maps `[n, H/s_k, W/s_k]` of held-out good frames."""
-        for k, level in enumerate(normal):
-            self.scale[k] = torch.quantile(level.flatten()[-_QUANTILE_LIMIT:], _QUANTILE) - level.mean()
+        """Fit the normalisation to `DRD.maps` of held-out good frames."""
+        for k, distance in enumerate(normal):
+            self.scale[k] = torch.quantile(distance.flatten()[-_QUANTILE_LIMIT:], _QUANTILE) - distance.mean()
 
-    def forward(self, levels: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Distance maps `[N, H/s_k, W/s_k]` → heatmap `[N, H, W]` and score `[N]`."""
-        maps = torch.stack([self._to_grid(level) for level in levels], 1)  # [N, 3, H/4, W/4]
+    def forward(self, distance: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """`DRD.maps`, three or four → heatmap `[N, H, W]` and score `[N]`."""
+        maps = torch.stack([self._to_grid(one) for one in distance], 1)  # [N, 3 or 4, H/4, W/4]
+        count = len(distance)
         if self.rule.normalise:
-            maps = maps / self.scale.view(1, 3, 1, 1)
-        weights = torch.tensor(self.rule.levels, device=maps.device).view(1, 3, 1, 1)
-        mean = (maps * weights).sum(1, keepdim=True) / sum(self.rule.levels)  # [N, 1, H/4, W/4]
+            maps = maps / self.scale[:count].view(1, count, 1, 1)
+        weights = torch.tensor((*self.rule.levels, self.rule.memory)[:count], device=maps.device)
+        mean = (maps * (weights / weights.sum()).view(1, count, 1, 1)).sum(
+            1, keepdim=True
+        )  # [N, 1, H/4, W/4]
         smooth = F.interpolate(self._smooth(mean), self.size, mode="bilinear", align_corners=False)
         heatmap = smooth.squeeze(1) * self.roi
-        return heatmap, self._score(heatmap, levels)
+        return heatmap, self._score(heatmap, distance[:3])
 
-    def _to_grid(self, level: Tensor) -> Tensor:
-        if level.shape[-2:] == self.grid:
-            return level
-        return F.interpolate(level.unsqueeze(1), self.grid, mode="bilinear", align_corners=False).squeeze(1)
+    def _to_grid(self, distance: Tensor) -> Tensor:
+        if distance.shape[-2:] == self.grid:
+            return distance
+        return F.interpolate(distance.unsqueeze(1), self.grid, mode="bilinear", align_corners=False).squeeze(
+            1
+        )
 
     def _smooth(self, maps: Tensor) -> Tensor:
         """Separable Gaussian; the border is repeated, so that it is not cooled."""
