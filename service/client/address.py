@@ -1,11 +1,13 @@
 """Where a service is and how it is entered."""
 
+import re
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
+_TOKEN = re.compile(r"[\x21-\x7e]+")
 _FORMS = "http://HOST:PORT, https://…, grpc://…, grpcs://…, http+unix:PATH or grpc+unix:PATH"
 
 
@@ -53,6 +55,10 @@ class Access:
     """PEM: who may have signed the service's certificate; None: the system's authorities."""
     certificate: tuple[Path, Path] | None = None
     """PEM: the client's own certificate and its key, where the service asks for one."""
+
+    def __post_init__(self) -> None:
+        if self.token is not None and not _TOKEN.fullmatch(self.token):
+            raise ValueError("the token is not one a service could have given: visible ASCII, without spaces")
 
     def headers(self) -> dict[str, str]:
         """By lower-case name; of both doors."""

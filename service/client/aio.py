@@ -43,7 +43,7 @@ class AsyncClient:
     """Opened in a running event loop; `address` chooses the door.
 
     http://HOST:PORT, https://…, http+unix:PATH: REST. grpc://HOST:PORT, grpcs://…, grpc+unix:PATH: gRPC.
-    Raises ValueError for anything else, and OSError for a certificate that can't be read.
+    Raises ValueError for anything else or an impossible token, OSError for a certificate that can't be read.
     """
 
     def __init__(self, address: str, **options: Unpack[Options]) -> None:

@@ -5,6 +5,7 @@ from typing import cast
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
 from service.client import errors
@@ -144,7 +145,10 @@ def error_of_call(error: grpc.RpcError | grpc.aio.AioRpcError) -> errors.ClientE
     metadata = cast(Iterable[tuple[str, str | bytes]], error.trailing_metadata() or ())
     for name, value in metadata:
         if name == "grpc-status-details-bin":
-            return error_of(status_pb2.Status.FromString(cast(bytes, value)))
+            try:
+                return error_of(status_pb2.Status.FromString(cast(bytes, value)))
+            except DecodeError:
+                return errors.UnexpectedAnswer("the error's details are garbled")
     return error_of(
         status_pb2.Status(code=error.code().value[0], message=error.details() or error.code().name)
     )

@@ -229,6 +229,12 @@ def test_what_is_no_address_is_refused(text: str) -> None:
         client.Address.parse(text)
 
 
+@pytest.mark.parametrize("token", ["", "two words", "new\nline", "schlüssel"])
+def test_what_can_be_no_token_is_refused_before_anything_is_sent(token: str) -> None:
+    with pytest.raises(ValueError, match="the token"):
+        Client("http://127.0.0.1:1", token=token)
+
+
 @pytest.mark.parametrize(
     "text",
     [
