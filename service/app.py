@@ -61,7 +61,7 @@ class Service:
             _logger.warning("tokens are sent in clear text, unless a proxy adds TLS: see --tls-certificate")
         if self._calls.traces is not None:
             ends.push_async_callback(asyncio.to_thread, self._calls.traces.close)
-        ends.callback(self.inspector.close)
+        ends.push_async_callback(self.inspector.close)
         ends.push_async_callback(self.inspector.catalog.close)
         if settings.admin is not None:
             health = make_admin_app(self.inspector.life, self.metrics)

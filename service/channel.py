@@ -1,8 +1,8 @@
-"""Messages between the service and a decoder: a JSON object and bytes, never a pickle, for a decoder that has
+"""Messages between the service and a worker: a JSON object and bytes, never a pickle, for a worker that has
 been taken over may send what it likes.
 
-The bytes pass through memory that both see: two changes of process per message, however busy the machine is,
-where a socket's buffer would need some for every 100 kB. What does not fit goes through the socket.
+They lie in memory that both see; only their lengths go through a socket. So a message costs two changes of
+process however large it is, and whoever waits for it can do so on the event loop.
 """
 
 import fcntl
@@ -10,15 +10,21 @@ import mmap
 import os
 import socket
 import struct
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
 
 Head = dict[str, Any]
-ROOM = 8 * 2**20
-_MOST = 2**30
-_LENGTHS = struct.Struct("!II")
+Bytes = bytes | memoryview
+LARGE = 8 * 2**20
+"""Bytes of a message whose memory is not kept for the next one."""
+_LENGTHS = struct.Struct("!QQ")
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+
+
+class DoesNotFit(ValueError):
+    """The message is larger than the memory."""
 
 
 class Channel:
@@ -26,40 +32,57 @@ class Channel:
 
     def __init__(self, connected: socket.socket, memory: int) -> None:
         self._socket = connected
-        self._memory = mmap.mmap(memory, ROOM)
+        self._memory = mmap.mmap(memory, 0)
+        self._received = 0
 
-    def send(self, head: Head, payload: bytes | memoryview) -> None:
-        """OSError when nobody is there any more, or nobody reads."""
-        encoded = orjson.dumps(head)
-        shared = len(payload) <= ROOM
-        if shared:
-            self._memory[: len(payload)] = payload
-        self._socket.sendall(_LENGTHS.pack(len(encoded), len(payload)) + encoded)
-        if not shared:
-            self._socket.sendall(payload)
+    def send(self, head: Head, payload: Sequence[Bytes] = ()) -> None:
+        """DoesNotFit, or OSError when nobody is there any more. Never waits."""
+        encoded, end = orjson.dumps(head), 0
+        if sum(map(len, payload)) + len(encoded) > len(self._memory):
+            raise DoesNotFit
+        for part in (*payload, encoded):
+            start, end = end, end + len(part)
+            self._memory[start:end] = part
+        self._socket.send(_LENGTHS.pack(end - len(encoded), len(encoded)))
 
-    def receive(self) -> tuple[Head, bytes]:
-        """EOFError when the other side has ended, BlockingIOError when it takes too long."""
-        of_head, of_payload = _LENGTHS.unpack(self._exactly(_LENGTHS.size))
-        if max(of_head, of_payload) > _MOST:
+    def receive(self) -> tuple[Head, memoryview]:
+        """The payload is there until the next `send`. EOFError when the other side has ended, or sends what
+        is no message."""
+        lengths = self._socket.recv(_LENGTHS.size)
+        if len(lengths) < _LENGTHS.size:
             raise EOFError
-        head: Head = orjson.loads(self._exactly(of_head))
-        return head, self._memory[:of_payload] if of_payload <= ROOM else self._exactly(of_payload)
+        of_payload, of_head = _LENGTHS.unpack(lengths)
+        self._received = of_payload + of_head
+        if self._received > len(self._memory):
+            raise EOFError
+        try:
+            head = orjson.loads(self._memory[of_payload : self._received])
+        except orjson.JSONDecodeError as error:
+            raise EOFError from error
+        if not isinstance(head, dict):
+            raise EOFError
+        return head, memoryview(self._memory)[:of_payload]
+
+    def give_back(self) -> None:
+        """Lets go of the memory of a large message, once that has been read."""
+        if self._received > LARGE:
+            self._memory.madvise(mmap.MADV_REMOVE)
+
+    def fileno(self) -> int:
+        """Of the socket: it becomes readable when there is something to receive."""
+        return self._socket.fileno()
 
     def close(self) -> None:
+        """The memory goes with the last view of it."""
         self._socket.close()
-        self._memory.close()
-
-    def _exactly(self, size: int) -> bytes:
-        data = self._socket.recv(size, socket.MSG_WAITALL)
-        if len(data) < size:
-            raise EOFError
-        return data
 
 
-def shared_memory() -> int:
-    """A descriptor of memory that two channels can share, and neither can take away from under the other."""
-    memory = os.memfd_create("decoder", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    os.ftruncate(memory, ROOM)
+def shared_memory(room: int) -> int:
+    """A descriptor of memory that two channels can share, and neither can take away from under the other.
+
+    Of its `room` there is only as much as has been written.
+    """
+    memory = os.memfd_create("worker", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.ftruncate(memory, room)
     fcntl.fcntl(memory, fcntl.F_ADD_SEALS, _SEALS)
     return memory

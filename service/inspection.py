@@ -8,7 +8,7 @@ from typing import Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from export.bundle import FrameStatistics, Reading
+from export.bundle import Finding, FrameStatistics
 from service.errors import BadParameter
 
 STAGES = ("decode", "queue", "infer", "post", "encode")
@@ -67,6 +67,16 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True)
+class Read:
+    """What a map says, the pictures of it that are wanted, and the map to be remembered."""
+
+    finding: Finding
+    pictures: Mapping[Part, Picture]
+    heatmap: bytes | NDArray[np.float32]
+    """As PNG where that is wanted, else its scores, float32 [H, W]."""
+
+
+@dataclass(frozen=True, slots=True)
 class Inspection:
     """The verdict and all that belongs to it."""
 
@@ -74,7 +84,7 @@ class Inspection:
     version: int
     bundle_digest: str
     engine: str
-    reading: Reading
+    reading: Finding
     raw_threshold: float
     guard_band: float
     min_area: int
@@ -83,6 +93,8 @@ class Inspection:
     image: Decoded
     parts: frozenset[Part]
     pictures: Mapping[Part, Picture]
+    heatmap: bytes | NDArray[np.float32]
+    """As in `Read`."""
     timings: Timings
     batch_size: int
 

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 import numpy as np
+from numpy.typing import NDArray
 
 from export.bundle import Predictor
-from service.batching import BatchQueue, Entry
-from service.inspection import Decoded, Inspection, Request, Timings
+from service.batching import BatchQueue
+from service.inspection import Decoded, Request, Timings
 from service.pace import Pace
 
 
@@ -22,49 +23,37 @@ class Stage(IntEnum):
     POST = 3
 
 
+@dataclass(frozen=True, slots=True)
+class Predicted:
+    """What the engine says to one frame, in a batch that took so many seconds; both raw."""
+
+    heatmap: NDArray[np.float32]
+    score: float
+    seconds: float
+    batch_size: int
+
+
 @dataclass(slots=True, eq=False)
 class Frame:
-    """One accepted request. Its stages run in threads; only its end is told to the event loop, and once."""
+    """One accepted request."""
 
     request: Request
     lane: "Lane"
     order: float
     """Where it stands in every queue: its deadline, or the instant that frames without one are given."""
-    answer: asyncio.Future[Inspection]
     since: float
     """When the last stage ended."""
+    predicted: asyncio.Future[Predicted]
+    """Settled by the slot."""
     stage: Stage = Stage.DECODE
-    left: bool = False
-    """Nobody waits for the answer any more."""
     timings: Timings = field(default_factory=Timings)
     decoded: Decoded | None = None
-    entry: Entry["Frame"] | None = None
-    batch_size: int = 0
 
-    def begin(self, stage: Stage) -> float:
-        """Enters a stage that works; the time since the last one was waiting. The instant."""
+    def end(self, stage: Stage, *spent: float) -> None:
+        """Ends a stage that took so long, in steps, and enters the next; the rest of the time was waiting."""
         now = time.monotonic()
-        self.timings.queue += now - self.since
-        self.stage = stage
-        return now
-
-    def end(self, started: float) -> float:
-        """Leaves a stage; how long it took."""
-        self.since = time.monotonic()
-        return self.since - started
-
-    def settle(self, outcome: Inspection | Exception) -> None:
-        """Ends the frame, from any thread. Whoever comes second comes too late."""
-        self.answer.get_loop().call_soon_threadsafe(_settle, self.answer, outcome)
-
-
-def _settle(answer: asyncio.Future[Inspection], outcome: Inspection | Exception) -> None:
-    if answer.done():
-        return
-    if isinstance(outcome, Exception):
-        answer.set_exception(outcome)
-    else:
-        answer.set_result(outcome)
+        self.timings.queue += now - self.since - sum(spent)
+        self.since, self.stage = now, stage
 
 
 class Lane:
@@ -73,6 +62,8 @@ class Lane:
     def __init__(self, predictor: Predictor) -> None:
         self.predictor = predictor
         self.manifest = predictor.bundle.manifest
+        self.manifest_json = self.manifest.model_dump_json().encode()
+        """As the workers get it, with every map."""
         self.product = self.manifest.product
         self.version = self.manifest.version
         self.digest = predictor.bundle.digest

@@ -18,7 +18,7 @@ class Average:
 
 
 class Pace:
-    """One product's averages. Written by the threads that measure, read by the event loop."""
+    """One product's averages, messages included. Written by whoever measures, read by the event loop."""
 
     def __init__(self, batch_sizes: Sequence[int]) -> None:
         self.decode = Average()

@@ -96,19 +96,16 @@ class Settings(BaseSettings):
     """Pixels of the longer side."""
     max_image_frames: PositiveInt = 16
     """Pictures in one file (pages of a TIFF, frames of an animated PNG); the first is inspected."""
-    decode: Literal["process", "thread"] = "process"
-    """Where images are decoded: in processes, no loss when an image makes one loop, grow or abort; or in the
-    service's own threads, where the two limits below can't be held."""
     decode_seconds: PositiveFloat = 5
-    """CPU time that decoding one image may take."""
+    """CPU time that decoding one image may take; four times that for pictures of it."""
     decode_bytes: PositiveInt = 1536 * MEBIBYTE
-    """Memory that one image may take, over what a decoder has at its start; 40 megapixels take 1 GiB."""
+    """Memory that one image may take, over what a worker has at its start; 40 megapixels take 1 GiB."""
     max_queued_frames: PositiveInt = 256
     """Frames accepted and not yet answered, over all products."""
     max_queued_bytes: PositiveInt = 512 * MEBIBYTE
     """Bytes those frames hold, bodies still being received included."""
     workers: PositiveInt = Field(default_factory=_cores)
-    """Threads that decode and encode pictures."""
+    """Processes that decode images, read maps and encode pictures."""
     engine_hang_seconds: PositiveFloat = 30
     """An engine busy with one batch for longer hangs: the service is no longer alive until it returns."""
 

@@ -7,17 +7,17 @@ never waits for company, and no timer exists.
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
+from contextlib import suppress
 
 import numpy as np
 
 from export.bundle import EngineFailed, Prediction
 from service.batching import Taken
 from service.errors import DeadlinePassed, InspectionFailed, NotServing
-from service.lane import Frame, Lane, Stage
+from service.lane import Frame, Lane, Predicted, Stage
+from service.metrics import Metrics
 
-Next = Callable[[Frame, Prediction, int], None]
-"""What follows for a frame at the given place of a prediction."""
 _LOOK_SECONDS = 0.5
 _logger = logging.getLogger(__name__)
 
@@ -25,8 +25,8 @@ _logger = logging.getLogger(__name__)
 class Slot:
     """All lanes' queues, guarded by one lock. A batch that runs longer than `hang_seconds` hangs."""
 
-    def __init__(self, follow: Next, hang_seconds: float) -> None:
-        self._follow = follow
+    def __init__(self, metrics: Metrics, hang_seconds: float) -> None:
+        self._metrics = metrics
         self._hang_seconds = hang_seconds
         self._lanes = list[Lane]()
         self._running: Lane | None = None
@@ -61,23 +61,20 @@ class Slot:
                 self._changed.wait(_LOOK_SECONDS)
             return self._running is not lane
 
-    def offer(self, frame: Frame) -> None:
-        """Queues a decoded frame."""
+    async def run(self, frame: Frame) -> Predicted:
+        """What the engine says to a decoded frame. Cancelling it frees the frame's place at once."""
         with self._changed:
             if self.failure is not None:
                 raise NotServing("the engine's thread has ended", reason="failed", retry_after=5)
-            if frame.left:
-                return
-            frame.stage = Stage.QUEUE
-            frame.entry = frame.lane.queue.offer(frame, order=frame.order, expires=frame.request.deadline)
+            queue = frame.lane.queue
+            entry = queue.offer(frame, order=frame.order, expires=frame.request.deadline)
             self._changed.notify_all()
-
-    def withdraw(self, frame: Frame) -> None:
-        """Marks `frame` as left and frees its place, if it is still queued."""
-        with self._changed:
-            frame.left = True
-            if frame.entry is not None:
-                frame.lane.queue.withdraw(frame.entry)
+        try:
+            return await frame.predicted
+        finally:
+            if frame.predicted.cancelled():
+                with self._changed:
+                    queue.withdraw(entry)
 
     def close(self) -> None:
         """Returns when everything queued has been run, or never will be."""
@@ -97,14 +94,15 @@ class Slot:
                 for lane in self._lanes:
                     while lane.queue:
                         taken = lane.queue.take(time.monotonic())
-                        for frame in taken.batch + taken.expired:
-                            frame.settle(InspectionFailed("the engine's thread has ended"))
+                        frames = taken.batch + taken.expired
+                        _tell(frames, [InspectionFailed("the engine's thread has ended") for _ in frames])
 
     def _run(self) -> None:
         while (work := self._next()) is not None:
             lane, taken = work
-            for frame in taken.expired:
-                frame.settle(DeadlinePassed("the deadline passed in the queue"))
+            if taken.expired:
+                late = [DeadlinePassed("the deadline passed in the queue") for _ in taken.expired]
+                _tell(taken.expired, late)
             if taken.batch:
                 self._infer(lane, taken.batch)
 
@@ -124,24 +122,40 @@ class Slot:
 
     def _infer(self, lane: Lane, batch: list[Frame]) -> None:
         for frame in batch:
-            started = frame.begin(Stage.INFER)
-        self._busy_since = started
+            frame.stage = Stage.INFER
+        self._busy_since = started = time.monotonic()
         try:
             prediction = _predict(lane, batch)
         except Exception as error:  # the boundary to the engine: what it raises fails this batch and no other
             _logger.exception("a batch of %d frames of %s failed", len(batch), lane.product)
-            for frame in batch:
-                if len(batch) > 1 and _out_of_memory(error):
-                    frame.since = started  # for this frame, the attempt was waiting
+            if len(batch) > 1 and _out_of_memory(error):
+                for frame in batch:
                     self._infer(lane, [frame])
-                else:
-                    frame.settle(InspectionFailed("the engine failed on this frame"))
+            else:
+                _tell(batch, [InspectionFailed("the engine failed on this frame") for _ in batch])
             return
-        ended = time.monotonic()
-        lane.pace.infer[len(batch)].learn(ended - started)
-        for place, frame in enumerate(batch):
-            frame.timings.infer, frame.since, frame.batch_size = ended - started, ended, len(batch)
-            self._follow(frame, prediction, place)
+        seconds = time.monotonic() - started
+        lane.pace.infer[len(batch)].learn(seconds)
+        self._metrics.batch_size.labels(lane.product).observe(len(batch))
+        self._metrics.engine_busy_seconds.labels(lane.product).inc(seconds)
+        answers = zip(prediction.heatmap, prediction.score, strict=True)
+        _tell(batch, [Predicted(each, float(score), seconds, len(batch)) for each, score in answers])
+
+
+def _tell(frames: list[Frame], outcomes: Sequence[Predicted | Exception]) -> None:
+    """Settles the frames of a batch, on the event loop."""
+    with suppress(RuntimeError):  # the loop has been closed: what hung has come back after the end
+        frames[0].predicted.get_loop().call_soon_threadsafe(_settle, frames, outcomes)
+
+
+def _settle(frames: list[Frame], outcomes: Sequence[Predicted | Exception]) -> None:
+    for frame, outcome in zip(frames, outcomes, strict=True):
+        if frame.predicted.done():
+            continue
+        if isinstance(outcome, Exception):
+            frame.predicted.set_exception(outcome)
+        else:
+            frame.predicted.set_result(outcome)
 
 
 def _predict(lane: Lane, batch: list[Frame]) -> Prediction:

@@ -1,55 +1,132 @@
-"""A bounded pool of threads for what a frame costs outside the engine. The most urgent job goes first."""
+"""What a frame costs outside the engine is done by processes that are no loss: how they are asked, and what
+they may answer."""
 
-import heapq
-import logging
-import threading
-from collections.abc import Callable
-from itertools import count
+import math
+from functools import partial
 
-Job = Callable[[], None]
-_logger = logging.getLogger(__name__)
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+from pydantic import BaseModel, NonNegativeInt, PositiveInt
+
+from export.bundle import Finding, FrameStatistics, Geometry
+from service.channel import Head
+from service.image import ImageLimits
+from service.inspection import Decoded, Part, Picture, Read
+from service.job import Done
+from service.lane import Lane
+from service.nursery import new_worker
+from service.pool import Pool
+from service.settings import MEBIBYTE, Settings
+from service.worker import Bounds
+
+_ROOM = 256 * MEBIBYTE  # beside image or overlay: maps of 4096 by 4096, their pictures, a manifest, regions
 
 
 class Workers:
-    """`submit` never blocks: how many jobs there can be is bounded at admission."""
+    """Called on the event loop. `order` is an instant: the earliest goes first.
 
-    def __init__(self, threads: int) -> None:
-        self._jobs: list[tuple[float, int, Job]] = []
-        self._numbers = count()
-        self._changed = threading.Condition()
-        self._closing = False
-        self._threads = [threading.Thread(target=self._run, name=f"worker-{i}") for i in range(threads)]
-        for thread in self._threads:
-            thread.start()
+    Failures are those of service/image.py, FrameFailed, InspectionFailed when a worker ends over a map, and
+    NotServing when there is no worker.
+    """
 
-    def __len__(self) -> int:
-        return len(self._threads)
+    def __init__(self, settings: Settings) -> None:
+        limits = ImageLimits(settings.max_image_pixels, settings.max_image_side, settings.max_image_frames)
+        bounds = Bounds(settings.decode_seconds, settings.decode_bytes)
+        wanted = orjson.dumps({"limits": limits, "bounds": bounds})
+        room = settings.max_image_bytes + 4 * settings.max_image_pixels + _ROOM
+        self._pool = Pool(settings.workers, bounds.seconds, partial(new_worker, wanted, room))
 
-    def submit(self, order: float, job: Job) -> None:
-        """Runs `job` when no job of lower `order` waits."""
-        with self._changed:
-            heapq.heappush(self._jobs, (order, next(self._numbers), job))
-            self._changed.notify()
+    async def start(self) -> None:
+        """Returns when the first frame finds every worker waiting."""
+        await self._pool.start()
 
-    def close(self) -> None:
-        """Returns when all jobs have been run."""
-        with self._changed:
-            self._closing = True
-            self._changed.notify_all()
-        for thread in self._threads:
-            thread.join()
+    async def decode(
+        self, order: float, image: bytes, geometry: Geometry, declared: str | None
+    ) -> Done[Decoded]:
+        """The network's input; the time spent is one step."""
+        head = {"do": "decode", "geometry": geometry, "declared": declared}
+        shape = geometry.height, geometry.width, 3
+        return await self._pool.ask(order, head, (image,), partial(_decoded, shape), decodes=True)
 
-    def _run(self) -> None:
-        while (job := self._next()) is not None:
-            try:
-                job()
-            except Exception:  # a job answers for its own failures; should one not, its worker lives on
-                _logger.exception("a job failed")
+    async def read(
+        self,
+        order: float,
+        heatmap: NDArray[np.float32],
+        raw_score: float,
+        decoded: Decoded,
+        lane: Lane,
+        parts: frozenset[Part],
+        image: bytes,
+    ) -> Done[Read]:
+        """The reading and its pictures; the time spent is two steps.
 
-    def _next(self) -> Job | None:
-        with self._changed:
-            while not self._jobs:
-                if self._closing:
-                    return None
-                self._changed.wait()
-            return heapq.heappop(self._jobs)[2]
+        For an overlay, `image` is decoded a second time: keeping every frame's own pixels in the queue could
+        fill the memory.
+        """
+        overlay = "overlay" in parts
+        head = {
+            "do": "read",
+            "map": heatmap.shape,
+            "raw_score": raw_score.hex(),  # JSON has no NaN
+            "statistics": decoded.statistics,
+            "manifest": len(lane.manifest_json),
+            "guard_band": lane.predictor.guard_band,
+            "width": decoded.width,
+            "height": decoded.height,
+            "parts": sorted(parts),
+        }
+        pixels = np.ascontiguousarray(heatmap, np.float32).data.cast("B")
+        payload = pixels, lane.manifest_json, image if overlay else b""
+        source = decoded.width, decoded.height
+        understand = partial(_read, heatmap.shape, source, parts - {"regions"})
+        return await self._pool.ask(order, head, payload, understand, decodes=overlay)
+
+    async def preview(self, image: bytes, side: int) -> bytes:
+        """A JPEG of `image` with at most `side` pixels per side, made when no frame needs the worker."""
+        head = {"do": "preview", "side": side}
+        return (await self._pool.ask(math.inf, head, (image,), _jpeg, decodes=True)).made
+
+    async def close(self) -> None:
+        """Ends them, once nothing is under way."""
+        await self._pool.close()
+
+
+class _DecodedFacts(BaseModel):
+    width: PositiveInt
+    height: PositiveInt
+    sha256: str
+    statistics: FrameStatistics
+
+
+class _ReadFacts(BaseModel):
+    finding: Finding
+    pictures: dict[str, NonNegativeInt]
+    """Bytes of each, in the order in which they come; among them the scores, where no heatmap is wanted."""
+
+
+def _decoded(shape: tuple[int, int, int], head: Head, payload: memoryview) -> Decoded:
+    facts = _DecodedFacts.model_validate(head)
+    pixels = np.frombuffer(payload, np.uint8).reshape(shape).copy()
+    return Decoded(pixels, facts.width, facts.height, facts.sha256, facts.statistics)
+
+
+def _read(
+    shape: tuple[int, int], source: tuple[int, int], wanted: frozenset[Part], head: Head, payload: memoryview
+) -> Read:
+    facts, end = _ReadFacts.model_validate(head), 0
+    if sum(facts.pictures.values()) != len(payload):
+        raise ValueError("the pictures have another length")
+    sent = dict[str, bytes]()
+    for name, length in facts.pictures.items():
+        start, end = end, end + length
+        sent[name] = bytes(payload[start:end])
+    sizes: dict[Part, tuple[int, int]] = {"heatmap": (shape[1], shape[0])}
+    pictures = {part: Picture(*sizes.get(part, source), sent[part]) for part in sorted(wanted)}
+    if "heatmap" in wanted:
+        return Read(facts.finding, pictures, sent["heatmap"])
+    return Read(facts.finding, pictures, np.frombuffer(sent["scores"], np.float32).reshape(shape))
+
+
+def _jpeg(head: Head, payload: memoryview) -> bytes:
+    return bytes(payload)

@@ -2,10 +2,10 @@
 
 from export.bundle.engines.engine import EngineFailed
 from export.bundle.frame import FrameStatistics, frame_statistics
-from export.bundle.manifest import BATCH_SIZES, BundleError, Manifest
+from export.bundle.manifest import BATCH_SIZES, BundleError, Manifest, parse_manifest
 from export.bundle.pictures import heatmap_png, mask_png, overlay_png
 from export.bundle.predict import Bundle, Prediction, Predictor
-from export.bundle.reading import FrameFailed, Reading, Region, read
+from export.bundle.reading import Finding, FrameFailed, Reading, Region, read
 from export.bundle.scale import THRESHOLD
 from export.bundle.signature import TrustedKey
 from training.geometry import IMAGE_FORMATS, Geometry, UnreadableImage, to_rgb
@@ -17,6 +17,7 @@ __all__ = [
     "Bundle",
     "BundleError",
     "EngineFailed",
+    "Finding",
     "FrameFailed",
     "FrameStatistics",
     "Geometry",
@@ -31,6 +32,7 @@ __all__ = [
     "heatmap_png",
     "mask_png",
     "overlay_png",
+    "parse_manifest",
     "read",
     "to_rgb",
 ]

@@ -35,14 +35,20 @@ class Region:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
-    """What one frame says. `pixel_scores` is float32 [H, W], 0 to 1; regions come by falling peak."""
+class Finding:
+    """What one frame says. Regions come by falling peak."""
 
     verdict: Verdict
     reason: Reason
     score: float
     raw_score: float
     regions: tuple[Region, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Reading(Finding):
+    """A finding and what it rests on: `pixel_scores` is float32 [H, W], 0 to 1."""
+
     pixel_scores: NDArray[np.float32]
 
 

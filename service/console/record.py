@@ -62,7 +62,6 @@ class Record:
     @classmethod
     def of(cls, inspection: Inspection, door: str, request_id: str, frame_id: str) -> Self:
         reading, image = inspection.reading, inspection.image
-        heatmap = inspection.pictures.get("heatmap")
         return cls(
             request_id=request_id,
             frame_id=frame_id,
@@ -82,12 +81,7 @@ class Record:
             height=image.height,
             batch_size=inspection.batch_size,
             timings=inspection.timings,
-            pictures=Pictures(
-                inspection.sent,
-                image.width,
-                image.height,
-                heatmap.png if heatmap else reading.pixel_scores,
-            ),
+            pictures=Pictures(inspection.sent, image.width, image.height, inspection.heatmap),
         )
 
     def facts(self, history_id: str) -> dict[str, Any]:

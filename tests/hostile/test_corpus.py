@@ -95,8 +95,8 @@ def good(http: httpx.Client, level: int) -> None:
     assert answer["raw_score"] == pytest.approx(level / 255, abs=1e-5)
 
 
-def test_a_decoder_that_aborts_or_loops_is_the_images_affair(tmp_path: Path) -> None:
-    """Faults that no known image brings about: made in the decoder's process, when it opens one."""
+def test_a_worker_that_aborts_or_loops_is_the_images_affair(tmp_path: Path) -> None:
+    """Faults that no known image brings about: made in the worker's process, when it opens one."""
     make_bundle(tmp_path / "models")
     (tmp_path / "sitecustomize.py").write_text(_FAULTY)
     path = f"{tmp_path}:{Path.cwd()}"
@@ -116,7 +116,7 @@ def test_a_decoder_that_aborts_or_loops_is_the_images_affair(tmp_path: Path) -> 
 
 _FAULTY = """
 import os, sys
-if "service.decoder" in sys.orig_argv:
+if "service.worker" in sys.orig_argv:
     from PIL import Image
     whole = Image.open
     def faulty(source, *given, **options):

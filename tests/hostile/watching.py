@@ -1,4 +1,4 @@
-"""What a server takes while it is ill-treated: memory, threads and open files of it and its decoders."""
+"""What a server takes while it is ill-treated: memory, threads and open files of it and its workers."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,0 +1,87 @@
+"""Where workers come from: forked from a process that has done all imports, within milliseconds."""
+
+import atexit
+import os
+import socket
+import subprocess
+import sys
+import threading
+
+from service.channel import Channel, shared_memory
+from service.errors import NotServing
+from service.settings import MEBIBYTE
+
+_START_SECONDS = 60  # the first worker waits for the nursery's imports, on a machine that may be busy
+_ENVIRONMENT = {
+    "OPENBLAS_NUM_THREADS": "1",  # what forks may have no threads
+    # The memory of a frame is kept for the next, up to 64 MiB: to have it from the system anew, page by page,
+    # takes 40 % of a megapixel's time.
+    "MALLOC_MMAP_THRESHOLD_": str(32 * MEBIBYTE),
+    "MALLOC_TRIM_THRESHOLD_": str(64 * MEBIBYTE),
+}
+
+
+def new_worker(wanted: bytes, room: int) -> Channel:
+    """To a worker that waits for its first job; NotServing when there can't be one. Blocks meanwhile."""
+    try:
+        return _forked(wanted, room)
+    except (EOFError, OSError) as error:
+        raise NotServing("there is no worker", reason="worker", retry_after=1) from error
+
+
+def _forked(wanted: bytes, room: int) -> Channel:
+    own, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    memory = shared_memory(room)
+    worker = Channel(own, memory)
+    try:
+        own.settimeout(_START_SECONDS)
+        _nursery.fork(other, memory, wanted)
+        other.close()
+        worker.receive()
+        own.setblocking(False)
+    except BaseException:
+        worker.close()
+        raise
+    finally:
+        other.close()
+        os.close(memory)
+    return worker
+
+
+class Nursery:
+    """The process that workers are forked from; one for all, started when first needed."""
+
+    def __init__(self) -> None:
+        self._changing = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._channel: socket.socket | None = None
+        atexit.register(self.close)
+
+    def fork(self, other: socket.socket, memory: int, wanted: bytes) -> None:
+        """Has the other end of a channel served by a new process; OSError when that can't be."""
+        with self._changing:
+            if self._process is None or self._process.poll() is not None:
+                self.close()
+                self._open()
+            assert self._channel is not None
+            socket.send_fds(self._channel, [wanted], [other.fileno(), memory])
+
+    def close(self) -> None:
+        """Workers that work go on."""
+        if self._channel is not None and self._process is not None:
+            self._channel.close()
+            self._process.wait()
+
+    def _open(self) -> None:
+        self._channel, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with other:
+            number = other.fileno()
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-W", "ignore", "-m", "service.worker", str(number)],
+                pass_fds=[number],
+                stdin=subprocess.DEVNULL,
+                env=os.environ | _ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(sys.path)},
+            )
+
+
+_nursery = Nursery()

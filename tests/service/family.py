@@ -1,0 +1,34 @@
+"""The nurseries and workers that this process has."""
+
+import os
+from pathlib import Path
+
+from tests.e2e.serving import wait_until
+
+
+def nurseries() -> list[int]:
+    return [child for child in _children(os.getpid()) if "service.worker" in _command(child)]
+
+
+def the_worker() -> int:
+    (worker,) = workers(1)
+    return worker
+
+
+def workers(count: int) -> list[int]:
+    """All of them, once there are so many: those of tests before may be about to end."""
+
+    def found() -> list[int]:
+        return [child for nursery in nurseries() for child in _children(nursery)]
+
+    wait_until(lambda: len(found()) == count)
+    return found()
+
+
+def _children(process: int) -> list[int]:
+    lists = Path(f"/proc/{process}/task").glob("*/children")
+    return sorted(int(child) for one in lists for child in one.read_text(encoding="ascii").split())
+
+
+def _command(process: int) -> str:
+    return Path(f"/proc/{process}/cmdline").read_text(encoding="utf-8")

@@ -1,0 +1,207 @@
+"""The pool, and workers that have been taken over: real channels, a test at their other end."""
+
+import asyncio
+import os
+import socket
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from typing import Any, cast
+
+import orjson
+import pytest
+import uvloop
+
+from export.bundle import Geometry
+from service.channel import Channel, Head, shared_memory
+from service.errors import InspectionFailed, NotServing, ServiceError, TooLarge, UnreadableImage
+from service.image import ImageLimits
+from service.job import Done
+from service.nursery import new_worker
+from service.pool import Pool
+from service.worker import Bounds
+from tests.service.images import plain
+
+ROOM = 2**16
+SIDE = 32
+WANTED = orjson.dumps({"limits": asdict(ImageLimits(10**6, 10**4, 4)), "bounds": asdict(Bounds(30, 2**30))})
+Misbehave = Callable[[socket.socket, Channel], object]
+
+
+@pytest.fixture
+def runner() -> Iterator[asyncio.Runner]:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as one:
+        yield one
+
+
+async def decode(pool: Pool, level: int = 7, *, decodes: bool = True, side: int = SIDE) -> Done[int]:
+    """The grey level of a plain image, after its way to a worker and back."""
+
+    def understand(head: Head, payload: memoryview) -> int:
+        if len(payload) != side * side * 3 or head["width"] != SIDE:
+            raise ValueError
+        return payload[0]
+
+    head = {"do": "decode", "geometry": Geometry(side, side), "declared": None}
+    return await pool.ask(0, head, (plain(level),), understand, decodes=decodes)
+
+
+class Ends:
+    """The other ends of the channels that `start` makes."""
+
+    def __init__(self) -> None:
+        self.sockets = list[socket.socket]()
+        self.channels = list[Channel]()
+
+    def start(self) -> Channel:
+        own, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        own.setblocking(False)
+        memory = shared_memory(ROOM)
+        self.sockets.append(other)
+        self.channels.append(Channel(other, memory))
+        channel = Channel(own, memory)
+        os.close(memory)
+        return channel
+
+
+@pytest.fixture
+def ends() -> Iterator[Ends]:
+    made = Ends()
+    yield made
+    for one in made.sockets:
+        one.close()
+
+
+def real() -> Channel:
+    return new_worker(WANTED, ROOM)
+
+
+def lengths(payload: int, head: int) -> bytes:
+    return struct.pack("!QQ", payload, head)
+
+
+GOOD = {"width": SIDE, "spent": [0.0]}
+PIXELS = bytes(3 * SIDE * SIDE)
+
+
+@pytest.mark.parametrize(
+    "misbehave",
+    [
+        lambda raw, _: raw.close(),
+        lambda raw, _: raw.send(lengths(0, ROOM + 1)),
+        lambda raw, _: raw.send(lengths(2**64 - 1, 1)),
+        lambda raw, _: raw.send(lengths(3, 0)),
+        lambda raw, _: raw.send(b"short"),
+        lambda raw, _: raw.send(lengths(0, 100)),  # the head is what lies in the memory: an image
+        lambda _, channel: channel.send(cast(Any, [1, 2])),
+        lambda _, channel: channel.send({}),
+        lambda _, channel: channel.send(GOOD, [PIXELS[:-1]]),
+        lambda _, channel: channel.send(GOOD | {"spent": [-1.0]}, [PIXELS]),
+        lambda _, channel: channel.send(GOOD | {"spent": [1e9]}, [PIXELS]),
+        lambda _, channel: channel.send(GOOD | {"spent": ["nan"]}, [PIXELS]),
+        lambda _, channel: channel.send({"error": "SystemExit", "detail": ""}),
+        lambda _, channel: channel.send({"error": ["TooLarge"], "detail": ""}),
+        lambda _, channel: channel.send({"error": "TooLarge"}),
+    ],
+)
+def test_what_is_no_answer_is_the_workers_end(
+    runner: asyncio.Runner, ends: Ends, misbehave: Misbehave
+) -> None:
+    starts = iter([ends.start, real])
+
+    async def asked() -> int:
+        pool = Pool(1, 30, lambda: next(starts)())
+        await pool.start()
+        job = asyncio.create_task(decode(pool))
+        await asyncio.to_thread(ends.channels[0].receive)
+        misbehave(ends.sockets[0], ends.channels[0])
+        answer = await job
+        await pool.close()
+        return answer.made
+
+    assert runner.run(asked()) == 7
+
+
+def test_an_answer_nobody_asked_for_is_the_workers_end(runner: asyncio.Runner, ends: Ends) -> None:
+    starts = iter([ends.start, real])
+
+    async def asked() -> list[int]:
+        pool = Pool(1, 30, lambda: next(starts)())
+        await pool.start()
+        first = asyncio.create_task(decode(pool, 1))
+        await asyncio.to_thread(ends.channels[0].receive)
+        for _ in range(2):
+            ends.channels[0].send(GOOD, [PIXELS])
+        answers = [(await first).made, (await decode(pool, 2)).made]
+        await pool.close()
+        return answers
+
+    assert runner.run(asked()) == [0, 2]
+
+
+@pytest.mark.parametrize(("decodes", "failure"), [(True, UnreadableImage), (False, InspectionFailed)])
+def test_a_job_on_which_two_workers_end_fails(
+    runner: asyncio.Runner, ends: Ends, decodes: bool, failure: type[ServiceError]
+) -> None:
+    def start() -> Channel:
+        if len(ends.sockets) == 2:
+            return real()
+        channel = ends.start()
+        ends.sockets[-1].close()
+        return channel
+
+    async def asked() -> int:
+        pool = Pool(1, 30, start)
+        with pytest.raises(failure):
+            await decode(pool, decodes=decodes)
+        answer = await decode(pool)
+        await pool.close()
+        return answer.made
+
+    assert runner.run(asked()) == 7
+
+
+def test_without_a_worker_each_job_is_told_so(runner: asyncio.Runner) -> None:
+    failures = 3
+
+    def start() -> Channel:
+        nonlocal failures
+        failures -= 1
+        if failures >= 0:
+            raise NotServing("there is no worker", reason="worker", retry_after=1)
+        return real()
+
+    async def asked() -> list[str]:
+        pool = Pool(1, 30, start)
+        answers = await asyncio.gather(*(decode(pool) for _ in range(5)), return_exceptions=True)
+        await pool.close()
+        return [type(answer).__name__ for answer in answers]
+
+    assert runner.run(asked()) == ["NotServing"] * 3 + ["Done"] * 2
+
+
+def test_what_does_not_fit_is_told(runner: asyncio.Runner) -> None:
+    async def asked() -> int:
+        pool = Pool(1, 30, real)
+        with pytest.raises(TooLarge, match="larger than there is room for"):
+            await pool.ask(0, {"do": "decode"}, (bytes(ROOM),), lambda head, payload: None, decodes=True)
+        with pytest.raises(InspectionFailed, match="larger than there is room for"):
+            await decode(pool, side=256)
+        answer = await decode(pool)
+        await pool.close()
+        return answer.made
+
+    assert runner.run(asked()) == 7
+
+
+def test_who_still_waits_at_the_end_is_told(runner: asyncio.Runner, ends: Ends) -> None:
+    async def asked() -> list[object]:
+        pool = Pool(1, 30, ends.start)
+        await pool.start()
+        jobs = [asyncio.create_task(decode(pool)) for _ in range(3)]
+        await asyncio.sleep(0)
+        await pool.close()
+        return list(await asyncio.gather(*jobs, return_exceptions=True))
+
+    answers = runner.run(asked())
+    assert [type(answer) for answer in answers] == [NotServing] * 3

@@ -1,0 +1,135 @@
+"""What workers make is what this process would: decoded images, readings, pictures."""
+
+from collections.abc import Iterator
+from dataclasses import fields
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
+from PIL import Image
+
+from export.bundle import (
+    Bundle,
+    Finding,
+    FrameFailed,
+    frame_statistics,
+    heatmap_png,
+    mask_png,
+    overlay_png,
+    read,
+)
+from export.bundle.scale import Scale
+from service.channel import LARGE
+from service.image import decode, decode_rgb
+from service.inspection import PARTS, Decoded, Part, Read
+from service.job import Done
+from service.lane import Lane
+from tests.bundles import make_bundle
+from tests.service.images import encoded
+from tests.service.working import BODY, GEOMETRY, LIMITS, SOURCE, Working, working
+
+
+@pytest.fixture(scope="module")
+def reading(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Working, Lane]]:
+    scale = Scale(median=0.1, threshold=0.7 / 3)
+    bundle = make_bundle(tmp_path_factory.mktemp("models"), size=(32, 64), scale=scale)
+    predictor = Bundle.open(bundle).start()
+    with working() as one:
+        yield one, Lane(predictor)
+    predictor.close()
+
+
+FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
+
+
+@given(heatmap=arrays(np.float32, (32, 64), elements=FLOATS), raw_score=FLOATS, brightness=st.floats(0, 1))
+def test_reading_is_the_same_to_the_bit_in_a_worker(
+    reading: tuple[Working, Lane], heatmap: NDArray[np.float32], raw_score: float, brightness: float
+) -> None:
+    work, lane = reading
+    statistics = frame_statistics(np.full((32, 64, 3), int(255 * brightness), np.uint8), SOURCE)
+    decoded = Decoded(np.zeros((32, 64, 3), np.uint8), *SOURCE, "", statistics)
+
+    def ask(parts: frozenset[Part]) -> Read:
+        return work.run(work.pool.read(0, heatmap, raw_score, decoded, lane, parts, BODY)).made
+
+    there, scores = ask(frozenset(PARTS)), ask(frozenset({"mask"})).heatmap
+
+    guard_band = lane.predictor.guard_band
+    here = read(heatmap, raw_score, statistics, lane.manifest, guard_band, SOURCE)
+    for field in fields(Finding):
+        assert getattr(there.finding, field.name) == getattr(here, field.name)
+    assert isinstance(scores, np.ndarray)
+    assert scores.shape == (32, 64)
+    assert scores.tobytes() == here.pixel_scores.tobytes()
+    assert there.heatmap == there.pictures["heatmap"].png
+    assert {
+        part: (picture.width, picture.height, picture.png) for part, picture in there.pictures.items()
+    } == {
+        "heatmap": (64, 32, heatmap_png(here.pixel_scores)),
+        "mask": (*SOURCE, mask_png(here.pixel_scores, SOURCE)),
+        "overlay": (*SOURCE, overlay_png(decode_rgb(BODY, LIMITS), here.pixel_scores)),
+    }
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_fails(reading: tuple[Working, Lane], number: float) -> None:
+    work, lane = reading
+    decoded = work.decoded(BODY)
+    heatmap = np.zeros((32, 64), np.float32)
+    heatmap[3, 4] = number
+
+    def ask(heatmap: NDArray[np.float32], raw_score: float) -> Done[Read]:
+        return work.run(work.pool.read(0, heatmap, raw_score, decoded, lane, frozenset(), b""))
+
+    with pytest.raises(FrameFailed, match="not finite"):
+        ask(heatmap, 0.1)
+    with pytest.raises(FrameFailed, match="not finite"):
+        ask(np.zeros((32, 64), np.float32), number)
+    assert ask(np.zeros((32, 64), np.float32), 0.1).made.pictures == {}
+
+
+def test_decoding_is_the_same_in_a_worker(reading: tuple[Working, Lane]) -> None:
+    work, _ = reading
+    there = work.decoded(BODY, "image/jpeg")
+    here = decode(BODY, GEOMETRY, declared="image/jpeg", limits=LIMITS)
+
+    assert np.array_equal(there.pixels, here.pixels)
+    assert (there.width, there.height, there.sha256) == (here.width, here.height, here.sha256)
+    assert there.statistics == here.statistics
+
+
+def test_a_preview_is_small(reading: tuple[Working, Lane]) -> None:
+    work, _ = reading
+    with Image.open(BytesIO(work.run(work.pool.preview(BODY, 30)))) as preview:
+        assert (preview.format, preview.size) == ("JPEG", (30, 20))
+
+
+def test_large_images_pass_and_give_their_memory_back(reading: tuple[Working, Lane]) -> None:
+    work, lane = reading
+    noise = np.random.default_rng(0).integers(0, 256, (2000, 2000, 3), np.uint8)
+    body = encoded(Image.fromarray(noise), "BMP")
+    heatmap = np.zeros((32, 64), np.float32)
+
+    decoded = work.decoded(body)
+    after_decoding = shared_bytes()
+    asked = work.pool.read(0, heatmap, 0.1, decoded, lane, frozenset({"overlay"}), body)
+    overlay = work.run(asked).made.pictures["overlay"]
+    after_overlay = shared_bytes()
+
+    assert min(len(body), len(overlay.png)) > LARGE
+    assert (decoded.width, overlay.width) == (2000, 2000)
+    assert max(after_decoding, after_overlay) < LARGE
+    work.level(7)
+
+
+def shared_bytes() -> int:
+    """Of the memory that is shared with workers, what there is."""
+    names = [name for name in Path("/proc/self/fd").iterdir() if "memfd:worker" in str(name.resolve())]
+    assert names
+    return sum(512 * name.stat().st_blocks for name in names)
