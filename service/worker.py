@@ -55,16 +55,13 @@ def _decode(head: Head, payload: memoryview, limits: ImageLimits) -> Answer:
     started = time.monotonic()
     geometry = Geometry(**head["geometry"])
     decoded = decode(bytes(payload), geometry, declared=head["declared"], limits=limits)
-    pixels = decoded.pixels
-    if not pixels.flags.c_contiguous:  # grey, three times the same memory: a quarter of a plain copy's time
-        pixels = np.stack([pixels[:, :, channel] for channel in range(3)], axis=2)
     facts = {
         "width": decoded.width,
         "height": decoded.height,
         "sha256": decoded.sha256,
         "statistics": decoded.statistics,
     }
-    return facts | {"spent": [time.monotonic() - started]}, [pixels.data.cast("B")]
+    return facts | {"spent": [time.monotonic() - started]}, [np.ascontiguousarray(decoded.pixels).data.cast("B")]
 
 
 def _read(head: Head, payload: memoryview, limits: ImageLimits) -> Answer:

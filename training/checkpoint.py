@@ -27,7 +27,7 @@ from training.recipe import Recipe
 from training.splits import Split
 
 TENSORS, DESCRIPTION = "checkpoint.safetensors", "checkpoint.json"
-_FORMAT = 1
+_FORMAT = 2
 
 
 class CheckpointError(ValueError):

@@ -39,15 +39,16 @@ class Geometry:
 
     def apply(self, rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Stretch uint8 RGB `[h, w, 3]` to `[height, width, 3]`."""
-        if rgb.shape[:2] == (self.height, self.width):
-            return rgb
         size = (self.width, self.height)
-        if self.filter == "bilinear":
-            grey = rgb.strides[2] == 0
-            picture = Image.fromarray(rgb[:, :, 0] if grey else rgb)
-            stretched = np.asarray(picture.resize(size, Image.Resampling.BILINEAR))
-            return _three_of(stretched) if grey else stretched
-        return _point_sampled(rgb, size)
+        grey = rgb.strides[2] == 0  # as `to_rgb` makes it: one channel is stretched for all three
+        pixels = rgb[:, :, 0] if grey else rgb
+        if rgb.shape[:2] == (self.height, self.width):
+            stretched = pixels
+        elif self.filter == "bilinear":
+            stretched = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
+        else:
+            return _point_sampled(rgb, size)
+        return np.stack([stretched] * 3, axis=2) if grey else stretched
 
 
 def _point_sampled(rgb: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:

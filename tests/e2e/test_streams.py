@@ -43,18 +43,23 @@ def test_a_greedy_stream_takes_its_window_and_no_more(tmp_path: Path) -> None:
     make_bundle(tmp_path)
     gate = Gate()
 
+    def frames() -> Iterator[pb.InspectRequest]:
+        yield request(2, "0")
+        gate.wait_for_batch()  # it stands there alone, and whatever comes now is queued
+        yield from (request(2, str(number)) for number in range(1, 50))
+
     with (
         serving(tmp_path, gate.start, stream_window=4) as running,
         grpc.insecure_channel(running.target) as channel,
     ):
         gate.shut()
         stub = InspectionServiceStub(channel)
-        greedy = stub.InspectStream(request(2, str(number)) for number in range(50))
-        gate.wait_for_batch()
+        greedy = stub.InspectStream(frames())
         lane = running.service.inspector.catalog.lane("tile")
-        wait_until(lambda: lane.frames == 4)
+        wait_until(lambda: len(lane.queue) == 3)
         modest = stub.Inspect.future(request(9, "modest"))
-        wait_until(lambda: lane.frames == 5)
+        wait_until(lambda: len(lane.queue) == 4)
+        assert lane.frames == 5
         gate.open()
         assert modest.result(timeout=20).frame_id == "modest"
         assert len(list(greedy)) == 50
