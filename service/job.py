@@ -30,6 +30,7 @@ class Done(Generic[Made]):
 class Job(Generic[Made]):
     """`understand` makes of head and payload what was asked for; it raises anything if they are no answer."""
 
+    order: float
     head: Head
     payload: Sequence[Bytes]
     understand: Callable[[Head, memoryview], Made]

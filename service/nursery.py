@@ -8,10 +8,10 @@ import sys
 import threading
 
 from service.channel import Channel, shared_memory
-from service.errors import NotServing
 from service.settings import MEBIBYTE
 
 _START_SECONDS = 60  # the first worker waits for the nursery's imports, on a machine that may be busy
+_END_SECONDS = 5
 _ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",  # what forks may have no threads
     # The memory of a frame is kept for the next, up to 64 MiB: to have it from the system anew, page by page,
@@ -22,11 +22,11 @@ _ENVIRONMENT = {
 
 
 def new_worker(wanted: bytes, room: int) -> Channel:
-    """To a worker that waits for its first job; NotServing when there can't be one. Blocks meanwhile."""
+    """To a worker that waits for its first job. Blocks; EOFError or OSError when there can't be one."""
     try:
         return _forked(wanted, room)
-    except (EOFError, OSError) as error:
-        raise NotServing("there is no worker", reason="worker", retry_after=1) from error
+    except (EOFError, ConnectionError):  # the nursery has ended, unnoticed until now: there will be another
+        return _forked(wanted, room)
 
 
 def _forked(wanted: bytes, room: int) -> Channel:
@@ -70,7 +70,11 @@ class Nursery:
         """Workers that work go on."""
         if self._channel is not None and self._process is not None:
             self._channel.close()
-            self._process.wait()
+            try:
+                self._process.wait(_END_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
 
     def _open(self) -> None:
         self._channel, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

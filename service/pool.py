@@ -13,6 +13,7 @@ from service.errors import NotServing, TooLarge
 from service.job import Done, Job, Made
 
 _PATIENCE = 20  # times its CPU time: a worker that waits this long for a core has been forgotten
+_PAUSE_SECONDS = 1.0  # between a start that failed and the next, while there are other workers
 _logger = logging.getLogger(__name__)
 
 
@@ -27,8 +28,8 @@ class _Worker:
 class Pool:
     """At most `count` workers, each made by `start` when it is first needed.
 
-    A worker may take `seconds` of CPU time for an image. A job on which a worker ends gets a second one, made
-    for it: a job before may have left the first one damaged.
+    A worker may take `seconds` of CPU time for an image. A job on which a worker ends gets a second one that
+    has done nothing yet: a job before may have left the first one damaged, and others that wait may be gone.
     """
 
     def __init__(self, count: int, seconds: float, start: Callable[[], Channel]) -> None:
@@ -37,13 +38,21 @@ class Pool:
         self._workers = set[_Worker]()
         self._idle = list[_Worker]()
         self._waiting = BatchQueue[Job[Any]]((1,))
+        self._again = list[Job[Any]]()
+        """Jobs that wait for a new worker."""
         self._starting = set[asyncio.Task[None]]()
+        self._pausing = False
+        self._closed = False
 
     async def start(self) -> None:
         """Returns when every worker waits for a job; NotServing when there can't be one."""
         while self._missing:
             self._missing -= 1
-            self._add(await self._new())
+            try:
+                self._add(await asyncio.to_thread(self._start))
+            except (EOFError, OSError) as error:
+                self._missing += 1
+                raise _no_worker() from error
 
     async def ask(
         self,
@@ -55,8 +64,10 @@ class Pool:
         decodes: bool,
     ) -> Done[Made]:
         """The answer, or the failure it names. Cancelled, a job that waits is dropped at once."""
+        if self._closed:
+            raise _ending()
         answer: asyncio.Future[Done[Made]] = asyncio.get_running_loop().create_future()
-        job = Job(head, payload, understand, decodes, answer)
+        job = Job(order, head, payload, understand, decodes, answer)
         entry = self._waiting.offer(job, order=order)
         self._assign()
         try:
@@ -67,22 +78,25 @@ class Pool:
 
     async def close(self) -> None:
         """Ends the workers. Whoever still waits for one is told so."""
-        while self._waiting:
-            self._waiting.take(0).batch[0].settle(_ending())
-        await asyncio.gather(*self._starting)
+        self._closed = True
+        self._refuse(_ending)
         for worker in list(self._workers):
             if worker.job is not None:
                 worker.job.settle(_ending())
             self._remove(worker)
+        await asyncio.gather(*self._starting)
 
     def _assign(self) -> None:
-        while self._waiting and (self._idle or self._missing):
+        """Gives jobs to idle workers, and has as many made as there are jobs left."""
+        while self._waiting and self._idle:
             (job,) = self._waiting.take(0).batch
-            if self._idle:
+            if not job.answer.done():
                 self._give(self._idle.pop(), job)
-            else:
+        needed = len(self._waiting) + len(self._again) - len(self._starting)
+        if not self._pausing:
+            for _ in range(min(self._missing, needed)):
                 self._missing -= 1
-                self._give_new(job)
+                self._starting.add(asyncio.create_task(self._start_one()))
 
     def _give(self, worker: _Worker, job: Job[Any]) -> None:
         worker.job, worker.since = job, time.monotonic()
@@ -96,36 +110,61 @@ class Pool:
         except OSError:
             self._ended(worker)
 
-    def _give_new(self, job: Job[Any]) -> None:
-        """Has a worker made for `job`."""
-        starting = asyncio.create_task(self._start_for(job))
-        self._starting.add(starting)
-        starting.add_done_callback(self._starting.discard)
-
-    async def _start_for(self, job: Job[Any]) -> None:
+    async def _start_one(self) -> None:
         try:
-            worker = await self._new()
-        except Exception as error:  # whoever asked hears of it
+            channel = await asyncio.to_thread(self._start)
+        except Exception:  # whatever it is, there is one worker less
             _logger.exception("there is no worker")
-            job.settle(error)
-            self._assign()
-        else:
-            self._add(worker, job)
-
-    async def _new(self) -> _Worker:
-        try:
-            return _Worker(await asyncio.to_thread(self._start))
-        except BaseException:
             self._missing += 1
-            raise
-
-    def _add(self, worker: _Worker, job: Job[Any] | None = None) -> None:
-        self._workers.add(worker)
-        asyncio.get_running_loop().add_reader(worker.channel.fileno(), self._hear, worker)
-        if job is None or job.answer.done():
-            self._free(worker)
+            self._started()
+            self._go_on_without()
         else:
-            self._give(worker, job)
+            self._started()
+            self._add(channel)
+
+    def _started(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._starting.discard(task)
+
+    def _go_on_without(self) -> None:
+        """After a start that failed: other workers take the jobs, if there are any or will be."""
+        if self._workers:
+            for job in self._again:
+                self._waiting.offer(job, order=job.order)
+            self._again.clear()
+            self._pausing = True
+            asyncio.get_running_loop().call_later(_PAUSE_SECONDS, self._resume)
+            self._assign()
+        elif not self._starting:
+            self._refuse(_no_worker)
+
+    def _resume(self) -> None:
+        self._pausing = False
+        if not self._closed:
+            self._assign()
+
+    def _refuse(self, error: Callable[[], NotServing]) -> None:
+        """Settles all jobs that wait."""
+        while self._waiting:
+            self._waiting.take(0).batch[0].settle(error())
+        for job in self._again:
+            job.settle(error())
+        self._again.clear()
+
+    def _add(self, channel: Channel) -> None:
+        if self._closed:
+            channel.close()
+            return
+        worker = _Worker(channel)
+        self._workers.add(worker)
+        asyncio.get_running_loop().add_reader(channel.fileno(), self._hear, worker)
+        self._again = [job for job in self._again if not job.answer.done()]
+        if self._again:
+            self._give(worker, self._again.pop(0))
+        else:
+            self._idle.append(worker)
+        self._assign()
 
     def _hear(self, worker: _Worker) -> None:
         """There is an answer, or the worker has ended."""
@@ -146,29 +185,28 @@ class Pool:
             self._ended(worker)
         else:
             self._free(worker)
+            self._assign()
 
     def _free(self, worker: _Worker) -> None:
         worker.job = None
         if worker.forgotten is not None:
             worker.forgotten.cancel()
         self._idle.append(worker)
-        self._assign()
 
     def _ended(self, worker: _Worker) -> None:
         """It has ended, perhaps over its job; or it is given up, and then ends by its time limit."""
         self._remove(worker)
+        self._missing += 1
         job = worker.job
         if job is not None:
             _logger.warning("a worker ended over a frame")
-        too_long = time.monotonic() - worker.since >= self._seconds
-        if job is None or job.answer.done() or job.again or too_long:
-            if job is not None:
+            too_long = time.monotonic() - worker.since >= self._seconds
+            if job.again or too_long:
                 job.settle(job.failure(self._seconds, too_long=too_long))
-            self._missing += 1
-            self._assign()
-        else:
-            job.again = True
-            self._give_new(job)
+            elif not job.answer.done():
+                job.again = True
+                self._again.append(job)
+        self._assign()
 
     def _remove(self, worker: _Worker) -> None:
         asyncio.get_running_loop().remove_reader(worker.channel.fileno())
@@ -178,6 +216,10 @@ class Pool:
             worker.forgotten.cancel()
         if worker in self._idle:
             self._idle.remove(worker)
+
+
+def _no_worker() -> NotServing:
+    return NotServing("there is no worker", reason="worker", retry_after=1)
 
 
 def _ending() -> NotServing:

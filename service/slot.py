@@ -87,7 +87,7 @@ class Slot:
     def _guard(self) -> None:
         try:
             self._run()
-        except Exception as error:  # the thread's end is the service's: it may not go unnoticed
+        except BaseException as error:  # the thread's end is the service's: it may not go unnoticed
             _logger.exception("the engine's thread has ended")
             with self._changed:
                 self.failure = error
@@ -95,7 +95,7 @@ class Slot:
                     while lane.queue:
                         taken = lane.queue.take(time.monotonic())
                         frames = taken.batch + taken.expired
-                        _tell(frames, [InspectionFailed("the engine's thread has ended") for _ in frames])
+                        _tell(frames, [_the_end() for _ in frames])
 
     def _run(self) -> None:
         while (work := self._next()) is not None:
@@ -103,8 +103,13 @@ class Slot:
             if taken.expired:
                 late = [DeadlinePassed("the deadline passed in the queue") for _ in taken.expired]
                 _tell(taken.expired, late)
-            if taken.batch:
+            if not taken.batch:
+                continue
+            try:
                 self._infer(lane, taken.batch)
+            except BaseException:  # a fault of our own: the thread ends, but nobody may wait for it
+                _tell(taken.batch, [_the_end() for _ in taken.batch])
+                raise
 
     def _next(self) -> tuple[Lane, Taken[Frame]] | None:
         """The most urgent lane and what it has for the engine, once there is something; None at the end."""
@@ -140,6 +145,10 @@ class Slot:
         self._metrics.engine_busy_seconds.labels(lane.product).inc(seconds)
         answers = zip(prediction.heatmap, prediction.score, strict=True)
         _tell(batch, [Predicted(each, float(score), seconds, len(batch)) for each, score in answers])
+
+
+def _the_end() -> InspectionFailed:
+    return InspectionFailed("the engine's thread has ended")
 
 
 def _tell(frames: list[Frame], outcomes: Sequence[Predicted | Exception]) -> None:

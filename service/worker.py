@@ -61,7 +61,9 @@ def _decode(head: Head, payload: memoryview, limits: ImageLimits) -> Answer:
         "sha256": decoded.sha256,
         "statistics": decoded.statistics,
     }
-    return facts | {"spent": [time.monotonic() - started]}, [np.ascontiguousarray(decoded.pixels).data.cast("B")]
+    return facts | {"spent": [time.monotonic() - started]}, [
+        np.ascontiguousarray(decoded.pixels).data.cast("B")
+    ]
 
 
 def _read(head: Head, payload: memoryview, limits: ImageLimits) -> Answer:
@@ -144,18 +146,19 @@ def _confine(most: int) -> None:
 
 def _rehearse() -> None:
     """Runs every format and every step once: what they import and set up is then there after each fork."""
-    limits = ImageLimits(pixels=10_000, side=100, frames=1)
+    limits = ImageLimits(pixels=10_000, side=100, frames=2)
     exif = Image.Exif()
     exif[0x0112] = 6
-    for kind in IMAGE_FORMATS:
-        for mode in ("L", "RGB", "P"):
-            buffer = BytesIO()
-            picture = Image.new(mode, (40, 40))
-            (picture.convert("RGB") if kind == "JPEG" else picture).save(buffer, kind, exif=exif.tobytes())
-            for filter_ in ("bilinear", "bilinear-point"):
-                decode(buffer.getvalue(), Geometry(32, 32, filter_), declared=None, limits=limits)
-            overlay_png(decode_rgb(buffer.getvalue(), limits), np.zeros((32, 32), np.float32))
-            preview_jpeg(decode_rgb(buffer.getvalue(), limits), 20)
+    pictures = [(kind, mode) for kind in IMAGE_FORMATS for mode in ("L", "RGB", "P")]
+    for kind, mode in [*pictures, ("MPO", "RGB"), ("TIFF", "LAB")]:
+        buffer = BytesIO()
+        picture = Image.new("RGB" if (kind, mode) == ("JPEG", "P") else mode, (40, 40))
+        more = {"save_all": True, "append_images": [picture]} if kind == "MPO" else {"exif": exif.tobytes()}
+        picture.save(buffer, kind, **more)
+        for filter_ in ("bilinear", "bilinear-point"):
+            decode(buffer.getvalue(), Geometry(32, 32, filter_), declared=None, limits=limits)
+        overlay_png(decode_rgb(buffer.getvalue(), limits), np.zeros((32, 32), np.float32))
+        preview_jpeg(decode_rgb(buffer.getvalue(), limits), 20)
 
 
 def main(nursery: socket.socket) -> None:

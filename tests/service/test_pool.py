@@ -161,23 +161,46 @@ def test_a_job_on_which_two_workers_end_fails(
     assert runner.run(asked()) == 7
 
 
-def test_without_a_worker_each_job_is_told_so(runner: asyncio.Runner) -> None:
-    failures = 3
+def test_without_a_worker_each_job_is_told_so_and_the_next_finds_one(runner: asyncio.Runner) -> None:
+    failing = [OSError("no more processes")]
 
     def start() -> Channel:
-        nonlocal failures
-        failures -= 1
-        if failures >= 0:
-            raise NotServing("there is no worker", reason="worker", retry_after=1)
+        if failing:
+            raise failing.pop()
         return real()
 
-    async def asked() -> list[str]:
+    async def asked() -> tuple[list[str], int]:
         pool = Pool(1, 30, start)
-        answers = await asyncio.gather(*(decode(pool) for _ in range(5)), return_exceptions=True)
+        answers = await asyncio.gather(*(decode(pool) for _ in range(3)), return_exceptions=True)
+        after = await decode(pool)
         await pool.close()
-        return [type(answer).__name__ for answer in answers]
+        return [type(answer).__name__ for answer in answers], after.made
 
-    assert runner.run(asked()) == ["NotServing"] * 3 + ["Done"] * 2
+    assert runner.run(asked()) == (["NotServing"] * 3, 7)
+
+
+def test_what_another_worker_can_do_does_not_wait_for_a_start_nor_fail_with_it(
+    runner: asyncio.Runner, ends: Ends
+) -> None:
+    made, failed = list[Channel](), list[OSError]()
+
+    def start() -> Channel:
+        if len(made) == 2:
+            failed.append(OSError("no more processes"))
+            raise failed[-1]
+        made.append(real() if made else ends.start())
+        return made[-1]
+
+    async def asked() -> list[int]:
+        pool = Pool(2, 30, start)
+        await pool.start()
+        ends.sockets[0].close()  # one of them has ended, and there can't be another
+        answers = await asyncio.gather(*(decode(pool, level) for level in range(20)))
+        await pool.close()
+        return [answer.made for answer in answers]
+
+    assert runner.run(asked()) == list(range(20))
+    assert len(failed) == 1  # and it was not tried again and again
 
 
 def test_what_does_not_fit_is_told(runner: asyncio.Runner) -> None:
@@ -192,6 +215,16 @@ def test_what_does_not_fit_is_told(runner: asyncio.Runner) -> None:
         return answer.made
 
     assert runner.run(asked()) == 7
+
+
+def test_who_asks_after_the_end_is_told(runner: asyncio.Runner) -> None:
+    async def asked() -> None:
+        pool = Pool(1, 30, real)
+        await pool.close()
+        with pytest.raises(NotServing, match="ending"):
+            await decode(pool)
+
+    runner.run(asked())
 
 
 def test_who_still_waits_at_the_end_is_told(runner: asyncio.Runner, ends: Ends) -> None:

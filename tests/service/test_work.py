@@ -94,10 +94,21 @@ def test_what_is_not_finite_fails(reading: tuple[Working, Lane], number: float) 
     assert ask(np.zeros((32, 64), np.float32), 0.1).made.pictures == {}
 
 
-def test_decoding_is_the_same_in_a_worker(reading: tuple[Working, Lane]) -> None:
+_PICTURE = Image.linear_gradient("L").resize(SOURCE).convert("RGB")
+_RARE = {
+    "two pictures, as phones write": encoded(_PICTURE, "MPO", save_all=True, append_images=[_PICTURE]),
+    "CIELAB": encoded(Image.new("LAB", SOURCE, (120, 140, 90)), "TIFF"),
+    "16 bits": encoded(Image.new("I;16", SOURCE, 40_000), "TIFF"),
+    "CMYK": encoded(_PICTURE.convert("CMYK"), "JPEG"),
+    "a palette": encoded(_PICTURE.convert("P"), "PNG"),
+}
+
+
+@pytest.mark.parametrize("body", [BODY, *_RARE.values()], ids=["grey", *_RARE])
+def test_decoding_is_the_same_in_a_worker(reading: tuple[Working, Lane], body: bytes) -> None:
     work, _ = reading
-    there = work.decoded(BODY, "image/jpeg")
-    here = decode(BODY, GEOMETRY, declared="image/jpeg", limits=LIMITS)
+    there = work.decoded(body)
+    here = decode(body, GEOMETRY, declared=None, limits=LIMITS)
 
     assert np.array_equal(there.pixels, here.pixels)
     assert (there.width, there.height, there.sha256) == (here.width, here.height, here.sha256)

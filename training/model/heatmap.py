@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 _FINEST_STRIDE = 4
 _QUANTILE = 0.995
+_LEAST_RANGE = 1e-3  # of frames that are all alike only rounding differs; of real ones ten times this
 _QUANTILE_LIMIT = 1 << 24  # what torch.quantile takes
 
 
@@ -72,7 +73,8 @@ class Heatmap(nn.Module):
     def fit(self, normal: list[Tensor]) -> None:
         """Fit the normalisation to `DRD.maps` of held-out good frames."""
         for k, distance in enumerate(normal):
-            self.scale[k] = torch.quantile(distance.flatten()[-_QUANTILE_LIMIT:], _QUANTILE) - distance.mean()
+            reach = torch.quantile(distance.flatten()[-_QUANTILE_LIMIT:], _QUANTILE) - distance.mean()
+            self.scale[k] = reach.clamp_min(_LEAST_RANGE)
 
     def forward(self, distance: list[Tensor]) -> tuple[Tensor, Tensor]:
         """`DRD.maps`, three or four → heatmap `[N, H, W]` and score `[N]`."""
