@@ -8,6 +8,7 @@ from typing import Generic, TypeVar
 from export.bundle import FrameFailed
 from service.channel import Bytes, Head
 from service.errors import InspectionFailed, ServiceError, TooLarge, UnlikeDeclared, UnreadableImage
+from service.settle import settle
 
 Made = TypeVar("Made")
 _FAILURES: dict[str, type[Exception]] = {
@@ -41,13 +42,7 @@ class Job(Generic[Made]):
     """A worker has ended over it already."""
 
     def settle(self, outcome: Done[Made] | Exception) -> None:
-        """Whoever comes second comes too late."""
-        if self.answer.done():
-            return
-        if isinstance(outcome, Exception):
-            self.answer.set_exception(outcome)
-        else:
-            self.answer.set_result(outcome)
+        settle(self.answer, outcome)
 
     def outcome(self, head: Head, payload: memoryview, seconds: float) -> Done[Made] | Exception:
         """What the worker answers, or the failure it names; raises anything if that is no answer."""

@@ -17,6 +17,7 @@ from service.batching import Taken
 from service.errors import DeadlinePassed, InspectionFailed, NotServing
 from service.lane import Frame, Lane, Predicted, Stage
 from service.metrics import Metrics
+from service.settle import settle
 
 _LOOK_SECONDS = 0.5
 _logger = logging.getLogger(__name__)
@@ -30,6 +31,8 @@ class Slot:
         self._hang_seconds = hang_seconds
         self._lanes = list[Lane]()
         self._running: Lane | None = None
+        self._batch = list[Frame]()
+        """What the engine works on: nobody may wait for it when the thread ends."""
         self._changed = threading.Condition()
         self._closing = False
         self.failure: BaseException | None = None
@@ -91,11 +94,13 @@ class Slot:
             _logger.exception("the engine's thread has ended")
             with self._changed:
                 self.failure = error
+                frames = list(self._batch)
                 for lane in self._lanes:
                     while lane.queue:
                         taken = lane.queue.take(time.monotonic())
-                        frames = taken.batch + taken.expired
-                        _tell(frames, [_the_end() for _ in frames])
+                        frames += taken.batch + taken.expired
+                if frames:
+                    _tell(frames, [InspectionFailed("the engine's thread has ended") for _ in frames])
 
     def _run(self) -> None:
         while (work := self._next()) is not None:
@@ -103,13 +108,10 @@ class Slot:
             if taken.expired:
                 late = [DeadlinePassed("the deadline passed in the queue") for _ in taken.expired]
                 _tell(taken.expired, late)
-            if not taken.batch:
-                continue
-            try:
+            self._batch = taken.batch
+            if taken.batch:
                 self._infer(lane, taken.batch)
-            except BaseException:  # a fault of our own: the thread ends, but nobody may wait for it
-                _tell(taken.batch, [_the_end() for _ in taken.batch])
-                raise
+            self._batch = []
 
     def _next(self) -> tuple[Lane, Taken[Frame]] | None:
         """The most urgent lane and what it has for the engine, once there is something; None at the end."""
@@ -147,10 +149,6 @@ class Slot:
         _tell(batch, [Predicted(each, float(score), seconds, len(batch)) for each, score in answers])
 
 
-def _the_end() -> InspectionFailed:
-    return InspectionFailed("the engine's thread has ended")
-
-
 def _tell(frames: list[Frame], outcomes: Sequence[Predicted | Exception]) -> None:
     """Settles the frames of a batch, on the event loop."""
     with suppress(RuntimeError):  # the loop has been closed: what hung has come back after the end
@@ -159,12 +157,7 @@ def _tell(frames: list[Frame], outcomes: Sequence[Predicted | Exception]) -> Non
 
 def _settle(frames: list[Frame], outcomes: Sequence[Predicted | Exception]) -> None:
     for frame, outcome in zip(frames, outcomes, strict=True):
-        if frame.predicted.done():
-            continue
-        if isinstance(outcome, Exception):
-            frame.predicted.set_exception(outcome)
-        else:
-            frame.predicted.set_result(outcome)
+        settle(frame.predicted, outcome)
 
 
 def _predict(lane: Lane, batch: list[Frame]) -> Prediction:

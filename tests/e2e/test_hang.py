@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from grpc import insecure_channel
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from numpy.typing import NDArray
 
+from export.bundle import Bundle, Prediction, Predictor
 from tests.bundles import make_bundle
 from tests.e2e.serving import Running, serving, wait_until
 from tests.service.engines import Gate
@@ -66,3 +69,26 @@ def test_a_hanging_engine_does_not_keep_the_service_from_its_end(tmp_path: Path,
         answer = frame.result()
         assert answer.status_code == 503
         assert answer.json()["detail"] == "the service is ending"
+
+
+class _Ending(Predictor):
+    """Ends the thread it runs in, at the first frame that is not black: with those the pace is measured."""
+
+    def __init__(self, bundle: Bundle, engine: str) -> None:
+        self._proven = False
+        super().__init__(bundle, bundle.manifest.engines[0], {})
+        self._proven = True
+
+    def predict(self, frames: NDArray[np.uint8]) -> Prediction:
+        if self._proven and frames.any():
+            raise SystemExit
+        return super().predict(frames)
+
+
+def test_when_the_engine_s_thread_ends_its_batch_and_all_after_it_are_told(tmp_path: Path) -> None:
+    make_bundle(tmp_path)
+    with serving(tmp_path, _Ending) as running:
+        url = f"{running.url}/v1/inspect?product=tile"
+        assert httpx.post(url, content=plain(200)).status_code == 500
+        assert httpx.post(url, content=plain(200)).status_code == 503
+        assert health(running, "live").status_code == 503

@@ -83,19 +83,16 @@ class Heatmap(nn.Module):
         if self.rule.normalise:
             maps = maps / self.scale[:count].view(1, count, 1, 1)
         weights = torch.tensor((*self.rule.levels, self.rule.memory)[:count], device=maps.device)
-        mean = (maps * (weights / weights.sum()).view(1, count, 1, 1)).sum(
-            1, keepdim=True
-        )  # [N, 1, H/4, W/4]
+        shares = (weights / weights.sum()).view(1, count, 1, 1)
+        mean = (maps * shares).sum(1, keepdim=True)  # [N, 1, H/4, W/4]
         smooth = F.interpolate(self._smooth(mean), self.size, mode="bilinear", align_corners=False)
         heatmap = smooth.squeeze(1) * self.roi
         return heatmap, self._score(heatmap, distance[:3])
 
-    def _to_grid(self, distance: Tensor) -> Tensor:
-        if distance.shape[-2:] == self.grid:
-            return distance
-        return F.interpolate(distance.unsqueeze(1), self.grid, mode="bilinear", align_corners=False).squeeze(
-            1
-        )
+    def _to_grid(self, one: Tensor) -> Tensor:
+        if one.shape[-2:] == self.grid:
+            return one
+        return F.interpolate(one.unsqueeze(1), self.grid, mode="bilinear", align_corners=False).squeeze(1)
 
     def _smooth(self, maps: Tensor) -> Tensor:
         """Separable Gaussian; the border is repeated, so that it is not cooled."""
