@@ -27,7 +27,7 @@ from training.recipe import Recipe
 from training.splits import Split
 
 TENSORS, DESCRIPTION = "checkpoint.safetensors", "checkpoint.json"
-_FORMAT = 2
+_FORMAT = 3
 
 
 class CheckpointError(ValueError):

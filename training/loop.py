@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from training.loss import distillation_loss, restoration_loss, segmentation_loss, segmentation_target
 from training.model.drd import DRD
+from training.model.heatmap import distances
 from training.recipe import Recipe
 from training.synthesis import synthesise
 
@@ -64,7 +65,7 @@ class Trainer:
             yield self.epoch
 
     def conclude(self) -> None:
-        """A last pass over the clean images: their batch statistics, since training's are a mixture of both
+        """Last passes over the clean images: their batch statistics, since training's are a mixture of both
         streams, and what the memory keeps of them."""
         norms = [m for m in self.learned.modules() if isinstance(m, nn.BatchNorm2d)]
         for norm in norms:
@@ -83,6 +84,15 @@ class Trainer:
         for norm in norms:
             norm.momentum = 0.1
         self.drd.eval()
+        if memory is not None:
+            with torch.no_grad():
+                memory.expect(self._restored())
+
+    def _restored(self) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
+        """The teacher's features of all clean images and the student's distances to them, in batches."""
+        for batch in torch.split(self.frames, self.recipe.batch):
+            features = self.drd.teacher(batch.to(self.device))
+            yield features, distances(features, self.drd.restore(features))
 
     def step(self, indices: Tensor, step: int) -> float:
         """One optimiser step on the images at `indices`; returns the loss, or raises TrainingError."""

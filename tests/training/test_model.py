@@ -5,7 +5,6 @@ import torch
 
 from training.model.drd import DRD
 from training.model.heatmap import Heatmap, ScoreRule, distances
-from training.model.memory import Memory
 from training.model.teacher import BackboneError, Teacher
 from training.recipe import Recipe
 
@@ -140,30 +139,3 @@ def test_normalisation_gives_every_level_the_same_range() -> None:
     module = Heatmap(64, 64, ScoreRule(normalise=True))
     module.fit(normal)
     assert torch.allclose(module.scale[:3], torch.tensor([0.495, 0.99, 1.485]), atol=0.02)
-
-
-def test_what_is_remembered_is_near_and_what_was_never_seen_is_far() -> None:
-    generator = torch.Generator().manual_seed(0)
-    good = [torch.randn(4, 3, side, side, generator=generator).abs() for side in (32, 16, 8)]
-    memory = Memory(200, 6)
-    memory.remember(memory.sample(good, len(good), torch.Generator().manual_seed(0)))
-    assert memory(good).max() < 0.05
-    damaged = [feature.clone() for feature in good]
-    for feature in damaged:
-        half = feature.shape[-1] * 5 // 8
-        feature[:, :, :half, :half] *= -1
-    assert memory(damaged)[:, 2, 2].min() > 1
-    assert memory(damaged)[:, 7, 7].max() < 0.05
-
-
-def test_the_memory_keeps_a_rare_look() -> None:
-    common, rare = torch.tensor([1.0, 0.0]).expand(999, 2), torch.tensor([[0.0, 1.0]])
-    memory = Memory(2, 2)
-    memory.remember(torch.cat([common, rare]))
-    assert sorted(memory.vectors.tolist()) == [[0.0, 1.0], [1.0, 0.0]]
-
-
-def test_fewer_places_than_it_has_room_for_are_all_remembered() -> None:
-    memory = Memory(5, 2)
-    memory.remember(torch.eye(2))
-    assert {tuple(vector) for vector in memory.vectors.tolist()} == {(1.0, 0.0), (0.0, 1.0)}

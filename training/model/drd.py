@@ -32,8 +32,11 @@ class DRD(nn.Module):
 
     def compare(self, features: list[Tensor], restored: list[Tensor]) -> list[Tensor]:
         """Distance maps `[N, H/s_k, W/s_k]`: three levels', finest first; the memory's if there is one."""
-        maps = distances(features, restored)
-        return maps if self.memory is None else [*maps, self.memory(features)]
+        levels = distances(features, restored)
+        if self.memory is None:
+            return levels
+        maps: list[Tensor] = self.memory(features, levels)
+        return maps
 
     def maps(self, frames: Tensor) -> list[Tensor]:
         """`compare` for frames `[N, H, W, 3]`."""

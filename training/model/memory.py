@@ -1,18 +1,28 @@
 """What good parts look like to the teacher: the memory beside the student.
 
 A student that has learned to restore good parts restores some damage, too; what a good part never showed is
-far from all that is remembered, however well it could be restored. After PatchCore (Roth et al., CVPR 2022).
+far from all that is remembered, however well it could be restored (after PatchCore, Roth et al., CVPR 2022).
+And some places are hard to restore on every good part, a scratchy texture or a bright exposure: the student's
+distances are read against what they usually are at places that look like this one.
 """
+
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 _CANDIDATES = 20_000
+_SHARPNESS = 20.0
+"""Of the softmax that says which remembered places one is like."""
+_FEW = 0.2
+"""A remembered place seen less than this often, in parts of the mean, is taken to be as usual as all are."""
+_LEAST_USUAL = 0.1
+"""A place that was restored without fault makes nothing more than ten times as conspicuous."""
 
 
 class Memory(nn.Module):
-    """Distances to the nearest of `size` remembered places of good parts.
+    """`size` remembered places of good parts, and how well a student restores what looks like them.
 
     Args:
         size: how many are remembered.
@@ -20,15 +30,23 @@ class Memory(nn.Module):
     """
 
     vectors: Tensor
+    usual: Tensor
+    """`[3, size]`: the student's usual distance near each remembered place, in parts of the level's mean."""
 
     def __init__(self, size: int, channels: int) -> None:
         super().__init__()
         self.register_buffer("vectors", torch.zeros(size, channels))
+        self.register_buffer("usual", torch.ones(3, size))
 
-    def forward(self, features: list[Tensor]) -> Tensor:
-        """1 − cosine to the nearest remembered vector: the teacher's features → `[N, H/16, W/16]`, 0–2."""
-        likeness = F.conv2d(_looks(features), self.vectors[:, :, None, None])  # [N, size, H/16, W/16]
-        return 1 - likeness.amax(1)
+    def forward(self, features: list[Tensor], levels: list[Tensor]) -> list[Tensor]:
+        """The teacher's features and the student's distances `[N, h, w]` → the latter in parts of what is
+        usual there, and 1 − cosine to the nearest remembered place `[N, H/16, W/16]`, 0–2."""
+        likeness = self._likeness(features)
+        usual = F.conv2d(_shares(likeness), self.usual[:, :, None, None])
+        return [
+            *(level / _resized(usual[:, k : k + 1], level).squeeze(1) for k, level in enumerate(levels)),
+            1 - likeness.amax(1),
+        ]
 
     def sample(self, features: list[Tensor], images: int, generator: torch.Generator) -> Tensor:
         """Some places of a batch out of `images`, candidates for `remember`: `[n, C]` on the CPU."""
@@ -47,6 +65,32 @@ class Memory(nn.Module):
             kept.append(int(nearest.argmax()))
             nearest = torch.minimum(nearest, 1 - candidates @ candidates[kept[-1]])
         self.vectors.copy_(candidates[kept])
+
+    def expect(self, batches: Iterable[tuple[list[Tensor], list[Tensor]]]) -> None:
+        """Learn what is usual near each remembered place, from `forward`'s arguments for good parts."""
+        seen, total = torch.zeros_like(self.usual[0]), torch.zeros_like(self.usual)
+        for features, levels in batches:
+            shares = _shares(self._likeness(features))
+            grid = (shares.shape[-2], shares.shape[-1])
+            there = torch.stack([F.adaptive_avg_pool2d(level, grid) for level in levels], 1)
+            seen += shares.sum((0, 2, 3))
+            total += torch.einsum("nkhw,nmhw->km", there, shares)
+        mean, few = (total.sum(1) / seen.sum()).unsqueeze(1), _FEW * seen.mean()
+        usual = (total + few * mean) / (seen + few)
+        self.usual.copy_((usual / mean.clamp_min(1e-6)).clamp_min(_LEAST_USUAL))
+
+    def _likeness(self, features: list[Tensor]) -> Tensor:
+        """Cosine of every place to every remembered one: `[N, size, H/16, W/16]`."""
+        return F.conv2d(_looks(features), self.vectors[:, :, None, None])
+
+
+def _shares(likeness: Tensor) -> Tensor:
+    """How much each remembered place has to say about what is usual at one; sum 1."""
+    return torch.softmax(_SHARPNESS * likeness, 1)
+
+
+def _resized(one: Tensor, level: Tensor) -> Tensor:
+    return F.interpolate(one, level.shape[-2:], mode="bilinear", align_corners=False)
 
 
 def _looks(features: list[Tensor]) -> Tensor:

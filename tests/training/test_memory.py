@@ -1,0 +1,76 @@
+"""The memory: what is remembered of good parts, and what is usual near it."""
+
+import torch
+from torch import Tensor
+
+from training.model.memory import Memory
+
+
+def features(kinds: Tensor) -> list[Tensor]:
+    """What a teacher might say of an image whose places `[h, w]` are each of one of three kinds."""
+    third = torch.eye(3)[kinds].permute(2, 0, 1)[None]
+    second = third.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    return [second.repeat_interleave(2, 2).repeat_interleave(2, 3), second, third]
+
+
+def of(memory: Memory, kinds: Tensor, levels: list[Tensor] | None = None) -> list[Tensor]:
+    flat = [torch.ones(1, 32 // 2**k, 32 // 2**k) for k in range(3)]
+    maps: list[Tensor] = memory(features(kinds), levels or flat)
+    return maps
+
+
+def plain(kind: int) -> Tensor:
+    return torch.full((8, 8), kind)
+
+
+def knowing(*kinds: int) -> Memory:
+    memory = Memory(len(kinds), 6)
+    seen = [memory.sample(features(plain(kind)), 1, torch.Generator().manual_seed(0)) for kind in kinds]
+    memory.remember(torch.cat(seen))
+    return memory
+
+
+def test_what_good_parts_show_is_near_and_all_else_is_far() -> None:
+    memory = knowing(0, 1)
+    half = plain(0)
+    half[:, 4:] = 2
+    distance = of(memory, half)[3][0]
+    assert distance.shape == (8, 8)
+    assert distance[:, :3].max() < 1e-6
+    assert distance[:, 5:].min() > 0.9
+
+
+def test_a_rare_look_is_kept() -> None:
+    common, rare = torch.tensor([1.0, 0.0]).expand(999, 2), torch.tensor([[0.0, 1.0]])
+    memory = Memory(2, 2)
+    memory.remember(torch.cat([common, rare]))
+    assert sorted(memory.vectors.tolist()) == [[0.0, 1.0], [1.0, 0.0]]
+
+
+def test_fewer_places_than_there_is_room_for_are_all_remembered() -> None:
+    memory = Memory(5, 2)
+    memory.remember(torch.eye(2))
+    assert {tuple(vector) for vector in memory.vectors.tolist()} == {(1.0, 0.0), (0.0, 1.0)}
+
+
+def test_the_student_is_read_against_what_is_usual_at_places_that_look_alike() -> None:
+    memory = knowing(0, 1)
+    hard = [torch.full((1, 32 // 2**k, 32 // 2**k), 0.4) for k in range(3)]
+    easy = [level / 4 for level in hard]
+    memory.expect([(features(plain(0)), hard), (features(plain(1)), easy)] * 3)
+    at_hard, at_easy = of(memory, plain(0), hard)[:3], of(memory, plain(1), easy)[:3]
+    for one, other in zip(at_hard, at_easy, strict=True):
+        torch.testing.assert_close(one, other, rtol=0.5, atol=0)  # one was four times the other
+    damaged = of(memory, plain(1), hard)[:3]
+    for usual, unusual in zip(at_hard, damaged, strict=True):
+        assert (unusual > 2 * usual).all()
+
+
+def test_places_restored_without_fault_make_nothing_infinite() -> None:
+    memory = knowing(0, 1)
+    none = [torch.zeros(1, 32 // 2**k, 32 // 2**k) for k in range(3)]
+    memory.expect([(features(plain(0)), none), (features(plain(1)), none)])
+    assert all(torch.isfinite(level).all() for level in of(memory, plain(0)))
+    some = [level + 0.01 for level in none]
+    memory.expect([(features(plain(0)), none), (features(plain(1)), some)])
+    assert max(level.max() for level in of(memory, plain(0), some)[:3]) <= 0.11
