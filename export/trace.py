@@ -24,7 +24,8 @@ class _Jointed(nn.Module):
     def forward(self, frames: Tensor) -> tuple[Tensor, ...]:
         features = self.drd.teacher(frames.float())  # first of all: TensorRT takes bytes into a cast only
         restored = self.drd.restore(features)
-        return *self.drd.heatmap(self.drd.compare(features, restored)), *features, *restored
+        answer = self.drd.heatmap(self.drd.compare(features, restored))
+        return *answer, *features, *(restored[k] for k in self.drd.heatmap.rule.levels_used)
 
 
 def trace(drd: DRD, geometry: Geometry) -> onnx.ModelProto:
@@ -42,7 +43,7 @@ def trace(drd: DRD, geometry: Geometry) -> onnx.ModelProto:
             dynamo=True,
             dynamic_shapes=({0: batch},),
             input_names=FRAMES,
-            output_names=ANSWER + TEACHER + STUDENT,
+            output_names=ANSWER + TEACHER + tuple(STUDENT[k] for k in drd.heatmap.rule.levels_used),
             opset_version=_OPSET,
             verbose=False,
         )

@@ -1,5 +1,6 @@
 """The graph says what the modules say, at every batch size."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,17 @@ def test_the_graph_equals_the_modules() -> None:
         np.testing.assert_allclose(heatmap, expected_heatmap, atol=1e-5)
         np.testing.assert_allclose(score, expected_score, atol=1e-5)
         assert not heatmap[:, :20].any()
+
+
+def test_a_level_without_weight_is_not_in_the_graph() -> None:
+    def weights(*levels: float) -> int:
+        rule = ScoreRule(normalise=True, levels=(levels[0], levels[1], levels[2]), memory=2.0)
+        graph = trace(DRD(Teacher(RECIPE.backbone), RECIPE, rule).eval(), SIZE).graph
+        return sum(math.prod(tensor.dims) for tensor in graph.initializer)
+
+    stage = DRD(Teacher(RECIPE.backbone), RECIPE).student.stages[2]
+    convolutions = sum(p.numel() for p in stage.parameters() if p.dim() == 4)
+    assert weights(1, 1, 1) - weights(0, 1, 1) > convolutions
 
 
 def test_a_graph_is_one_file_and_the_same_for_the_same_checkpoint(checkpoint: Path, exported: Path) -> None:

@@ -28,7 +28,7 @@ class ScoreRule(BaseModel):
     """Each map's distances in units of their usual range, mean to 99.5 % quantile of held-out good frames.
     Nothing is subtracted: zero stays the least, so that outside a region of interest nothing counts."""
     levels: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    """Weights of the three levels in the mean, finest first."""
+    """Weights of the three levels in the mean, finest first. The graph leaves out what has none."""
     memory: Annotated[float, Field(ge=0)] = 0.0
     """Weight of the memory's map beside them."""
     sigma: Annotated[float, Field(gt=0)] = 4.0
@@ -37,6 +37,11 @@ class ScoreRule(BaseModel):
     """Share of the hottest pixels whose mean is the score; 0: the maximum."""
     factor: bool = False
     """DRD's refinement: times 1 + the peak of the level whose map varies least."""
+
+    @property
+    def levels_used(self) -> tuple[int, ...]:
+        """Indices of the student's levels that the answer depends on."""
+        return tuple(k for k, weight in enumerate(self.levels) if weight or self.factor)
 
 
 def distances(teacher: list[Tensor], student: list[Tensor]) -> list[Tensor]:
@@ -78,13 +83,13 @@ class Heatmap(nn.Module):
 
     def forward(self, distance: list[Tensor]) -> tuple[Tensor, Tensor]:
         """`DRD.maps`, three or four → heatmap `[N, H, W]` and score `[N]`."""
-        maps = torch.stack([self._to_grid(one) for one in distance], 1)  # [N, 3 or 4, H/4, W/4]
-        count = len(distance)
+        weights = (*self.rule.levels, self.rule.memory)[: len(distance)]
+        used = [k for k, weight in enumerate(weights) if weight]
+        maps = torch.stack([self._to_grid(distance[k]) for k in used], 1)  # [N, used, H/4, W/4]
+        shares = torch.tensor([weights[k] / sum(weights) for k in used], device=maps.device)
         if self.rule.normalise:
-            maps = maps / self.scale[:count].view(1, count, 1, 1)
-        weights = torch.tensor((*self.rule.levels, self.rule.memory)[:count], device=maps.device)
-        shares = (weights / weights.sum()).view(1, count, 1, 1)
-        mean = (maps * shares).sum(1, keepdim=True)  # [N, 1, H/4, W/4]
+            shares = shares / self.scale[used]
+        mean = (maps * shares.view(1, -1, 1, 1)).sum(1, keepdim=True)  # [N, 1, H/4, W/4]
         smooth = F.interpolate(self._smooth(mean), self.size, mode="bilinear", align_corners=False)
         heatmap = smooth.squeeze(1) * self.roi
         return heatmap, self._score(heatmap, distance[:3])

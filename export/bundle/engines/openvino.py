@@ -27,14 +27,17 @@ class _Part:
     precision: Precision
 
 
-_WHOLE = (_Part(FRAMES, ANSWER, "f32"),)
-_MIXED = (
-    _Part(FRAMES, TEACHER[:1], "f32"),
-    _Part(TEACHER[:1], TEACHER[1:] + STUDENT, "bf16"),
-    _Part(TEACHER + STUDENT, ANSWER, "f32"),
-)
-"""Eight bits are enough for everything between the teacher's first level and the student's features. With the
-first level in bfloat16 too scores deviate ten times as much, with the distances twenty times: docs/log.md."""
+def _parts(graph: Any, precision: Precision) -> tuple[_Part, ...]:
+    """Eight bits are enough for everything between the teacher's first level and the student's features. With
+    the first level in bfloat16 too scores deviate ten times as much, with the distances twenty times."""
+    if precision == "f32":
+        return (_Part(FRAMES, ANSWER, "f32"),)
+    student = tuple(name for name in STUDENT if name in _values(graph))
+    return (
+        _Part(FRAMES, TEACHER[:1], "f32"),
+        _Part(TEACHER[:1], TEACHER[1:] + student, "bf16"),
+        _Part(TEACHER + student, ANSWER, "f32"),
+    )
 
 
 class OpenVinoEngine:
@@ -48,8 +51,8 @@ class OpenVinoEngine:
         if precision == "bf16" and not _BF16_INSTRUCTIONS & _cpu_flags():
             raise BundleError("this CPU has no bfloat16 instructions (avx512_bf16 or amx_bf16)")
         core = openvino.Core()
-        parts = _WHOLE if precision == "f32" else _MIXED
         try:
+            parts = _parts(core.read_model(path), precision)
             self._requests = [(part, _compile(core, path, part)) for part in parts]
         except Exception as error:  # the runtime's exceptions share no base class
             raise BundleError(f"OpenVINO can't open {path.name}: {last_line(error)}") from error
@@ -72,7 +75,7 @@ def _compile(core: Any, path: Path, part: _Part) -> Any:
     from openvino import Model, opset13
 
     graph = core.read_model(path)
-    outputs = {name: out for node in graph.get_ops() for out in node.outputs() for name in out.get_names()}
+    outputs = _values(graph)
     inputs = list[Any]()
     for name in part.inputs:
         value = outputs[name]
@@ -92,6 +95,11 @@ def _compile(core: Any, path: Path, part: _Part) -> Any:
     if cores := cores_allowed():
         options["INFERENCE_NUM_THREADS"] = cores
     return core.compile_model(Model(results, inputs, "part"), "CPU", options).create_infer_request()
+
+
+def _values(graph: Any) -> dict[str, Any]:
+    """What the graph computes, by name."""
+    return {name: out for node in graph.get_ops() for out in node.outputs() for name in out.get_names()}
 
 
 def _check_signature(inputs: Sequence[Any], path: Path, geometry: Geometry) -> None:
