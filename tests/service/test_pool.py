@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import socket
 import struct
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from service.job import Done
 from service.nursery import new_worker
 from service.pool import Pool
 from service.worker import Bounds
+from tests.service.family import nurseries, the_worker
 from tests.service.images import plain
 
 ROOM = 2**16
@@ -200,6 +202,25 @@ def test_without_a_worker_each_job_is_told_so_and_the_next_finds_one(runner: asy
         return [type(answer).__name__ for answer in answers], after.made
 
     assert runner.run(asked()) == (["NotServing"] * 3, 7)
+
+
+def test_a_nursery_that_hangs_is_replaced(runner: asyncio.Runner) -> None:
+    patience = iter([60, 0.2, 60])
+
+    async def asked() -> int:
+        pool = Pool(1, 30, lambda: new_worker(WANTED, ROOM, next(patience)))
+        await pool.start()
+        (nursery,) = nurseries()
+        os.kill(nursery, signal.SIGSTOP)
+        os.kill(the_worker(), signal.SIGKILL)
+        with pytest.raises(NotServing, match="no worker"):
+            await decode(pool)
+        answer = await decode(pool)
+        await pool.close()
+        assert nursery not in nurseries()
+        return answer.made
+
+    assert runner.run(asked()) == 7
 
 
 def test_what_another_worker_can_do_does_not_wait_for_a_start_nor_fail_with_it(
