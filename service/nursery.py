@@ -21,23 +21,28 @@ _ENVIRONMENT = {
 }
 
 
-def new_worker(wanted: bytes, room: int) -> Channel:
+def new_worker(wanted: bytes, room: int, seconds: float = _START_SECONDS) -> Channel:
     """To a worker that waits for its first job. Blocks; EOFError or OSError when there can't be one."""
     try:
-        return _forked(wanted, room)
+        return _forked(wanted, room, seconds)
     except (EOFError, ConnectionError):  # the nursery has ended, unnoticed until now: there will be another
-        return _forked(wanted, room)
+        return _forked(wanted, room, seconds)
 
 
-def _forked(wanted: bytes, room: int) -> Channel:
+def _forked(wanted: bytes, room: int, seconds: float) -> Channel:
     own, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     memory = shared_memory(room)
     worker = Channel(own, memory)
     try:
-        own.settimeout(_START_SECONDS)
-        _nursery.fork(other, memory, wanted)
+        own.settimeout(seconds)
+        nursery = _nursery.fork(other, memory, wanted)
         other.close()
-        worker.receive()
+        try:
+            worker.receive()
+        except TimeoutError:  # the nursery hangs: the next worker comes from another
+            nursery.kill()
+            nursery.wait()
+            raise
         own.setblocking(False)
     except BaseException:
         worker.close()
@@ -57,14 +62,17 @@ class Nursery:
         self._channel: socket.socket | None = None
         atexit.register(self.close)
 
-    def fork(self, other: socket.socket, memory: int, wanted: bytes) -> None:
-        """Has the other end of a channel served by a new process; OSError when that can't be."""
+    def fork(self, other: socket.socket, memory: int, wanted: bytes) -> subprocess.Popen[bytes]:
+        """Has the other end of a channel served by a new process; OSError when that can't be. The process
+        that has been asked for it."""
         with self._changing:
             if self._process is None or self._process.poll() is not None:
                 self.close()
                 self._open()
+            assert self._process is not None
             assert self._channel is not None
             socket.send_fds(self._channel, [wanted], [other.fileno(), memory])
+            return self._process
 
     def close(self) -> None:
         """Workers that work go on."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ _logger = logging.getLogger(__name__)
 class _Worker:
     channel: Channel
     job: Job[Any] | None = None
+    number: str = ""
+    """The job's, which nobody can guess: what a worker that has been taken over says before it is given a job
+    is never taken for the answer to it; about a job that it has been given, it may still lie."""
     since: float = 0.0
     forgotten: asyncio.TimerHandle | None = None
 
@@ -99,11 +103,11 @@ class Pool:
                 self._starting.add(asyncio.create_task(self._start_one()))
 
     def _give(self, worker: _Worker, job: Job[Any]) -> None:
-        worker.job, worker.since = job, time.monotonic()
+        worker.job, worker.since, worker.number = job, time.monotonic(), secrets.token_hex(8)
         patience = _PATIENCE * self._seconds
         worker.forgotten = asyncio.get_running_loop().call_later(patience, self._ended, worker)
         try:
-            worker.channel.send(job.head, job.payload)
+            worker.channel.send(job.head | {"number": worker.number}, job.payload)
         except DoesNotFit:
             job.settle(TooLarge("the image is larger than there is room for"))
             self._free(worker)
@@ -171,8 +175,8 @@ class Pool:
         job = worker.job
         try:
             head, payload = worker.channel.receive()
-            if job is None:
-                raise EOFError  # nobody has asked it anything
+            if job is None or head.get("number") != worker.number:
+                raise EOFError  # nobody has asked it that
             if not job.answer.done():
                 job.settle(job.outcome(head, payload, time.monotonic() - worker.since))
             worker.channel.give_back()

@@ -120,10 +120,12 @@ def _serve(channel: Channel, bounds: Bounds, limits: ImageLimits) -> None:
             answer = _failure("TooLarge", "the image needs more memory than there may be")
         signal.setitimer(signal.ITIMER_PROF, 0)
         channel.give_back()
+        number = {"number": head["number"]}
         try:
-            channel.send(*answer)
+            channel.send(answer[0] | number, answer[1])
         except DoesNotFit:
-            channel.send(*_failure("InspectionFailed", "the answer is larger than there is room for"))
+            too_large, _ = _failure("InspectionFailed", "the answer is larger than there is room for")
+            channel.send(too_large | number)
 
 
 def _failure(name: str, detail: str) -> Answer:

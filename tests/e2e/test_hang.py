@@ -1,6 +1,8 @@
 """An engine that does not return: the service says so, and can still be ended."""
 
 import logging
+import os
+import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,9 @@ from numpy.typing import NDArray
 
 from export.bundle import Bundle, Prediction, Predictor
 from tests.bundles import make_bundle
-from tests.e2e.serving import Running, serving, wait_until
+from tests.e2e.serving import Running, process, serving, wait_until
 from tests.service.engines import Gate
+from tests.service.family import nurseries
 from tests.service.images import plain
 
 
@@ -92,3 +95,16 @@ def test_when_the_engine_s_thread_ends_its_batch_and_all_after_it_are_told(tmp_p
         assert httpx.post(url, content=plain(200)).status_code == 500
         assert httpx.post(url, content=plain(200)).status_code == 503
         assert health(running, "live").status_code == 503
+
+
+def test_a_hanging_nursery_keeps_no_frame_and_not_the_end(tmp_path: Path) -> None:
+    make_bundle(tmp_path)
+    with process("--models", tmp_path, DRD_LAME_DUCK_SECONDS="0") as service:
+        (nursery,) = nurseries(service.popen.pid)
+        os.kill(nursery, signal.SIGSTOP)
+        answer = httpx.post(f"{service.url}/v1/inspect?product=tile", content=plain(200))
+        service.popen.send_signal(signal.SIGTERM)
+        assert service.popen.wait(60) == 0
+
+    assert answer.json()["verdict"] == "NG"
+    assert not Path(f"/proc/{nursery}").exists()

@@ -1,4 +1,4 @@
-"""The nurseries and workers that this process has."""
+"""The nurseries and workers that a process has: this one, where no other is given."""
 
 import os
 from pathlib import Path
@@ -6,8 +6,8 @@ from pathlib import Path
 from tests.e2e.serving import wait_until
 
 
-def nurseries() -> list[int]:
-    return [child for child in _children(os.getpid()) if "service.worker" in _command(child)]
+def nurseries(of: int | None = None) -> list[int]:
+    return [child for child in _children(of or os.getpid()) if "service.worker" in _command(child)]
 
 
 def the_worker() -> int:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import socket
 import struct
 from collections.abc import Callable, Iterator
@@ -20,12 +21,13 @@ from service.job import Done
 from service.nursery import new_worker
 from service.pool import Pool
 from service.worker import Bounds
+from tests.service.family import nurseries, the_worker
 from tests.service.images import plain
 
 ROOM = 2**16
 SIDE = 32
 WANTED = orjson.dumps({"limits": asdict(ImageLimits(10**6, 10**4, 4)), "bounds": asdict(Bounds(30, 2**30))})
-Misbehave = Callable[[socket.socket, Channel], object]
+Misbehave = Callable[[socket.socket, Channel, Head], object]
 
 
 @pytest.fixture
@@ -63,6 +65,11 @@ class Ends:
         os.close(memory)
         return channel
 
+    async def asked(self) -> Head:
+        """The number of the first one's job, once there is one."""
+        head, _ = await asyncio.to_thread(self.channels[0].receive)
+        return {"number": head.get("number")}
+
 
 @pytest.fixture
 def ends() -> Iterator[Ends]:
@@ -87,21 +94,23 @@ PIXELS = bytes(3 * SIDE * SIDE)
 @pytest.mark.parametrize(
     "misbehave",
     [
-        lambda raw, _: raw.close(),
-        lambda raw, _: raw.send(lengths(0, ROOM + 1)),
-        lambda raw, _: raw.send(lengths(2**64 - 1, 1)),
-        lambda raw, _: raw.send(lengths(3, 0)),
-        lambda raw, _: raw.send(b"short"),
-        lambda raw, _: raw.send(lengths(0, 100)),  # the head is what lies in the memory: an image
-        lambda _, channel: channel.send(cast(Any, [1, 2])),
-        lambda _, channel: channel.send({}),
-        lambda _, channel: channel.send(GOOD, [PIXELS[:-1]]),
-        lambda _, channel: channel.send(GOOD | {"spent": [-1.0]}, [PIXELS]),
-        lambda _, channel: channel.send(GOOD | {"spent": [1e9]}, [PIXELS]),
-        lambda _, channel: channel.send(GOOD | {"spent": ["nan"]}, [PIXELS]),
-        lambda _, channel: channel.send({"error": "SystemExit", "detail": ""}),
-        lambda _, channel: channel.send({"error": ["TooLarge"], "detail": ""}),
-        lambda _, channel: channel.send({"error": "TooLarge"}),
+        lambda raw, *_: raw.close(),
+        lambda raw, *_: raw.send(lengths(0, ROOM + 1)),
+        lambda raw, *_: raw.send(lengths(2**64 - 1, 1)),
+        lambda raw, *_: raw.send(lengths(3, 0)),
+        lambda raw, *_: raw.send(b"short"),
+        lambda raw, *_: raw.send(lengths(0, 100)),  # the head is what lies in the memory: an image
+        lambda _, channel, __: channel.send(cast(Any, [1, 2])),
+        lambda _, channel, number: channel.send(number),
+        lambda _, channel, __: channel.send(GOOD, [PIXELS]),
+        lambda _, channel, __: channel.send(GOOD | {"number": "another"}, [PIXELS]),
+        lambda _, channel, number: channel.send(GOOD | number, [PIXELS[:-1]]),
+        lambda _, channel, number: channel.send(GOOD | number | {"spent": [-1.0]}, [PIXELS]),
+        lambda _, channel, number: channel.send(GOOD | number | {"spent": [1e9]}, [PIXELS]),
+        lambda _, channel, number: channel.send(GOOD | number | {"spent": ["nan"]}, [PIXELS]),
+        lambda _, channel, number: channel.send(number | {"error": "SystemExit", "detail": ""}),
+        lambda _, channel, number: channel.send(number | {"error": ["TooLarge"], "detail": ""}),
+        lambda _, channel, number: channel.send(number | {"error": "TooLarge"}),
     ],
 )
 def test_what_is_no_answer_is_the_workers_end(
@@ -113,8 +122,7 @@ def test_what_is_no_answer_is_the_workers_end(
         pool = Pool(1, 30, lambda: next(starts)())
         await pool.start()
         job = asyncio.create_task(decode(pool))
-        await asyncio.to_thread(ends.channels[0].receive)
-        misbehave(ends.sockets[0], ends.channels[0])
+        misbehave(ends.sockets[0], ends.channels[0], await ends.asked())
         answer = await job
         await pool.close()
         return answer.made
@@ -129,10 +137,27 @@ def test_an_answer_nobody_asked_for_is_the_workers_end(runner: asyncio.Runner, e
         pool = Pool(1, 30, lambda: next(starts)())
         await pool.start()
         first = asyncio.create_task(decode(pool, 1))
-        await asyncio.to_thread(ends.channels[0].receive)
+        number = await ends.asked()
         for _ in range(2):
-            ends.channels[0].send(GOOD, [PIXELS])
+            ends.channels[0].send(GOOD | number, [PIXELS])
         answers = [(await first).made, (await decode(pool, 2)).made]
+        await pool.close()
+        return answers
+
+    assert runner.run(asked()) == [0, 2]
+
+
+def test_a_second_answer_is_not_taken_for_that_to_the_next_job(runner: asyncio.Runner, ends: Ends) -> None:
+    starts = iter([ends.start, real])
+
+    async def asked() -> list[int]:
+        pool = Pool(1, 30, lambda: next(starts)())
+        await pool.start()
+        jobs = [asyncio.create_task(decode(pool, level)) for level in (1, 2)]
+        number = await ends.asked()
+        for _ in range(2):  # the next job is given to the worker before the second one is heard
+            ends.channels[0].send(GOOD | number, [PIXELS])
+        answers = [(await job).made for job in jobs]
         await pool.close()
         return answers
 
@@ -177,6 +202,25 @@ def test_without_a_worker_each_job_is_told_so_and_the_next_finds_one(runner: asy
         return [type(answer).__name__ for answer in answers], after.made
 
     assert runner.run(asked()) == (["NotServing"] * 3, 7)
+
+
+def test_a_nursery_that_hangs_is_replaced(runner: asyncio.Runner) -> None:
+    patience = iter([60, 0.2, 60])
+
+    async def asked() -> int:
+        pool = Pool(1, 30, lambda: new_worker(WANTED, ROOM, next(patience)))
+        await pool.start()
+        (nursery,) = nurseries()
+        os.kill(nursery, signal.SIGSTOP)
+        os.kill(the_worker(), signal.SIGKILL)
+        with pytest.raises(NotServing, match="no worker"):
+            await decode(pool)
+        answer = await decode(pool)
+        await pool.close()
+        assert nursery not in nurseries()
+        return answer.made
+
+    assert runner.run(asked()) == 7
 
 
 def test_what_another_worker_can_do_does_not_wait_for_a_start_nor_fail_with_it(
