@@ -19,12 +19,14 @@ Head = dict[str, Any]
 Bytes = bytes | memoryview
 LARGE = 8 * 2**20
 """Bytes of a message whose memory is not kept for the next one."""
+_MOST_OF_HEAD = 2**14
+"""Bytes: who reads a head soon knows what it is. What there may be many of is payload."""
 _LENGTHS = struct.Struct("!QQ")
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
 class DoesNotFit(ValueError):
-    """The message is larger than the memory."""
+    """The message is larger than the memory, or its head than a head may be."""
 
 
 class Channel:
@@ -38,7 +40,8 @@ class Channel:
     def send(self, head: Head, payload: Sequence[Bytes] = ()) -> None:
         """DoesNotFit, or OSError when nobody is there any more. Never waits."""
         encoded, end = orjson.dumps(head), 0
-        if sum(map(len, payload)) + len(encoded) > len(self._memory):
+        too_long = len(encoded) > _MOST_OF_HEAD
+        if too_long or sum(map(len, payload)) + len(encoded) > len(self._memory):
             raise DoesNotFit
         for part in (*payload, encoded):
             start, end = end, end + len(part)
@@ -53,7 +56,7 @@ class Channel:
             raise EOFError
         of_payload, of_head = _LENGTHS.unpack(lengths)
         self._received = of_payload + of_head
-        if self._received > len(self._memory):
+        if of_head > _MOST_OF_HEAD or self._received > len(self._memory):
             raise EOFError
         try:
             head = orjson.loads(self._memory[of_payload : self._received])

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from io import BytesIO
+from operator import attrgetter
 
 import numpy as np
 import orjson
@@ -27,6 +28,7 @@ from export.bundle import (
     FrameFailed,
     FrameStatistics,
     Geometry,
+    Region,
     heatmap_png,
     mask_png,
     overlay_png,
@@ -40,6 +42,9 @@ from service.image import ImageLimits, decode, decode_rgb
 
 Answer = tuple[Head, Sequence[Bytes]]
 _ALLOWANCE_FOR_PICTURES = 4  # their image has been decoded in time before, and to encode takes longer
+REGION = np.dtype([(field.name, "<f8" if field.name == "peak" else "<u4") for field in fields(Region)])
+"""As it is sent: there may be thousands."""
+_numbers = attrgetter(*(field.name for field in fields(Region)))
 _manifest = lru_cache(maxsize=64)(parse_manifest)
 
 
@@ -86,8 +91,9 @@ def _read(head: Head, payload: memoryview, limits: ImageLimits) -> Answer:
         pictures["mask"] = mask_png(scores, size)
     if "overlay" in head["parts"]:
         pictures["overlay"] = overlay_png(decode_rgb(bytes(image), limits), scores)
+    pictures["regions"] = np.array(list(map(_numbers, reading.regions)), REGION).tobytes()
     facts = {
-        "finding": {field.name: getattr(reading, field.name) for field in fields(Finding)},
+        "finding": {field.name: getattr(reading, field.name) for field in fields(Finding)} | {"regions": ()},
         "pictures": {part: len(png) for part, png in pictures.items()},
         "spent": [ended - started, time.monotonic() - ended],
     }

@@ -2,15 +2,18 @@
 they may answer."""
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
+from itertools import starmap
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 from pydantic import BaseModel, NonNegativeInt, PositiveInt
 
-from export.bundle import Finding, FrameStatistics, Geometry
-from service.channel import Head
+from export.bundle import Finding, FrameStatistics, Geometry, Region
+from service.channel import Channel, Head
 from service.image import ImageLimits
 from service.inspection import Decoded, Part, Picture, Read
 from service.job import Done
@@ -18,7 +21,7 @@ from service.lane import Lane
 from service.nursery import new_worker
 from service.pool import Pool
 from service.settings import MEBIBYTE, Settings
-from service.worker import Bounds
+from service.worker import REGION, Bounds
 
 _ROOM = 256 * MEBIBYTE  # beside image or overlay: maps of 4096 by 4096, their pictures, a manifest, regions
 
@@ -30,12 +33,12 @@ class Workers:
     NotServing when there is no worker.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, start: Callable[[bytes, int], Channel] = new_worker) -> None:
         limits = ImageLimits(settings.max_image_pixels, settings.max_image_side, settings.max_image_frames)
         bounds = Bounds(settings.decode_seconds, settings.decode_bytes)
         wanted = orjson.dumps({"limits": limits, "bounds": bounds})
         room = settings.max_image_bytes + 4 * settings.max_image_pixels + _ROOM
-        self._pool = Pool(settings.workers, bounds.seconds, partial(new_worker, wanted, room))
+        self._pool = Pool(settings.workers, bounds.seconds, partial(start, wanted, room))
 
     async def start(self) -> None:
         """Returns when the first frame finds every worker waiting."""
@@ -102,7 +105,8 @@ class _DecodedFacts(BaseModel):
 class _ReadFacts(BaseModel):
     finding: Finding
     pictures: dict[str, NonNegativeInt]
-    """Bytes of each, in the order in which they come; among them the scores, where no heatmap is wanted."""
+    """Bytes of each, in the order in which they come; among them the regions, and the scores where no heatmap
+    is wanted."""
 
 
 def _decoded(shape: tuple[int, int, int], head: Head, payload: memoryview) -> Decoded:
@@ -123,9 +127,19 @@ def _read(
         sent[name] = bytes(payload[start:end])
     sizes: dict[Part, tuple[int, int]] = {"heatmap": (shape[1], shape[0])}
     pictures = {part: Picture(*sizes.get(part, source), sent[part]) for part in sorted(wanted)}
+    finding = replace(facts.finding, regions=_regions(shape, sent["regions"]))
     if "heatmap" in wanted:
-        return Read(facts.finding, pictures, sent["heatmap"])
-    return Read(facts.finding, pictures, np.frombuffer(sent["scores"], np.float32).reshape(shape))
+        return Read(finding, pictures, sent["heatmap"])
+    return Read(finding, pictures, np.frombuffer(sent["scores"], np.float32).reshape(shape))
+
+
+def _regions(shape: tuple[int, int], sent: bytes) -> tuple[Region, ...]:
+    regions = np.frombuffer(sent, REGION)
+    if len(regions) > math.prod((side + 1) // 2 for side in shape):  # no two of them touch
+        raise ValueError("there are more regions than the map has room for")
+    if not np.isfinite(regions["peak"]).all():
+        raise ValueError("a peak is not finite")
+    return tuple(starmap(Region, regions.tolist()))
 
 
 def _jpeg(head: Head, payload: memoryview) -> bytes:

@@ -1,26 +1,35 @@
 """The pool, and workers that have been taken over: real channels, a test at their other end."""
 
 import asyncio
+import mmap
 import os
 import signal
 import socket
 import struct
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import orjson
 import pytest
 import uvloop
 
-from export.bundle import Geometry
+from export.bundle import Bundle, Finding, FrameStatistics, Geometry
 from service.channel import Channel, Head, shared_memory
 from service.errors import InspectionFailed, NotServing, ServiceError, TooLarge, UnreadableImage
 from service.image import ImageLimits
+from service.inspection import Decoded
 from service.job import Done
+from service.lane import Lane
 from service.nursery import new_worker
 from service.pool import Pool
-from service.worker import Bounds
+from service.settings import Settings
+from service.worker import REGION, Bounds
+from service.workers import Workers
+from tests.bundles import make_bundle
 from tests.service.family import nurseries, the_worker
 from tests.service.images import plain
 
@@ -54,6 +63,7 @@ class Ends:
     def __init__(self) -> None:
         self.sockets = list[socket.socket]()
         self.channels = list[Channel]()
+        self.memories = list[mmap.mmap]()
 
     def start(self) -> Channel:
         own, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -61,6 +71,7 @@ class Ends:
         memory = shared_memory(ROOM)
         self.sockets.append(other)
         self.channels.append(Channel(other, memory))
+        self.memories.append(mmap.mmap(memory, 0))
         channel = Channel(own, memory)
         os.close(memory)
         return channel
@@ -162,6 +173,55 @@ def test_a_second_answer_is_not_taken_for_that_to_the_next_job(runner: asyncio.R
         return answers
 
     assert runner.run(asked()) == [0, 2]
+
+
+def test_a_head_that_is_long_to_read_is_the_workers_end(runner: asyncio.Runner, ends: Ends) -> None:
+    starts = iter([ends.start, real])
+
+    async def asked() -> int:
+        pool = Pool(1, 30, lambda: next(starts)())
+        await pool.start()
+        job = asyncio.create_task(decode(pool))
+        head = orjson.dumps(GOOD | await ends.asked() | {"regions": [0] * 10_000})
+        ends.memories[0][: len(PIXELS) + len(head)] = PIXELS + head
+        ends.sockets[0].send(lengths(len(PIXELS), len(head)))
+        answer = await job
+        await pool.close()
+        return answer.made
+
+    assert runner.run(asked()) == 7
+
+
+@pytest.mark.parametrize(
+    ("regions", "verdict"),
+    [
+        (np.ones(SIDE * SIDE // 4, REGION).tobytes(), "NG"),  # as many as there can be: that is an answer
+        (np.ones(SIDE * SIDE // 4 + 1, REGION).tobytes(), "OK"),
+        (np.ones(1, REGION).tobytes()[:-1], "OK"),
+        (np.array([(1, 1, 1, 1, 1, np.nan)], REGION).tobytes(), "OK"),
+    ],
+    ids=["all", "too many", "a part of one", "not a number"],
+)
+def test_regions_that_no_map_has_are_the_workers_end(
+    runner: asyncio.Runner, ends: Ends, tmp_path: Path, regions: bytes, verdict: str
+) -> None:
+    starts = iter([lambda *_: ends.start(), new_worker])
+    heatmap = np.zeros((SIDE, SIDE), np.float32)
+    finding = {"verdict": "NG", "reason": "", "score": 1, "raw_score": 1, "regions": ()}
+    facts = {"finding": finding, "pictures": {"scores": heatmap.nbytes, "regions": len(regions)}, "spent": ()}
+
+    async def asked(lane: Lane) -> Finding:
+        workers = Workers(Settings(models=tmp_path, workers=1), lambda *wanted: next(starts)(*wanted))
+        await workers.start()
+        decoded = Decoded(np.zeros(0, np.uint8), SIDE, SIDE, "", FrameStatistics(0, 0, 0, 1))
+        job = asyncio.create_task(workers.read(0, heatmap, 0.1, decoded, lane, frozenset({"regions"}), b""))
+        ends.channels[0].send(facts | await ends.asked(), [bytes(heatmap.nbytes), regions])
+        answer = await job
+        await workers.close()
+        return answer.made.finding
+
+    with closing(Bundle.open(make_bundle(tmp_path)).start()) as predictor:
+        assert runner.run(asked(Lane(predictor))).verdict == verdict
 
 
 @pytest.mark.parametrize(("decodes", "failure"), [(True, UnreadableImage), (False, InspectionFailed)])
