@@ -2,10 +2,12 @@
 
 import atexit
 import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 
 from service.channel import Channel, shared_memory
 from service.settings import MEBIBYTE
@@ -32,13 +34,13 @@ def new_worker(wanted: bytes, room: int, seconds: float = _START_SECONDS) -> Cha
 def _forked(wanted: bytes, room: int, seconds: float) -> Channel:
     own, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     memory = shared_memory(room)
-    worker = Channel(own, memory)
+    worker = _Leash(own, memory)
     try:
         own.settimeout(seconds)
         nursery = _nursery.fork(other, memory, wanted)
         other.close()
         try:
-            worker.receive()
+            worker.fasten()
         except TimeoutError:  # the nursery hangs: the next worker comes from another
             nursery.kill()
             nursery.wait()
@@ -51,6 +53,24 @@ def _forked(wanted: bytes, room: int, seconds: float) -> Channel:
         other.close()
         os.close(memory)
     return worker
+
+
+class _Leash(Channel):
+    """A channel whose worker ends with it: one that has been taken over, or hangs, would go on."""
+
+    _process: int | None = None
+
+    def fasten(self) -> None:
+        """The worker says who it is, before it has seen anything that could take it over."""
+        head, _ = self.receive()
+        self._process = os.pidfd_open(head["process"])
+
+    def close(self) -> None:
+        super().close()
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._process, signal.SIGKILL)
+            os.close(self._process)
 
 
 class Nursery:

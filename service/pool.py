@@ -198,7 +198,7 @@ class Pool:
         self._idle.append(worker)
 
     def _ended(self, worker: _Worker) -> None:
-        """It has ended, perhaps over its job; or it is given up, and then ends by its time limit."""
+        """It has ended, perhaps over its job; or it is given up, and ends with its channel."""
         self._remove(worker)
         self._missing += 1
         job = worker.job

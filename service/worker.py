@@ -113,7 +113,7 @@ _WORK: dict[str, Callable[[Head, memoryview, ImageLimits], Answer]] = {
 
 def _serve(channel: Channel, bounds: Bounds, limits: ImageLimits) -> None:
     """Answers until the service has ended. An image that takes too long ends this process: SIGPROF."""
-    channel.send({})
+    channel.send({"process": os.getpid()})
     while True:
         head, payload = channel.receive()
         allowance = 1 if head["do"] == "decode" else _ALLOWANCE_FOR_PICTURES

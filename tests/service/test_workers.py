@@ -104,8 +104,7 @@ def test_a_worker_that_never_answers_is_given_up() -> None:
         with pytest.raises(TooLarge, match="takes more than"):
             bounded.decoded(plain(8))
         bounded.level(9)
-        os.kill(forgotten, signal.SIGCONT)
-        assert the_worker() != forgotten
+        assert the_worker() != forgotten  # though that is deaf to everything but its end
 
 
 def test_memory_is_bounded() -> None:
