@@ -31,7 +31,8 @@ class DRD(nn.Module):
         return restored
 
     def compare(self, features: list[Tensor], restored: list[Tensor]) -> list[Tensor]:
-        """Distance maps `[N, H/s_k, W/s_k]`: three levels', finest first; the memory's if there is one."""
+        """Distance maps `[N, H/s_k, W/s_k]`: three levels', finest first. If there is a memory, these are in
+        parts of what is usual at such places, and its own comes last."""
         levels = distances(features, restored)
         if self.memory is None:
             return levels

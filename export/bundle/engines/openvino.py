@@ -52,8 +52,10 @@ class OpenVinoEngine:
             raise BundleError("this CPU has no bfloat16 instructions (avx512_bf16 or amx_bf16)")
         core = openvino.Core()
         try:
-            parts = _parts(core.read_model(path), precision)
-            self._requests = [(part, _compile(core, path, part)) for part in parts]
+            graph = core.read_model(path)
+            self._requests = [
+                (part, _compile(core, graph.clone(), part)) for part in _parts(graph, precision)
+            ]
         except Exception as error:  # the runtime's exceptions share no base class
             raise BundleError(f"OpenVINO can't open {path.name}: {last_line(error)}") from error
         _check_signature(self._requests[0][1].model_inputs, path, geometry)
@@ -70,11 +72,10 @@ class OpenVinoEngine:
         self._requests.clear()
 
 
-def _compile(core: Any, path: Path, part: _Part) -> Any:
-    """A request that runs `part` of the graph, at any batch size."""
+def _compile(core: Any, graph: Any, part: _Part) -> Any:
+    """A request that runs `part` of the graph, which is cut up for it, at any batch size."""
     from openvino import Model, opset13
 
-    graph = core.read_model(path)
     outputs = _values(graph)
     inputs = list[Any]()
     for name in part.inputs:
