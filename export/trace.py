@@ -25,7 +25,7 @@ class _Jointed(nn.Module):
         features = self.drd.teacher(frames.float())  # first of all: TensorRT takes bytes into a cast only
         restored = self.drd.restore(features)
         answer = self.drd.heatmap(self.drd.compare(features, restored))
-        return *answer, *features, *(restored[k] for k in self.drd.heatmap.rule.levels_used)
+        return *answer, *features, *restored
 
 
 def trace(drd: DRD, geometry: Geometry) -> onnx.ModelProto:
@@ -43,7 +43,7 @@ def trace(drd: DRD, geometry: Geometry) -> onnx.ModelProto:
             dynamo=True,
             dynamic_shapes=({0: batch},),
             input_names=FRAMES,
-            output_names=ANSWER + TEACHER + tuple(STUDENT[k] for k in drd.heatmap.rule.levels_used),
+            output_names=ANSWER + TEACHER + STUDENT[-len(drd.student.stages) :],
             opset_version=_OPSET,
             verbose=False,
         )

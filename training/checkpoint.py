@@ -27,7 +27,7 @@ from training.recipe import Recipe
 from training.splits import Split
 
 TENSORS, DESCRIPTION = "checkpoint.safetensors", "checkpoint.json"
-_FORMAT = 3
+_FORMAT = 4
 
 
 class CheckpointError(ValueError):

@@ -22,10 +22,6 @@ _MARGIN = 0.02
 """A rule less preferred must be better by this much: pseudo-abnormal images are more local than most real
 defects, and would always vote for the hottest pixel alone, which a speck on a good part can decide."""
 
-_LEVELS = ((0.0, 1.0, 1.0), (1.0, 1.0, 1.0))
-"""The finest level takes a quarter of a frame's time and has to earn it: most of what it sees is texture that
-no student can restore."""
-
 _BATCH = 16
 
 
@@ -43,12 +39,8 @@ def candidates(recipe: Recipe) -> list[ScoreRule]:
         return [ScoreRule()]
     if recipe.rule == "drd":
         return [ScoreRule(factor=True)]
-    share = 1.0 if recipe.memory else 0.0  # the memory's say is that of the levels together
     return [
-        ScoreRule(normalise=True, levels=levels, memory=share * sum(levels), sigma=sigma, top=top)
-        for levels in _LEVELS
-        for top in (0.01, 0.001, 0.0)
-        for sigma in (4.0, 8.0)
+        ScoreRule(normalise=True, sigma=sigma, top=top) for top in (0.01, 0.001, 0.0) for sigma in (4.0, 8.0)
     ]
 
 

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from training.loss import distillation_loss, restoration_loss, segmentation_loss, segmentation_target
 from training.model.drd import DRD
-from training.model.heatmap import distances
 from training.recipe import Recipe
 from training.synthesis import synthesise
 
@@ -92,7 +91,7 @@ class Trainer:
         """The teacher's features of all clean images and the student's distances to them, in batches."""
         for batch in torch.split(self.frames, self.recipe.batch):
             features = self.drd.teacher(batch.to(self.device))
-            yield features, distances(features, self.drd.restore(features))
+            yield features, self.drd.distances(features, self.drd.restore(features))
 
     def step(self, indices: Tensor, step: int) -> float:
         """One optimiser step on the images at `indices`; returns the loss, or raises TrainingError."""
@@ -119,7 +118,7 @@ class Trainer:
         recipe = self.recipe
         normal = self._normal_features(indices)
         if recipe.synthesis == "none":
-            return distillation_loss(recipe, normal, self.drd.restore(normal))
+            return distillation_loss(recipe, self.drd.restorable(normal), self.drd.restore(normal))
         good = self.frames[indices]
         seeds = [
             int(s) for s in np.random.default_rng((self.seed, 1, step)).integers(0, 1 << 62, len(indices))
@@ -133,6 +132,7 @@ class Trainer:
         ]
         restored = self.drd.restore(both)
         clean, repaired = [s[: len(indices)] for s in restored], [s[len(indices) :] for s in restored]
+        normal, pseudo = self.drd.restorable(normal), self.drd.restorable(pseudo)
         loss = distillation_loss(recipe, normal, clean)
         if recipe.restoration_weight:
             loss = loss + restoration_loss(recipe, normal, repaired)

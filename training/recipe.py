@@ -38,6 +38,9 @@ class Recipe(BaseModel):
     """`mfcf`: the paper's cascade; `mff`: RD's flat fusion, for the baseline."""
     fusion_width: Annotated[int, Field(ge=1, le=4)] = 2
     """w of the cascade: its middle stage has w times the third level's channels."""
+    student_levels: Literal[2, 3] = 2
+    """How many of the teacher's levels the student restores, from the coarsest. Most of what the finest shows
+    is texture that no student can restore, and it would take two thirds of the student's time."""
     min_width: Annotated[int, Field(ge=1)] = 64
     """Least inner width of fusion and student, for backbones with very few channels."""
 
@@ -106,13 +109,13 @@ PRESETS: dict[str, Recipe] = {
     "quick": Recipe(name="quick", epochs=8, min_steps=300),
     "fast": Recipe(name="fast"),
     "rd": Recipe(
-        name="rd", fusion="mff", synthesis="none", position_weight=0, restoration_weight=0,
+        name="rd", fusion="mff", student_levels=3, synthesis="none", position_weight=0, restoration_weight=0,
         segmentation_weight=0, noise=0, memory=0, rule="mean",
     ),
     "paper": Recipe(
         name="paper", backbone="wide_resnet50_2", filter="bilinear-point", synthesis="drd",
-        memory=0, image_term="channel", segmentation_target="rgb_cos", epochs=200, min_steps=0, batch=4,
-        schedule="constant", half=False, rule="drd",
+        student_levels=3, memory=0, image_term="channel", segmentation_target="rgb_cos", epochs=200,
+        min_steps=0, batch=4, schedule="constant", half=False, rule="drd",
     ),
 }  # fmt: skip
 

@@ -9,6 +9,6 @@ Reduced precision belongs in the convolutions only, and these are where they end
 TEACHER = ("teacher_features_0", "teacher_features_1", "teacher_features_2")
 """The teacher's features, float32 [N, C, H/s, W/s], finest first."""
 STUDENT = ("student_features_0", "student_features_1", "student_features_2")
-"""What the student makes of them, shaped alike. A level that the answer does not depend on is not there."""
+"""What the student makes of them, shaped alike. A level that it does not restore is not there."""
 FRAMES = ("frames",)
 ANSWER = ("heatmap", "score")

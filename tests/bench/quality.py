@@ -27,9 +27,9 @@ from training.run import Request, train
 from training.splits import split
 
 RD: Mapping[str, object] = {
-    "fusion": "mff", "synthesis": "none", "image_term": "flat", "position_weight": 0.0, "image_weight": 1.0,
-    "restoration_weight": 0.0, "segmentation_weight": 0.0, "noise": 0.0, "easy_share": 0.0, "memory": 0,
-    "rule": "mean",
+    "fusion": "mff", "student_levels": 3, "synthesis": "none", "image_term": "flat",
+    "position_weight": 0.0, "image_weight": 1.0, "restoration_weight": 0.0, "segmentation_weight": 0.0,
+    "noise": 0.0, "easy_share": 0.0, "memory": 0, "rule": "mean",
 }  # fmt: skip
 """Plain reverse distillation."""
 
@@ -40,6 +40,7 @@ STEPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("+ d_pos", ("position_weight",)),
     ("+ L_seg", ("segmentation_weight",)),
     ("+ noise", ("noise",)),
+    ("− finest level", ("student_levels",)),
     ("+ rest of the recipe", ("image_term", "image_weight", "easy_share")),
     ("+ refinement", ("rule",)),
     ("+ memory", ("memory",)),
@@ -100,11 +101,11 @@ def nearest_neighbours(
     share = -(-_BANK // len(parts))
     bank = torch.cat([part[torch.randperm(len(part), generator=generator)[:share]] for part in parts])
     # The product's own last step, so that only the distances differ.
-    heatmap = Heatmap(recipe.height, recipe.width, ScoreRule(levels=(0.0, 1.0, 0.0), top=0.01))
+    heatmap = Heatmap(recipe.height, recipe.width, ScoreRule(top=0.01), weights=(1.0,))
 
     def predict(frames: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         distance = 1 - (vectors(frames) @ bank.T).amax(-1)
-        heat, score = heatmap([distance, distance, distance])
+        heat, score = heatmap([distance])
         return heat.numpy(), score.numpy()
 
     results = score_images(predict, [sample.path for sample in dataset.test], geometry)

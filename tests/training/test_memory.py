@@ -24,7 +24,7 @@ def plain(kind: int) -> Tensor:
 
 
 def knowing(*kinds: int) -> Memory:
-    memory = Memory(len(kinds), 6)
+    memory = Memory(len(kinds), 6, levels=3)
     seen = [memory.sample(features(plain(kind)), 1, torch.Generator().manual_seed(0)) for kind in kinds]
     memory.remember(torch.cat(seen))
     return memory
@@ -42,13 +42,13 @@ def test_what_good_parts_show_is_near_and_all_else_is_far() -> None:
 
 def test_a_rare_look_is_kept() -> None:
     common, rare = torch.tensor([1.0, 0.0]).expand(999, 2), torch.tensor([[0.0, 1.0]])
-    memory = Memory(2, 2)
+    memory = Memory(2, 2, levels=3)
     memory.remember(torch.cat([common, rare]))
     assert sorted(memory.vectors.tolist()) == [[0.0, 1.0], [1.0, 0.0]]
 
 
 def test_fewer_places_than_there_is_room_for_are_all_remembered() -> None:
-    memory = Memory(5, 2)
+    memory = Memory(5, 2, levels=3)
     memory.remember(torch.eye(2))
     assert {tuple(vector) for vector in memory.vectors.tolist()} == {(1.0, 0.0), (0.0, 1.0)}
 

@@ -31,7 +31,7 @@ def parameters(module: torch.nn.Module) -> float:
 def test_shapes_are_those_of_the_paper_s_table(
     backbone: str, shapes: list[tuple[int, int]], embedding: tuple[int, int]
 ) -> None:
-    drd = DRD(Teacher(backbone), Recipe()).eval()
+    drd = DRD(Teacher(backbone), Recipe(student_levels=3)).eval()
     with torch.inference_mode():
         features = drd.teacher(frames(1, 256))
         assert [(f.shape[1], f.shape[2]) for f in features] == shapes
@@ -43,7 +43,7 @@ def test_shapes_are_those_of_the_paper_s_table(
 
 
 def test_wide_resnet50_has_the_paper_s_parameter_counts() -> None:
-    drd = DRD(Teacher("wide_resnet50_2"), Recipe())
+    drd = DRD(Teacher("wide_resnet50_2"), Recipe(student_levels=3))
     assert parameters(drd.bottleneck.fusion) == 48.4
     assert parameters(drd.bottleneck.embedding) == 42.0
     assert parameters(drd.student) == 24.9
@@ -57,9 +57,12 @@ def test_the_teacher_holds_no_layer_above_the_third_level(backbone: str) -> None
     assert unused == []
 
 
+@pytest.mark.parametrize("levels", [2, 3])
 @pytest.mark.parametrize("fusion", ["mfcf", "mff"])
-def test_every_learned_tensor_takes_part(fusion: str) -> None:
-    drd = DRD(Teacher("test_resnet"), Recipe.model_validate({"fusion": fusion, "height": 64, "width": 64}))
+def test_every_learned_tensor_takes_part(fusion: str, levels: int) -> None:
+    fields = {"fusion": fusion, "student_levels": levels, "height": 64, "width": 64}
+    drd = DRD(Teacher("test_resnet"), Recipe.model_validate(fields))
+    assert len(drd.restore(drd.teacher(frames()))) == levels
     torch.autograd.backward(torch.stack([level.sum() for level in drd.maps(frames())]).sum())
     learned = [*drd.bottleneck.named_parameters(), *drd.student.named_parameters()]
     assert [name for name, p in learned if p.grad is None] == []
@@ -138,4 +141,4 @@ def test_normalisation_gives_every_level_the_same_range() -> None:
     normal = [torch.rand(40, side, side, generator=generator) * (k + 1) for k, side in enumerate((16, 8, 4))]
     module = Heatmap(64, 64, ScoreRule(normalise=True))
     module.fit(normal)
-    assert torch.allclose(module.scale[:3], torch.tensor([0.495, 0.99, 1.485]), atol=0.02)
+    assert torch.allclose(module.scale, torch.tensor([0.495, 0.99, 1.485]), atol=0.02)

@@ -21,19 +21,30 @@ class DRD(nn.Module):
         mirror = teacher.mirror()
         self.teacher = teacher
         self.bottleneck = Bottleneck(mirror, recipe.fusion, recipe.fusion_width)
-        self.student = Student(mirror, self.bottleneck.out_channels, recipe.min_width)
-        self.memory = Memory(recipe.memory, sum(mirror.channels[1:])) if recipe.memory else None
-        self.heatmap = Heatmap(recipe.height, recipe.width, rule)
+        levels = recipe.student_levels
+        self.student = Student(mirror, self.bottleneck.out_channels, recipe.min_width, levels)
+        self.memory = Memory(recipe.memory, sum(mirror.channels[1:]), levels) if recipe.memory else None
+        # The memory has as much say as the student's levels together.
+        weights = [1.0] * levels + [float(levels)] * (self.memory is not None)
+        self.heatmap = Heatmap(recipe.height, recipe.width, rule, weights)
 
     def restore(self, features: list[Tensor]) -> list[Tensor]:
-        """What the student makes of the teacher's features, shaped as they are."""
+        """What the student makes of the teacher's features, shaped as `restorable` of them."""
         restored: list[Tensor] = self.student(self.bottleneck(features))
         return restored
 
+    def restorable(self, features: list[Tensor]) -> list[Tensor]:
+        """Those of the teacher's features that the student restores: the coarser two, or all three."""
+        return features[-len(self.student.stages) :]
+
+    def distances(self, features: list[Tensor], restored: list[Tensor]) -> list[Tensor]:
+        """1 − cosine at each place of each restored level, `[N, H/s_k, W/s_k]`, 0–2, finest first."""
+        return distances(self.restorable(features), restored)
+
     def compare(self, features: list[Tensor], restored: list[Tensor]) -> list[Tensor]:
-        """Distance maps `[N, H/s_k, W/s_k]`: three levels', finest first. If there is a memory, these are in
-        parts of what is usual at such places, and its own comes last."""
-        levels = distances(features, restored)
+        """`distances`. If there is a memory, they are in parts of what is usual at such places, and its own
+        map comes last."""
+        levels = self.distances(features, restored)
         if self.memory is None:
             return levels
         maps: list[Tensor] = self.memory(features, levels)

@@ -1,4 +1,4 @@
-"""Distance maps, three levels' and the memory's → one heatmap and one score. Part of the graph, to the digit.
+"""Distance maps, one a level and the memory's → one heatmap and one score. Part of the graph, to the digit.
 
 The rule's discrete choices are fixed when a product is trained (`ScoreRule`, kept in the checkpoint);
 its fitted numbers are buffers.
@@ -27,21 +27,12 @@ class ScoreRule(BaseModel):
     normalise: bool = False
     """Each map's distances in units of their usual range, mean to 99.5 % quantile of held-out good frames.
     Nothing is subtracted: zero stays the least, so that outside a region of interest nothing counts."""
-    levels: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    """Weights of the three levels in the mean, finest first. The graph leaves out what has none."""
-    memory: Annotated[float, Field(ge=0)] = 0.0
-    """Weight of the memory's map beside them."""
     sigma: Annotated[float, Field(gt=0)] = 4.0
     """Gaussian smoothing of the heatmap, in pixels of the network's input."""
     top: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of the hottest pixels whose mean is the score; 0: the maximum."""
     factor: bool = False
     """DRD's refinement: times 1 + the peak of the level whose map varies least."""
-
-    @property
-    def levels_used(self) -> tuple[int, ...]:
-        """Indices of the student's levels that the answer depends on."""
-        return tuple(k for k, weight in enumerate(self.levels) if weight or self.factor)
 
 
 def distances(teacher: list[Tensor], student: list[Tensor]) -> list[Tensor]:
@@ -57,17 +48,26 @@ class Heatmap(nn.Module):
 
     Args:
         height, width: the network's input size.
+        weights: of the maps in their mean, in the order of `DRD.maps`.
     """
 
+    weights: Tensor
     scale: Tensor
     kernel: Tensor
     roi: Tensor
 
-    def __init__(self, height: int, width: int, rule: ScoreRule | None = None) -> None:
+    def __init__(
+        self,
+        height: int,
+        width: int,
+        rule: ScoreRule | None = None,
+        weights: Sequence[float] = (1.0, 1.0, 1.0),
+    ) -> None:
         super().__init__()
         self.size = (height, width)
         self.grid = (height // _FINEST_STRIDE, width // _FINEST_STRIDE)
-        self.register_buffer("scale", torch.ones(4))
+        self.register_buffer("weights", torch.tensor(weights) / sum(weights), persistent=False)
+        self.register_buffer("scale", torch.ones(len(weights)))
         self.register_buffer("roi", torch.ones(height, width))
         self.set_rule(rule or ScoreRule())
 
@@ -82,17 +82,13 @@ class Heatmap(nn.Module):
             self.scale[k] = reach.clamp_min(_LEAST_RANGE)
 
     def forward(self, distance: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """`DRD.maps`, three or four → heatmap `[N, H, W]` and score `[N]`."""
-        weights = (*self.rule.levels, self.rule.memory)[: len(distance)]
-        used = [k for k, weight in enumerate(weights) if weight]
-        maps = torch.stack([self._to_grid(distance[k]) for k in used], 1)  # [N, used, H/4, W/4]
-        shares = torch.tensor([weights[k] / sum(weights) for k in used], device=maps.device)
-        if self.rule.normalise:
-            shares = shares / self.scale[used]
+        """`DRD.maps` → heatmap `[N, H, W]` and score `[N]`."""
+        maps = torch.stack([self._to_grid(one) for one in distance], 1)  # [N, maps, H/4, W/4]
+        shares = self.weights / self.scale if self.rule.normalise else self.weights
         mean = (maps * shares.view(1, -1, 1, 1)).sum(1, keepdim=True)  # [N, 1, H/4, W/4]
         smooth = F.interpolate(self._smooth(mean), self.size, mode="bilinear", align_corners=False)
         heatmap = smooth.squeeze(1) * self.roi
-        return heatmap, self._score(heatmap, distance[:3])
+        return heatmap, self._score(heatmap, distance)
 
     def _to_grid(self, one: Tensor) -> Tensor:
         if one.shape[-2:] == self.grid:

@@ -27,16 +27,17 @@ class Memory(nn.Module):
     Args:
         size: how many are remembered.
         channels: of the teacher's two coarser levels, which are looked at.
+        levels: the student's.
     """
 
     vectors: Tensor
     usual: Tensor
-    """`[3, size]`: the student's usual distance near each remembered place, in parts of the level's mean."""
+    """`[levels, size]`: the student's usual distance near each remembered place, in its mean."""
 
-    def __init__(self, size: int, channels: int) -> None:
+    def __init__(self, size: int, channels: int, levels: int) -> None:
         super().__init__()
         self.register_buffer("vectors", torch.zeros(size, channels))
-        self.register_buffer("usual", torch.ones(3, size))
+        self.register_buffer("usual", torch.ones(levels, size))
 
     def forward(self, features: list[Tensor], levels: list[Tensor]) -> list[Tensor]:
         """The teacher's features and the student's distances `[N, h, w]` → the latter in parts of what is

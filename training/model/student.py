@@ -1,4 +1,6 @@
-"""The student: RD's decoder, the teacher in a mirror, from the embedding back to the three levels."""
+"""The student: RD's decoder, the teacher in a mirror, from the embedding back to the levels."""
+
+from itertools import islice
 
 from torch import Tensor, nn
 
@@ -14,12 +16,14 @@ class Student(nn.Module):
         inner: channels of the embedding.
         min_width: least inner width of a level (a signed teacher's levels only, which end in their own 1×1
             convolution and are therefore free in their inner width).
+        levels: how many are restored, from the coarsest.
     """
 
-    def __init__(self, mirror: Mirror, inner: int, min_width: int) -> None:
+    def __init__(self, mirror: Mirror, inner: int, min_width: int, levels: int) -> None:
         super().__init__()
         self.stages, self.heads = nn.ModuleList(), nn.ModuleList()
-        for channels, blocks in zip(reversed(mirror.channels), mirror.blocks, strict=True):
+        coarsest_first = zip(reversed(mirror.channels), mirror.blocks, strict=True)
+        for channels, blocks in islice(coarsest_first, levels):
             outer = max(channels, min_width) if mirror.signed else channels
             self.stages.append(stage(inner, outer, "up", blocks, mirror.bottleneck))
             self.heads.append(nn.Conv2d(outer, channels, 1) if mirror.signed else nn.Identity())
@@ -27,7 +31,7 @@ class Student(nn.Module):
         initialise(self)
 
     def forward(self, embedding: Tensor) -> list[Tensor]:
-        """`[N, C, H/32, W/32]` → restored features, finest first, shaped as the teacher's."""
+        """`[N, C, H/32, W/32]` → restored features, finest first, shaped as the teacher's at these levels."""
         restored: list[Tensor] = []
         x = embedding
         for up, head in zip(self.stages, self.heads, strict=True):
