@@ -19,7 +19,7 @@ from service.access.tokens import EVERYTHING, Grant
 from service.calls import Calls
 from service.console.routes import page_routes, verdict_routes
 from service.console.state import why_not_ready
-from service.errors import ServiceError
+from service.errors import Denied, ServiceError
 from service.http import problems
 from service.http.answers import Health, Product, Products, products_of
 from service.http.guard import Guard, grant_of
@@ -64,6 +64,12 @@ def make_app(calls: Calls, access: Access, settings: Settings) -> ASGIApp:
     app.include_router(verdict_routes(inspector, calls.history))
     app.include_router(page_routes())
     app.include_router(_health(inspector.life, calls.metrics, grant_of))
+
+    @app.exception_handler(Denied)
+    async def turned_away(request: Request, error: Denied) -> Response:
+        if (request.method, request.url.path) != ("GET", "/session"):  # a page that asks whether to log in
+            access.denied("http", error)
+        return problems.problem_of(error)
 
     async def door(scope: Scope, receive: Receive, send: Send) -> None:
         hot = scope["type"] == "http" and scope["path"] == "/v1/inspect" and scope["method"] == "POST"

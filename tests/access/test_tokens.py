@@ -182,10 +182,16 @@ def test_the_admin_address_needs_no_token_and_counts_who_was_turned_away(guarded
         start = f'drd_denied_total{{door="http",reason="{reason}"}} '
         return sum(float(line.removeprefix(start)) for line in lines if line.startswith(start))
 
-    before = denied("unknown"), denied("missing")
-    lists(guarded.running.url, "drd_no-such-token")
-    httpx.get(f"{guarded.running.url}/v1/products")
-    assert (denied("unknown"), denied("missing")) == (before[0] + 1, before[1] + 1)
+    url, reasons = guarded.running.url, ("unknown", "missing", "product")
+    before = [denied(reason) for reason in reasons]
+    lists(url, "drd_no-such-token")
+    httpx.get(f"{url}/v1/products")
+    httpx.get(f"{url}/session")  # a page that asks whether to log in
+    httpx.post(f"{url}/session", json={"token": "drd_no-such-token"})
+    for path in ("/metrics", "/v1/products/bolt"):
+        refused = httpx.get(url + path, headers={"authorization": f"Bearer {guarded.tile}"})
+        assert refused.status_code == 403
+    assert [denied(reason) for reason in reasons] == [before[0] + 2, before[1] + 1, before[2] + 2]
 
 
 def test_a_flood_of_strangers_does_not_flood_the_log(
