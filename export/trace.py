@@ -43,7 +43,7 @@ def trace(drd: DRD, geometry: Geometry) -> onnx.ModelProto:
             dynamo=True,
             dynamic_shapes=({0: batch},),
             input_names=FRAMES,
-            output_names=ANSWER + TEACHER + STUDENT[-len(drd.student.stages) :],
+            output_names=ANSWER + TEACHER + STUDENT[-drd.student.levels :],
             opset_version=_OPSET,
             verbose=False,
         )

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -27,7 +28,6 @@ from training.recipe import Recipe
 from training.splits import Split
 
 TENSORS, DESCRIPTION = "checkpoint.safetensors", "checkpoint.json"
-_FORMAT = 4
 
 
 class CheckpointError(ValueError):
@@ -47,7 +47,7 @@ class Checkpoint(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: int = _FORMAT
+    format: Literal[4] = 4
     product: str
     recipe: Recipe
     rule: ScoreRule
@@ -96,10 +96,8 @@ def load_checkpoint(directory: Path) -> Checkpoint:
             f"{directory}: not a checkpoint directory ({error.strerror}: {DESCRIPTION})"
         ) from error
     except ValidationError as error:
-        first = error.errors()[0]
+        first = min(error.errors(), key=lambda each: each["loc"] != ("format",))  # which explains the others
         raise CheckpointError(f"{path}: field {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
-    if checkpoint.format != _FORMAT:
-        raise CheckpointError(f"{path}: format {checkpoint.format}; this program reads format {_FORMAT}")
     return checkpoint.model_copy(update={"directory": directory})
 
 

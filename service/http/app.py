@@ -67,7 +67,8 @@ def make_app(calls: Calls, access: Access, settings: Settings) -> ASGIApp:
 
     @app.exception_handler(Denied)
     async def turned_away(request: Request, error: Denied) -> Response:
-        if (request.method, request.url.path) != ("GET", "/session"):  # a page that asks whether to log in
+        asks_whether_to_log_in = request.scope["path"] == "/session" and error.reason == "missing"
+        if not asks_whether_to_log_in:
             access.denied("http", error)
         return problems.problem_of(error)
 

@@ -40,7 +40,7 @@ STEPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("+ d_pos", ("position_weight",)),
     ("+ L_seg", ("segmentation_weight",)),
     ("+ noise", ("noise",)),
-    ("− finest level", ("student_levels",)),
+    ("without finest level", ("student_levels",)),
     ("+ rest of the recipe", ("image_term", "image_weight", "easy_share")),
     ("+ refinement", ("rule",)),
     ("+ memory", ("memory",)),
@@ -66,15 +66,15 @@ def ladder(recipe: Recipe) -> dict[str, Recipe]:
 def run_rung(
     name: str, recipe: Recipe, data: Path, seed: int, out: Path, options: argparse.Namespace
 ) -> None:
-    """Trains one rung unless its figures are there."""
-    if (out / "metrics.json").is_file():
+    """Trains one rung unless the figures of just this recipe are there."""
+    fields = "".join(f"{field} = {json.dumps(value)}\n" for field, value in recipe.model_dump().items())
+    path = out / "recipe.toml"
+    if (out / "metrics.json").is_file() and path.read_text() == fields:
         return
     print(f"\n── {data.name}, {name}, seed {seed}", flush=True)
     out.mkdir(parents=True, exist_ok=True)
-    path = out / "recipe.toml"
-    path.write_text(
-        "".join(f"{field} = {json.dumps(value)}\n" for field, value in recipe.model_dump().items())
-    )
+    (out / "metrics.json").unlink(missing_ok=True)
+    path.write_text(fields)
     train(Request(data, data.name, out, str(path), weights=options.weights, seed=seed, device=options.device))
 
 

@@ -33,11 +33,12 @@ def make_dataset(root: Path, good: int = 60, test: int = 6) -> Path:
     return root
 
 
-def make_checkpoint(directory: Path, data: Path, rule: ScoreRule | None = None) -> Path:
+def make_checkpoint(directory: Path, data: Path) -> Path:
     """Writes a checkpoint of product `plate` into `directory`, its splits taken from `data`."""
     torch.manual_seed(0)
-    rule = rule or ScoreRule()
+    rule = ScoreRule()
     drd = DRD(Teacher(RECIPE.backbone), RECIPE, rule).eval()
+    fill_memory(drd)
     splits = split(open_dataset(data).train, seed=0)
     checkpoint = Checkpoint(
         product="plate",
@@ -51,6 +52,13 @@ def make_checkpoint(directory: Path, data: Path, rule: ScoreRule | None = None) 
     )
     save_checkpoint(checkpoint, drd)
     return directory
+
+
+def fill_memory(drd: DRD) -> None:
+    """As if it had seen good parts: unit vectors, and places that are more and less usual."""
+    assert drd.memory is not None
+    drd.memory.vectors.copy_(torch.nn.functional.normalize(torch.randn_like(drd.memory.vectors)))
+    drd.memory.usual.uniform_(0.5, 2)
 
 
 def _plate(rng: Generator) -> NDArray[np.uint8]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from export.trace import trace
-from tests.export.checkpoints import RECIPE
+from tests.export.checkpoints import RECIPE, fill_memory
 from training.checkpoint import load_checkpoint
 from training.geometry import Geometry
 from training.model.drd import DRD
@@ -20,16 +20,16 @@ from training.recipe import Recipe
 SIZE = Geometry(RECIPE.height, RECIPE.width)
 
 
-@pytest.mark.parametrize("levels", [2, 3])
-def test_the_graph_equals_the_modules(levels: int) -> None:
-    rule = ScoreRule(normalise=True, top=0.01, factor=True)
+@pytest.mark.parametrize(("levels", "memory"), [(2, 1000), (3, 1000), (3, 0)])
+def test_the_graph_equals_the_modules(levels: int, memory: int) -> None:
     torch.manual_seed(0)
-    recipe = Recipe.model_validate(RECIPE.model_dump() | {"student_levels": levels})
+    recipe = Recipe.model_validate(RECIPE.model_dump() | {"student_levels": levels, "memory": memory})
+    rule = ScoreRule(normalise=True, top=0.01, factor=not memory)
     drd = DRD(Teacher(recipe.backbone), recipe, rule).eval()
     drd.heatmap.scale.uniform_(0.5, 1.5)
     drd.heatmap.roi[:20] = 0
-    assert drd.memory is not None
-    drd.memory.vectors.normal_()
+    if memory:
+        fill_memory(drd)
     session = onnxruntime.InferenceSession(trace(drd, SIZE).SerializeToString())
     frames = np.random.default_rng(0).integers(0, 256, (8, SIZE.height, SIZE.width, 3), np.uint8)
     for count in (1, 2, 4, 8):

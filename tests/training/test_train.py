@@ -117,6 +117,15 @@ def test_changed_training_images_are_noticed(trained: Path, data: Path, tmp_path
         moved.images("calibrate")
 
 
+def test_a_checkpoint_of_another_format_is_refused_as_such(trained: Path, tmp_path: Path) -> None:
+    """Whatever else is unlike what this program reads."""
+    older = json.loads((trained / "checkpoint.json").read_bytes())
+    older["format"], older["rule"]["levels"] = 3, [0, 1, 1]
+    (tmp_path / "checkpoint.json").write_text(json.dumps(older))
+    with pytest.raises(CheckpointError, match="field format: Input should be 4"):
+        load_checkpoint(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("wrong", "code", "message"),
     [

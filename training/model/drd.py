@@ -35,7 +35,7 @@ class DRD(nn.Module):
 
     def restorable(self, features: list[Tensor]) -> list[Tensor]:
         """Those of the teacher's features that the student restores: the coarser two, or all three."""
-        return features[-len(self.student.stages) :]
+        return features[-self.student.levels :]
 
     def distances(self, features: list[Tensor], restored: list[Tensor]) -> list[Tensor]:
         """1 − cosine at each place of each restored level, `[N, H/s_k, W/s_k]`, 0–2, finest first."""

@@ -43,7 +43,7 @@ def distances(teacher: list[Tensor], student: list[Tensor]) -> list[Tensor]:
 class Heatmap(nn.Module):
     """Fuses, smooths and scores.
 
-    Everything before the last step happens on the finest level's grid (stride 4): smoothing commutes with
+    Everything before the last step happens on the teacher's finest grid (stride 4): smoothing commutes with
     the upsampling that follows, and costs a sixteenth there.
 
     Args:
@@ -120,8 +120,8 @@ class Heatmap(nn.Module):
 
 def _least_varying_peak(on_grid: list[Tensor], levels: list[Tensor]) -> Tensor:
     """v of drd.md: the peak of the level whose upsampled map has least variance, per image `[N]`."""
-    variance = torch.stack([grid.flatten(1).var(1) for grid in on_grid], 1)  # [N, 3]
-    peaks = torch.stack([level.flatten(1).amax(1) for level in levels], 1)  # [N, 3]
+    variance = torch.stack([grid.flatten(1).var(1) for grid in on_grid], 1)  # [N, levels]
+    peaks = torch.stack([level.flatten(1).amax(1) for level in levels], 1)  # [N, levels]
     return peaks.gather(1, variance.argmin(1, keepdim=True)).squeeze(1)
 
 

@@ -27,12 +27,12 @@ class Memory(nn.Module):
     Args:
         size: how many are remembered.
         channels: of the teacher's two coarser levels, which are looked at.
-        levels: the student's.
+        levels: how many the student restores.
     """
 
     vectors: Tensor
     usual: Tensor
-    """`[levels, size]`: the student's usual distance near each remembered place, in its mean."""
+    """`[levels, size]`: the student's usual distance near each remembered place; the mean is 1."""
 
     def __init__(self, size: int, channels: int, levels: int) -> None:
         super().__init__()

@@ -21,6 +21,7 @@ class Student(nn.Module):
 
     def __init__(self, mirror: Mirror, inner: int, min_width: int, levels: int) -> None:
         super().__init__()
+        self.levels = levels
         self.stages, self.heads = nn.ModuleList(), nn.ModuleList()
         coarsest_first = zip(reversed(mirror.channels), mirror.blocks, strict=True)
         for channels, blocks in islice(coarsest_first, levels):
