@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from training.model.drd import DRD
 from training.model.heatmap import Heatmap, ScoreRule, distances
@@ -103,6 +104,18 @@ def test_the_heat_is_where_the_distance_is_and_only_in_its_image() -> None:
     assert abs(x - 4 * 11 - 1.5) <= 1
     assert score[1] == heatmap[1].max()
     assert score[0] == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("sigma", [4.0, 8.0])
+def test_the_heatmap_is_the_mean_map_smoothed_and_upsampled(sigma: float) -> None:
+    maps = [torch.rand(2, 16, 24, generator=torch.Generator().manual_seed(seed)) for seed in range(2)]
+    heatmap, _ = Heatmap(64, 96, ScoreRule(sigma=sigma), (1.0, 1.0))(maps)
+    side = torch.arange(-int(sigma), int(sigma) + 1)  # four times sigma, on a grid of every fourth pixel
+    bell = torch.exp(-0.5 * (side / (sigma / 4)) ** 2)
+    kernel = torch.outer(bell, bell) / bell.sum() ** 2
+    padded = F.pad(((maps[0] + maps[1]) / 2)[:, None], [int(sigma)] * 4, mode="replicate")
+    expected = F.interpolate(F.conv2d(padded, kernel[None, None]), (64, 96), mode="bilinear")[:, 0]
+    torch.testing.assert_close(heatmap, expected, rtol=0, atol=1e-6)
 
 
 def test_an_image_scores_alike_in_any_company() -> None:

@@ -43,8 +43,8 @@ def distances(teacher: list[Tensor], student: list[Tensor]) -> list[Tensor]:
 class Heatmap(nn.Module):
     """Fuses, smooths and scores.
 
-    Everything before the last step happens on the teacher's finest grid (stride 4): smoothing commutes with
-    the upsampling that follows, and costs a sixteenth there.
+    The maps are fused on the teacher's finest grid (stride 4). The smoothing there and the upsampling after
+    it are linear, and the same for all rows, as for all columns: one matrix from either side does both.
 
     Args:
         height, width: the network's input size.
@@ -53,8 +53,10 @@ class Heatmap(nn.Module):
 
     weights: Tensor
     scale: Tensor
-    kernel: Tensor
     roi: Tensor
+    rows: Tensor
+    """`[H, H/4]`: the grid's rows → the heatmap's; `columns` likewise."""
+    columns: Tensor
 
     def __init__(
         self,
@@ -73,7 +75,8 @@ class Heatmap(nn.Module):
 
     def set_rule(self, rule: ScoreRule) -> None:
         self.rule = rule
-        self.register_buffer("kernel", _gaussian(rule.sigma / _FINEST_STRIDE), persistent=False)
+        self.register_buffer("rows", _spreading(self.size[0], rule.sigma), persistent=False)
+        self.register_buffer("columns", _spreading(self.size[1], rule.sigma), persistent=False)
 
     def fit(self, normal: list[Tensor]) -> None:
         """Fit the normalisation to `DRD.maps` of held-out good frames."""
@@ -85,21 +88,14 @@ class Heatmap(nn.Module):
         """`DRD.maps` → heatmap `[N, H, W]` and score `[N]`."""
         maps = torch.stack([self._to_grid(one) for one in distance], 1)  # [N, maps, H/4, W/4]
         shares = self.weights / self.scale if self.rule.normalise else self.weights
-        mean = (maps * shares.view(1, -1, 1, 1)).sum(1, keepdim=True)  # [N, 1, H/4, W/4]
-        smooth = F.interpolate(self._smooth(mean), self.size, mode="bilinear", align_corners=False)
-        heatmap = smooth.squeeze(1) * self.roi
+        mean = (maps * shares.view(1, -1, 1, 1)).sum(1)  # [N, H/4, W/4]
+        heatmap = self.rows @ mean @ self.columns.T * self.roi
         return heatmap, self._score(heatmap, distance)
 
     def _to_grid(self, one: Tensor) -> Tensor:
         if one.shape[-2:] == self.grid:
             return one
         return F.interpolate(one.unsqueeze(1), self.grid, mode="bilinear", align_corners=False).squeeze(1)
-
-    def _smooth(self, maps: Tensor) -> Tensor:
-        """Separable Gaussian; the border is repeated, so that it is not cooled."""
-        reach = self.kernel.numel() // 2
-        padded = F.pad(maps, (reach, reach, reach, reach), mode="replicate")
-        return F.conv2d(F.conv2d(padded, self.kernel.view(1, 1, -1, 1)), self.kernel.view(1, 1, 1, -1))
 
     def _score(self, heatmap: Tensor, levels: list[Tensor]) -> Tensor:
         flat = heatmap.flatten(1)
@@ -123,6 +119,16 @@ def _least_varying_peak(on_grid: list[Tensor], levels: list[Tensor]) -> Tensor:
     variance = torch.stack([grid.flatten(1).var(1) for grid in on_grid], 1)  # [N, levels]
     peaks = torch.stack([level.flatten(1).amax(1) for level in levels], 1)  # [N, levels]
     return peaks.gather(1, variance.argmin(1, keepdim=True)).squeeze(1)
+
+
+def _spreading(size: int, sigma: float) -> Tensor:
+    """What each point of a line of the grid adds to the `size` pixels of its line: a Gaussian, bilinearly
+    upsampled. The line's ends are repeated, so that the border is not cooled: `[size, size/4]`."""
+    kernel = _gaussian(sigma / _FINEST_STRIDE)
+    reach = kernel.numel() // 2
+    points = torch.eye(size // _FINEST_STRIDE).unsqueeze(1)
+    smooth = F.conv1d(F.pad(points, (reach, reach), mode="replicate"), kernel.view(1, 1, -1))
+    return F.interpolate(smooth, size, mode="linear", align_corners=False).squeeze(1).T.contiguous()
 
 
 def _gaussian(sigma: float) -> Tensor:
