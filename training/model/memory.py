@@ -42,11 +42,13 @@ class Memory(nn.Module):
     def forward(self, features: list[Tensor], levels: list[Tensor]) -> list[Tensor]:
         """The teacher's features and the student's distances `[N, h, w]` → the latter in parts of what is
         usual there, and 1 − cosine to the nearest remembered place `[N, H/16, W/16]`, 0–2."""
-        likeness = self._likeness(features)
-        usual = F.conv2d(_shares(likeness), self.usual[:, :, None, None])
+        likeness, grid = self._likeness(features), _grid(features)
+        usual = torch.softmax(likeness, -1) @ self.usual.T  # [N, h·w, levels]
+        usual = torch.unflatten(usual.transpose(1, 2), 2, grid)
+        nearest = torch.unflatten(likeness.amax(-1), 1, grid) / _SHARPNESS
         return [
             *(level / _resized(usual[:, k : k + 1], level).squeeze(1) for k, level in enumerate(levels)),
-            1 - likeness.amax(1),
+            1 - nearest,
         ]
 
     def sample(self, features: list[Tensor], images: int, generator: torch.Generator) -> Tensor:
@@ -71,23 +73,30 @@ class Memory(nn.Module):
         """Learn what is usual near each remembered place, from `forward`'s arguments for good parts."""
         seen, total = torch.zeros_like(self.usual[0]), torch.zeros_like(self.usual)
         for features, levels in batches:
-            shares = _shares(self._likeness(features))
-            grid = (shares.shape[-2], shares.shape[-1])
-            there = torch.stack([F.adaptive_avg_pool2d(level, grid) for level in levels], 1)
-            seen += shares.sum((0, 2, 3))
-            total += torch.einsum("nkhw,nmhw->km", there, shares)
+            shares = torch.softmax(self._likeness(features), -1)  # [N, h·w, size]
+            there = torch.stack(
+                [F.adaptive_avg_pool2d(level, _grid(features)).flatten(1) for level in levels]
+            )
+            seen += shares.sum((0, 1))
+            total += torch.einsum("knp,npm->km", there, shares)
         mean, few = (total.sum(1) / seen.sum()).unsqueeze(1), _FEW * seen.mean()
         usual = (total + few * mean) / (seen + few)
         self.usual.copy_((usual / mean.clamp_min(1e-6)).clamp_min(_LEAST_USUAL))
 
     def _likeness(self, features: list[Tensor]) -> Tensor:
-        """Cosine of every place to every remembered one: `[N, size, H/16, W/16]`."""
-        return F.conv2d(_looks(features), self.vectors[:, :, None, None])
+        """Sharpness times the cosine of every place to every remembered one: `[N, H/16·W/16, size]`.
+
+        The remembered ones come last, for the softmax over them: engines would turn everything around for one
+        over channels.
+        """
+        looks = _looks(features).flatten(2).transpose(1, 2)  # [N, h·w, C]
+        likeness: Tensor = looks @ self.vectors.T * _SHARPNESS
+        return likeness
 
 
-def _shares(likeness: Tensor) -> Tensor:
-    """How much each remembered place has to say about what is usual at one; sum 1."""
-    return torch.softmax(_SHARPNESS * likeness, 1)
+def _grid(features: list[Tensor]) -> tuple[int, int]:
+    """Height and width of the coarsest level, which places are counted on."""
+    return features[2].shape[-2], features[2].shape[-1]
 
 
 def _resized(one: Tensor, level: Tensor) -> Tensor:
