@@ -9,6 +9,7 @@ import onnx
 import pytest
 
 from export.bundle import Bundle, BundleError
+from export.bundle.engines.float32 import keep_first_in_float32
 from export.bundle.engines.onnx_runtime import CPU, OnnxRuntimeEngine
 from export.bundle.engines.openvino import OpenVinoEngine, Precision
 from tests.bundles import grey_level_network
@@ -38,6 +39,25 @@ def test_bf16_is_not_f32_under_another_name(exported: Path) -> None:
     frames = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), np.uint8)
     one, other = (OpenVinoEngine(exported / "model.onnx", SIZE, p).run(frames) for p in ("f32", "bf16"))
     assert np.abs(one[0] - other[0]).max() > 1e-6
+
+
+def test_only_the_first_convolutions_stay_in_float32(exported: Path) -> None:
+    needs("openvino-bf16")
+    import openvino
+
+    core = openvino.Core()
+    graph = core.read_model(exported / "model.onnx")
+    keep_first_in_float32(core, graph)
+    compiled = core.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "bf16"})
+    operations = [operation.get_rt_info() for operation in compiled.get_runtime_model().get_ordered_ops()]
+    precisions = [
+        operation["runtimePrecision"].astype(str)
+        for operation in operations
+        if operation["layerType"].astype(str) == "Convolution"
+    ]
+    assert len(precisions) > 20
+    assert precisions[:2] == ["f32", "f32"]
+    assert set(precisions[2:]) == {"bf16"}
 
 
 @pytest.mark.parametrize("precision", ["f32", "bf16"])
