@@ -52,12 +52,21 @@ class FrameRanges(BaseModel):
 def frame_statistics(frame: NDArray[np.uint8], source_size: tuple[int, int]) -> FrameStatistics:
     """Statistics of a network input [H, W, 3] made from a picture of `source_size` (width, height)."""
     luma = frame @ _LUMA
-    centre = luma[1:-1, 1:-1]
-    laplacian = luma[:-2, 1:-1] + luma[2:, 1:-1] + luma[1:-1, :-2] + luma[1:-1, 2:] - 4 * centre
+    mean = luma.mean(keepdims=True)
     width, height = source_size
     return FrameStatistics(
-        brightness=float(luma.mean()),
-        contrast=float(luma.std()),
-        sharpness=float(np.abs(laplacian).mean()),
+        brightness=float(mean.item()),
+        contrast=float(luma.std(mean=mean)),
+        sharpness=float(np.abs(_laplacian(luma)).mean()),
         aspect=width / height,
     )
+
+
+def _laplacian(luma: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Of the inner pixels of `luma` [H, W], as [H-2, W-2]."""
+    width, flat = luma.shape[1], luma.ravel()  # shifts of one long row take two thirds of the time of windows
+    sums = flat[: -2 * width] + flat[2 * width :]
+    sums[1:-1] += flat[width : -width - 2]
+    sums[1:-1] += flat[width + 2 : -width]
+    sums -= 4 * flat[width:-width]
+    return sums.reshape(-1, width)[:, 1:-1]

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import starmap
 from typing import Literal
 
 import numpy as np
@@ -75,7 +76,7 @@ def read(
     if manifest.frame_ranges.unfamiliar(statistics):
         verdict, reason = "REVIEW", "unlike_training"
     if verdict == "NG" and not regions:
-        regions = (_region_at_peak(pixel_scores, source_size),)
+        regions = _region_at_peak(pixel_scores, source_size)
     return Reading(verdict, reason, score, float(raw_score), regions, pixel_scores)
 
 
@@ -90,20 +91,7 @@ def judge(score: float, guard_band: float) -> tuple[Verdict, Reason]:
 
 def find_regions(pixel_scores: NDArray[np.float32], source_size: Size) -> tuple[Region, ...]:
     """Connected areas, diagonals included, of `pixel_scores` [H, W] at or over the threshold."""
-    over = pixel_scores >= THRESHOLD
-    if not over.any():
-        return ()
-    labels, _ = ndimage.label(over, structure=np.ones((3, 3)))
-    rows, columns = _source_pixels(pixel_scores.shape, source_size)
-    regions = list[Region]()
-    for label, box in enumerate(
-        ndimage.find_objects(labels), 1
-    ):  # within its box only: maps are mostly empty
-        inside = labels[box] == label
-        area = rows[box[0]] @ inside @ columns[box[1]]
-        peak = pixel_scores[box][inside].max()
-        regions.append(_region(box, int(area), float(peak), pixel_scores.shape, source_size))
-    return tuple(sorted(regions, key=lambda region: -region.peak))
+    return _regions(pixel_scores, pixel_scores >= THRESHOLD, source_size)
 
 
 @lru_cache(maxsize=64)
@@ -114,34 +102,42 @@ def cell_of_source(cells: int, pixels: int) -> NDArray[np.intp]:
     return nearest
 
 
-def _region_at_peak(pixel_scores: NDArray[np.float32], source_size: Size) -> Region:
-    row, column = (int(i) for i in np.unravel_index(np.argmax(pixel_scores), pixel_scores.shape))
-    rows, columns = _source_pixels(pixel_scores.shape, source_size)
-    box = slice(row, row + 1), slice(column, column + 1)
-    return _region(
-        box,
-        int(rows[row] * columns[column]),
-        float(pixel_scores[row, column]),
-        pixel_scores.shape,
-        source_size,
-    )
+def _region_at_peak(pixel_scores: NDArray[np.float32], source_size: Size) -> tuple[Region, ...]:
+    peak = np.zeros(pixel_scores.shape, bool)
+    peak.flat[np.argmax(pixel_scores)] = True
+    return _regions(pixel_scores, peak, source_size)
 
 
-def _region(
-    box: tuple[slice, ...], area: int, peak: float, cells: tuple[int, ...], source_size: Size
-) -> Region:
-    (y, height), (x, width) = (
-        _span(side, count, pixels)
-        for side, count, pixels in zip(box, cells, reversed(source_size), strict=True)
-    )
-    return Region(x, y, width, height, max(1, area), peak)
+def _regions(
+    pixel_scores: NDArray[np.float32], inside: NDArray[np.bool_], source_size: Size
+) -> tuple[Region, ...]:
+    """Connected areas of what is `inside` [H, W], all at once: a noisy map has thousands."""
+    places = np.flatnonzero(inside)
+    if not places.size:
+        return ()
+    rows, columns = np.divmod(places, inside.shape[1])
+    labels, count = ndimage.label(inside[rows[0] : rows[-1] + 1], structure=np.ones((3, 3)))
+    region = labels[rows - rows[0], columns] - 1
+    peaks = np.zeros(count, np.float32)
+    np.maximum.at(peaks, region, pixel_scores[rows, columns])
+    heights, widths = _source_pixels(inside.shape, source_size)
+    areas = np.bincount(region, heights[rows] * widths[columns]).astype(int)
+    x, width = _spans(columns, region, count, cell_of_source(inside.shape[1], source_size[0]))
+    y, height = _spans(rows, region, count, cell_of_source(inside.shape[0], source_size[1]))
+    facts = x, y, width, height, np.maximum(1, areas), peaks
+    order = np.argsort(-peaks, kind="stable")
+    return tuple(starmap(Region, zip(*(fact[order].tolist() for fact in facts), strict=True)))
 
 
-def _span(side: slice, cells: int, pixels: int) -> tuple[int, int]:
-    """First pixel and extent of the cells `side` in the sent image, at least one pixel."""
-    first, end = np.searchsorted(cell_of_source(cells, pixels), [side.start, side.stop])
-    first = min(int(first), pixels - 1)
-    return first, max(1, int(end) - first)
+def _spans(
+    cells: NDArray[np.intp], region: NDArray[np.intp], count: int, cell_of_pixel: NDArray[np.intp]
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Along one side: each region's first pixel and its extent in the sent image, at least one pixel."""
+    first, last = np.full(count, cells.max()), np.full(count, cells.min())
+    np.minimum.at(first, region, cells)
+    np.maximum.at(last, region, cells)
+    start = np.minimum(np.searchsorted(cell_of_pixel, first), len(cell_of_pixel) - 1)
+    return start, np.maximum(1, np.searchsorted(cell_of_pixel, last, side="right") - start)
 
 
 def _source_pixels(cells: tuple[int, ...], source_size: Size) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

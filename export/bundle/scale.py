@@ -35,9 +35,10 @@ class Scale(BaseModel):
         z = np.array(raw, dtype=np.float64)  # a copy, changed in place: eight times as fast on a whole map
         z -= self.median
         z /= self.threshold - self.median
-        over = z > 1
-        compressed = 1 - 0.5 / z[over]
+        flat = z.reshape(-1)
+        over = np.flatnonzero(flat > 1)
+        compressed = 1 - 0.5 / flat[over]
         np.maximum(z, 0, out=z)
-        z /= 2
-        z[over] = compressed
+        z *= 0.5
+        flat[over] = compressed
         return z

@@ -1,6 +1,7 @@
 """Verdicts, regions, pictures. Maps are 32 x 32; thresholds are 0.5 raw, so raw values to 0.5 are scores."""
 
 import math
+from dataclasses import astuple
 from io import BytesIO
 
 import numpy as np
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
+from scipy import ndimage
 
 from export.bundle import (
     Bundle,
@@ -146,6 +148,20 @@ def test_regions_and_mask_tell_the_same(width: int, height: int, seed: int) -> N
         box = mask[region.y : region.y + region.height, region.x : region.x + region.width]
         assert box.any(axis=0).all()
         assert box.any(axis=1).all()
+
+
+@given(power=st.integers(1, 8), seed=st.integers(0, 2**16))
+def test_regions_are_what_scipy_finds_one_by_one(power: int, seed: int) -> None:
+    pixel_scores = np.random.default_rng(seed).random((24, 40)).astype(np.float32) ** power
+    labels, count = ndimage.label(pixel_scores >= 0.5, structure=np.ones((3, 3)))
+    expected = [
+        (x.start, y.start, x.stop - x.start, y.stop - y.start, np.sum(labels == label))
+        for label, (y, x) in enumerate(ndimage.find_objects(labels), 1)
+    ]
+    peaks = ndimage.maximum(pixel_scores, labels, np.arange(1, count + 1))
+    found = find_regions(pixel_scores, (40, 24))
+    by_peak = np.argsort(-np.asarray(peaks), kind="stable")
+    assert [astuple(region) for region in found] == [(*expected[i], peaks[i]) for i in by_peak]
 
 
 @given(width=st.integers(1, 32), height=st.integers(1, 32), row=st.integers(0, 31), column=st.integers(0, 31))
