@@ -4,11 +4,12 @@ Every answer here is immediate. Runs on the event loop only.
 """
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from service.errors import Busy, DeadlinePassed
-from service.lane import Frame, Stage
+from service.lane import Frame, Lane, Stage
 
 _PROBE_SECONDS = 1.0
 _FEW = 0.05  # the share of frames that may be let in and come late
@@ -52,13 +53,27 @@ class Admission:
         finally:
             self.bytes -= holding.bytes
 
+    def check(self, lane: Lane, order: float, deadline: float | None) -> float:
+        """Raises Busy when there is no place for a frame that came now, or it would be late; otherwise the
+        forecast for it, in seconds, if it has a deadline."""
+        if lane.frames >= self.max_frames:
+            wait = lane.frames * lane.pace.per_frame
+            raise Busy("the queue is full", reason="queue_frames", retry_after=wait)
+        if deadline is None:
+            return 0.0
+        forecast = self._forecast(lane, order)
+        late = self._late(forecast, deadline)
+        if late > 0 and not self._may_probe():
+            raise Busy("the deadline can't be met", reason="deadline", retry_after=late)
+        return forecast
+
     @contextmanager
     def admitted(self, frame: Frame) -> Iterator[None]:
-        """Gives `frame` its place until it is answered or left; raises Busy when it would be late."""
-        if frame.lane.frames >= self.max_frames:
-            wait = frame.lane.frames * frame.lane.pace.per_frame
-            raise Busy("the queue is full", reason="queue_frames", retry_after=wait)
-        forecast = self._promised(frame)
+        """Gives `frame` its place until it is answered or left; raises what `check` does."""
+        deadline = frame.request.deadline
+        forecast = self.check(frame.lane, frame.order, deadline)
+        if deadline is not None and self._late(forecast, deadline) > 0:
+            self._last_probe = time.monotonic()
         self._frames.add(frame)
         frame.lane.enter()
         try:
@@ -72,16 +87,6 @@ class Admission:
             self._frames.discard(frame)
             frame.lane.leave()
 
-    def _promised(self, frame: Frame) -> float:
-        """The forecast for `frame`, in seconds, when it has a deadline; Busy when it would be late."""
-        if frame.request.deadline is None:
-            return 0.0
-        forecast = self._forecast(frame)
-        late = time.monotonic() + forecast * self._caution - frame.request.deadline
-        if late > 0 and not self._probes():
-            raise Busy("the deadline can't be met", reason="deadline", retry_after=late)
-        return forecast
-
     def _learn(self, frame: Frame, forecast: float) -> None:
         """Moves `_caution` to where it is enough for all but a few of the frames it matters for."""
         arrived, deadline = frame.request.arrived, frame.request.deadline
@@ -91,29 +96,23 @@ class Admission:
         self._caution += -_STEP * _FEW if enough else _STEP * (1 - _FEW)
         self._caution = min(max(self._caution, _LEAST), _MOST)
 
-    def _probes(self) -> bool:
+    def _may_probe(self) -> bool:
         """Now and then a frame that looks late is let in while nothing waits: to unlearn a wrong forecast."""
-        now = time.monotonic()
-        if self._frames or now - self._last_probe < _PROBE_SECONDS:
-            return False
-        self._last_probe = now
-        return True
+        return not self._frames and time.monotonic() - self._last_probe >= _PROBE_SECONDS
 
-    def _forecast(self, frame: Frame) -> float:
-        """Seconds to the answer of `frame`, given all that is ahead of it."""
-        ahead = [other for other in self._frames if other.order <= frame.order]
-        on_workers = sum(_on_workers(other) for other in ahead) / self._workers
-        on_engine = sum(_on_engine(other) for other in ahead)
-        pace = frame.lane.pace
-        waiting = sum(other.lane is frame.lane and other.stage < Stage.INFER for other in ahead) + 1
-        return max(on_workers, on_engine) + pace.decode.seconds + pace.batch(waiting) + pace.post.seconds
+    def _late(self, forecast: float, deadline: float) -> float:
+        """By how much a frame that comes now would miss its deadline, in seconds."""
+        return time.monotonic() + forecast * self._caution - deadline
 
-
-def _on_workers(frame: Frame) -> float:
-    """Seconds of a worker's time that `frame` still needs."""
-    pace = frame.lane.pace
-    return pace.post.seconds + (pace.decode.seconds if frame.stage == Stage.DECODE else 0.0)
-
-
-def _on_engine(frame: Frame) -> float:
-    return frame.lane.pace.per_frame if frame.stage <= Stage.INFER else 0.0
+    def _forecast(self, lane: Lane, order: float) -> float:
+        """Seconds to the answer of one more frame of `lane`, given all that is ahead of it."""
+        on_workers, on_engine, waiting = 0.0, 0.0, 1
+        ahead = Counter((frame.lane, frame.stage) for frame in self._frames if frame.order <= order)
+        for (other, stage), frames in ahead.items():
+            pace = other.pace
+            on_workers += frames * (pace.post.seconds + (stage == Stage.DECODE) * pace.decode.seconds)
+            on_engine += frames * (stage <= Stage.INFER) * pace.per_frame
+            waiting += frames * (other is lane and stage < Stage.INFER)
+        pace = lane.pace
+        queued = max(on_workers / self._workers, on_engine)
+        return queued + pace.decode.seconds + pace.batch(waiting) + pace.post.seconds

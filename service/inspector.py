@@ -53,11 +53,20 @@ class Inspector:
         """Returns when the first frame finds everything waiting for it."""
         await self._workers.start()
 
+    def check(self, product: str, version: int | None, arrived: float, deadline: float | None) -> None:
+        """Raises what would refuse a frame that came now: to be asked before its image is received.
+
+        It gives no place: a frame whose image never comes would keep it from others.
+        """
+        self.life.check()
+        lane = self.catalog.lane(product, version)
+        self._admission.check(lane, self._order(arrived, deadline), deadline)
+
     async def inspect(self, request: Request) -> Inspection:
         """The verdict on one image, or a ServiceError. Cancelling it frees the frame's place at once."""
         self.life.check()
         lane = self.catalog.lane(request.product, request.version)
-        order = request.deadline or request.arrived + self._default_deadline
+        order = self._order(request.arrived, request.deadline)
         predicted = asyncio.get_running_loop().create_future()
         frame = Frame(request, lane, order, request.arrived, predicted)
         with self._admission.admitted(frame):
@@ -84,6 +93,9 @@ class Inspector:
         """Ends the engine's thread and the workers, once everything accepted has been answered."""
         await asyncio.to_thread(self._slot.close)
         await self._workers.close()
+
+    def _order(self, arrived: float, deadline: float | None) -> float:
+        return deadline or arrived + self._default_deadline
 
     async def _inspected(self, frame: Frame) -> Inspection:
         """What fails it is the frame's failure and no other's."""

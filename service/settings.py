@@ -104,8 +104,9 @@ class Settings(BaseSettings):
     """Frames accepted and not yet answered, over all products."""
     max_queued_bytes: PositiveInt = 512 * MEBIBYTE
     """Bytes those frames hold, bodies still being received included."""
-    workers: PositiveInt = Field(default_factory=_cores)
-    """Processes that decode images, read maps and encode pictures."""
+    workers: PositiveInt = Field(default_factory=lambda: _cores() + 1)
+    """Processes that decode images, read maps and encode pictures. One more than there are cores: while the
+    answer of one waits for the event loop, its core has another to run."""
     engine_hang_seconds: PositiveFloat = 30
     """An engine busy with one batch for longer hangs: the service is no longer alive until it returns."""
 

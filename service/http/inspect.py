@@ -56,7 +56,7 @@ class InspectEndpoint:
         call.frame_id, call.product, call.caller = head.frame_id, head.product, grant.caller
         grant.check(head.product)
         deadline = None if head.deadline_ms is None else call.arrived + head.deadline_ms / 1000
-        self._inspector.life.check()
+        self._inspector.check(head.product, head.version, call.arrived, deadline)
         with self._inspector.hold() as holding:
             form = head.content_type.startswith("multipart/form-data")
             limits = wire.BodyLimits(

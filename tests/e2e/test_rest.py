@@ -222,6 +222,23 @@ def test_a_full_queue_and_a_passed_deadline_are_told_at_once(http: httpx.Client,
     assert full.json()["title"] == "Too Many Requests"
 
 
+def test_a_refusal_does_not_wait_for_the_image(http: httpx.Client, running: Running, gate: Gate) -> None:
+    gate.shut()
+    body = plain(9)
+    with ThreadPoolExecutor(8) as callers, connected(running) as connection:
+        answers = [callers.submit(inspect, http, body) for _ in range(8)]
+        wait_until(lambda: depth(http) == 8)
+        connection.sendall(head(len(body)))
+        refusal = connection.recv(4096)
+        gate.open()
+        assert [answer.result().status_code for answer in answers] == [200] * 8
+        connection.sendall(body + head(len(body)) + body)  # what was refused, and what may come then
+        answer = connection.recv(12)
+
+    assert refusal.startswith(b"HTTP/1.1 429 ")
+    assert answer == b"HTTP/1.1 200"
+
+
 def test_a_caller_that_leaves_frees_its_place(http: httpx.Client, running: Running, gate: Gate) -> None:
     gate.batches.clear()
     gate.shut()
