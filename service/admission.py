@@ -13,7 +13,7 @@ from service.lane import Frame, Lane, Stage
 
 _PROBE_SECONDS = 1.0
 _FEW = 0.05  # the share of frames that may be let in and come late
-_STEP = 0.05
+_STEP = 0.02
 _LEAST, _MOST = 0.25, 4.0
 
 
@@ -92,7 +92,7 @@ class Admission:
         arrived, deadline = frame.request.arrived, frame.request.deadline
         if deadline is None or forecast * self._caution < (deadline - arrived) / 2:
             return
-        enough = time.monotonic() - arrived <= forecast * self._caution
+        enough = time.monotonic() <= min(arrived + forecast * self._caution, deadline)
         self._caution += -_STEP * _FEW if enough else _STEP * (1 - _FEW)
         self._caution = min(max(self._caution, _LEAST), _MOST)
 

@@ -1,0 +1,50 @@
+"""Who may come in, by the forecast alone: frames that nobody decodes and no engine sees."""
+
+import time
+from asyncio import new_event_loop
+from collections.abc import Callable
+from contextlib import ExitStack, closing, suppress
+from pathlib import Path
+
+import pytest
+
+from export.bundle import Bundle
+from service.admission import Admission
+from service.errors import Busy, DeadlinePassed
+from service.inspection import Request
+from service.lane import Frame, Lane
+from tests.bundles import make_bundle
+
+BUDGET = 0.3
+FORECAST = 0.18
+
+
+def test_a_frame_that_comes_too_late_never_proves_a_forecast(tmp_path: Path) -> None:
+    """Let in while less caution had been learned: by that of now it would have been refused, and not late."""
+    admission = Admission(max_frames=100, max_bytes=1, workers=1)
+    with closing(new_event_loop()) as loop, closing(Bundle.open(make_bundle(tmp_path)).start()) as predictor:
+        lane, now = Lane(predictor), time.monotonic()
+        for pace in lane.pace.infer.values():
+            pace.seconds = FORECAST
+
+        def frame(deadline: float | None, order: float) -> Frame:
+            request = Request(b"", lane.product, now, deadline)
+            return Frame(request, lane, order, now, loop.create_future())
+
+        with admission.admitted(frame(None, now + 1)):
+            with ExitStack() as under_way:
+                for number in range(60):  # each before all others: none has to wait for them
+                    under_way.enter_context(suppress(DeadlinePassed))
+                    under_way.enter_context(admission.admitted(frame(now + BUDGET, now - number)))
+                    under_way.callback(passing(now + BUDGET))
+
+            with pytest.raises(Busy, match="deadline"):
+                admission.check(lane, now, time.monotonic() + 2 * FORECAST)
+
+
+def passing(deadline: float) -> Callable[[], None]:
+    def wait() -> None:
+        time.sleep(max(0.0, deadline - time.monotonic()))
+        raise DeadlinePassed
+
+    return wait
