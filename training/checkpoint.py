@@ -47,7 +47,7 @@ class Checkpoint(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal[4] = 4
+    format: Literal[5] = 5
     product: str
     recipe: Recipe
     rule: ScoreRule

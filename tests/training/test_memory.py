@@ -24,7 +24,7 @@ def plain(kind: int) -> Tensor:
 
 
 def knowing(*kinds: int) -> Memory:
-    memory = Memory(len(kinds), 6, levels=3)
+    memory = Memory(len(kinds), (3, 3), levels=3)
     seen = [memory.sample(features(plain(kind)), 1, torch.Generator().manual_seed(0)) for kind in kinds]
     memory.remember(torch.cat(seen))
     return memory
@@ -36,21 +36,33 @@ def test_what_good_parts_show_is_near_and_all_else_is_far() -> None:
     half[:, 4:] = 2
     distance = of(memory, half)[3][0]
     assert distance.shape == (8, 8)
-    assert distance[:, :3].max() < 1e-6
+    assert of(memory, plain(0))[3].max() < 1e-6
+    assert distance[:, :3].max() < 0.05  # the other half makes another picture of it
     assert distance[:, 5:].min() > 0.9
 
 
+def test_what_is_good_all_over_is_less_so_in_another_picture() -> None:
+    memory = knowing(0, 1)
+    patch = plain(1)
+    patch[2:5, 2:5] = 0
+    distance = of(memory, patch)[3][0]
+    assert distance[3, 3] > 0.05
+    assert distance[7, 7] < 0.01
+
+
 def test_a_rare_look_is_kept() -> None:
-    common, rare = torch.tensor([1.0, 0.0]).expand(999, 2), torch.tensor([[0.0, 1.0]])
-    memory = Memory(2, 2, levels=3)
+    common, rare = torch.eye(3)[:1].expand(999, 3), torch.eye(3)[1:2]
+    memory = Memory(2, (1, 1), levels=3)
     memory.remember(torch.cat([common, rare]))
-    assert sorted(memory.vectors.tolist()) == [[0.0, 1.0], [1.0, 0.0]]
+    assert sorted(memory.vectors.tolist()) == [[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]
 
 
 def test_fewer_places_than_there_is_room_for_are_all_remembered() -> None:
-    memory = Memory(5, 2, levels=3)
-    memory.remember(torch.eye(2))
-    assert {tuple(vector) for vector in memory.vectors.tolist()} == {(1.0, 0.0), (0.0, 1.0)}
+    memory = Memory(5, (1, 1), levels=3)
+    memory.remember(torch.eye(3))
+    assert sorted({tuple(vector) for vector in memory.vectors.tolist()}) == sorted(
+        map(tuple, torch.eye(3).tolist())
+    )
 
 
 def test_the_student_is_read_against_what_is_usual_at_places_that_look_alike() -> None:

@@ -23,7 +23,7 @@ class DRD(nn.Module):
         self.bottleneck = Bottleneck(mirror, recipe.fusion, recipe.fusion_width)
         levels = recipe.student_levels
         self.student = Student(mirror, self.bottleneck.out_channels, recipe.min_width, levels)
-        self.memory = Memory(recipe.memory, sum(mirror.channels[1:]), levels) if recipe.memory else None
+        self.memory = Memory(recipe.memory, mirror.channels[1:], levels) if recipe.memory else None
         # The memory has as much say as the student's levels together.
         weights = [1.0] * levels + [float(levels)] * (self.memory is not None)
         self.heatmap = Heatmap(recipe.height, recipe.width, rule, weights)

@@ -3,9 +3,11 @@
 A student that has learned to restore good parts restores some damage, too; what a good part never showed is
 far from all that is remembered, however well it could be restored (after PatchCore, Roth et al., CVPR 2022).
 And some places are hard to restore on every good part, a scratchy texture or a bright exposure: the student's
-distances are read against what they usually are at places that look like this one.
+distances are read against what they usually are at places that look like this one. A place's look includes,
+a little, the picture it lies in: a dark part may be dark all over, a bright one not in places.
 """
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -13,8 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 _CANDIDATES = 20_000
-_SHARPNESS = 20.0
+_SHARPNESS = 40.0
 """Of the softmax that says which remembered places one is like."""
+_PICTURE = 0.08
+"""Share of a look, in squared length, that is its picture's."""
 _FEW = 0.2
 """A remembered place seen less than this often, in parts of the mean, is taken to be as usual as all are."""
 _LEAST_USUAL = 0.1
@@ -26,7 +30,7 @@ class Memory(nn.Module):
 
     Args:
         size: how many are remembered.
-        channels: of the teacher's two coarser levels, which are looked at.
+        channels: of the teacher's two coarser levels, which are looked at, finer first.
         levels: how many the student restores.
     """
 
@@ -34,9 +38,10 @@ class Memory(nn.Module):
     usual: Tensor
     """`[levels, size]`: the student's usual distance near each remembered place; the mean is 1."""
 
-    def __init__(self, size: int, channels: int, levels: int) -> None:
+    def __init__(self, size: int, channels: tuple[int, int], levels: int) -> None:
         super().__init__()
-        self.register_buffer("vectors", torch.zeros(size, channels))
+        second, third = channels
+        self.register_buffer("vectors", torch.zeros(size, second + third + third))
         self.register_buffer("usual", torch.ones(levels, size))
 
     def forward(self, features: list[Tensor], levels: list[Tensor]) -> list[Tensor]:
@@ -53,9 +58,10 @@ class Memory(nn.Module):
 
     def sample(self, features: list[Tensor], images: int, generator: torch.Generator) -> Tensor:
         """Some places of a batch out of `images`, candidates for `remember`: `[n, C]` on the CPU."""
-        places = _looks(features).permute(0, 2, 3, 1).flatten(1, 2).cpu()  # [N, h·w, C]
-        share = min(places.shape[1], -(-_CANDIDATES // images))
-        return torch.cat([place[torch.randperm(len(place), generator=generator)[:share]] for place in places])
+        local, whole = _looks(features)
+        looks = torch.cat([local, whole.expand(-1, local.shape[1], -1)], 2).cpu()  # [N, h·w, C]
+        share = min(looks.shape[1], -(-_CANDIDATES // images))
+        return torch.cat([look[torch.randperm(len(look), generator=generator)[:share]] for look in looks])
 
     def remember(self, candidates: Tensor) -> None:
         """Keep a coreset of `candidates` `[n, C]`: the next is always the one that is farthest from all kept.
@@ -89,8 +95,9 @@ class Memory(nn.Module):
         The remembered ones come last, for the softmax over them: engines would turn everything around for one
         over channels.
         """
-        looks = _looks(features).flatten(2).transpose(1, 2)  # [N, h·w, C]
-        likeness: Tensor = looks @ self.vectors.T * _SHARPNESS
+        local, whole = _looks(features)
+        to_local, to_whole = torch.split(self.vectors.T, [local.shape[2], whole.shape[2]])
+        likeness: Tensor = (local @ to_local + whole @ to_whole) * _SHARPNESS
         return likeness
 
 
@@ -103,11 +110,14 @@ def _resized(one: Tensor, level: Tensor) -> Tensor:
     return F.interpolate(one, level.shape[-2:], mode="bilinear", align_corners=False)
 
 
-def _looks(features: list[Tensor]) -> Tensor:
-    """What surrounds each place of the coarsest grid: unit vectors `[N, C2 + C3, H/16, W/16]`."""
+def _looks(features: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """What surrounds each place of the coarsest grid, `[N, H/16·W/16, C2 + C3]`, and what the picture is like
+    that they all lie in, `[N, 1, C3]`: together unit vectors."""
     # Each level a unit vector before they are joined: neither drowns the other.
     second, third = (_unit(F.avg_pool2d(f, 3, 1, 1, count_include_pad=False)) for f in features[1:])
-    return _unit(torch.cat([F.avg_pool2d(second, 2), third], 1))
+    local = _unit(torch.cat([F.avg_pool2d(second, 2), third], 1)) * math.sqrt(1 - _PICTURE)
+    whole = _unit(features[2].mean((2, 3), keepdim=True)) * math.sqrt(_PICTURE)
+    return local.flatten(2).transpose(1, 2), whole.flatten(2).transpose(1, 2)
 
 
 def _unit(vectors: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """OpenVINO on the CPU, which is imported only when an engine is opened."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,10 +44,7 @@ class OpenVinoEngine:
     """The graph, cut where its precision changes."""
 
     def __init__(self, path: Path, geometry: Geometry, precision: Precision) -> None:
-        try:
-            import openvino
-        except ImportError as error:
-            raise BundleError("openvino is not installed") from error
+        openvino = _runtime()
         if precision == "bf16" and not _BF16_INSTRUCTIONS & _cpu_flags():
             raise BundleError("this CPU has no bfloat16 instructions (avx512_bf16 or amx_bf16)")
         core = openvino.Core()
@@ -71,6 +69,17 @@ class OpenVinoEngine:
 
     def close(self) -> None:
         self._requests.clear()
+
+
+def _runtime() -> Any:
+    """The module `openvino`, which would tell its maker of each import, from a process forked off ours. What
+    runs in a factory talks to nobody it was not told of."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # as if it were not installed
+    try:
+        import openvino
+    except ImportError as error:
+        raise BundleError("openvino is not installed") from error
+    return openvino
 
 
 def _compile(core: Any, graph: Any, part: _Part) -> Any:

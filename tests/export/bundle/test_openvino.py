@@ -1,5 +1,6 @@
 """OpenVINO answers as ONNX Runtime does, and says why where it can't."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -91,3 +92,21 @@ def test_a_service_without_openvino_takes_the_next_engine(exported: Path) -> Non
     preferred = order.index("openvino-f32") < order.index("onnx-f32")
     assert engine == "onnx-f32"
     assert reason == ("openvino is not installed" if preferred else "comes later")
+
+
+TELLTALE = """
+import sys
+from pathlib import Path
+from export.bundle import Bundle
+Bundle.open(Path(sys.argv[1])).start("openvino-f32")
+"""
+
+
+def test_nobody_is_told_that_openvino_is_used(exported: Path, tmp_path: Path) -> None:
+    """Its telemetry keeps the number it goes by in the user's home, but not where there is a CI."""
+    needs("openvino-f32")
+    environment = {name: value for name, value in os.environ.items() if name != "CI"}
+    command = [sys.executable, "-c", TELLTALE, str(exported)]
+    here = Path(__file__).parents[3]
+    subprocess.run(command, check=True, cwd=here, env=environment | {"HOME": str(tmp_path)})
+    assert list(tmp_path.iterdir()) == []
