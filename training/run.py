@@ -100,7 +100,7 @@ def _read(samples: Sequence[Sample], geometry: Geometry, name: str, skip: bool) 
     """All pictures of one share; an unreadable one stops the run, or is named and left out."""
     kept: list[Sample] = []
     pixels: list[NDArray[np.uint8]] = []
-    for sample in tqdm(samples, f"reading {name}", unit="image", leave=False):
+    for sample in tqdm(samples, f"reading {name}", unit="image", leave=False, disable=None):
         try:
             pixels.append(geometry.apply(read_rgb(sample.path)))
             kept.append(sample)
@@ -138,7 +138,8 @@ def _learn(trainer: Trainer, state: ResumeFile) -> list[float]:
         print(f"going on after epoch {len(losses)}")
     steps: list[float] = []
     total = trainer.last_epoch * trainer.batches
-    with tqdm(total=total, initial=len(losses) * trainer.batches, desc="training", unit="step") as bar:
+    done = len(losses) * trainer.batches
+    with tqdm(total=total, initial=done, desc="training", unit="step", disable=None) as bar:
 
         def on_step(loss: float) -> None:
             steps.append(loss)
@@ -149,6 +150,8 @@ def _learn(trainer: Trainer, state: ResumeFile) -> list[float]:
             losses.append(float(np.mean(steps)))
             steps.clear()
             state.save(trainer, losses)
+            if bar.disable:  # a log, where a bar is one endless line
+                print(f"epoch {len(losses)}/{trainer.last_epoch}: loss {losses[-1]:.3f}", flush=True)
     trainer.conclude()
     return losses
 
@@ -167,9 +170,8 @@ def _report(
         [score for _, score in score_images(drd.predict, [s.path for s in select.samples], geometry)]
     )
     paths = [sample.path for sample in dataset.test]
-    walk = tqdm(
-        score_images(drd.predict, paths, geometry), "measuring", len(paths), unit="image", leave=False
-    )
+    scored = score_images(drd.predict, paths, geometry)
+    walk = tqdm(scored, "measuring", len(paths), unit="image", leave=False, disable=None)
     test = evaluate(dataset.test, walk, geometry) if paths else None
     write_report(
         out / "report.png",
