@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 _CANDIDATES = 20_000
 _SHARPNESS = 40.0
-"""Of the softmax that says which remembered places one is like."""
+"""Of the exponential that says which remembered places one is like."""
 _PICTURE = 0.08
 """Share of a look, in squared length, that is its picture's."""
 _FEW = 0.2
@@ -46,14 +46,19 @@ class Memory(nn.Module):
 
     def forward(self, features: list[Tensor], levels: list[Tensor]) -> list[Tensor]:
         """The teacher's features and the student's distances `[N, h, w]` → the latter in parts of what is
-        usual there, and 1 − cosine to the nearest remembered place `[N, H/16, W/16]`, 0–2."""
-        likeness, grid = self._likeness(features), _grid(features)
-        usual = torch.softmax(likeness, -1) @ self.usual.T  # [N, h·w, levels]
+        usual there, and the distance to the remembered places `[N, H/16, W/16]`, 0–2.
+
+        That is 1 − cosine, softly the least over all places (log-sum-exp): where many lie equally near, the
+        picture is more familiar than where one does.
+        """
+        alike, grid = torch.exp(self._likeness(features)), _grid(features)  # e**40 · size is far from infinite
+        company = alike.sum(-1, keepdim=True)  # [N, h·w, 1]
+        usual = alike @ self.usual.T / company  # [N, h·w, levels]
         usual = torch.unflatten(usual.transpose(1, 2), 2, grid)
-        nearest = torch.unflatten(likeness.amax(-1), 1, grid) / _SHARPNESS
+        nearest = torch.unflatten(torch.log(company).squeeze(-1), 1, grid) / _SHARPNESS
         return [
             *(level / _resized(usual[:, k : k + 1], level).squeeze(1) for k, level in enumerate(levels)),
-            1 - nearest,
+            (1 - nearest).clamp_min(0),
         ]
 
     def sample(self, features: list[Tensor], images: int, generator: torch.Generator) -> Tensor:
