@@ -4,9 +4,10 @@ from typing import Any
 
 import numpy as np
 
-_FIRST = 2
-"""The stem and what reads it, whose filters look for small differences of large values: rounding between them
-lets scores deviate more than all other rounding in the teacher. The price is a thirtieth of the time."""
+_FIRST = 3
+"""The stem and the block that reads it, whose filters look for small differences of large values: rounding
+between them lets scores deviate more than all other rounding in the teacher. The price is a thirtieth of the
+time."""
 _CONVOLUTIONS = {"Convolution", "GroupConvolution"}
 
 _MARK = "DisablePrecisionConversion_0"

@@ -57,8 +57,8 @@ def test_only_the_first_convolutions_stay_in_float32(exported: Path) -> None:
         if operation["layerType"].astype(str) == "Convolution"
     ]
     assert len(precisions) > 20
-    assert precisions[:2] == ["f32", "f32"]
-    assert set(precisions[2:]) == {"bf16"}
+    assert precisions[:3] == ["f32", "f32", "f32"]
+    assert set(precisions[3:]) == {"bf16"}
 
 
 @pytest.mark.parametrize("precision", ["f32", "bf16"])
