@@ -27,7 +27,7 @@ from export.bundle.manifest import (
 from export.bundle.predict import cyclic_windows
 from export.bundle.reading import judge
 from export.bundle.scale import THRESHOLD
-from export.engines import in_half_precision, on_gpu
+from export.engines import in_eight_bits, in_half_precision, on_gpu
 from export.golden import Golden
 from export.race import Times, race
 from training.geometry import Geometry
@@ -92,10 +92,17 @@ def certify(
 ) -> tuple[list[EngineParity], dict[str, str]]:
     """A proof per engine, in order of preference, and why some of them must be left out.
 
-    Raises ParityError on a flip.
+    Raises ParityError on a flip, but of an engine in eight bits: some networks can't be quantised.
     """
-    proofs = [prove(entry, root, geometry, golden, thresholds) for entry in entries]
-    unfit = {proof.id: _TOO_FAR for proof in proofs if (proof.guard_band or 0) > MAX_GUARD_BAND}
+    proofs, unfit = list[EngineParity](), dict[str, str]()
+    for entry in entries:
+        try:
+            proofs.append(prove(entry, root, geometry, golden, thresholds))
+        except ParityError as error:
+            if not in_eight_bits(entry.id):
+                raise
+            unfit[entry.id] = str(error)
+    unfit |= {proof.id: _TOO_FAR for proof in proofs if (proof.guard_band or 0) > MAX_GUARD_BAND}
     unseen = [proof for proof in proofs if proof.status == "not_run" and in_half_precision(proof.id)]
     if unseen:
         half = _half_graph(root / HALF_GRAPH, geometry, golden, thresholds)
@@ -106,7 +113,8 @@ def certify(
         ]
         if (half.guard_band or 0) > MAX_GUARD_BAND:
             unfit |= {proof.id: _TOO_FAR for proof in unseen}
-    verified = [entry for entry, proof in zip(entries, proofs, strict=True) if proof.status == "verified"]
+    seen = {proof.id for proof in proofs if proof.status == "verified"}
+    verified = [entry for entry in entries if entry.id in seen]
     times = _race(verified, root, geometry, golden)
     proofs = [proof.model_copy(update={"ms_per_image": times.get(proof.id)}) for proof in proofs]
     return sorted(proofs, key=_preference), unfit

@@ -1,14 +1,16 @@
 """Checkpoint → bundle: calibrate, trace, prove, publish."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version as library_version
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
 from export.accept import EngineParity, Parity, certify
@@ -16,6 +18,7 @@ from export.bundle.files import file_digest
 from export.bundle.manifest import (
     GRAPH,
     HALF_GRAPH,
+    INT8_GRAPH,
     BundleError,
     EngineEntry,
     Manifest,
@@ -35,10 +38,12 @@ from export.scoring import score_pictures
 from export.trace import trace
 from training.checkpoint import TENSORS, Checkpoint, load_checkpoint
 from training.datasets import DatasetError, open_dataset
-from training.geometry import Geometry
+from training.geometry import Geometry, read_rgb
 from training.model.drd import DRD
 
 _RUNTIMES = ("onnx", "onnxruntime", "openvino", "tensorrt")
+_QUANTISED_ON = 64
+"""At most so many frames: more would hardly widen the ranges of activations."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +83,15 @@ def build(order: Order, say: Say) -> Path:
         onnx.save(graph, root / GRAPH)
         onnx.save(halve(graph), root / HALF_GRAPH)
         golden.save(root)
-        prepared = prepare(order.engines, root, geometry)
+        prepared = prepare(order.engines, root, geometry, _some(list(calibration.scores), geometry))
         entries = {entry.id: entry for entry in prepared.entries}
         proofs, unfit = certify(prepared.entries, root, geometry, golden, calibration.thresholds)
         tell_parity(proofs, prepared.left_out | unfit, say)
         kept = [proof for proof in proofs if proof.id not in unfit]
         if not any(proof.status == "verified" for proof in kept):
             raise BundleError("no engine agrees with the checkpoint, so there is no bundle")
+        if all(entries[proof.id].file != INT8_GRAPH for proof in kept):
+            (root / INT8_GRAPH).unlink(missing_ok=True)
         parity = Parity(frames=len(golden.frames), engines=tuple(kept))
         (root / "parity.json").write_text(parity.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
@@ -156,6 +163,12 @@ def _calibration_images(checkpoint: Checkpoint, folder: Path | None, say: Say) -
         "Calibration", f"{len(paths)} good images of {folder}, without {len(given) - len(paths)} training saw"
     )
     return paths
+
+
+def _some(paths: Sequence[Path], geometry: Geometry) -> NDArray[np.uint8]:
+    """Frames of `_QUANTISED_ON` of `paths`, evenly spaced, or of all: [F, H, W, 3]."""
+    chosen = paths[:: -(-len(paths) // _QUANTISED_ON)]
+    return np.stack([geometry.apply(read_rgb(path)) for path in chosen])
 
 
 def _defective_images(checkpoint: Checkpoint, folder: Path | None) -> list[Path]:

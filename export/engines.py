@@ -4,18 +4,24 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from export.bundle.manifest import GRAPH, HALF_GRAPH, BundleError, EngineEntry
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from export.bundle.manifest import GRAPH, HALF_GRAPH, INT8_GRAPH, BundleError, EngineEntry
+from export.quantise import quantise
 from export.tensorrt import ID as PLAN_ID
 from export.tensorrt import RTX_TARGETS, build_plan, refusal
 from training.geometry import Geometry
 
 _FILES = {
     "onnx-cuda-fp16": HALF_GRAPH,
+    "openvino-int8": INT8_GRAPH,
     "openvino-bf16": GRAPH,
     "openvino-f32": GRAPH,
     "onnx-f32": GRAPH,
 }
-"""Engines that run a graph as it is; the others are built."""
+"""Engines that run a graph, as it is or in fewer bits; the others are built from one."""
 _EVERYWHERE = "onnx-f32"
 """In every bundle: what is left when nothing else runs."""
 KNOWN = (*_FILES, "tensorrt-fp16-smNN", "tensorrt-rtx-fp16-smNN")
@@ -49,12 +55,16 @@ def refuse(wanted: Iterable[str] | None) -> None:
             raise BundleError(f"{name} can't be built here: {reason}")
 
 
-def prepare(wanted: Sequence[str] | None, root: Path, geometry: Geometry) -> Prepared:
+def prepare(
+    wanted: Sequence[str] | None, root: Path, geometry: Geometry, good: NDArray[np.uint8]
+) -> Prepared:
     """Makes the files of the engines `wanted` (None: all that can be made here) in the unfinished bundle at
-    `root`, where the graphs are. Raises BundleError."""
+    `root`, where the graphs are; `good` frames tell what eight bits must hold. Raises BundleError."""
     ahead = [f"tensorrt-rtx-fp16-sm{target}" for target in RTX_TARGETS]
     left_out = {name: reason for name in ahead if (reason := refusal(name))} if wanted is None else {}
     names = dict.fromkeys([*(ahead if wanted is None else ()), *(wanted or _FILES), _EVERYWHERE])
+    if any(_FILES.get(name) == INT8_GRAPH for name in names):
+        onnx.save(quantise(onnx.load(root / GRAPH), good), root / INT8_GRAPH)
     entries = (
         build_plan(name, root, geometry)
         if PLAN_ID.fullmatch(name)
@@ -68,6 +78,11 @@ def prepare(wanted: Sequence[str] | None, root: Path, geometry: Geometry) -> Pre
 def on_gpu(name: str) -> bool:
     """Whether the engine of that id needs a GPU."""
     return name.startswith(("tensorrt-", "onnx-cuda-"))
+
+
+def in_eight_bits(name: str) -> bool:
+    """Whether the engine of that id is made of the quantised graph."""
+    return name.endswith("-int8")
 
 
 def in_half_precision(name: str) -> bool:

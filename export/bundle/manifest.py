@@ -19,7 +19,7 @@ from export.bundle.scale import Scale
 from training.geometry import Geometry
 
 SCHEMA_VERSION: Literal[1] = 1
-GRAPH, HALF_GRAPH = "model.onnx", "model.fp16.onnx"
+GRAPH, HALF_GRAPH, INT8_GRAPH = "model.onnx", "model.fp16.onnx", "model.int8.onnx"
 MANIFEST = "manifest.json"
 SEAL = "manifest.sha256"
 """The manifest's own digest, as `sha256sum -c` reads it: a damaged or hand-edited manifest is not served."""

@@ -6,7 +6,9 @@ import numpy as np
 import onnx
 import pytest
 
-from export.accept import EngineParity, ParityError, is_flip, prove
+from export.accept import EngineParity, ParityError, certify, is_flip, prove
+from export.bundle.engines.engine import Engine
+from export.bundle.engines.onnx_runtime import CPU, OnnxRuntimeEngine
 from export.bundle.manifest import EngineEntry, GoldenFrame, Thresholds
 from export.bundle.scale import Scale
 from export.golden import Golden
@@ -64,6 +66,23 @@ def test_a_flip_is_refused_and_named(tmp_path: Path) -> None:
         "onnx-f32 turns the verdict on golden/125.png (125.jpg) around at batch size 1: "
         "0.4902 in the checkpoint, 0.5285 in the engine"
     )
+
+
+def test_an_engine_in_eight_bits_that_flips_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def open_anywhere(entry: EngineEntry, root: Path, geometry: Geometry) -> Engine:
+        return OnnxRuntimeEngine(root / entry.file, geometry, CPU)
+
+    monkeypatch.setattr("export.accept.open_engine", open_anywhere)
+    onnx.save(grey_level_network((32, 32)), tmp_path / "model.onnx")
+    onnx.save(grey_level_network((32, 32), 0.04), tmp_path / "model.int8.onnx")
+    good = EngineEntry(id="onnx-f32", file="model.onnx")
+    flips = EngineEntry(id="openvino-int8", file="model.int8.onnx")
+    proofs, unfit = certify([flips, good], tmp_path, Geometry(32, 32), golden(), THRESHOLDS)
+    assert [proof.id for proof in proofs] == ["onnx-f32"]
+    assert proofs[0].ms_per_image is not None
+    assert "turns the verdict on golden/125.png" in unfit["openvino-int8"]
 
 
 def test_a_flip_that_only_a_full_batch_shows_is_refused(tmp_path: Path) -> None:

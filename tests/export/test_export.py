@@ -33,6 +33,12 @@ def test_the_bundle_opens_starts_and_carries_its_certificate(exported: Path) -> 
     assert bundle.start("onnx-f32").deviation <= max(engine["max_score_deviation"], 1e-4)
 
 
+def test_the_quantised_graph_is_carried_if_an_engine_runs_it(exported: Path) -> None:
+    engines = Bundle.open(exported).manifest.engines
+    carried = any(entry.id == "openvino-int8" for entry in engines)
+    assert (exported / "model.int8.onnx").exists() is carried
+
+
 def test_golden_frames_are_of_all_kinds_and_four_lie_nearest_the_threshold(exported: Path) -> None:
     manifest = Bundle.open(exported).manifest
     threshold = manifest.thresholds.image.threshold

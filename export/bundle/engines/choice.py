@@ -23,7 +23,7 @@ def open_engine(entry: EngineEntry, root: Path, geometry: Geometry) -> Engine:
             return OnnxRuntimeEngine(path, geometry, CUDA)
         case "openvino-f32":
             return OpenVinoEngine(path, geometry, "f32")
-        case "openvino-bf16":
+        case "openvino-bf16" | "openvino-int8":  # what its graph does not quantise is in bfloat16
             return OpenVinoEngine(path, geometry, "bf16")
     if entry.id.startswith("tensorrt-"):
         return open_plan(entry, root, geometry)

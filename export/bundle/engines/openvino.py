@@ -30,8 +30,8 @@ class _Part:
 
 
 def _parts(graph: Any, precision: Precision) -> tuple[_Part, ...]:
-    """Eight bits are enough for both networks, but for their first convolutions. With distances and score in
-    bfloat16, too, scores deviate twice as much."""
+    """bfloat16 is enough for both networks, but for the teacher's first convolutions. With distances and
+    score in bfloat16, too, scores deviate twice as much. What the graph quantises runs in eight bits."""
     if precision == "f32":
         return (_Part(FRAMES, ANSWER, "f32"),)
     values = _values(graph)

@@ -13,6 +13,7 @@ from export.bundle import Bundle, BundleError
 from export.bundle.engines.float32 import keep_first_in_float32
 from export.bundle.engines.onnx_runtime import CPU, OnnxRuntimeEngine
 from export.bundle.engines.openvino import OpenVinoEngine, Precision
+from export.quantise import quantise
 from tests.bundles import grey_level_network
 from tests.export.machine import needs
 from training.geometry import Geometry
@@ -59,6 +60,21 @@ def test_only_the_first_convolutions_stay_in_float32(exported: Path) -> None:
     assert len(precisions) > 20
     assert precisions[:3] == ["f32", "f32", "f32"]
     assert set(precisions[3:]) == {"bf16"}
+
+
+def test_what_is_quantised_runs_in_eight_bits(exported: Path, tmp_path: Path) -> None:
+    needs("openvino-int8")
+    import openvino
+
+    graph = onnx.load(exported / "model.onnx")
+    onnx.save(quantise(graph, Bundle.open(exported).golden_frames()), tmp_path / "model.int8.onnx")
+    compiled = openvino.Core().compile_model(
+        tmp_path / "model.int8.onnx", "CPU", {"INFERENCE_PRECISION_HINT": "bf16"}
+    )
+    kinds = [operation.get_rt_info() for operation in compiled.get_runtime_model().get_ordered_ops()]
+    in_eight_bits = [kind for kind in kinds if kind["primitiveType"].astype(str).endswith("I8")]
+    convolutions = [kind for kind in in_eight_bits if "Convolution" in kind["layerType"].astype(str)]
+    assert len(convolutions) > 20
 
 
 @pytest.mark.parametrize("precision", ["f32", "bf16"])
