@@ -2,10 +2,12 @@
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from io import BytesIO
 from itertools import product
+from operator import itemgetter
+from statistics import median
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,14 +17,19 @@ from scipy import ndimage
 from export.bundle import IMAGE_FORMATS, Predictor, heatmap_png, mask_png, read, to_rgb
 from service.image import ImageLimits, decode
 
+Work = Callable[[int], None]
+"""Does all of it for a batch of so many frames."""
+
 
 @dataclass(frozen=True)
-class Limit:
-    """Frames per second at the best of all ways tried, and the seconds of a frame alone."""
+class Way:
+    """How the machine is kept busy."""
 
-    rate: float
-    alone: float
-    how: str
+    threads: int
+    batch: int
+
+    def __str__(self) -> str:
+        return f"{self.threads} threads, batches of {self.batch}"
 
 
 def smooth_map(size: tuple[int, int] = (256, 256)) -> NDArray[np.float32]:
@@ -57,37 +64,39 @@ def whole(body: bytes, predictor: Predictor, batch: int) -> None:
 _MAP = smooth_map()
 _LIMITS = ImageLimits(pixels=10**8, side=10**5, frames=1)
 _ENGINE = threading.Lock()
+_TURNS = 3
 
 
-def limit_of(work: "partial[None]", batches: tuple[int, ...], seconds: float) -> Limit:
-    """The best of one to three threads and of the batch sizes."""
-    rates = {
-        f"{threads} threads, batches of {batch}": _rate(partial(work, batch), threads, seconds) * batch
-        for threads, batch in product((1, 2, 3), batches)
-    }
-    how = max(rates, key=lambda how: rates[how])
-    return Limit(rates[how], _median(partial(work, 1), seconds), how)
+def best_way(work: Work, batches: tuple[int, ...], seconds: float) -> Way:
+    """The best of one to three threads and of the batch sizes, each tried for so long, in turns."""
+    ways = [Way(threads, batch) for threads, batch in product((1, 2, 3), batches)]
+    turns = [[rate(work, way, seconds / _TURNS) for way in ways] for _ in range(_TURNS)]
+    return max(zip(ways, map(sum, zip(*turns, strict=True)), strict=True), key=itemgetter(1))[0]
 
 
-def _rate(once: "partial[None]", threads: int, seconds: float) -> float:
-    done, started = [0] * threads, time.monotonic()
+def rate(work: Work, way: Way, seconds: float) -> float:
+    """Frames per second; of the batch that a thread is at when the time is over, its part before."""
+    done, started = [0.0] * way.threads, time.monotonic()
+    ends = started + seconds
 
     def loop(number: int) -> None:
-        while time.monotonic() - started < seconds:
-            once()
-            done[number] += 1
+        while (begun := time.monotonic()) < ends:
+            work(way.batch)
+            ended = time.monotonic()
+            done[number] += way.batch * (min(ended, ends) - begun) / (ended - begun)
 
-    running = [threading.Thread(target=loop, args=(number,)) for number in range(threads)]
+    running = [threading.Thread(target=loop, args=(number,)) for number in range(way.threads)]
     for thread in running:
         thread.start()
     for thread in running:
         thread.join()
-    return sum(done) / (time.monotonic() - started)
+    return sum(done) / seconds
 
 
-def _median(once: "partial[None]", seconds: float) -> float:
+def alone(work: Work, seconds: float) -> float:
+    """The median of a lone frame's seconds."""
     times, ends = list[float](), time.monotonic() + seconds
     while (started := time.monotonic()) < ends:
-        once()
+        work(1)
         times.append(time.monotonic() - started)
-    return sorted(times)[len(times) // 2]
+    return median(times)

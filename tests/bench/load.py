@@ -7,8 +7,12 @@ to those before, on as many connections as it takes.
 import argparse
 import asyncio
 import json
+import math
 import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -20,6 +24,10 @@ from service.rpc.pb.inspection_pb2_grpc import InspectionServiceStub
 
 if TYPE_CHECKING:
     from service.rpc.pb.inspection_pb2_grpc import InspectionServiceAsyncStub
+
+
+Ask = Callable[[], Awaitable[int]]
+"""Sends the request and gives the status of its answer: 200 where a door has none."""
 
 
 @dataclass
@@ -99,47 +107,60 @@ async def connect(target: str) -> Connection:
     return (await loop.create_connection(Connection, host, int(port)))[1]
 
 
+async def steadily(asks: Sequence[Ask], seconds: float) -> dict[str, object]:
+    """Each client has one request under way. Counted are the answers of so many seconds in which all of them
+    are at it, beginning when each has had one."""
+    tally, begins, ends, missing = Tally(), math.inf, math.inf, len(asks)
+
+    async def client(ask: Ask) -> None:
+        nonlocal begins, ends, missing
+        await ask()
+        missing -= 1
+        if not missing:
+            begins = time.monotonic()
+            ends = begins + seconds
+        while (asked := time.monotonic()) < ends:
+            status, answered = await ask(), time.monotonic()
+            if begins < answered <= ends:
+                tally.note(status, answered - asked, None)
+
+    await asyncio.gather(*map(client, asks))
+    return tally.report(seconds)
+
+
 async def closed(target: str, request: bytes, clients: int, seconds: float) -> dict[str, object]:
     connections = [await connect(target) for _ in range(clients)]
-    await asyncio.gather(*(connection.ask(request) for connection in connections for _ in range(1)))
-    tally, ends = Tally(), time.monotonic() + seconds
-
-    async def client(connection: Connection) -> None:
-        while (asked := time.monotonic()) < ends:
-            tally.note(await connection.ask(request), time.monotonic() - asked, None)
-
-    started = time.monotonic()
-    await asyncio.gather(*map(client, connections))
-    return tally.report(time.monotonic() - started)
+    return await steadily([partial(connection.ask, request) for connection in connections], seconds)
 
 
 async def closed_grpc(
     target: str, request: pb.InspectRequest, clients: int, seconds: float, *, stream: bool
 ) -> dict[str, object]:
-    """Each client has one request under way, in calls of their own or in one stream."""
-    tally, ends = Tally(), time.monotonic() + seconds
+    """In calls of their own or in one stream per client, each on its own connection."""
 
-    async def calls(stub: "InspectionServiceAsyncStub") -> None:
-        while (asked := time.monotonic()) < ends:
+    def asked_in_calls(stub: "InspectionServiceAsyncStub") -> Ask:
+        async def ask() -> int:
             await stub.Inspect(request)
-            tally.note(200, time.monotonic() - asked, None)
+            return 200
 
-    async def streams(stub: "InspectionServiceAsyncStub") -> None:
+        return ask
+
+    def asked_in_a_stream(stub: "InspectionServiceAsyncStub") -> Ask:
         call = stub.InspectStream()
-        while (asked := time.monotonic()) < ends:
+
+        async def ask() -> int:
             await call.write(request)
             await call.read()
-            tally.note(200, time.monotonic() - asked, None)
-        await call.done_writing()
+            return 200
 
-    async def client() -> None:
-        async with grpc.aio.insecure_channel(target) as channel:
-            stub = InspectionServiceStub(channel)
-            await (streams if stream else calls)(stub)
+        return ask
 
-    started = time.monotonic()
-    await asyncio.gather(*(client() for _ in range(clients)))
-    return tally.report(time.monotonic() - started)
+    asked = asked_in_a_stream if stream else asked_in_calls
+    async with AsyncExitStack() as stack:
+        channels = [
+            await stack.enter_async_context(grpc.aio.insecure_channel(target)) for _ in range(clients)
+        ]
+        return await steadily([asked(InspectionServiceStub(channel)) for channel in channels], seconds)
 
 
 async def opened(

@@ -12,17 +12,19 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from statistics import mean
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import elpv_dataset
 from PIL import Image
 
 from export.bundle import Bundle, Predictor
 from tests.bench.engines import start_free
-from tests.bench.limit import Limit, bare, limit_of, whole
+from tests.bench.limit import alone, bare, best_way, rate, whole
 from tests.bundles import make_bundle
 
 DOORS = (("raw", 1), ("raw", 8), ("raw", 32), ("unix", 8), ("multipart", 8), ("grpc", 8), ("stream", 8))
@@ -57,38 +59,72 @@ def make_images(folder: Path) -> dict[str, Path]:
 def measure(folder: Path, bundle: Path, images: dict[str, Path], seconds: float, *, free: bool) -> None:
     """Prints the tables of one engine."""
     predictor = start_free(Bundle.open(bundle), "auto") if free else Bundle.open(bundle).start()
-    print("| image | door | clients | frames/s | of the limit | of decode + encode | p50 ms | p99 ms |")
-    print("|---|---|---|---|---|---|---|---|")
+    print("| image | door | clients | frames/s | of the limit | of decode + encode | p50, alone, p99 ms |")
+    print("|---|---|---|---|---|---|---|")
     for name, image in images.items():
-        before = limits(image, predictor, seconds / 4)
+        limit = Limit(image.read_bytes(), predictor, seconds / 2)
         with server(bundle, folder / "socket", free=free) as addresses:
-            # There and back again: what else the machine does meanwhile falls on no door alone.
-            reports = dict[tuple[str, int], list[dict[str, Any]]]()
+            visits = dict[tuple[str, int], list[Visit]]()
             for door, clients in (*DOORS, *reversed(DOORS)):
+                beside = limit.now()
                 report = load(addresses, door, image, bundle, seconds / 2, clients)
-                reports.setdefault((door, clients), []).append(report)
-        after = limits(image, predictor, seconds / 4)
-        everything, least = ((a.rate + b.rate) / 2 for a, b in zip(before, after, strict=True))
-        for (door, clients), both in reports.items():
-            answered = [report["statuses"]["200"] for report in both]
-            rate = sum(one["count"] for one in answered) / sum(report["seconds"] for report in both)
-            p50, p99 = (1000 * sum(one[name] for one in answered) / 2 for name in ("p50", "p99"))
-            figures = f"{rate:.0f} | {rate / everything:.2f} | {rate / least:.2f} | {p50:.1f} | {p99:.1f}"
-            print(f"| {name} | {door} | {clients} | {figures} |")
-        alone = 1000 * min(before[0].alone, after[0].alone)
-        print(f"| {name} | none: {before[0].how} | | {everything:.0f} | 1 | | {alone:.1f} | |")
+                visits.setdefault((door, clients), []).append(Visit(report, beside))
+        for (door, clients), both in visits.items():
+            frames = mean(visit.rate for visit in both)
+            everything, least, lone = map(mean, zip(*(visit.limit for visit in both), strict=True))
+            p50, p99 = (1000 * mean(visit.answered[at] for visit in both) for at in ("p50", "p99"))
+            figures = f"{frames:.0f} | {frames / everything:.2f} | {frames / least:.2f}"
+            took = f"{p50:.1f}, {1000 * lone:.1f}, {p99:.1f}"
+            print(f"| {name} | {door} | {clients} | {figures} | {took} |")
+        limits = [visit.limit.whole for both in visits.values() for visit in both]
+        print(f"| {name} | none: {limit.way} | | {mean(limits):.0f} | 1 | | |")
     predictor.close()
     overload(folder, bundle, images["300×300"], seconds, free=free)
 
 
-def limits(image: Path, predictor: Predictor, seconds: float) -> tuple[Limit, Limit]:
-    """Of everything an answer needs, and of decoding and encoding alone."""
-    body = image.read_bytes()
-    batches = (1, 8)
-    return (
-        limit_of(partial(whole, body, predictor), batches, seconds),
-        limit_of(partial(bare, body, predictor), (1,), seconds),
-    )
+class Beside(NamedTuple):
+    """What the machine can do just then without a server: frames per second of everything an answer needs and
+    of decoding and encoding alone, and the seconds of a lone frame."""
+
+    whole: float
+    bare: float
+    alone: float
+
+
+@dataclass(frozen=True)
+class Visit:
+    """What a door did, and the limit just before: how fast a core is changes from one half minute to the next
+    by more than what is looked for."""
+
+    report: dict[str, Any]
+    limit: Beside
+
+    @property
+    def answered(self) -> dict[str, Any]:
+        answered: dict[str, Any] = self.report["statuses"]["200"]
+        return answered
+
+    @property
+    def rate(self) -> float:
+        rate: float = self.answered["count"] / self.report["seconds"]
+        return rate
+
+
+class Limit:
+    """Of one image and engine. `way` is the best, found once."""
+
+    def __init__(self, body: bytes, predictor: Predictor, seconds: float) -> None:
+        self._whole, self._bare = partial(whole, body, predictor), partial(bare, body, predictor)
+        self._seconds = seconds
+        self.way = best_way(self._whole, (1, 8), 2 * seconds)
+        self._way_of_bare = best_way(self._bare, (1,), seconds)
+
+    def now(self) -> Beside:
+        return Beside(
+            rate(self._whole, self.way, self._seconds),
+            rate(self._bare, self._way_of_bare, self._seconds / 4),
+            alone(self._whole, self._seconds / 4),
+        )
 
 
 def overload(folder: Path, bundle: Path, image: Path, seconds: float, *, free: bool) -> None:
