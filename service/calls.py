@@ -56,17 +56,20 @@ class Call:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        outcome = _outcome(error)
+        # In the loop's next turn: the answer is on its way by then, and nothing has been asked after it.
+        seconds = time.monotonic() - self.arrived
+        asyncio.get_running_loop().call_soon(self._end, _outcome(error), error, seconds)
+
+    def _end(self, outcome: Outcome, error: BaseException | None, seconds: float) -> None:
         self._count(outcome, error)
-        # In the loop's next turn: the answer is on its way by then.
-        asyncio.get_running_loop().call_soon(self._remember, outcome)
+        self._remember(outcome)
         logged, traces = _logger.isEnabledFor(logging.INFO), self._calls.traces
         if not logged and traces is None:
             return
         facts, said = self._facts(outcome), "inspected" if outcome == "ok" else str(error) or outcome
         if traces is not None:
             failure = said if outcome == "failed" else None
-            facts["trace_id"] = traces.record(facts, time.monotonic() - self.arrived, self.carrier, failure)
+            facts["trace_id"] = traces.record(facts, seconds, self.carrier, failure)
         if logged:
             _logger.info(said, extra=facts)
 
