@@ -30,6 +30,7 @@ from export.bundle.scale import THRESHOLD
 from export.engines import in_eight_bits, in_half_precision, on_gpu
 from export.golden import Golden
 from export.race import Times, race
+from export.survey import Survey
 from training.geometry import Geometry
 
 _ROUNDS = 5
@@ -88,7 +89,12 @@ def prove(
 
 
 def certify(
-    entries: Sequence[EngineEntry], root: Path, geometry: Geometry, golden: Golden, thresholds: Thresholds
+    entries: Sequence[EngineEntry],
+    root: Path,
+    geometry: Geometry,
+    golden: Golden,
+    survey: Survey,
+    thresholds: Thresholds,
 ) -> tuple[list[EngineParity], dict[str, str]]:
     """A proof per engine, in order of preference, and why some of them must be left out.
 
@@ -113,8 +119,12 @@ def certify(
         ]
         if (half.guard_band or 0) > MAX_GUARD_BAND:
             unfit |= {proof.id: _TOO_FAR for proof in unseen}
-    seen = {proof.id for proof in proofs if proof.status == "verified"}
-    verified = [entry for entry in entries if entry.id in seen]
+    bands = {proof.id: proof.guard_band for proof in proofs if proof.guard_band is not None}
+    verified = [entry for entry in entries if entry.id in bands]
+    for entry in verified:
+        with closing(open_engine(entry, root, geometry)) as engine:
+            if objection := survey.objection(engine, thresholds, bands[entry.id]):
+                unfit.setdefault(entry.id, objection)
     times = _race(verified, root, geometry, golden)
     proofs = [proof.model_copy(update={"ms_per_image": times.get(proof.id)}) for proof in proofs]
     return sorted(proofs, key=_preference), unfit

@@ -1,16 +1,14 @@
 """Checkpoint → bundle: calibrate, trace, prove, publish."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version as library_version
 from importlib.util import find_spec
 from pathlib import Path
 
-import numpy as np
 import onnx
 import torch
-from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
 from export.accept import EngineParity, Parity, certify
@@ -35,10 +33,11 @@ from export.pack import publish, refuse_taken, staging_folder
 from export.report import Say, tell_golden, tell_parity, tell_thresholds
 from export.roi import read_roi
 from export.scoring import score_pictures
+from export.survey import Survey, some_frames
 from export.trace import trace
 from training.checkpoint import TENSORS, Checkpoint, load_checkpoint
 from training.datasets import DatasetError, open_dataset
-from training.geometry import Geometry, read_rgb
+from training.geometry import Geometry
 from training.model.drd import DRD
 
 _RUNTIMES = ("onnx", "onnxruntime", "openvino", "tensorrt")
@@ -76,16 +75,17 @@ def build(order: Order, say: Say) -> Path:
     say("Product", f"{checkpoint.product}: {backbone} at {geometry.height} x {geometry.width}")
     drd = checkpoint.model()
     roi = _interest(order.roi, drd, geometry, say)
-    calibration, golden = _calibrated(order, checkpoint, drd, say)
+    calibration, golden, survey = _calibrated(order, checkpoint, drd, say)
     with staging_folder(order.models) as root:
         say("Graph", "tracing the network, some ten seconds …")
         graph = trace(drd, geometry)
         onnx.save(graph, root / GRAPH)
         onnx.save(halve(graph), root / HALF_GRAPH)
         golden.save(root)
-        prepared = prepare(order.engines, root, geometry, _some(list(calibration.scores), geometry))
+        good = some_frames(list(calibration.scores), _QUANTISED_ON, geometry)
+        prepared = prepare(order.engines, root, geometry, good)
         entries = {entry.id: entry for entry in prepared.entries}
-        proofs, unfit = certify(prepared.entries, root, geometry, golden, calibration.thresholds)
+        proofs, unfit = certify(prepared.entries, root, geometry, golden, survey, calibration.thresholds)
         tell_parity(proofs, prepared.left_out | unfit, say)
         kept = [proof for proof in proofs if proof.id not in unfit]
         if not any(proof.status == "verified" for proof in kept):
@@ -135,7 +135,9 @@ def _interest(path: Path | None, drd: DRD, geometry: Geometry, say: Say) -> Regi
     return region
 
 
-def _calibrated(order: Order, checkpoint: Checkpoint, drd: DRD, say: Say) -> tuple[Calibration, Golden]:
+def _calibrated(
+    order: Order, checkpoint: Checkpoint, drd: DRD, say: Say
+) -> tuple[Calibration, Golden, Survey]:
     paths = _calibration_images(checkpoint, order.calibration, say)
     geometry, predict = checkpoint.geometry, drd.predict
     calibration = calibrate(score_pictures(predict, paths, geometry, "calibrate"), order.max_false_reject)
@@ -145,7 +147,7 @@ def _calibrated(order: Order, checkpoint: Checkpoint, drd: DRD, say: Say) -> tup
         calibration.scores, calibration.thresholds.image.threshold, defective, geometry, predict
     )
     tell_golden(golden.entries, say)
-    return calibration, golden
+    return calibration, golden, Survey.take(paths, defective, geometry, predict)
 
 
 def _calibration_images(checkpoint: Checkpoint, folder: Path | None, say: Say) -> list[Path]:
@@ -163,12 +165,6 @@ def _calibration_images(checkpoint: Checkpoint, folder: Path | None, say: Say) -
         "Calibration", f"{len(paths)} good images of {folder}, without {len(given) - len(paths)} training saw"
     )
     return paths
-
-
-def _some(paths: Sequence[Path], geometry: Geometry) -> NDArray[np.uint8]:
-    """Frames of `_QUANTISED_ON` of `paths`, evenly spaced, or of all: [F, H, W, 3]."""
-    chosen = paths[:: -(-len(paths) // _QUANTISED_ON)]
-    return np.stack([geometry.apply(read_rgb(path)) for path in chosen])
 
 
 def _defective_images(checkpoint: Checkpoint, folder: Path | None) -> list[Path]:

@@ -12,7 +12,7 @@ from PIL import Image
 from export.bundle.manifest import GOLDEN_STEP, GoldenFrame, GoldenKind
 from training.evaluate import Predict
 from training.geometry import Geometry, read_rgb
-from training.synthesis import synthesise
+from training.synthesis import Preset, synthesise
 
 HEATMAPS = "golden/heatmaps.npy"
 _EACH = 4
@@ -83,7 +83,11 @@ def _framed(kind: GoldenKind, paths: Sequence[Path], geometry: Geometry) -> list
 
 
 def _pseudo_abnormal(good: Sequence[Chosen]) -> list[Chosen]:
-    frames = torch.from_numpy(np.stack([frame for _, _, frame in good]))
-    damaged, _ = synthesise(frames, "drd", range(len(good)))
-    visible = damaged.round().clamp(0, 255).to(torch.uint8).numpy()
-    return [("pseudo-abnormal", source, frame) for (_, source, _), frame in zip(good, visible, strict=True)]
+    damaged = pseudo_abnormal(np.stack([frame for _, _, frame in good]), "drd")
+    return [("pseudo-abnormal", source, frame) for (_, source, _), frame in zip(good, damaged, strict=True)]
+
+
+def pseudo_abnormal(good: NDArray[np.uint8], preset: Preset) -> NDArray[np.uint8]:
+    """A damaged version of each of the `good` frames [N, H, W, 3], always the same ones."""
+    damaged, _ = synthesise(torch.from_numpy(good), preset, range(len(good)))
+    return damaged.round().clamp(0, 255).to(torch.uint8).numpy()

@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from numpy.typing import NDArray
+from PIL import Image
 
 from export.accept import EngineParity, ParityError, certify, is_flip, prove
 from export.bundle.engines.engine import Engine
@@ -12,6 +14,7 @@ from export.bundle.engines.onnx_runtime import CPU, OnnxRuntimeEngine
 from export.bundle.manifest import EngineEntry, GoldenFrame, Thresholds
 from export.bundle.scale import Scale
 from export.golden import Golden
+from export.survey import Survey
 from tests.bundles import grey_level_network, plain_frame
 from training.geometry import Geometry
 
@@ -30,6 +33,13 @@ def golden() -> Golden:
         for level in LEVELS
     )
     return Golden(entries, frames, heatmaps, scores)
+
+
+def survey(difference: float = 0.0) -> Survey:
+    """The same, but that one of the checkpoint's scores differs by so much."""
+    scores = golden().scores.copy()
+    scores[1] += difference
+    return Survey(golden().frames, scores)
 
 
 def proof(root: Path, bias: float = 0.0, drift: float = 0.0) -> EngineParity:
@@ -79,10 +89,37 @@ def test_an_engine_in_eight_bits_that_flips_is_left_out(
     onnx.save(grey_level_network((32, 32), 0.04), tmp_path / "model.int8.onnx")
     good = EngineEntry(id="onnx-f32", file="model.onnx")
     flips = EngineEntry(id="openvino-int8", file="model.int8.onnx")
-    proofs, unfit = certify([flips, good], tmp_path, Geometry(32, 32), golden(), THRESHOLDS)
+    proofs, unfit = certify([flips, good], tmp_path, Geometry(32, 32), golden(), survey(), THRESHOLDS)
     assert [proof.id for proof in proofs] == ["onnx-f32"]
     assert proofs[0].ms_per_image is not None
     assert "turns the verdict on golden/125.png" in unfit["openvino-int8"]
+
+
+def test_an_engine_that_is_off_on_a_frame_that_is_not_golden_is_left_out(tmp_path: Path) -> None:
+    onnx.save(grey_level_network((32, 32)), tmp_path / "model.onnx")
+    entry = EngineEntry(id="onnx-f32", file="model.onnx")
+    said = [
+        certify([entry], tmp_path, Geometry(32, 32), golden(), survey(difference), THRESHOLDS)[1]
+        for difference in (0.0, 0.01, float("nan"))
+    ]
+    reason = "its score is up to {} off on 5 more frames, outside the guard band of 0.000"
+    assert said == [{}, {"onnx-f32": reason.format("0.010")}, {"onnx-f32": reason.format("inf")}]
+
+
+def test_what_is_surveyed_are_good_damaged_and_defective_parts(tmp_path: Path) -> None:
+    def grey(frames: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        heatmaps = frames.mean(3, dtype=np.float32) / 255
+        return heatmaps, heatmaps.mean((1, 2))
+
+    noise = np.random.default_rng(0)
+    paths = [tmp_path / f"{number}.png" for number in range(100)]
+    for path in paths:
+        Image.fromarray(noise.integers(0, 256, (40, 48, 3), np.uint8)).save(path)
+    few = Survey.take(paths[:3], paths[3:5], Geometry(32, 32), grey)
+    assert few.frames.shape == (3 + 3 + 2, 32, 32, 3)
+    assert (few.frames[:3] != few.frames[3:6]).any((1, 2, 3)).all()
+    np.testing.assert_allclose(few.scores, few.frames.mean((1, 2, 3)) / 255, rtol=1e-5)
+    assert len(Survey.take(paths, (), Geometry(32, 32), grey).frames) <= 2 * 48
 
 
 def test_a_flip_that_only_a_full_batch_shows_is_refused(tmp_path: Path) -> None:

@@ -51,9 +51,10 @@ class Memory(nn.Module):
         That is 1 − cosine, softly the least over all places (log-sum-exp): where many lie equally near, the
         picture is more familiar than where one does.
         """
-        alike, grid = torch.exp(self._likeness(features)), _grid(features)  # e**40 · size is far from infinite
+        alike = torch.exp(self._likeness(features))  # at most e⁴⁰ ≈ 2·10¹⁷: no softmax's care is needed
         company = alike.sum(-1, keepdim=True)  # [N, h·w, 1]
         usual = alike @ self.usual.T / company  # [N, h·w, levels]
+        grid = _grid(features)
         usual = torch.unflatten(usual.transpose(1, 2), 2, grid)
         nearest = torch.unflatten(torch.log(company).squeeze(-1), 1, grid) / _SHARPNESS
         return [
@@ -97,8 +98,7 @@ class Memory(nn.Module):
     def _likeness(self, features: list[Tensor]) -> Tensor:
         """Sharpness times the cosine of every place to every remembered one: `[N, H/16·W/16, size]`.
 
-        The remembered ones come last, for the softmax over them: engines would turn everything around for one
-        over channels.
+        The remembered ones come last, to be summed over: engines are slower over channels.
         """
         local, whole = _looks(features)
         to_local, to_whole = torch.split(self.vectors.T, [local.shape[2], whole.shape[2]])
