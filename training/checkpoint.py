@@ -47,7 +47,7 @@ class Checkpoint(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal[5] = 5
+    format: Literal[6] = 6
     product: str
     recipe: Recipe
     rule: ScoreRule

@@ -44,6 +44,10 @@ class Recipe(BaseModel):
     min_width: Annotated[int, Field(ge=1)] = 64
     """Least inner width of fusion and student, for backbones with very few channels."""
 
+    bounded: bool = True
+    """ReLU6 instead of ReLU in fusion and student, for teachers whose features take both signs; the others'
+    features are the student's own activations, and have no bound."""
+
     # The second, pseudo-abnormal stream
     synthesis: Literal["none", "drd", "mix"] = "mix"
     noise: Weight = 0.1
@@ -109,13 +113,13 @@ PRESETS: dict[str, Recipe] = {
     "quick": Recipe(name="quick", epochs=8, min_steps=300),
     "fast": Recipe(name="fast"),
     "rd": Recipe(
-        name="rd", fusion="mff", student_levels=3, synthesis="none", position_weight=0, restoration_weight=0,
-        segmentation_weight=0, noise=0, memory=0, rule="mean",
+        name="rd", fusion="mff", student_levels=3, bounded=False, synthesis="none", position_weight=0,
+        restoration_weight=0, segmentation_weight=0, noise=0, memory=0, rule="mean",
     ),
     "paper": Recipe(
         name="paper", backbone="wide_resnet50_2", filter="bilinear-point", synthesis="drd",
-        student_levels=3, memory=0, image_term="channel", segmentation_target="rgb_cos", epochs=200,
-        min_steps=0, batch=4, schedule="constant", half=False, rule="drd",
+        student_levels=3, bounded=False, memory=0, image_term="channel", segmentation_target="rgb_cos",
+        epochs=200, min_steps=0, batch=4, schedule="constant", half=False, rule="drd",
     ),
 }  # fmt: skip
 

@@ -27,7 +27,7 @@ from training.run import Request, train
 from training.splits import split
 
 RD: Mapping[str, object] = {
-    "fusion": "mff", "student_levels": 3, "synthesis": "none", "image_term": "flat",
+    "fusion": "mff", "student_levels": 3, "bounded": False, "synthesis": "none", "image_term": "flat",
     "position_weight": 0.0, "image_weight": 1.0, "restoration_weight": 0.0, "segmentation_weight": 0.0,
     "noise": 0.0, "easy_share": 0.0, "memory": 0, "rule": "mean",
 }  # fmt: skip
@@ -41,7 +41,7 @@ STEPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("+ L_seg", ("segmentation_weight",)),
     ("+ noise", ("noise",)),
     ("without finest level", ("student_levels",)),
-    ("+ rest of the recipe", ("image_term", "image_weight", "easy_share")),
+    ("+ rest of the recipe", ("bounded", "image_term", "image_weight", "easy_share")),
     ("+ refinement", ("rule",)),
     ("+ memory", ("memory",)),
 )

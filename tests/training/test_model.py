@@ -69,6 +69,21 @@ def test_every_learned_tensor_takes_part(fusion: str, levels: int) -> None:
     assert [name for name, p in learned if p.grad is None] == []
 
 
+@pytest.mark.parametrize(
+    ("backbone", "bounded", "held"),
+    [
+        ("tf_efficientnet_lite0", True, True),
+        ("tf_efficientnet_lite0", False, False),
+        ("resnet18", True, False),
+    ],
+)
+def test_what_is_far_from_all_good_parts_is_not_followed(backbone: str, bounded: bool, held: bool) -> None:
+    """But by a student whose own activations are the features: those have no bound."""
+    drd = DRD(Teacher(backbone), Recipe(bounded=bounded)).eval()
+    far = [1000 * feature for feature in drd.teacher(frames())]
+    assert bool(drd.bottleneck(far).max() <= 6) is held
+
+
 def test_sizes_need_not_be_square() -> None:
     drd = DRD(Teacher("test_resnet"), Recipe(height=64, width=160)).eval()
     heatmap, _ = drd(torch.zeros(1, 64, 160, 3, dtype=torch.uint8))

@@ -63,3 +63,12 @@ def initialise(module: nn.Module) -> None:
             nn.init.kaiming_normal_(child.weight, mode="fan_out", nonlinearity="relu")
             if child.bias is not None:
                 nn.init.zeros_(child.bias)
+
+
+def bound(network: nn.Module) -> None:
+    """Let no activation of `network` exceed 6, as in MobileNets: what lies beyond all good parts can't be
+    followed there, and eight bits hold what a good part needs."""
+    for module in list(network.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.ReLU):
+                setattr(module, name, nn.ReLU6(inplace=True))

@@ -5,6 +5,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from training.model.blocks import bound
 from training.model.fusion import Bottleneck
 from training.model.heatmap import Heatmap, ScoreRule, distances
 from training.model.memory import Memory
@@ -23,6 +24,9 @@ class DRD(nn.Module):
         self.bottleneck = Bottleneck(mirror, recipe.fusion, recipe.fusion_width)
         levels = recipe.student_levels
         self.student = Student(mirror, self.bottleneck.out_channels, recipe.min_width, levels)
+        if recipe.bounded and mirror.signed:
+            bound(self.bottleneck)
+            bound(self.student)
         self.memory = Memory(recipe.memory, mirror.channels[1:], levels) if recipe.memory else None
         # The memory has as much say as the student's levels together.
         weights = [1.0] * levels + [float(levels)] * (self.memory is not None)
