@@ -27,7 +27,7 @@ from export.bundle.manifest import (
 from export.bundle.predict import cyclic_windows
 from export.bundle.reading import judge
 from export.bundle.scale import THRESHOLD
-from export.engines import in_eight_bits, in_half_precision, on_gpu
+from export.engines import in_eight_bits, in_float32, in_half_precision, on_gpu
 from export.golden import Golden
 from export.race import Times, race
 from export.survey import Survey
@@ -109,22 +109,26 @@ def certify(
                 raise
             unfit[entry.id] = str(error)
     unfit |= {proof.id: _TOO_FAR for proof in proofs if (proof.guard_band or 0) > MAX_GUARD_BAND}
+    # Half precision can be tried without a GPU; what eight bits do on another processor, nothing here tells.
+    unfit |= {
+        proof.id: proof.reason for proof in proofs if proof.status == "not_run" and in_eight_bits(proof.id)
+    }
     unseen = [proof for proof in proofs if proof.status == "not_run" and in_half_precision(proof.id)]
     if unseen:
-        half = _half_graph(root / HALF_GRAPH, geometry, golden, thresholds)
+        half, objection = _half_graph(root / HALF_GRAPH, geometry, golden, survey, thresholds)
         told = f"; its graph on the CPU: {half.max_score_deviation:.1e}"
         proofs = [
             proof.model_copy(update={"reason": proof.reason + told}) if proof in unseen else proof
             for proof in proofs
         ]
-        if (half.guard_band or 0) > MAX_GUARD_BAND:
-            unfit |= {proof.id: _TOO_FAR for proof in unseen}
+        if objection:
+            unfit |= {proof.id: objection for proof in unseen}
     bands = {proof.id: proof.guard_band for proof in proofs if proof.guard_band is not None}
-    verified = [entry for entry in entries if entry.id in bands]
-    for entry in verified:
-        with closing(open_engine(entry, root, geometry)) as engine:
-            if objection := survey.objection(engine, thresholds, bands[entry.id]):
-                unfit.setdefault(entry.id, objection)
+    for entry in entries:
+        if entry.id in bands and entry.id not in unfit and not in_float32(entry.id):
+            objection = _surveyed(entry, root, geometry, survey, thresholds, bands[entry.id])
+            unfit |= {entry.id: objection} if objection else {}
+    verified = [entry for entry in entries if entry.id in bands and entry.id not in unfit]
     times = _race(verified, root, geometry, golden)
     proofs = [proof.model_copy(update={"ms_per_image": times.get(proof.id)}) for proof in proofs]
     return sorted(proofs, key=_preference), unfit
@@ -138,12 +142,26 @@ def _race(entries: Sequence[EngineEntry], root: Path, geometry: Geometry, golden
         return race(engines, golden.frames, BATCH_SIZES, rounds=_ROUNDS)
 
 
-def _half_graph(path: Path, geometry: Geometry, golden: Golden, thresholds: Thresholds) -> EngineParity:
-    """The half-precision graph on the CPU, golden frames one at a time: what can be said of a GPU's engine
-    where there is no GPU."""
+def _surveyed(
+    entry: EngineEntry, root: Path, geometry: Geometry, survey: Survey, thresholds: Thresholds, band: float
+) -> str | None:
+    try:
+        with closing(open_engine(entry, root, geometry)) as engine:
+            return survey.objection(engine, thresholds, band, max(entry.batch_sizes))
+    except (BundleError, EngineFailed) as error:
+        return str(error)
+
+
+def _half_graph(
+    path: Path, geometry: Geometry, golden: Golden, survey: Survey, thresholds: Thresholds
+) -> tuple[EngineParity, str | None]:
+    """The half-precision graph on the CPU, frames one at a time: what can be said of a GPU's engine where
+    there is no GPU, and why there must be none."""
     entry = EngineEntry(id="onnx-fp16", file=path.name, batch_sizes=(1,))
     with closing(OnnxRuntimeEngine(path, geometry, CPU)) as engine:
-        return _compare(entry, engine, golden, thresholds)
+        proof = _compare(entry, engine, golden, thresholds)
+        band = proof.guard_band or 0.0
+        return proof, _TOO_FAR if band > MAX_GUARD_BAND else survey.objection(engine, thresholds, band, 1)
 
 
 def _preference(proof: EngineParity) -> tuple[int, float]:

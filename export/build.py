@@ -27,16 +27,17 @@ from export.bundle.manifest import (
 from export.bundle.signature import SigningKey
 from export.calibrate import Calibration, CalibrationError, calibrate
 from export.engines import prepare, refuse
-from export.golden import HEATMAPS, Golden, choose_golden
+from export.golden import HEATMAPS, Golden, choose_golden, spread
 from export.half import halve
 from export.pack import publish, refuse_taken, staging_folder
 from export.report import Say, tell_golden, tell_parity, tell_thresholds
 from export.roi import read_roi
 from export.scoring import score_pictures
-from export.survey import Survey, some_frames
+from export.survey import Survey
 from export.trace import trace
 from training.checkpoint import TENSORS, Checkpoint, load_checkpoint
 from training.datasets import DatasetError, open_dataset
+from training.evaluate import read_frames
 from training.geometry import Geometry
 from training.model.drd import DRD
 
@@ -82,8 +83,9 @@ def build(order: Order, say: Say) -> Path:
         onnx.save(graph, root / GRAPH)
         onnx.save(halve(graph), root / HALF_GRAPH)
         golden.save(root)
-        good = some_frames(list(calibration.scores), _QUANTISED_ON, geometry)
-        prepared = prepare(order.engines, root, geometry, good)
+        good = list(calibration.scores)[::2]  # the survey has the others; thresholds are the checkpoint's
+        frames = read_frames(spread(good, _QUANTISED_ON), geometry)
+        prepared = prepare(order.engines, root, geometry, frames)
         entries = {entry.id: entry for entry in prepared.entries}
         proofs, unfit = certify(prepared.entries, root, geometry, golden, survey, calibration.thresholds)
         tell_parity(proofs, prepared.left_out | unfit, say)
@@ -147,7 +149,7 @@ def _calibrated(
         calibration.scores, calibration.thresholds.image.threshold, defective, geometry, predict
     )
     tell_golden(golden.entries, say)
-    return calibration, golden, Survey.take(paths, defective, geometry, predict)
+    return calibration, golden, Survey.take(paths[1::2], defective, geometry, predict)
 
 
 def _calibration_images(checkpoint: Checkpoint, folder: Path | None, say: Say) -> list[Path]:

@@ -9,7 +9,7 @@ import onnx
 from numpy.typing import NDArray
 
 from export.bundle.manifest import GRAPH, HALF_GRAPH, INT8_GRAPH, BundleError, EngineEntry
-from export.quantise import quantise
+from export.quantise import QuantisingError, quantise
 from export.tensorrt import ID as PLAN_ID
 from export.tensorrt import RTX_TARGETS, build_plan, refusal
 from training.geometry import Geometry
@@ -63,8 +63,12 @@ def prepare(
     ahead = [f"tensorrt-rtx-fp16-sm{target}" for target in RTX_TARGETS]
     left_out = {name: reason for name in ahead if (reason := refusal(name))} if wanted is None else {}
     names = dict.fromkeys([*(ahead if wanted is None else ()), *(wanted or _FILES), _EVERYWHERE])
-    if any(_FILES.get(name) == INT8_GRAPH for name in names):
-        onnx.save(quantise(onnx.load(root / GRAPH), good), root / INT8_GRAPH)
+    for name in [name for name in names if _FILES.get(name) == INT8_GRAPH]:
+        try:
+            onnx.save(quantise(onnx.load(root / GRAPH), good), root / INT8_GRAPH)
+        except QuantisingError as error:
+            left_out[name] = str(error)
+            del names[name]
     entries = (
         build_plan(name, root, geometry)
         if PLAN_ID.fullmatch(name)
@@ -83,6 +87,11 @@ def on_gpu(name: str) -> bool:
 def in_eight_bits(name: str) -> bool:
     """Whether the engine of that id is made of the quantised graph."""
     return name.endswith("-int8")
+
+
+def in_float32(name: str) -> bool:
+    """Whether only rounding is between the engine of that id and the checkpoint."""
+    return name.endswith("-f32")
 
 
 def in_half_precision(name: str) -> bool:

@@ -51,11 +51,11 @@ def choose_golden(
     `predict` is the checkpoint's.
     """
     ranked = sorted(calibration, key=lambda path: abs(calibration[path] - threshold))
-    nearest, good = ranked[:_EACH], _spread(ranked[_EACH:]) or ranked[:_EACH]
+    nearest, good = ranked[:_EACH], spread(ranked[_EACH:], _EACH) or ranked[:_EACH]
     chosen = [
         *_framed("near-threshold", nearest, geometry),
         *_framed("good", good, geometry),
-        *_framed("defective", _spread(defective), geometry),
+        *_framed("defective", spread(defective, _EACH), geometry),
     ]
     chosen += _pseudo_abnormal([frame for frame in chosen if frame[0] == "good"])
     answers = [predict(frame[np.newaxis]) for _, _, frame in chosen]
@@ -73,9 +73,9 @@ def choose_golden(
     )
 
 
-def _spread(paths: Sequence[Path]) -> Sequence[Path]:
-    """At most `_EACH` of `paths`, evenly spaced."""
-    return [paths[len(paths) * number // _EACH] for number in range(_EACH)] if len(paths) > _EACH else paths
+def spread(paths: Sequence[Path], most: int) -> Sequence[Path]:
+    """At most so many of `paths`, evenly spaced."""
+    return [paths[len(paths) * number // most] for number in range(most)] if len(paths) > most else paths
 
 
 def _framed(kind: GoldenKind, paths: Sequence[Path], geometry: Geometry) -> list[Chosen]:

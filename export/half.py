@@ -23,7 +23,7 @@ def halve(model: onnx.ModelProto) -> onnx.ModelProto:
     Batch normalisation is part of the weights by now, so that they are rounded once.
     """
     graph = infer_shapes(model).graph
-    network = _before(graph.node, {*TEACHER, *STUDENT}) & _after_first_convolution(graph.node)
+    network = before(graph.node, {*TEACHER, *STUDENT}) & _after_first_convolution(graph.node)
     inside = [node for node in graph.node if node.name in network]
     read = {name for node in inside for name in node.input}
     kept = {name for node in graph.node if node.name not in network for name in node.input}
@@ -70,7 +70,7 @@ def _rounded(tensor: onnx.TensorProto) -> onnx.TensorProto:
     return numpy_helper.from_array(values.astype(np.float16), _half(tensor.name))
 
 
-def _before(nodes: Iterable[onnx.NodeProto], values: set[str]) -> set[str]:
+def before(nodes: Iterable[onnx.NodeProto], values: set[str]) -> set[str]:
     """Names of the nodes that `values` are made by; `nodes` in topological order."""
     needed, names = set(values), set[str]()
     for node in reversed(list(nodes)):

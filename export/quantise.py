@@ -19,6 +19,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from export.bundle.joints import FRAMES, STUDENT, TEACHER
+from export.half import before
 
 _CONVOLUTIONS = ["Conv", "ConvTranspose"]
 _BATCH = 4
@@ -30,9 +31,26 @@ _HOW = {
 }
 
 
+class QuantisingError(ValueError):
+    """This graph can't be quantised."""
+
+
 def quantise(model: onnx.ModelProto, frames: NDArray[np.uint8]) -> onnx.ModelProto:
     """A copy of `model`, as `export.trace` makes it, with 8-bit convolutions from features to restored
-    features: weights by channel, activations by the range they have on `frames` [F, H, W, 3]."""
+    features: weights by channel, activations by the range they have on `frames` [F, H, W, 3].
+
+    Raises QuantisingError.
+    """
+    chosen = list(_to_quantise(model.graph.node))
+    if not chosen:  # which the library takes for: all
+        raise QuantisingError("there is no convolution to hold in eight bits")
+    try:
+        return _quantised(model, frames, chosen)
+    except Exception as error:  # the boundary to the library, whose exceptions share no base class
+        raise QuantisingError(f"eight bits: {error}") from error
+
+
+def _quantised(model: onnx.ModelProto, frames: NDArray[np.uint8], chosen: list[str]) -> onnx.ModelProto:
     with TemporaryDirectory(prefix="drd-quantise-") as folder:
         given, made = Path(folder) / "given.onnx", Path(folder) / "made.onnx"
         onnx.save(model, given)
@@ -43,7 +61,7 @@ def quantise(model: onnx.ModelProto, frames: NDArray[np.uint8]) -> onnx.ModelPro
             _Batches(frames),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
-            nodes_to_quantize=list(_to_quantise(model.graph.node)),
+            nodes_to_quantize=chosen,
             op_types_to_quantize=_CONVOLUTIONS,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
@@ -66,17 +84,7 @@ def _to_quantise(nodes: Iterable[onnx.NodeProto]) -> Iterator[str]:
     in topological order."""
     finest, *_ = TEACHER
     nodes = list(nodes)
-    network = _before(nodes, set(STUDENT)) - _before(nodes, set(TEACHER))
+    network = before(nodes, set(STUDENT)) - before(nodes, set(TEACHER))
     for node in nodes:
         if node.name in network and node.op_type in _CONVOLUTIONS and finest not in node.input:
             yield node.name
-
-
-def _before(nodes: list[onnx.NodeProto], values: set[str]) -> set[str]:
-    """Names of the nodes that `values` are made by."""
-    needed, names = set(values), set[str]()
-    for node in reversed(nodes):
-        if needed & set(node.output):
-            needed |= set(node.input)
-            names.add(node.name)
-    return names

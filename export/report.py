@@ -1,6 +1,5 @@
 """What drd-export tells a process engineer, as aligned lines."""
 
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -46,8 +45,8 @@ def tell_parity(proofs: Iterable[EngineParity], left_out: Mapping[str, str], say
             say("", f"{start} {proof.reason}")
             continue
         deviations = f"{proof.max_score_deviation:8.1e} {proof.max_heatmap_deviation:8.1e}"
-        times = proof.ms_per_image or (math.nan,)
-        speed = f"{times[0]:5.1f} … {times[-1]:.1f}"
+        times = proof.ms_per_image
+        speed = f"{times[0]:5.1f} … {times[-1]:.1f}" if times else ""
         say("", f"{start} {deviations} {proof.guard_band:8.1e} {proof.flips:5} {speed}")
     for name, reason in left_out.items():
         say("", f"{name:24} left out: {reason}")

@@ -1,4 +1,4 @@
-"""More frames than a bundle carries: on them, too, no engine may deviate by more than its guard band.
+"""More frames than the golden ones: on them, too, no engine may deviate by more than its guard band.
 
 A dozen golden frames say how far fewer bits move a score; that no other part moves it farther is to be seen
 on many, defective ones above all, whose activations are unlike any that eight bits were chosen for.
@@ -14,13 +14,11 @@ from numpy.typing import NDArray
 from export.bundle.engines.engine import Engine, ask
 from export.bundle.manifest import Thresholds
 from export.bundle.predict import cyclic_windows
-from export.golden import pseudo_abnormal
-from training.evaluate import BATCH, Predict
-from training.geometry import Geometry, read_rgb
+from export.golden import pseudo_abnormal, spread
+from training.evaluate import BATCH, Predict, read_frames
+from training.geometry import Geometry
 
 _EACH = 48
-_ROUNDING = 1e-3
-"""What may be between scores all the same: the guard band of float32 is next to nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,29 +33,24 @@ class Survey:
         good: Sequence[Path], defective: Sequence[Path], geometry: Geometry, predict: Predict
     ) -> "Survey":
         """Up to 48 `good` pictures, a pseudo-abnormal version of each, and as many `defective` ones."""
-        intact = some_frames(good, _EACH, geometry)
+        intact = read_frames(spread(good, _EACH), geometry)
         frames = [intact, pseudo_abnormal(intact, "mix")]
         if defective:
-            frames.append(some_frames(defective, _EACH, geometry))
+            frames.append(read_frames(spread(defective, _EACH), geometry))
         every = np.concatenate(frames)
         batches = (every[start : start + BATCH] for start in range(0, len(every), BATCH))
         return Survey(every, np.concatenate([predict(batch)[1] for batch in batches]))
 
-    def objection(self, engine: Engine, thresholds: Thresholds, guard_band: float) -> str | None:
-        """Why an engine that needs `guard_band` by the golden frames must be left out, if it must."""
+    def objection(self, engine: Engine, thresholds: Thresholds, guard_band: float, batch: int) -> str | None:
+        """Why an engine that needs `guard_band` by the golden frames must be left out, if it must; asked in
+        batches of `batch`."""
         expected, largest = thresholds.image.scores(self.scores), 0.0
-        for window in cyclic_windows(len(self.frames), (BATCH,)):
+        for window in cyclic_windows(len(self.frames), (batch,)):
             deviation = thresholds.image.scores(ask(engine, self.frames[window])[1]) - expected[window]
             largest = max(largest, float(np.nan_to_num(np.abs(deviation), nan=np.inf).max()))
-        if largest <= max(guard_band, _ROUNDING):
+        if largest <= guard_band:
             return None
         return (
             f"its score is up to {largest:.3f} off on {len(self.frames)} more frames, "
             f"outside the guard band of {guard_band:.3f}"
         )
-
-
-def some_frames(paths: Sequence[Path], most: int, geometry: Geometry) -> NDArray[np.uint8]:
-    """Frames [n, H, W, 3] of `most` of the pictures, evenly spaced, or of all."""
-    chosen = paths[:: -(-len(paths) // most)]
-    return np.stack([geometry.apply(read_rgb(path)) for path in chosen])

@@ -54,7 +54,7 @@ class Recipe(BaseModel):
     """Standard deviation of the noise on the pseudo stream's features before the bottleneck."""
 
     memory: Annotated[int, Field(ge=0)] = 1000
-    """Places of good parts that are remembered, for the distance to the nearest; 0: no memory."""
+    """Places of good parts that are remembered, for the distance to them; 0: no memory."""
 
     # Losses
     position_weight: Weight = 1.0

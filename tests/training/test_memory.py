@@ -1,5 +1,7 @@
 """The memory: what is remembered of good parts, and what is usual near it."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -36,7 +38,7 @@ def test_what_good_parts_show_is_near_and_all_else_is_far() -> None:
     half[:, 4:] = 2
     distance = of(memory, half)[3][0]
     assert distance.shape == (8, 8)
-    assert of(memory, plain(0))[3].max() < 1e-6
+    assert 0 <= of(memory, plain(0))[3].max() <= math.log(2) / 40 + 1e-6  # like one of two, wholly
     assert distance[:, :3].max() < 0.05  # the other half makes another picture of it
     assert distance[:, 5:].min() > 0.9
 
@@ -47,7 +49,7 @@ def test_what_is_good_all_over_is_less_so_in_another_picture() -> None:
     patch[2:5, 2:5] = 0
     distance = of(memory, patch)[3][0]
     assert distance[3, 3] > 0.05
-    assert distance[7, 7] < 0.01
+    assert distance[7, 7] < 0.02
 
 
 def test_a_rare_look_is_kept() -> None:
@@ -60,7 +62,16 @@ def test_a_rare_look_is_kept() -> None:
 def test_fewer_places_than_there_is_room_for_are_all_remembered() -> None:
     memory = Memory(5, (1, 1), levels=3)
     memory.remember(torch.eye(3))
-    assert {tuple(place) for place in memory.vectors.tolist()} == {(1, 0, 0), (0, 1, 0), (0, 0, 1)}
+    assert sorted(memory.vectors.tolist()) == [[0, 0, 0], [0, 0, 0], [0, 0, 1], [0, 1, 0], [1, 0, 0]]
+
+
+def test_a_place_that_is_like_many_is_nearer_than_one_that_is_like_one() -> None:
+    common, rare = knowing(0, 1).vectors
+    memory = Memory(6, (3, 3), levels=3)
+    memory.vectors.copy_(torch.stack([common] * 5 + [rare]))
+    assert (
+        of(memory, plain(0))[3].max() < of(memory, plain(1))[3].min() - 0.03 < of(memory, plain(2))[3].min()
+    )
 
 
 def test_the_student_is_read_against_what_is_usual_at_places_that_look_alike() -> None:

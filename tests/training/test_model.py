@@ -82,6 +82,8 @@ def test_what_is_far_from_all_good_parts_is_not_followed(backbone: str, bounded:
     drd = DRD(Teacher(backbone), Recipe(bounded=bounded)).eval()
     far = [1000 * feature for feature in drd.teacher(frames())]
     assert bool(drd.bottleneck(far).max() <= 6) is held
+    unbounded = [layer for layer in drd.student.modules() if isinstance(layer, torch.nn.ReLU)]
+    assert (not unbounded) is held
 
 
 def test_sizes_need_not_be_square() -> None:

@@ -21,6 +21,8 @@ _PICTURE = 0.08
 """Share of a look, in squared length, that is its picture's."""
 _FEW = 0.2
 """A remembered place seen less than this often, in parts of the mean, is taken to be as usual as all are."""
+_SAME = 1e-6
+"""Distance of two looks that differ by rounding only."""
 _LEAST_USUAL = 0.1
 """A place that was restored without fault makes nothing more than ten times as conspicuous."""
 
@@ -48,7 +50,7 @@ class Memory(nn.Module):
         """The teacher's features and the student's distances `[N, h, w]` → the latter in parts of what is
         usual there, and the distance to the remembered places `[N, H/16, W/16]`, 0–2.
 
-        That is 1 − cosine, softly the least over all places (log-sum-exp): where many lie equally near, the
+        That is 1 − cosine, softly the least over all places (log-mean-exp): where many lie equally near, the
         picture is more familiar than where one does.
         """
         alike = torch.exp(self._likeness(features))  # at most e⁴⁰ ≈ 2·10¹⁷: no softmax's care is needed
@@ -56,10 +58,10 @@ class Memory(nn.Module):
         usual = alike @ self.usual.T / company  # [N, h·w, levels]
         grid = _grid(features)
         usual = torch.unflatten(usual.transpose(1, 2), 2, grid)
-        nearest = torch.unflatten(torch.log(company).squeeze(-1), 1, grid) / _SHARPNESS
+        near = torch.unflatten(torch.log(company / len(self.vectors)).squeeze(-1), 1, grid) / _SHARPNESS
         return [
             *(level / _resized(usual[:, k : k + 1], level).squeeze(1) for k, level in enumerate(levels)),
-            (1 - nearest).clamp_min(0),
+            1 - near,
         ]
 
     def sample(self, features: list[Tensor], images: int, generator: torch.Generator) -> Tensor:
@@ -72,14 +74,15 @@ class Memory(nn.Module):
     def remember(self, candidates: Tensor) -> None:
         """Keep a coreset of `candidates` `[n, C]`: the next is always the one that is farthest from all kept.
 
-        Rare looks of good parts are remembered so as surely as frequent ones.
+        Rare looks of good parts are remembered so as surely as frequent ones, and none twice: what room is
+        left holds zeros, which nothing is like.
         """
         kept = [0]
         nearest = 1 - candidates @ candidates[0]
-        for _ in range(len(self.vectors) - 1):
+        while len(kept) < len(self.vectors) and nearest.max() > _SAME:
             kept.append(int(nearest.argmax()))
             nearest = torch.minimum(nearest, 1 - candidates @ candidates[kept[-1]])
-        self.vectors.copy_(candidates[kept])
+        self.vectors.zero_()[: len(kept)] = candidates[kept]
 
     def expect(self, batches: Iterable[tuple[list[Tensor], list[Tensor]]]) -> None:
         """Learn what is usual near each remembered place, from `forward`'s arguments for good parts."""

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 
 _FIRST = 3
-"""The stem and the block that reads it, whose filters look for small differences of large values: rounding
-between them lets scores deviate more than all other rounding in the teacher. The price is a thirtieth of the
+"""The stem and the two that follow it, whose filters look for small differences of large values: rounding
+between them lets scores deviate more than all other rounding in the teacher, for a few hundredths of the
 time."""
 _CONVOLUTIONS = {"Convolution", "GroupConvolution"}
 
