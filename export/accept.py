@@ -156,12 +156,12 @@ def _half_graph(
     path: Path, geometry: Geometry, golden: Golden, survey: Survey, thresholds: Thresholds
 ) -> tuple[EngineParity, str | None]:
     """The half-precision graph on the CPU, frames one at a time: what can be said of a GPU's engine where
-    there is no GPU, and why there must be none."""
+    there is no GPU, and why there must be none: some part needs more than the widest guard band."""
     entry = EngineEntry(id="onnx-fp16", file=path.name, batch_sizes=(1,))
     with closing(OnnxRuntimeEngine(path, geometry, CPU)) as engine:
         proof = _compare(entry, engine, golden, thresholds)
-        band = proof.guard_band or 0.0
-        return proof, _TOO_FAR if band > MAX_GUARD_BAND else survey.objection(engine, thresholds, band, 1)
+        too_far = (proof.guard_band or 0) > MAX_GUARD_BAND
+        return proof, _TOO_FAR if too_far else survey.objection(engine, thresholds, MAX_GUARD_BAND, 1)
 
 
 def _preference(proof: EngineParity) -> tuple[int, float]:

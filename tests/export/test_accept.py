@@ -121,6 +121,23 @@ def test_an_engine_that_is_off_on_a_frame_that_is_not_golden_is_objected_to(
     assert objection == (off and reason)
 
 
+@pytest.mark.parametrize(
+    ("difference", "reasons"),
+    [(0.01, []), (0.03, ["its score is up to 0.030 off on 5 more frames, outside the guard band of 0.020"])],
+)
+def test_of_an_engine_that_only_a_gpu_runs_its_graph_is_surveyed(
+    tmp_path: Path, difference: float, reasons: list[str]
+) -> None:
+    for name in ("model.onnx", "model.fp16.onnx"):
+        onnx.save(grey_level_network((32, 32)), tmp_path / name)
+    here = EngineEntry(id="onnx-f32", file="model.onnx")
+    elsewhere = EngineEntry(id="onnx-cuda-fp16", file="model.fp16.onnx")
+    _, unfit = certify(
+        [here, elsewhere], tmp_path, Geometry(32, 32), golden(), survey(difference), THRESHOLDS
+    )
+    assert list(unfit.values()) == reasons
+
+
 def test_what_is_surveyed_are_good_damaged_and_defective_parts(tmp_path: Path) -> None:
     def grey(frames: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         heatmaps = frames.mean(3, dtype=np.float32) / 255
