@@ -56,7 +56,8 @@ class Call:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # In the loop's next turn: the answer is on its way by then, and nothing has been asked after it.
+        # In the loop's next turn: the answer is on its way by then, or its stream's to send, and nothing has
+        # been asked after it.
         seconds = time.monotonic() - self.arrived
         asyncio.get_running_loop().call_soon(self._end, _outcome(error), error, seconds)
 

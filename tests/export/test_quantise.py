@@ -45,7 +45,7 @@ def test_it_answers_nearly_as_the_graph(exported: Path, quantised: onnx.ModelPro
     paths = (exported / "model.onnx", tmp_path / "model.int8.onnx")
     expected, score = (OnnxRuntimeEngine(path, Geometry(64, 64), CPU).run(frames)[1] for path in paths)
     deviation = np.abs(scale.scores(score) - scale.scores(expected)).max()
-    assert 1e-6 < deviation < 0.2
+    assert 1e-6 < deviation < 0.1  # a small network, and its teacher never learned
 
 
 def test_it_is_smaller_tells_no_paths_and_comes_out_the_same_again(

@@ -64,16 +64,14 @@ def test_only_the_first_convolutions_stay_in_float32(exported: Path) -> None:
 
 def test_what_is_quantised_runs_in_eight_bits(exported: Path, tmp_path: Path) -> None:
     needs("openvino-int8")
-    import openvino
-
     graph = onnx.load(exported / "model.onnx")
     onnx.save(quantise(graph, Bundle.open(exported).golden_frames()), tmp_path / "model.int8.onnx")
-    compiled = openvino.Core().compile_model(
-        tmp_path / "model.int8.onnx", "CPU", {"INFERENCE_PRECISION_HINT": "bf16"}
-    )
-    kinds = [operation.get_rt_info() for operation in compiled.get_runtime_model().get_ordered_ops()]
+    engine = OpenVinoEngine(tmp_path / "model.int8.onnx", SIZE, "bf16")
+    networks = engine._requests[0][1].get_compiled_model().get_runtime_model()
+    kinds = [operation.get_rt_info() for operation in networks.get_ordered_ops()]
     in_eight_bits = [kind for kind in kinds if kind["primitiveType"].astype(str).endswith("I8")]
     convolutions = [kind for kind in in_eight_bits if "Convolution" in kind["layerType"].astype(str)]
+    engine.close()
     assert len(convolutions) > 20
 
 
