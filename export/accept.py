@@ -74,18 +74,27 @@ class Parity(BaseModel):
 
 
 def prove(
-    entry: EngineEntry, root: Path, geometry: Geometry, golden: Golden, thresholds: Thresholds
-) -> EngineParity:
-    """Runs `entry` of the unfinished bundle at `root` over all golden frames, batch sizes and positions.
+    entry: EngineEntry, root: Path, geometry: Geometry, golden: Golden, survey: Survey, thresholds: Thresholds
+) -> tuple[EngineParity, str | None]:
+    """Runs `entry` of the unfinished bundle at `root` over all golden frames, batch sizes and positions, then
+    over the survey; the proof, and why the engine must be left out, if it must.
 
     An engine that can't be run here is `not_run`, with the reason. Raises ParityError on a flip.
     """
     try:
-        engine = open_engine(entry, root, geometry)
-        with closing(engine):
-            return _compare(entry, engine, golden, thresholds)
+        with closing(open_engine(entry, root, geometry)) as engine:
+            proof = _compare(entry, engine, golden, thresholds)
+            band = proof.guard_band or 0.0
+            if band > MAX_GUARD_BAND:
+                return proof, _TOO_FAR
+            if in_float32(entry.id):
+                return proof, None
+            return proof, survey.objection(engine, thresholds, band, max(entry.batch_sizes))
     except (BundleError, EngineFailed) as error:
-        return EngineParity(id=entry.id, status="not_run", reason=str(error), batch_sizes=entry.batch_sizes)
+        reason = str(error)
+        proof = EngineParity(id=entry.id, status="not_run", reason=reason, batch_sizes=entry.batch_sizes)
+        # Half precision can be tried without a GPU; what eight bits do elsewhere, nothing here tells.
+        return proof, reason if in_eight_bits(entry.id) else None
 
 
 def certify(
@@ -103,16 +112,15 @@ def certify(
     proofs, unfit = list[EngineParity](), dict[str, str]()
     for entry in entries:
         try:
-            proofs.append(prove(entry, root, geometry, golden, thresholds))
+            proof, objection = prove(entry, root, geometry, golden, survey, thresholds)
         except ParityError as error:
             if not in_eight_bits(entry.id):
                 raise
             unfit[entry.id] = str(error)
-    unfit |= {proof.id: _TOO_FAR for proof in proofs if (proof.guard_band or 0) > MAX_GUARD_BAND}
-    # Half precision can be tried without a GPU; what eight bits do on another processor, nothing here tells.
-    unfit |= {
-        proof.id: proof.reason for proof in proofs if proof.status == "not_run" and in_eight_bits(proof.id)
-    }
+            continue
+        proofs.append(proof)
+        if objection:
+            unfit[entry.id] = objection
     unseen = [proof for proof in proofs if proof.status == "not_run" and in_half_precision(proof.id)]
     if unseen:
         half, objection = _half_graph(root / HALF_GRAPH, geometry, golden, survey, thresholds)
@@ -123,13 +131,8 @@ def certify(
         ]
         if objection:
             unfit |= {proof.id: objection for proof in unseen}
-    bands = {proof.id: proof.guard_band for proof in proofs if proof.guard_band is not None}
-    for entry in entries:
-        if entry.id in bands and entry.id not in unfit and not in_float32(entry.id):
-            objection = _surveyed(entry, root, geometry, survey, thresholds, bands[entry.id])
-            unfit |= {entry.id: objection} if objection else {}
-    verified = [entry for entry in entries if entry.id in bands and entry.id not in unfit]
-    times = _race(verified, root, geometry, golden)
+    fit = {proof.id for proof in proofs if proof.status == "verified"} - unfit.keys()
+    times = _race([entry for entry in entries if entry.id in fit], root, geometry, golden)
     proofs = [proof.model_copy(update={"ms_per_image": times.get(proof.id)}) for proof in proofs]
     return sorted(proofs, key=_preference), unfit
 
@@ -140,16 +143,6 @@ def _race(entries: Sequence[EngineEntry], root: Path, geometry: Geometry, golden
             entry.id: stack.enter_context(closing(open_engine(entry, root, geometry))) for entry in entries
         }
         return race(engines, golden.frames, BATCH_SIZES, rounds=_ROUNDS)
-
-
-def _surveyed(
-    entry: EngineEntry, root: Path, geometry: Geometry, survey: Survey, thresholds: Thresholds, band: float
-) -> str | None:
-    try:
-        with closing(open_engine(entry, root, geometry)) as engine:
-            return survey.objection(engine, thresholds, band, max(entry.batch_sizes))
-    except (BundleError, EngineFailed) as error:
-        return str(error)
 
 
 def _half_graph(

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from export.bundle.engines.engine import Engine, ask
+from export.bundle.engines.engine import Engine, EngineFailed, ask
 from export.bundle.manifest import Thresholds
 from export.bundle.predict import cyclic_windows
 from export.golden import pseudo_abnormal, spread
@@ -42,11 +42,15 @@ class Survey:
         return Survey(every, np.concatenate([predict(batch)[1] for batch in batches]))
 
     def objection(self, engine: Engine, thresholds: Thresholds, guard_band: float, batch: int) -> str | None:
-        """Why an engine that needs `guard_band` by the golden frames must be left out, if it must; asked in
-        batches of `batch`."""
+        """Why an engine that needs `guard_band` by the golden frames must be left out, if it must: it strays,
+        or fails, asked in batches of `batch`."""
         expected, largest = thresholds.image.scores(self.scores), 0.0
         for window in cyclic_windows(len(self.frames), (batch,)):
-            deviation = thresholds.image.scores(ask(engine, self.frames[window])[1]) - expected[window]
+            try:
+                _, scores = ask(engine, self.frames[window])
+            except EngineFailed as error:
+                return str(error)
+            deviation = thresholds.image.scores(scores) - expected[window]
             largest = max(largest, float(np.nan_to_num(np.abs(deviation), nan=np.inf).max()))
         if largest <= guard_band:
             return None

@@ -43,7 +43,6 @@ class Recipe(BaseModel):
     is texture that no student can restore, and it would take two thirds of the student's time."""
     min_width: Annotated[int, Field(ge=1)] = 64
     """Least inner width of fusion and student, for backbones with very few channels."""
-
     bounded: bool = True
     """ReLU6 instead of ReLU in fusion and student, for teachers whose features take both signs; the others'
     features are the student's own activations, and have no bound."""

@@ -45,7 +45,7 @@ def survey(difference: float = 0.0) -> Survey:
 def proof(root: Path, bias: float = 0.0, drift: float = 0.0) -> EngineParity:
     onnx.save(grey_level_network((32, 32), bias, drift), root / "model.onnx")
     entry = EngineEntry(id="onnx-f32", file="model.onnx")
-    return prove(entry, root, Geometry(32, 32), golden(), THRESHOLDS)
+    return prove(entry, root, Geometry(32, 32), golden(), survey(), THRESHOLDS)[0]
 
 
 def test_an_equal_engine_is_verified(tmp_path: Path) -> None:
@@ -121,6 +121,14 @@ def test_an_engine_that_is_off_on_a_frame_that_is_not_golden_is_objected_to(
     assert objection == (off and reason)
 
 
+def test_an_engine_that_fails_on_a_frame_that_is_not_golden_is_objected_to(tmp_path: Path) -> None:
+    onnx.save(grey_level_network((32, 32)), tmp_path / "model.onnx")
+    engine = OnnxRuntimeEngine(tmp_path / "model.onnx", Geometry(32, 32), CPU)
+    of_another_size = Survey(np.zeros((1, 16, 16, 3), np.uint8), np.zeros(1, np.float32))
+    assert "invalid dimensions" in (of_another_size.objection(engine, THRESHOLDS, 0.004, 1) or "")
+    engine.close()
+
+
 @pytest.mark.parametrize(
     ("difference", "reasons"),
     [(0.01, []), (0.03, ["its score is up to 0.030 off on 5 more frames, outside the guard band of 0.020"])],
@@ -165,9 +173,8 @@ def test_an_engine_that_answers_with_nonsense_needs_an_endless_guard_band(tmp_pa
 
 def test_an_engine_that_cannot_be_opened_is_not_claimed_equal(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"not a graph")
-    parity = prove(
-        EngineEntry(id="onnx-f32", file="model.onnx"), tmp_path, Geometry(32, 32), golden(), THRESHOLDS
-    )
+    entry = EngineEntry(id="onnx-f32", file="model.onnx")
+    parity, _ = prove(entry, tmp_path, Geometry(32, 32), golden(), survey(), THRESHOLDS)
     assert (parity.status, parity.flips, parity.guard_band) == ("not_run", None, None)
     assert "model.onnx" in parity.reason
 
