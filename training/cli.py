@@ -93,7 +93,8 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         nargs=2,
         metavar=("H", "W"),
-        help="input size in pixels, multiples of 32 (default: 256 256)",
+        help="input size in pixels, multiples of 32 (default: 256 256, or as many pixels in the shape that "
+        "long pictures have in common)",
     )
     parser.add_argument(
         "--preview", type=Path, metavar="FILE.png", help="also draw pseudo-abnormal samples there"

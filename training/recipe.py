@@ -31,6 +31,8 @@ class Recipe(BaseModel):
     """Any timm backbone with feature strides 4, 8 and 16."""
     height: int = 256
     width: int = 256
+    own_shape: bool = True
+    """Long pictures keep their shape: about as many pixels as height × width, by training/shape.py."""
     filter: Filter = "bilinear"
 
     # Networks
@@ -116,7 +118,7 @@ PRESETS: dict[str, Recipe] = {
         restoration_weight=0, segmentation_weight=0, noise=0, memory=0, rule="mean",
     ),
     "paper": Recipe(
-        name="paper", backbone="wide_resnet50_2", filter="bilinear-point", synthesis="drd",
+        name="paper", backbone="wide_resnet50_2", own_shape=False, filter="bilinear-point", synthesis="drd",
         student_levels=3, bounded=False, memory=0, image_term="channel", segmentation_target="rgb_cos",
         epochs=200, min_steps=0, batch=4, schedule="constant", half=False, rule="drd",
     ),
@@ -126,7 +128,8 @@ PRESETS: dict[str, Recipe] = {
 def load_recipe(name_or_file: str, **overrides: object) -> Recipe:
     """A preset by name, or a TOML file (field = value; `preset = "fast"` names its base).
 
-    `overrides` with the value None are left out. Who names `epochs` gets exactly those. Raises RecipeError.
+    `overrides` with the value None are left out. Who names `epochs` gets exactly those, who names a side of
+    the input gets that size. Raises RecipeError.
     """
     fields: dict[str, object] = {}
     base = name_or_file
@@ -142,6 +145,8 @@ def load_recipe(name_or_file: str, **overrides: object) -> Recipe:
     fields |= {key: value for key, value in overrides.items() if value is not None}
     if "epochs" in fields:
         fields.setdefault("min_steps", 0)
+    if fields.keys() & {"height", "width"}:
+        fields.setdefault("own_shape", False)
     try:
         return Recipe.model_validate(PRESETS[base].model_dump() | fields)
     except ValidationError as error:

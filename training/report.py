@@ -6,9 +6,8 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure, SubFigure
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from PIL import Image
 
 from training.evaluate import Scored, read_frames
 from training.geometry import Geometry
@@ -17,6 +16,7 @@ from training.model.drd import DRD
 mpl.use("Agg")
 
 _SHOWN = 5
+_WIDTH, _CURVES = 12.0, 3.6  # inches: of the sheet, and the curves' height
 _GOOD, _DEFECTIVE = "#0072b2", "#d55e00"  # Okabe–Ito: told apart by colour-blind eyes
 
 
@@ -37,15 +37,23 @@ def write_report(
             (the one that counts is fitted at export, on `calibrate`).
         test: the labelled test set, where there is one.
     """
-    figure = Figure(figsize=(12, 10 if test else 4), layout="constrained")
+    chosen = _examples(test) if test else {}
+    landscape = geometry.width > geometry.height
+    tall, wide = (2 * geometry.height, geometry.width) if landscape else (geometry.height, 2 * geometry.width)
+    below = len(chosen) * (_WIDTH / _SHOWN * tall / wide + 0.3)
+    figure = Figure(figsize=(_WIDTH, _CURVES + below), layout="constrained")
     figure.suptitle(title)
-    upper, lower = np.asarray(figure.subfigures(2, 1, height_ratios=(1, 2 if test else 0.01)))
+    upper, lower = np.asarray(figure.subfigures(2, 1, height_ratios=(_CURVES, below or 0.01)))
     left, right = upper.subplots(1, 2)
     left.plot(range(1, len(losses) + 1), losses, color="black")
     left.set(xlabel="epoch", ylabel="mean loss", title="Training")
     _histogram(right, good_scores, test)
     if test:
-        _gallery(lower, test, drd, float(good_scores.max()), geometry)
+        grid = lower.subplots(len(chosen), _SHOWN, squeeze=False)
+        for row, (name, indices) in zip(grid, chosen.items(), strict=True):
+            frames = read_frames([test.samples[index].path for index in indices], geometry)
+            heat = drd.predict(frames)[0] / float(good_scores.max())
+            _gallery(row, name, test.scores[indices], frames, heat, 0 if landscape else 1)
     figure.savefig(path, dpi=90)
 
 
@@ -54,12 +62,13 @@ def _examples(test: Scored) -> dict[str, list[int]]:
     defective = np.array([sample.defective for sample in test.samples])
     by_score = np.argsort(test.scores)
     bad, good = by_score[defective[by_score]], by_score[~defective[by_score]]
-    return {
+    examples = {
         "defective, highest": bad[::-1][:_SHOWN].tolist(),
         "defective, lowest": bad[:_SHOWN].tolist(),
         "good, lowest": good[:_SHOWN].tolist(),
         "good, highest": good[::-1][:_SHOWN].tolist(),
     }
+    return {name: indices for name, indices in examples.items() if indices}
 
 
 def _histogram(axes: Axes, good: NDArray[np.float64], test: Scored | None) -> None:
@@ -76,21 +85,26 @@ def _histogram(axes: Axes, good: NDArray[np.float64], test: Scored | None) -> No
     axes.legend()
 
 
-def _gallery(figure: SubFigure, test: Scored, drd: DRD, top: float, geometry: Geometry) -> None:
-    chosen = {name: indices for name, indices in _examples(test).items() if indices}
-    grid = figure.subplots(len(chosen), _SHOWN * 2, squeeze=False)
-    for axes in grid.flat:
+def _gallery(
+    row: Sequence[Axes],
+    name: str,
+    scores: NDArray[np.float64],
+    frames: NDArray[np.uint8],
+    heat: NDArray[np.float32],
+    side: int,
+) -> None:
+    """Each frame and, along axis `side` of the picture, what is hot in it, over its score."""
+    for axes in row:
         axes.axis("off")
-    for row, (name, indices) in zip(grid, chosen.items(), strict=True):
-        row[0].set_title(name, loc="left", fontsize=9, fontweight="bold")
-        frames = read_frames([test.samples[index].path for index in indices], geometry)
-        for column, (frame, heat) in enumerate(zip(frames, drd.predict(frames)[0], strict=True)):
-            row[2 * column].imshow(frame)
-            row[2 * column + 1].imshow(_overlay(frame, heat / top))
-            row[2 * column + 1].set_title(f"{test.scores[indices[column]]:.3g}", fontsize=8)
+    row[0].set_title(name, loc="left", fontsize=9, fontweight="bold")
+    for axes, score, frame, hot in zip(row, scores, frames, heat, strict=False):  # there may be fewer frames
+        axes.imshow(np.concatenate([frame, _overlay(frame, hot)], side))
+        axes.set_title(f"{score:.3g}", loc="right", fontsize=8)
 
 
-def _overlay(frame: NDArray[np.uint8], heat: NDArray[np.float32]) -> Image.Image:
+def _overlay(frame: NDArray[np.uint8], heat: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """`heat` is in parts of the highest score of held-back good pictures."""
     colour = mpl.colormaps["inferno"](np.clip(heat / 2, 0, 1))[:, :, :3] * 255
     strength = 0.7 * np.clip(heat, 0, 1)[:, :, None]
-    return Image.fromarray((frame * (1 - strength) + colour * strength).astype(np.uint8))
+    overlay: NDArray[np.uint8] = (frame * (1 - strength) + colour * strength).astype(np.uint8)
+    return overlay

