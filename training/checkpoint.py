@@ -1,4 +1,4 @@
-"""The checkpoint directory: training's product, and the door through which export gets the model.
+"""The checkpoint directory: what training produces, and where export gets the model.
 
 checkpoint.safetensors   every tensor of the network, the teacher's among them (never pickle)
 checkpoint.json          recipe, score rule, splits with digests, versions
@@ -23,7 +23,7 @@ from training.datasets import Sample
 from training.geometry import Geometry
 from training.model.drd import DRD
 from training.model.heatmap import ScoreRule
-from training.model.teacher import Teacher
+from training.model.teacher import BackboneError, Teacher
 from training.recipe import Recipe
 from training.splits import Split
 
@@ -35,7 +35,7 @@ class CheckpointError(ValueError):
 
 
 class ImageRecord(BaseModel):
-    """One training image, so that nobody calibrates on what the network has learned."""
+    """One training image, recorded so that export can verify which images calibration may use."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     name: str
@@ -43,11 +43,11 @@ class ImageRecord(BaseModel):
 
 
 class Checkpoint(BaseModel):
-    """What `checkpoint.json` says, and how to get at the rest."""
+    """The contents of `checkpoint.json`, and access to the files beside it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal[6] = 6
+    format: Literal[7] = 7
     product: str
     recipe: Recipe
     rule: ScoreRule
@@ -62,11 +62,17 @@ class Checkpoint(BaseModel):
         return self.recipe.geometry
 
     def model(self) -> DRD:
-        """The trained network: CPU, float32, evaluation mode. Raises CheckpointError."""
+        """The trained network: CPU, float32, evaluation mode.
+
+        Raises:
+            CheckpointError: no such backbone in this timm, or tensors missing, damaged or of another network.
+        """
         path = self.directory / TENSORS
-        drd = DRD(Teacher(self.recipe.backbone), self.recipe, self.rule)
         try:
+            drd = DRD(Teacher(self.recipe.backbone), self.recipe, self.rule)
             drd.load_state_dict(load_file(path))
+        except BackboneError as error:
+            raise CheckpointError(f"{self.directory}: {error}") from error
         except (OSError, SafetensorError, RuntimeError) as error:
             raise CheckpointError(f"{path}: does not hold this network's tensors ({_line(error)})") from error
         return drd.eval()
@@ -102,7 +108,7 @@ def load_checkpoint(directory: Path) -> Checkpoint:
 
 
 def save_checkpoint(checkpoint: Checkpoint, drd: DRD) -> None:
-    """Write tensors, then the description: a directory with a description is whole."""
+    """Write tensors, then the description: a directory with a description is complete."""
     checkpoint.directory.mkdir(parents=True, exist_ok=True)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in drd.state_dict().items()}
     write_tensors(checkpoint.directory / TENSORS, state, {})

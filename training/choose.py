@@ -19,10 +19,12 @@ _VERSIONS = 4
 """Pseudo-abnormal versions of each select image."""
 
 _MARGIN = 0.02
-"""A rule less preferred must be better by this much: pseudo-abnormal images are more local than most real
-defects, and would always vote for the hottest pixel alone, which a speck on a good part can decide."""
+"""AUROC by which a less preferred rule must be better. Pseudo-abnormal damage is more local than most real
+defects and always favours the maximum, which a single speck on a good part can decide."""
 
 _BATCH = 16
+_DAMAGE = 2
+"""Number of the random stream, other than training's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,9 @@ def choose_rule(drd: DRD, recipe: Recipe, select: Tensor, seed: int) -> list[Can
         All candidates, the chosen one first.
     """
     normal = _maps(drd, select)
-    seeds = [int(s) for s in np.random.default_rng((seed, 2)).integers(0, 1 << 62, _VERSIONS * len(select))]
+    seeds = [
+        int(s) for s in np.random.default_rng((seed, _DAMAGE)).integers(0, 1 << 62, _VERSIONS * len(select))
+    ]
     pseudo, _ = synthesise(select.repeat(_VERSIONS, 1, 1, 1), preset(recipe), seeds)
     damaged = _maps(drd, pseudo)
     truth = np.repeat([False, True], [len(select), len(pseudo)])

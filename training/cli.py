@@ -32,7 +32,7 @@ _PRODUCT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0, 1 for a failure, 2 for misuse."""
+    """Exit status: 0, 1 for a failure, 2 for misuse, 130 when interrupted."""
     options = _parser().parse_args(arguments)
     try:
         train(Request(**vars(options)))

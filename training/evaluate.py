@@ -33,7 +33,7 @@ def score_images(
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
+class ScoredSet:
     """Raw scores of a labelled test set, in the order of its samples, and the figures they make."""
 
     samples: tuple[Sample, ...]
@@ -43,21 +43,21 @@ class Scored:
 
 def evaluate(
     samples: Sequence[Sample], results: Iterable[tuple[NDArray[np.float32], float]], geometry: Geometry
-) -> Scored:
+) -> ScoredSet:
     """Figures of `results` (heatmap and raw score per sample, in order).
 
-    Pixel figures come from the good images and those defective ones whose defect is drawn; heatmaps are
-    kept only where there are masks.
+    Pixel figures come from the good images and those defective ones that have a mask; heatmaps are kept only
+    where there are masks.
     """
-    drawn = any(sample.mask is not None for sample in samples)
+    masked = any(sample.mask is not None for sample in samples)
     scores, heatmaps, masks = [], [], []
     for sample, (heatmap, score) in zip(samples, results, strict=True):
         scores.append(score)
-        if drawn and (sample.mask is not None or not sample.defective):
+        if masked and (sample.mask is not None or not sample.defective):
             heatmaps.append(heatmap)
             empty = np.zeros(heatmap.shape, np.bool_)
             masks.append(read_mask(sample.mask, geometry) if sample.mask is not None else empty)
     defective = np.array([sample.defective for sample in samples])
     pixels = (np.stack(heatmaps), np.stack(masks)) if heatmaps else (None, None)
     raw = np.array(scores)
-    return Scored(tuple(samples), raw, quality(raw, defective, *pixels))
+    return ScoredSet(tuple(samples), raw, quality(raw, defective, *pixels))

@@ -11,7 +11,7 @@ import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
-_TRAIN = 468
+_TRAIN = 468  # of 588 good cells, which leaves 120 to test with
 
 
 def lay_out(target: Path) -> None:

@@ -1,5 +1,5 @@
-"""Dual-stream training. Every random choice is a function of (seed, epoch, image), so that a run can be
-cut anywhere at an epoch's end and goes on as if it had not been.
+"""Dual-stream training. Every random choice follows from the seed and the step, so that a run that was
+stopped after any epoch resumes with the same result.
 """
 
 import math
@@ -16,20 +16,23 @@ from training.recipe import Recipe
 from training.synthesis import synthesise
 
 _CACHE_BYTES = 1 << 30
-_FINAL_LEARNING_RATE = 0.1
+_FINAL_SHARE = 0.1
+"""Of the initial learning rate, at the end of the cosine schedule."""
+_DAMAGE = 1
+"""Number of the random stream that damages frames; epochs' orders are drawn from one without a number."""
 
 
 class TrainingError(ValueError):
     """The run cannot start or go on; the message says why."""
 
 
-def autocast(device: torch.device, half: bool) -> AbstractContextManager[object]:
-    """bfloat16 where it is asked for and the processor computes in it; float32 otherwise."""
+def autocast(device: torch.device, bfloat16: bool) -> AbstractContextManager[object]:
+    """bfloat16 if `bfloat16` and the processor computes in it; float32 otherwise."""
     if device.type == "cuda":
         able = torch.cuda.is_bf16_supported()
     else:
         able = bool(torch.cpu.get_capabilities().get("avx512_bf16"))
-    return torch.autocast(device.type, torch.bfloat16) if half and able else nullcontext()
+    return torch.autocast(device.type, torch.bfloat16) if bfloat16 and able else nullcontext()
 
 
 class Trainer:
@@ -53,7 +56,8 @@ class Trainer:
         self._features = self._cached_features()
 
     def epochs(self, on_step: Callable[[float], None]) -> Iterator[int]:
-        """Run the remaining epochs, telling each step's loss; yields the number finished, for saving."""
+        """Run the remaining epochs, passing each step's loss to `on_step`; yields the number of finished
+        ones."""
         while self.epoch < self.last_epoch:
             self.learned.train()
             order = np.random.default_rng((self.seed, self.epoch)).permutation(len(self.frames))
@@ -64,8 +68,8 @@ class Trainer:
             yield self.epoch
 
     def conclude(self) -> None:
-        """Last passes over the clean images: their batch statistics, since training's are a mixture of both
-        streams, and what the memory keeps of them."""
+        """Recompute the batch-norm statistics on clean images only, since training mixed both streams, then
+        fill the memory from the same images."""
         norms = [m for m in self.learned.modules() if isinstance(m, nn.BatchNorm2d)]
         for norm in norms:
             norm.reset_running_stats()
@@ -79,13 +83,11 @@ class Trainer:
                 if memory is not None:
                     seen.append(memory.sample(features, len(self.frames), generator))
             if memory is not None:
-                memory.remember(torch.cat(seen))
-        for norm in norms:
-            norm.momentum = 0.1
+                memory.fit_coreset(torch.cat(seen))
         self.drd.eval()
         if memory is not None:
             with torch.no_grad():
-                memory.expect(self._restored())
+                memory.fit_expected(self._restored())
 
     def _restored(self) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
         """The teacher's features of all clean images and the student's distances to them, in batches."""
@@ -97,7 +99,7 @@ class Trainer:
         """One optimiser step on the images at `indices`; returns the loss, or raises TrainingError."""
         for group in self.optimiser.param_groups:
             group["lr"] = self._learning_rate(step)
-        with autocast(self.device, self.recipe.half):
+        with autocast(self.device, self.recipe.bfloat16):
             loss = self._loss(indices, step)
         self.optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
@@ -111,17 +113,18 @@ class Trainer:
         if self.recipe.schedule == "constant":
             return self.recipe.learning_rate
         done = step / (self.batches * self.last_epoch)
-        share = _FINAL_LEARNING_RATE + (1 - _FINAL_LEARNING_RATE) * 0.5 * (1 + math.cos(math.pi * done))
+        share = _FINAL_SHARE + (1 - _FINAL_SHARE) * 0.5 * (1 + math.cos(math.pi * done))
         return self.recipe.learning_rate * share
 
     def _loss(self, indices: Tensor, step: int) -> Tensor:
         recipe = self.recipe
         normal = self._normal_features(indices)
         if recipe.synthesis == "none":
-            return distillation_loss(recipe, self.drd.restorable(normal), self.drd.restore(normal))
+            return distillation_loss(recipe, self.drd.targets(normal), self.drd.restore(normal))
         good = self.frames[indices]
         seeds = [
-            int(s) for s in np.random.default_rng((self.seed, 1, step)).integers(0, 1 << 62, len(indices))
+            int(s)
+            for s in np.random.default_rng((self.seed, _DAMAGE, step)).integers(0, 1 << 62, len(indices))
         ]
         damaged, mask = synthesise(good, recipe.synthesis, seeds)
         with torch.no_grad():
@@ -132,13 +135,13 @@ class Trainer:
         ]
         restored = self.drd.restore(both)
         clean, repaired = [s[: len(indices)] for s in restored], [s[len(indices) :] for s in restored]
-        normal, pseudo = self.drd.restorable(normal), self.drd.restorable(pseudo)
+        normal, pseudo = self.drd.targets(normal), self.drd.targets(pseudo)
         loss = distillation_loss(recipe, normal, clean)
         if recipe.restoration_weight:
             loss = loss + restoration_loss(recipe, normal, repaired)
         if recipe.segmentation_weight:
-            target = segmentation_target(recipe, good, damaged, mask).to(self.device)
-            loss = loss + segmentation_loss(recipe, pseudo, repaired, target)
+            target = segmentation_target(recipe, self._normalised(good), self._normalised(damaged), mask)
+            loss = loss + segmentation_loss(recipe, pseudo, repaired, target.to(self.device))
         return loss
 
     def _noisy(self, feature: Tensor, step: int, level: int) -> Tensor:
@@ -148,14 +151,17 @@ class Trainer:
         noise = torch.randn(feature.shape, generator=generator, device=self.device, dtype=torch.float32)
         return feature + self.recipe.noise * noise.to(feature.dtype)
 
-    def _teach(self, frames: Tensor) -> list[Tensor]:
-        with torch.no_grad(), autocast(self.device, self.recipe.half):
+    def _normalised(self, frames: Tensor) -> Tensor:
+        return self.drd.teacher.normalised(frames.to(self.device))
+
+    def _teacher_features(self, frames: Tensor) -> list[Tensor]:
+        with torch.no_grad(), autocast(self.device, self.recipe.bfloat16):
             features: list[Tensor] = self.drd.teacher(frames.to(self.device))
         return features
 
     def _normal_features(self, indices: Tensor) -> list[Tensor]:
         if self._features is None:
-            return self._teach(self.frames[indices])
+            return self._teacher_features(self.frames[indices])
         return [
             level[indices].to(self.device).contiguous(memory_format=torch.channels_last)
             for level in self._features
@@ -163,8 +169,8 @@ class Trainer:
 
     def _cached_features(self) -> list[Tensor] | None:
         """The normal stream is not augmented: where memory allows, its teacher runs once per image."""
-        probe = self._teach(self.frames[:1])
+        probe = self._teacher_features(self.frames[:1])
         if sum(level.nbytes for level in probe) * len(self.frames) > _CACHE_BYTES:
             return None
-        parts = [self._teach(chunk) for chunk in torch.split(self.frames, self.recipe.batch)]
-        return [torch.cat([part[level].cpu() for part in parts]) for level in range(3)]
+        parts = [self._teacher_features(chunk) for chunk in torch.split(self.frames, self.recipe.batch)]
+        return [torch.cat(level).cpu() for level in zip(*parts, strict=True)]

@@ -7,9 +7,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from training.model.heatmap import distances
-from training.recipe import Recipe
+from training.recipe import ImageTerm, Recipe
 
 _EASY_GRADIENT = 0.1
+"""What is left of the gradient at easy positions (Dinomaly's value)."""
 
 
 def position_distance(teacher: Tensor, student: Tensor) -> Tensor:
@@ -17,7 +18,7 @@ def position_distance(teacher: Tensor, student: Tensor) -> Tensor:
     return (1 - F.cosine_similarity(teacher, student, dim=1)).mean()
 
 
-def image_distance(teacher: Tensor, student: Tensor, term: str) -> Tensor:
+def image_distance(teacher: Tensor, student: Tensor, term: ImageTerm) -> Tensor:
     """d_img, mean over the batch. `channel`: 1 − cos of each channel's flattened map, mean over channels;
     `flat`: one 1 − cos over the flattened C·h·w map (RD's)."""
     start = 2 if term == "channel" else 1
@@ -25,10 +26,8 @@ def image_distance(teacher: Tensor, student: Tensor, term: str) -> Tensor:
 
 
 def mine(teacher: Tensor, student: Tensor, easy_share: float) -> Tensor:
-    """The student unchanged, with a tenth of the gradient at the easiest positions of the batch.
-
-    Hard-position mining as in Dinomaly (CVPR 2025): what is already restored stops pulling.
-    """
+    """The student's features unchanged, with a reduced gradient at the `easy_share` best restored positions
+    of the batch: hard-position mining as in Dinomaly (CVPR 2025)."""
     with torch.no_grad():
         distance = 1 - F.cosine_similarity(teacher, student, dim=1)
         limit = distance.flatten().kthvalue(max(1, round(easy_share * distance.numel()))).values
@@ -72,9 +71,9 @@ def segmentation_target(recipe: Recipe, normal: Tensor, pseudo: Tensor, mask: Te
     The latter is near zero inside most pastes of grey images, and would teach "nothing here".
 
     Args:
-        normal, pseudo: `[N, H, W, 3]` on the teacher's normalised scale.
+        normal, pseudo: RGB `[N, 3, H, W]`, normalised as the teacher's input.
         mask: bool `[N, H, W]`.
     """
     if recipe.segmentation_target == "mask":
         return mask.float()
-    return 1 - F.cosine_similarity(pseudo, normal, dim=-1)
+    return 1 - F.cosine_similarity(pseudo, normal, dim=1)

@@ -1,4 +1,4 @@
-"""Quality figures: image AUROC and AP, pixel AUROC and AP, AUPRO. NumPy, SciPy and scikit-learn."""
+"""Quality figures: image AUROC, AP and F1-max, pixel AUROC and AP, AUPRO. NumPy, SciPy and scikit-learn."""
 
 from dataclasses import asdict, dataclass
 

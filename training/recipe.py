@@ -1,6 +1,6 @@
 """Recipes: everything that decides what a training run computes, and nothing else.
 
-A recipe is kept in the checkpoint. The presets are the contract's `quick`, `fast`, `rd` and `paper`.
+A recipe is kept in the checkpoint. The presets are `quick`, `fast`, `rd` and `paper`.
 """
 
 import tomllib
@@ -13,6 +13,8 @@ from training.geometry import Filter, Geometry
 
 Positive = Annotated[float, Field(gt=0)]
 Weight = Annotated[float, Field(ge=0)]
+Fusion = Literal["mfcf", "mff"]
+ImageTerm = Literal["channel", "flat"]
 
 
 class RecipeError(ValueError):
@@ -36,18 +38,19 @@ class Recipe(BaseModel):
     filter: Filter = "bilinear"
 
     # Networks
-    fusion: Literal["mfcf", "mff"] = "mfcf"
+    fusion: Fusion = "mfcf"
     """`mfcf`: the paper's cascade; `mff`: RD's flat fusion, for the baseline."""
     fusion_width: Annotated[int, Field(ge=1, le=4)] = 2
     """w of the cascade: its middle stage has w times the third level's channels."""
     student_levels: Literal[2, 3] = 2
-    """How many of the teacher's levels the student restores, from the coarsest. Most of what the finest shows
-    is texture that no student can restore, and it would take two thirds of the student's time."""
+    """How many of the teacher's levels the student restores, from the coarsest. The finest shows mostly
+    texture that no student can restore, and would take two thirds of the student's time."""
     min_width: Annotated[int, Field(ge=1)] = 64
-    """Least inner width of fusion and student, for backbones with very few channels."""
+    """Least inner width of the student's levels, for teachers whose features take both signs and are few."""
     bounded: bool = True
-    """ReLU6 instead of ReLU in fusion and student, for teachers whose features take both signs; the others'
-    features are the student's own activations, and have no bound."""
+    """ReLU6 instead of ReLU in fusion and student, which keeps activations within what int8 can represent.
+    Only for teachers whose features take both signs: elsewhere the student's outputs are themselves
+    activations."""
 
     # The second, pseudo-abnormal stream
     synthesis: Literal["none", "drd", "mix"] = "mix"
@@ -55,14 +58,14 @@ class Recipe(BaseModel):
     """Standard deviation of the noise on the pseudo stream's features before the bottleneck."""
 
     memory: Annotated[int, Field(ge=0)] = 1000
-    """Places of good parts that are remembered, for the distance to them; 0: no memory."""
+    """Feature vectors of good parts that are stored, for the distance to the nearest; 0: no memory."""
 
     # Losses
     position_weight: Weight = 1.0
     """a_pos: one cosine per position, over channels ("batch")."""
     image_weight: Weight = 1.0
     """a_img: cosine(s) per image ("individual")."""
-    image_term: Literal["channel", "flat"] = "flat"
+    image_term: ImageTerm = "flat"
     """`channel`: the paper's, one cosine per channel; `flat`: RD's, one over the whole feature map."""
     restoration_weight: Weight = 1.0
     """L_rec: the pseudo stream is restored towards the clean image's features."""
@@ -70,21 +73,22 @@ class Recipe(BaseModel):
     """L_seg: the pseudo stream's heatmap against where the two images differ."""
     segmentation_target: Literal["rgb_cos", "mask"] = "mask"
     easy_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of positions counted as easy, whose gradient is scaled by a tenth; 0: no mining."""
+    """Share of positions counted as easy, whose gradient is reduced; 0: no mining."""
 
     # Optimiser
     epochs: Annotated[int, Field(ge=1)] = 12
-    """More are not better: a student that has learned for long restores damage, too."""
+    """More are not better: a student trained for longer also restores damage."""
     min_steps: Annotated[int, Field(ge=0)] = 500
-    """Optimiser steps there are at least, whatever `epochs` says: few pictures are seen more often."""
+    """Least number of optimiser steps, whatever `epochs` says: with few pictures there are more epochs."""
     batch: Annotated[int, Field(ge=1)] = 8
     learning_rate: Positive = 5e-3
     betas: tuple[float, float] = (0.5, 0.999)
     weight_decay: Weight = 1e-5
     schedule: Literal["constant", "cosine"] = "cosine"
     """`cosine` falls to a tenth of the learning rate."""
-    half: bool = True
-    """bfloat16 autocast where the processor has it; weights, losses and evaluation stay float32."""
+    bfloat16: bool = True
+    """Autocast to bfloat16 where the processor computes in it; weights, losses and evaluation stay
+    float32."""
 
     # Score rule
     rule: Literal["chosen", "drd", "mean"] = "chosen"
@@ -106,7 +110,7 @@ class Recipe(BaseModel):
         return Geometry(self.height, self.width, self.filter)
 
     def epochs_of(self, batches: int) -> int:
-        """How many epochs of so many batches there are."""
+        """Number of epochs when one has so many `batches`."""
         return max(self.epochs, -(-self.min_steps // batches))
 
 
@@ -120,7 +124,7 @@ PRESETS: dict[str, Recipe] = {
     "paper": Recipe(
         name="paper", backbone="wide_resnet50_2", own_shape=False, filter="bilinear-point", synthesis="drd",
         student_levels=3, bounded=False, memory=0, image_term="channel", segmentation_target="rgb_cos",
-        epochs=200, min_steps=0, batch=4, schedule="constant", half=False, rule="drd",
+        epochs=200, min_steps=0, batch=4, schedule="constant", bfloat16=False, rule="drd",
     ),
 }  # fmt: skip
 

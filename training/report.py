@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from training.evaluate import Scored, read_frames
+from training.evaluate import ScoredSet, read_frames
 from training.geometry import Geometry
 from training.model.drd import DRD
 
@@ -25,7 +25,7 @@ def write_report(
     title: str,
     losses: Sequence[float],
     good_scores: NDArray[np.float64],
-    test: Scored | None,
+    test: ScoredSet | None,
     drd: DRD,
     geometry: Geometry,
 ) -> None:
@@ -57,7 +57,7 @@ def write_report(
     figure.savefig(path, dpi=90)
 
 
-def _examples(test: Scored) -> dict[str, list[int]]:
+def _examples(test: ScoredSet) -> dict[str, list[int]]:
     """Indices worth looking at: of each kind, those told most clearly and those told worst."""
     defective = np.array([sample.defective for sample in test.samples])
     by_score = np.argsort(test.scores)
@@ -71,7 +71,7 @@ def _examples(test: Scored) -> dict[str, list[int]]:
     return {name: indices for name, indices in examples.items() if indices}
 
 
-def _histogram(axes: Axes, good: NDArray[np.float64], test: Scored | None) -> None:
+def _histogram(axes: Axes, good: NDArray[np.float64], test: ScoredSet | None) -> None:
     axes.set(xlabel="raw score", ylabel="images", title="Scores")
     groups = {"held-back good": (good, "#999999")}
     if test:

@@ -1,6 +1,6 @@
-"""What a killed run needs to go on: network, optimiser and epoch, at the end of each epoch.
+"""What an interrupted run needs to resume: network, optimiser and epoch, at the end of each epoch.
 
-Nothing else: every random choice is a function of (seed, epoch, image). Tensors only, no pickle.
+Nothing else: every random choice follows from the seed and the step. Tensors only, no pickle.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ class ResumeFile:
 
     Args:
         path: the file, in the checkpoint directory.
-        identity: everything that decides the result; a state of another run is not taken up.
+        identity: recipe, seed, weights file and pictures; the state of a run with another one is ignored.
     """
 
     def __init__(self, path: Path, identity: str) -> None:
@@ -39,14 +39,14 @@ class ResumeFile:
         write_tensors(self.path, tensors, metadata)
 
     def load(self, trainer: Trainer) -> list[float]:
-        """Put `trainer` where the state left off; returns the losses of the epochs done, if any."""
+        """Restore `trainer` from the file; returns the losses of the finished epochs, if any."""
         if not self.path.is_file():
             return []
         try:
             with safe_open(self.path, framework="pt") as file:
                 metadata = file.metadata()
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 — not a dict
-        except SafetensorError:  # cut off while being written; the run starts anew
+        except SafetensorError:  # cut off while being written: start from the beginning
             return []
         if metadata.get("identity") != self.identity:
             return []

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from training.checkpoint import Checkpoint, libraries, records, save_checkpoint, write_json
+from training.checkpoint import Checkpoint, digest, libraries, records, save_checkpoint, write_json
 from training.choose import Candidate, choose_rule, preset
 from training.datasets import Dataset, Sample, open_dataset
 from training.evaluate import evaluate, score_images
@@ -29,7 +29,7 @@ from training.splits import Split, split
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What `drd-train` was asked; the fields are its options."""
+    """The options of `drd-train`."""
 
     data: Path
     product: str
@@ -108,7 +108,7 @@ def _read(samples: Sequence[Sample], geometry: Geometry, name: str, skip: bool) 
             kept.append(sample)
         except UnreadableImage as error:
             if not skip:
-                raise TrainingError(f"{error}; mend or remove it, or give --skip-unreadable") from error
+                raise TrainingError(f"{error}; repair or remove it, or give --skip-unreadable") from error
             tqdm.write(f"left out: {error}")
     if not kept:
         raise TrainingError(f"no readable picture is left for '{name}'")
@@ -127,10 +127,9 @@ def _network(recipe: Recipe, request: Request) -> DRD:
 
 
 def _resume_file(recipe: Recipe, request: Request, fit: Tensor) -> ResumeFile:
-    data = hashlib.sha256(fit.numpy().tobytes()).hexdigest()
-    return ResumeFile(
-        request.out / "resume.safetensors", f"{recipe!r} {request.seed} {request.weights} {data}"
-    )
+    weights = digest(request.weights) if request.weights else None
+    pictures = hashlib.sha256(fit.numpy().tobytes()).hexdigest()
+    return ResumeFile(request.out / "resume.safetensors", f"{recipe!r} {request.seed} {weights} {pictures}")
 
 
 def _learn(trainer: Trainer, state: ResumeFile) -> list[float]:

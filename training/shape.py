@@ -10,23 +10,24 @@ from training.geometry import UnreadableImage, read_rgb
 from training.recipe import Recipe
 
 _ELONGATED = 1.9
-"""Long side over short side from which the shape is kept; below, a stretched square does as well."""
+"""Long over short side from which the shape is kept; below, a square does as well (docs/log.md)."""
 _ALIKE = 1.15
-"""Factor within which pictures count as of one shape."""
+"""Factor within which aspect ratios count as the same."""
 _LOOKED_AT = 32
-_GRID, _LEAST_SIDE = 32, 64
+_GRID = 32
+_LEAST_SIDE = 64  # two cells of the embedding, which has stride 32
 _AREA = (0.75, 1.25)
-"""Least and greatest area of the input size, in parts of the recipe's."""
+"""Least and greatest area of the input size, as a fraction of the recipe's."""
 
 Size = tuple[int, int]
 """Height and width in pixels."""
 
 
 def shaped(recipe: Recipe, pictures: Sequence[Path]) -> Recipe:
-    """`recipe` at the input size for these good pictures, which is settled then.
+    """`recipe` with the input size for these good pictures, and `own_shape` off.
 
-    Another than the recipe's only where `own_shape` asks for it and nine in ten pictures agree on a shape of
-    about 2:1 or more: what is squeezed much more along one axis than along the other hides fine damage.
+    The size changes only if `own_shape` is set and at least 90 % of the pictures share an aspect ratio of
+    about 2:1 or more: squeezing such pictures to a square would hide fine damage.
     """
     if not recipe.own_shape:
         return recipe
@@ -35,8 +36,8 @@ def shaped(recipe: Recipe, pictures: Sequence[Path]) -> Recipe:
 
 
 def own_size(pictures: Sequence[Size], usual: Size) -> Size:
-    """The input size nearest in shape to `pictures` with about as many pixels as `usual`; or `usual` itself,
-    where they are of different shapes or none too long."""
+    """The input size nearest in shape to `pictures` with about as many pixels as `usual`; `usual` itself if
+    their shapes differ or are not long."""
     if not pictures:
         return usual
     shapes = [math.log(width / height) for height, width in pictures]
@@ -51,7 +52,8 @@ def own_size(pictures: Sequence[Size], usual: Size) -> Size:
 
 
 def _sizes(pictures: Sequence[Path]) -> list[Size]:
-    """Of some of the pictures, upright. What can't be read is somebody else's to report."""
+    """Sizes of up to 32 of the pictures, upright. Unreadable ones are skipped here: reading them all reports
+    them."""
     sizes = list[Size]()
     for path in pictures[:: -(-len(pictures) // _LOOKED_AT) or 1]:
         try:

@@ -1,4 +1,5 @@
-"""Good images have three uses, and no image two: `fit`, `select`, `calibrate`."""
+"""Good images are divided into three sets: `fit` trains, `select` chooses the score rule, `calibrate` sets
+the threshold."""
 
 import random
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ def split(items: Sequence[Item], seed: int) -> dict[Split, tuple[Item, ...]]:
     """Divide good images, given in the order of their names.
 
     `select` takes 10 %, at most 48; `calibrate` 20 %, at least 100 where 400 are there; `fit` the rest.
-    Whole blocks of consecutive names are dealt out, so that near-duplicates are not on both sides.
+    Whole blocks of consecutive names go to one set, so that near-duplicates are not on both sides.
 
     Raises:
         ValueError: fewer than 10 images.

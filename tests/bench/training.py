@@ -39,7 +39,7 @@ def main() -> None:
     indices, good = torch.arange(recipe.batch), frames[: recipe.batch]
 
     def teacher() -> None:
-        with torch.no_grad(), autocast(device, recipe.half):
+        with torch.no_grad(), autocast(device, recipe.bfloat16):
             drd.teacher(frames.to(device))
 
     timed = {

@@ -58,7 +58,7 @@ def fill_memory(drd: DRD) -> None:
     """As if it had seen good parts: unit vectors, and places that are more and less usual."""
     assert drd.memory is not None
     drd.memory.vectors.copy_(torch.nn.functional.normalize(torch.randn_like(drd.memory.vectors)))
-    drd.memory.usual.uniform_(0.5, 2)
+    drd.memory.expected.uniform_(0.5, 2)
 
 
 def _plate(rng: Generator) -> NDArray[np.uint8]:

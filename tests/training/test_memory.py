@@ -28,7 +28,7 @@ def plain(kind: int) -> Tensor:
 def knowing(*kinds: int) -> Memory:
     memory = Memory(len(kinds), (3, 3), levels=3)
     seen = [memory.sample(features(plain(kind)), 1, torch.Generator().manual_seed(0)) for kind in kinds]
-    memory.remember(torch.cat(seen))
+    memory.fit_coreset(torch.cat(seen))
     return memory
 
 
@@ -55,13 +55,13 @@ def test_what_is_good_all_over_is_less_so_in_another_picture() -> None:
 def test_a_rare_look_is_kept() -> None:
     common, rare = torch.eye(3)[:1].expand(999, 3), torch.eye(3)[1:2]
     memory = Memory(2, (1, 1), levels=3)
-    memory.remember(torch.cat([common, rare]))
+    memory.fit_coreset(torch.cat([common, rare]))
     assert sorted(memory.vectors.tolist()) == [[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]
 
 
 def test_fewer_places_than_there_is_room_for_are_all_remembered() -> None:
     memory = Memory(5, (1, 1), levels=3)
-    memory.remember(torch.eye(3))
+    memory.fit_coreset(torch.eye(3))
     assert sorted(memory.vectors.tolist()) == [[0, 0, 0], [0, 0, 0], [0, 0, 1], [0, 1, 0], [1, 0, 0]]
 
 
@@ -78,7 +78,7 @@ def test_the_student_is_read_against_what_is_usual_at_places_that_look_alike() -
     memory = knowing(0, 1)
     hard = [torch.full((1, 32 // 2**k, 32 // 2**k), 0.4) for k in range(3)]
     easy = [level / 4 for level in hard]
-    memory.expect([(features(plain(0)), hard), (features(plain(1)), easy)] * 3)
+    memory.fit_expected([(features(plain(0)), hard), (features(plain(1)), easy)] * 3)
     at_hard, at_easy = of(memory, plain(0), hard)[:3], of(memory, plain(1), easy)[:3]
     for one, other in zip(at_hard, at_easy, strict=True):
         torch.testing.assert_close(one, other, rtol=0.5, atol=0)  # one was four times the other
@@ -90,8 +90,8 @@ def test_the_student_is_read_against_what_is_usual_at_places_that_look_alike() -
 def test_places_restored_without_fault_make_nothing_infinite() -> None:
     memory = knowing(0, 1)
     none = [torch.zeros(1, 32 // 2**k, 32 // 2**k) for k in range(3)]
-    memory.expect([(features(plain(0)), none), (features(plain(1)), none)])
+    memory.fit_expected([(features(plain(0)), none), (features(plain(1)), none)])
     assert all(torch.isfinite(level).all() for level in of(memory, plain(0)))
     some = [level + 0.01 for level in none]
-    memory.expect([(features(plain(0)), none), (features(plain(1)), some)])
+    memory.fit_expected([(features(plain(0)), none), (features(plain(1)), some)])
     assert max(level.max() for level in of(memory, plain(0), some)[:3]) <= 0.11

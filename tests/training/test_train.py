@@ -125,7 +125,7 @@ def test_a_checkpoint_of_another_format_is_refused_as_such(trained: Path, tmp_pa
     older = json.loads((trained / "checkpoint.json").read_bytes())
     older["format"], older["rule"]["levels"] = 3, [0, 1, 1]
     (tmp_path / "checkpoint.json").write_text(json.dumps(older))
-    with pytest.raises(CheckpointError, match="field format: Input should be 6"):
+    with pytest.raises(CheckpointError, match="field format: Input should be 7"):
         load_checkpoint(tmp_path)
 
 

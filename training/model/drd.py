@@ -28,26 +28,25 @@ class DRD(nn.Module):
             bound(self.bottleneck)
             bound(self.student)
         self.memory = Memory(recipe.memory, mirror.channels[1:], levels) if recipe.memory else None
-        # The memory has as much say as the student's levels together.
+        # The memory counts as much as the student's levels together.
         weights = [1.0] * levels + [float(levels)] * (self.memory is not None)
         self.heatmap = Heatmap(recipe.height, recipe.width, rule, weights)
 
     def restore(self, features: list[Tensor]) -> list[Tensor]:
-        """What the student makes of the teacher's features, shaped as `restorable` of them."""
+        """The student's reconstruction of the teacher's features, shaped as `targets` of them."""
         restored: list[Tensor] = self.student(self.bottleneck(features))
         return restored
 
-    def restorable(self, features: list[Tensor]) -> list[Tensor]:
-        """Those of the teacher's features that the student restores: the coarser two, or all three."""
+    def targets(self, features: list[Tensor]) -> list[Tensor]:
+        """The teacher's features that the student has to restore: the coarser two levels, or all three."""
         return features[-self.student.levels :]
 
     def distances(self, features: list[Tensor], restored: list[Tensor]) -> list[Tensor]:
         """1 − cosine at each place of each restored level, `[N, H/s_k, W/s_k]`, 0–2, finest first."""
-        return distances(self.restorable(features), restored)
+        return distances(self.targets(features), restored)
 
     def compare(self, features: list[Tensor], restored: list[Tensor]) -> list[Tensor]:
-        """`distances`. If there is a memory, they are in parts of what is usual at such places, and its own
-        map comes last."""
+        """`distances`; with a memory, each divided by its expected value, and the memory's own map last."""
         levels = self.distances(features, restored)
         if self.memory is None:
             return levels

@@ -1,4 +1,4 @@
-"""Distance maps, one a level and the memory's → one heatmap and one score. Part of the graph, to the digit.
+"""Distance maps, one per level and the memory's → one heatmap and one score. Part of the exported graph.
 
 The rule's discrete choices are fixed when a product is trained (`ScoreRule`, kept in the checkpoint);
 its fitted numbers are buffers.
@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 _FINEST_STRIDE = 4
 _QUANTILE = 0.995
-_LEAST_RANGE = 1e-3  # of frames that are all alike only rounding differs; of real ones ten times this
+_LEAST_RANGE = 1e-3
+"""Lower bound of `scale`: identical frames vary only by rounding, real ones by at least ten times this."""
 _QUANTILE_LIMIT = 1 << 24  # what torch.quantile takes
 
 
@@ -25,8 +26,8 @@ class ScoreRule(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     normalise: bool = False
-    """Each map's distances in units of their usual range, mean to 99.5 % quantile of held-out good frames.
-    Nothing is subtracted: zero stays the least, so that outside a region of interest nothing counts."""
+    """Divide each map by its usual range: from the mean to the 99.5 % quantile over held-out good frames.
+    Nothing is subtracted: 0 stays the minimum, so that nothing counts outside a region of interest."""
     sigma: Annotated[float, Field(gt=0)] = 4.0
     """Gaussian smoothing of the heatmap, in pixels of the network's input."""
     top: Annotated[float, Field(ge=0, le=1)] = 0.0
@@ -52,11 +53,15 @@ class Heatmap(nn.Module):
     """
 
     weights: Tensor
+    """`[maps]`, sum 1."""
     scale: Tensor
+    """`[maps]`: usual range of each map; 1 until fitted."""
     roi: Tensor
+    """`[H, W]`: 1 where a defect counts, 0 elsewhere."""
     rows: Tensor
-    """`[H, H/4]`: the grid's rows → the heatmap's; `columns` likewise."""
+    """`[H, H/4]`: the grid's rows → the heatmap's."""
     columns: Tensor
+    """`[W, W/4]`: likewise."""
 
     def __init__(
         self,
@@ -98,12 +103,11 @@ class Heatmap(nn.Module):
         return F.interpolate(one.unsqueeze(1), self.grid, mode="bilinear", align_corners=False).squeeze(1)
 
     def _score(self, heatmap: Tensor, levels: list[Tensor]) -> Tensor:
-        flat = heatmap.flatten(1)
         if self.rule.top > 0:
             pooled = F.avg_pool2d(heatmap.unsqueeze(1), _FINEST_STRIDE).flatten(1)
             score = pooled.topk(max(1, round(self.rule.top * pooled.shape[1]))).values.mean(1)
         else:
-            score = flat.amax(1)
+            score = heatmap.flatten(1).amax(1)
         if self.rule.factor:
             inside = [level * self._roi_at(level.shape[-2:]) for level in levels]
             score = score * (1 + _least_varying_peak([self._to_grid(level) for level in inside], inside))
@@ -115,15 +119,16 @@ class Heatmap(nn.Module):
 
 
 def _least_varying_peak(on_grid: list[Tensor], levels: list[Tensor]) -> Tensor:
-    """v of drd.md: the peak of the level whose upsampled map has least variance, per image `[N]`."""
+    """v of DRD's refinement: the peak of the level whose upsampled map has least variance, per image
+    `[N]`."""
     variance = torch.stack([grid.flatten(1).var(1) for grid in on_grid], 1)  # [N, levels]
     peaks = torch.stack([level.flatten(1).amax(1) for level in levels], 1)  # [N, levels]
     return peaks.gather(1, variance.argmin(1, keepdim=True)).squeeze(1)
 
 
 def _spreading(size: int, sigma: float) -> Tensor:
-    """What each point of a line of the grid adds to the `size` pixels of its line: a Gaussian, bilinearly
-    upsampled. The line's ends are repeated, so that the border is not cooled: `[size, size/4]`."""
+    """Matrix `[size, size/4]` that smooths a line of the grid with a Gaussian and upsamples it linearly to
+    `size` pixels. The ends are padded by replication, so that values near the border are not lowered."""
     kernel = _gaussian(sigma / _FINEST_STRIDE)
     reach = kernel.numel() // 2
     points = torch.eye(size // _FINEST_STRIDE).unsqueeze(1)

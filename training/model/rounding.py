@@ -1,8 +1,8 @@
-"""The teacher's weights as bfloat16 values, by definition.
+"""The teacher's weights, rounded to bfloat16 before training.
 
-Whoever runs the teacher in half precision rounds its weights. The first filters look for small differences of
-large values, and rounded they see other ones. A teacher that is rounded before anybody learns from it is as
-good a teacher, and the same one everywhere: in training, in float32 and in half precision.
+Half-precision engines round the teacher's weights, and the first filters, which measure small differences of
+large values, are sensitive to that. Rounded before training, the teacher is as good, and the same in
+training, in float32 and in half precision.
 """
 
 from typing import Any
@@ -17,9 +17,8 @@ from training.model.teacher import Teacher
 def round_weights(teacher: Teacher) -> None:
     """Round the teacher's convolutions, and the batch normalisation after them, to bfloat16 values.
 
-    Engines multiply the one into the other, so it is the products that are rounded: the normalisation's scale
-    becomes the convolution's, and what is left of it adds a bias. Normalisation that follows no convolution
-    stays as it is.
+    Engines fold the normalisation into the convolution, so it is folded here and the result rounded: what is
+    left of the normalisation adds a bias. Normalisation that follows no convolution stays as it is.
     """
     for conv, norm in _normalised(teacher):
         scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
@@ -39,7 +38,7 @@ def round_weights(teacher: Teacher) -> None:
 
 
 def _normalised(teacher: Teacher) -> list[tuple[Any, Any]]:
-    """Each convolution whose result goes straight into a batch normalisation, with that one."""
+    """Each convolution whose output goes straight into a batch normalisation, with that normalisation."""
     made, pairs = dict[Tensor, nn.Module](), list[tuple[Any, Any]]()
 
     def note_convolution(conv: nn.Module, _: tuple[Tensor], result: Tensor) -> None:

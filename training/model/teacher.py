@@ -1,7 +1,7 @@
 """The teacher: an ImageNet backbone, frozen, cut off above its third level.
 
-The backbone is asked for its widths, strides and normalisation (timm's `feature_info` and
-`pretrained_cfg`); nothing about a particular network is written here except how its weights are found.
+Widths, strides and normalisation come from timm (`feature_info`, `pretrained_cfg`). Two facts it does not
+give are written here: EfficientNet-lite's normalisation and the inner width of ResNet's bottleneck blocks.
 """
 
 from dataclasses import dataclass
@@ -53,14 +53,17 @@ class Teacher(nn.Module):
         self.eval()
 
     def train(self, mode: bool = True) -> "Teacher":
-        """Stay in evaluation mode: the teacher's batch statistics are ImageNet's, for ever."""
+        """Stay in evaluation mode: the teacher's batch statistics remain ImageNet's."""
         return super().train(mode=False)
 
     def forward(self, frames: Tensor) -> list[Tensor]:
         """RGB frames `[N, H, W, 3]`, 0–255 (uint8 or float) → features `[N, C_k, H/s_k, W/s_k]`."""
-        x = frames.permute(0, 3, 1, 2).float()
-        features: list[Tensor] = self.net((x - self.mean) / self.std)
+        features: list[Tensor] = self.net(self.normalised(frames))
         return features
+
+    def normalised(self, frames: Tensor) -> Tensor:
+        """The backbone's input, `[N, 3, H, W]`, from frames as in `forward`."""
+        return (frames.permute(0, 3, 1, 2).float() - self.mean) / self.std
 
     def mirror(self) -> Mirror:
         """Widths, sign and block kind, read off the network itself."""
