@@ -103,6 +103,10 @@ def load_checkpoint(directory: Path) -> Checkpoint:
         ) from error
     except ValidationError as error:
         first = min(error.errors(), key=lambda each: each["loc"] != ("format",))  # which explains the others
+        if first["loc"] == ("format",):
+            raise CheckpointError(
+                f"{path}: of format {first['input']}, made by another version of drd-train: train again"
+            ) from error
         raise CheckpointError(f"{path}: field {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
     return checkpoint.model_copy(update={"directory": directory})
 

@@ -51,6 +51,12 @@ def _product(name: str) -> str:
     return name
 
 
+def _seed(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) < 1 << 63):
+        raise argparse.ArgumentTypeError(f"{text!r}: a whole number from 0 to 2^63 - 1")
+    return int(text)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="drd-train",
@@ -83,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
         "--epochs", type=int, metavar="N", help="passes over the images (default: the recipe's)"
     )
     parser.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="of every random choice (default: %(default)s)"
+        "--seed", type=_seed, default=0, metavar="N", help="of every random choice (default: %(default)s)"
     )
     parser.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: %(default)s"

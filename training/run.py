@@ -1,7 +1,7 @@
 """One training run from folder to checkpoint directory: what `drd-train` does."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from training.checkpoint import Checkpoint, digest, libraries, records, save_checkpoint, write_json
 from training.choose import Candidate, choose_rule, preset
-from training.datasets import Dataset, Sample, open_dataset
+from training.datasets import DatasetError, Sample, open_dataset, read_mask
 from training.evaluate import evaluate, score_images
 from training.geometry import Geometry, UnreadableImage, read_rgb
 from training.loop import Trainer, TrainingError
@@ -56,6 +56,8 @@ def train(request: Request) -> Checkpoint:
     recipe = request.resolved_recipe()
     dataset = open_dataset(request.data, request.product)
     print(dataset)
+    # Before training, not after hours of it.
+    test = tuple(s for s, _ in _readable(dataset.test, recipe.geometry, "test", request.skip_unreadable))
     recipe = shaped(recipe, [sample.path for sample in dataset.train])
     shares = _split(dataset.train, request.seed)
     frames = {
@@ -79,8 +81,8 @@ def train(request: Request) -> Checkpoint:
         splits={name: records(share.samples) for name, share in frames.items()},
     )  # fmt: skip
     save_checkpoint(checkpoint, drd)
+    _report(checkpoint, drd, test, losses, tried, frames["select"])
     state.path.unlink()
-    _report(checkpoint, drd, dataset, losses, tried, frames["select"])
     return checkpoint
 
 
@@ -99,20 +101,33 @@ def _split(train: Sequence[Sample], seed: int) -> dict[Split, tuple[Sample, ...]
 
 
 def _read(samples: Sequence[Sample], geometry: Geometry, name: str, skip: bool) -> _Share:
-    """All pictures of one share; an unreadable one stops the run, or is named and left out."""
+    """All pictures of one share; TrainingError if none is left."""
     kept: list[Sample] = []
     pixels: list[NDArray[np.uint8]] = []
-    for sample in tqdm(samples, f"reading {name}", unit="image", leave=False, disable=None):
-        try:
-            pixels.append(geometry.apply(read_rgb(sample.path)))
-            kept.append(sample)
-        except UnreadableImage as error:
-            if not skip:
-                raise TrainingError(f"{error}; repair or remove it, or give --skip-unreadable") from error
-            tqdm.write(f"left out: {error}")
+    for sample, frame in _readable(samples, geometry, name, skip):
+        kept.append(sample)
+        pixels.append(frame)
     if not kept:
         raise TrainingError(f"no readable picture is left for '{name}'")
     return _Share(kept, torch.from_numpy(np.stack(pixels)))
+
+
+def _readable(
+    samples: Sequence[Sample], geometry: Geometry, name: str, skip: bool
+) -> Iterator[tuple[Sample, NDArray[np.uint8]]]:
+    """Each sample with its frame `[H, W, 3]`. An unreadable picture or mask stops the run (TrainingError), or
+    is named and left out."""
+    for sample in tqdm(samples, f"reading {name}", unit="image", leave=False, disable=None):
+        try:
+            frame = geometry.apply(read_rgb(sample.path))
+            if sample.mask is not None:
+                read_mask(sample.mask, geometry)
+        except (UnreadableImage, DatasetError) as error:
+            if not skip:
+                raise TrainingError(f"{error}; repair or remove it, or give --skip-unreadable") from error
+            tqdm.write(f"left out: {error}")
+        else:
+            yield sample, frame
 
 
 def _device(name: str) -> torch.device:
@@ -160,7 +175,7 @@ def _learn(trainer: Trainer, state: ResumeFile) -> list[float]:
 def _report(
     checkpoint: Checkpoint,
     drd: DRD,
-    dataset: Dataset,
+    samples: tuple[Sample, ...],
     losses: list[float],
     tried: list[Candidate],
     select: _Share,
@@ -170,10 +185,10 @@ def _report(
     good = np.array(
         [score for _, score in score_images(drd.predict, [s.path for s in select.samples], geometry)]
     )
-    paths = [sample.path for sample in dataset.test]
+    paths = [sample.path for sample in samples]
     scored = score_images(drd.predict, paths, geometry)
     walk = tqdm(scored, "measuring", len(paths), unit="image", leave=False, disable=None)
-    test = evaluate(dataset.test, walk, geometry) if paths else None
+    test = evaluate(samples, walk, geometry) if paths else None
     write_report(
         out / "report.png",
         f"{checkpoint.product}: {checkpoint.recipe.name}",

@@ -125,7 +125,7 @@ def test_a_checkpoint_of_another_format_is_refused_as_such(trained: Path, tmp_pa
     older = json.loads((trained / "checkpoint.json").read_bytes())
     older["format"], older["rule"]["levels"] = 3, [0, 1, 1]
     (tmp_path / "checkpoint.json").write_text(json.dumps(older))
-    with pytest.raises(CheckpointError, match="field format: Input should be 7"):
+    with pytest.raises(CheckpointError, match="of format 3, made by another version"):
         load_checkpoint(tmp_path)
 
 
@@ -170,6 +170,30 @@ def test_an_unreadable_picture_stops_the_run_or_is_named_and_left_out(
     assert main(options(data, weights, tmp_path / "b", "--epochs", "1", "--skip-unreadable")) == 0
     assert "left out" in capsys.readouterr().out
     assert "007.png" not in (tmp_path / "b/checkpoint.json").read_text()
+
+
+def test_an_unreadable_test_picture_is_found_before_training(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = make_dataset(tmp_path / "plate", good=20, test=2)
+    broken = sorted((data / "test").rglob("*.png"))[0]
+    broken.write_bytes(b"\x89PNG\r\n\x1a\n cut short")
+    assert main(options(data, weights, tmp_path / "a", "--epochs", "1")) == 1
+    stopped = capsys.readouterr()
+    assert broken.name in stopped.err
+    assert "epochs" not in stopped.out
+    assert main(options(data, weights, tmp_path / "b", "--epochs", "1", "--skip-unreadable")) == 0
+    assert broken.name in capsys.readouterr().out
+    assert {path.name for path in (tmp_path / "b").iterdir()} == {
+        "checkpoint.json", "checkpoint.safetensors", "metrics.json", "report.png",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", ["-1", "9223372036854775808", "one"])
+def test_a_seed_is_a_whole_number(seed: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["x", "--product", "p", "--out", "o", "--seed", seed])
+    assert "whole number" in capsys.readouterr().err
 
 
 def test_a_plain_folder_of_good_pictures_is_enough(
