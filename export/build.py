@@ -9,10 +9,8 @@ from pathlib import Path
 
 import onnx
 import torch
-from pydantic import TypeAdapter, ValidationError
 
 from export.accept import EngineParity, Parity, certify
-from export.bundle.files import file_digest
 from export.bundle.manifest import (
     GRAPH,
     HALF_GRAPH,
@@ -20,7 +18,6 @@ from export.bundle.manifest import (
     BundleError,
     EngineEntry,
     Manifest,
-    ProductName,
     Provenance,
     RegionOfInterest,
 )
@@ -38,8 +35,10 @@ from export.trace import trace
 from training.checkpoint import TENSORS, Checkpoint, load_checkpoint
 from training.datasets import DatasetError, open_dataset
 from training.evaluate import read_frames
+from training.files import file_digest
 from training.geometry import Geometry
 from training.model.drd import DRD
+from training.names import PRODUCT_NAME
 
 _RUNTIMES = ("onnx", "onnxruntime", "openvino", "tensorrt")
 _QUANTISED_ON = 64
@@ -119,12 +118,9 @@ def build(order: Order, say: Say) -> Path:
 
 
 def _product_name(name: str) -> str:
-    try:
-        return TypeAdapter[str](ProductName).validate_python(name)
-    except ValidationError as error:
-        raise BundleError(
-            f"{name!r} can't be a product's name: use letters, digits, '.', '_' and '-'"
-        ) from error
+    if not PRODUCT_NAME.fullmatch(name):
+        raise BundleError(f"{name!r} can't be a product's name: use letters, digits, '.', '_' and '-'")
+    return name
 
 
 def _interest(path: Path | None, drd: DRD, geometry: Geometry, say: Say) -> RegionOfInterest | None:

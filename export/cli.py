@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from export.build import Order, build
+from export.bundle.manifest import MAX_VERSION
 from export.engines import KNOWN, UnknownEngineError, check_ids
 from export.errors import FAILURES
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0, 1 for a failure, 2 for misuse."""
+    """Exit status: 0, 1 for a failure, 2 for misuse, 130 when interrupted."""
     parser = _parser()
     options = parser.parse_args(arguments)
     order = Order(
@@ -116,6 +117,6 @@ def engines(text: str) -> tuple[str, ...]:
 
 def version(text: str) -> int:
     value = int(text)
-    if not 1 <= value < 2**31:
-        raise argparse.ArgumentTypeError(f"{text} is not a version: versions are 1, 2, 3 …")
+    if not 1 <= value <= MAX_VERSION:
+        raise argparse.ArgumentTypeError(f"{text} is not a version: versions are 1 to {MAX_VERSION}")
     return value

@@ -6,7 +6,7 @@ ValueError
  ├─ ParityError                an engine turns a verdict around
  ├─ RoiError                   a region of interest that is none
  ├─ VersionTakenError          the version exists already
- └─ BackboneError, CheckpointError, DatasetError, UnreadableImage      of the room below
+ └─ CheckpointError, DatasetError, UnreadableImage      raised by training/
 RuntimeError
  ├─ EngineFailed               the engine gave no answer
  └─ FrameFailed                the answer is not a number

@@ -16,7 +16,7 @@ from training.datasets import open_dataset
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0, 1 for a failure, 2 for misuse."""
+    """Exit status: 0, 1 for a failure, 2 for misuse, 130 when interrupted."""
     parser = _parser()
     options = parser.parse_args(arguments)
     is_bundle = (options.subject / MANIFEST).is_file()

@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.shape_inference import infer_shapes
 
 from export.bundle.joints import STUDENT, TEACHER
+from export.nodes import ancestors
 
 _LARGEST = float(np.finfo(np.float16).max)
 
@@ -23,7 +24,7 @@ def halve(model: onnx.ModelProto) -> onnx.ModelProto:
     Batch normalisation is part of the weights by now, so that they are rounded once.
     """
     graph = infer_shapes(model).graph
-    network = before(graph.node, {*TEACHER, *STUDENT}) & _after_first_convolution(graph.node)
+    network = ancestors(graph.node, {*TEACHER, *STUDENT}) & _after_first_convolution(graph.node)
     inside = [node for node in graph.node if node.name in network]
     read = {name for node in inside for name in node.input}
     kept = {name for node in graph.node if node.name not in network for name in node.input}
@@ -68,16 +69,6 @@ def _with_half_values(node: onnx.NodeProto, floats: set[str]) -> onnx.NodeProto:
 def _rounded(tensor: onnx.TensorProto) -> onnx.TensorProto:
     values = numpy_helper.to_array(tensor).clip(-_LARGEST, _LARGEST)
     return numpy_helper.from_array(values.astype(np.float16), _half(tensor.name))
-
-
-def before(nodes: Iterable[onnx.NodeProto], values: set[str]) -> set[str]:
-    """Names of the nodes that `values` are made by; `nodes` in topological order."""
-    needed, names = set(values), set[str]()
-    for node in reversed(list(nodes)):
-        if needed & set(node.output):
-            needed |= set(node.input)
-            names.add(node.name)
-    return names
 
 
 def _after_first_convolution(nodes: Iterable[onnx.NodeProto]) -> set[str]:

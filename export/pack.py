@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from export.bundle.files import file_digest, seal
-from export.bundle.manifest import MANIFEST, SEAL, Manifest
+from export.bundle.files import seal
+from export.bundle.manifest import MANIFEST, MAX_VERSION, SEAL, Manifest
 from export.bundle.signature import SigningKey
+from training.files import file_digest
 
 
 class VersionTakenError(ValueError):
@@ -42,7 +43,7 @@ def publish(
     """
     digests = {p.relative_to(root).as_posix(): file_digest(p) for p in sorted(root.rglob("*")) if p.is_file()}
     while True:
-        number = version or max(_versions(product), default=0) + 1
+        number = version or _next_version(product)
         target = product / str(number)
         refuse_taken(product, number)
         write_manifest(root, describe(number, digests))
@@ -73,9 +74,19 @@ def refuse_taken(product: Path, version: int | None) -> None:
         raise VersionTakenError(f"{product.name} has a version {version} already; a bundle is never changed")
 
 
+def _next_version(product: Path) -> int:
+    newest = max(_versions(product), default=0)
+    if newest == MAX_VERSION:
+        raise VersionTakenError(
+            f"{product.name} has version {newest}, the highest possible one: no version can follow"
+        )
+    return newest + 1
+
+
 def _versions(product: Path) -> list[int]:
     names = [path.name for path in product.glob("[0-9]*")]
-    return [int(name) for name in names if name.isascii() and name.isdecimal()]
+    numbers = [int(name) for name in names if name.isascii() and name.isdecimal()]
+    return [number for number in numbers if number <= MAX_VERSION]  # others are not served either
 
 
 def _flush(root: Path) -> None:

@@ -19,7 +19,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from export.bundle.joints import FRAMES, STUDENT, TEACHER
-from export.half import before
+from export.nodes import ancestors
 
 _CONVOLUTIONS = ["Conv", "ConvTranspose"]
 _BATCH = 4
@@ -84,7 +84,7 @@ def _to_quantise(nodes: Iterable[onnx.NodeProto]) -> Iterator[str]:
     in topological order."""
     finest, *_ = TEACHER
     nodes = list(nodes)
-    network = before(nodes, set(STUDENT)) - before(nodes, set(TEACHER))
+    network = ancestors(nodes, set(STUDENT)) - ancestors(nodes, set(TEACHER))
     for node in nodes:
         if node.name in network and node.op_type in _CONVOLUTIONS and finest not in node.input:
             yield node.name

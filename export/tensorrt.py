@@ -13,10 +13,10 @@ from typing import Any, Literal
 import onnx
 from onnx import TensorProto, helper
 
-from export.bundle.engines.nvidia import compute_capability
+from export.bundle.engines.nvidia import RTX_PLUGIN, compute_capability
 from export.bundle.engines.tensorrt import PROVIDERS
-from export.bundle.files import file_digest
 from export.bundle.manifest import BATCH_SIZES, HALF_GRAPH, BundleError, EngineEntry, Plan
+from training.files import file_digest
 from training.geometry import Geometry
 
 ID = re.compile(r"(tensorrt|tensorrt-rtx)-fp16-sm(\d{2,3})")
@@ -41,7 +41,7 @@ def refusal(name: str) -> str | None:
         elif module.__version__.partition(".")[0] != _TENSORRT:
             return (
                 f"TensorRT {module.__version__} is installed, and ONNX Runtime's provider runs plans of "
-                f"TensorRT {_TENSORRT} only: install tensorrt-cu13==10.16.1.11"
+                f"TensorRT {_TENSORRT} only: install the extra tensorrt"
             )
         elif (here := compute_capability()) != _capability(target):
             return f"it must be built on the GPU it will serve, and this one has compute capability {here}"
@@ -87,10 +87,10 @@ def _capability(target: str) -> str:
 
 def _module(flavour: str) -> Any:
     """TensorRT's Python interface, the same for both; BundleError without it."""
-    name, library = _MODULES[flavour], "onnxruntime_ep_nv_tensorrt_rtx"
+    name = _MODULES[flavour]
     try:
         if flavour == "tensorrt-rtx":
-            importlib.import_module(library)  # brings, and loads, the library the bindings are for
+            importlib.import_module(RTX_PLUGIN)  # loads the native library that the bindings call
         return importlib.import_module(name)
     except ImportError as error:
         told = f"it needs the extra {flavour}"

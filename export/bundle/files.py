@@ -7,14 +7,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from export.bundle.manifest import MANIFEST, SEAL, SIGNATURE, BundleError
+from training.files import file_digest
 
 _MAX_MANIFEST_BYTES = 16 * 2**20
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_sealed_manifest(root: Path) -> bytes:

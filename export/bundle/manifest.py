@@ -17,6 +17,7 @@ from pydantic import (
 from export.bundle.frame import FrameRanges
 from export.bundle.scale import Scale
 from training.geometry import Geometry
+from training.names import PRODUCT_NAME
 
 SCHEMA_VERSION: Literal[1] = 1
 GRAPH, HALF_GRAPH, INT8_GRAPH = "model.onnx", "model.fp16.onnx", "model.int8.onnx"
@@ -33,6 +34,12 @@ BATCH_SIZES: tuple[BatchSize, ...] = (1, 2, 4, 8)
 
 GOLDEN_STEP = 4
 """Golden heatmaps are kept at every fourth pixel: see `Manifest.golden_heatmaps`."""
+
+MAX_VERSION = 999_999_999
+"""The highest version; the lowest is 1. Nine digits, which fit every integer type of the interfaces."""
+
+MAX_INPUT_SIDE = 4096
+"""Pixels of a network input's height or width."""
 
 MAX_GUARD_BAND = 0.02
 """On the score scale. An engine that needs a wider one differs too much from the checkpoint to be used."""
@@ -53,8 +60,7 @@ def _inside_the_bundle(path: str) -> str:
 
 BundlePath = Annotated[str, AfterValidator(_inside_the_bundle)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-ProductName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-"""Starts with a letter or digit and holds no separator: a product name is a folder's name, never a path."""
+ProductName = Annotated[str, Field(pattern=f"^{PRODUCT_NAME.pattern}$")]
 
 
 class _Facts(BaseModel):
@@ -137,9 +143,11 @@ class RegionOfInterest(_Facts):
 
 
 class Manifest(_Facts):
+    """The content of `manifest.json`: all that the service knows of a bundle before it opens another file."""
+
     schema_version: Literal[1] = SCHEMA_VERSION
     product: ProductName
-    version: Annotated[int, Field(ge=1, lt=2**31)]
+    version: Annotated[int, Field(ge=1, le=MAX_VERSION)]
     geometry: Geometry
     thresholds: Thresholds
     min_area: Annotated[int, Field(ge=0)]
@@ -168,8 +176,8 @@ class Manifest(_Facts):
             raise ValueError("an engine can't run a single frame")
         if len({engine.id for engine in self.engines}) < len(self.engines):
             raise ValueError("an engine is listed twice")
-        if max(self.geometry.height, self.geometry.width) > 4096:
-            raise ValueError("an input size over 4096 pixels is not a network's")
+        if max(self.geometry.height, self.geometry.width) > MAX_INPUT_SIDE:
+            raise ValueError(f"the input is larger than {MAX_INPUT_SIDE} pixels on a side")
         return self
 
 

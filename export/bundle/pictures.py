@@ -11,6 +11,19 @@ from PIL import Image
 from export.bundle.reading import Size, cell_of_source
 from export.bundle.scale import THRESHOLD
 
+_GREEN = [int(255 * min(1.0, max(0.0, 1.5 - value / 127.5))) for value in range(256)]
+"""Green for each grey value of the heatmap, beside red 255 and blue 0: yellow up to half the threshold (64),
+orange at the threshold (128), red from one and a half times (191)."""
+
+_OPACITY = [int(170 * min(1.0, max(0.0, value / 127.5 - 0.4))) for value in range(256)]
+"""Opacity of that colour, 0 to 170 of 255: nothing below 0.4 of the threshold."""
+
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+"""The first bytes of every PNG file."""
+
+_UP = 2
+"""PNG filter type 2: each byte minus the one above it."""
+
 
 def heatmap_png(pixel_scores: NDArray[np.float32]) -> bytes:
     """8-bit grey, of the map's size: round(255·s), so 128 and above is over the threshold."""
@@ -39,11 +52,6 @@ def overlay_png(rgb: NDArray[np.uint8], pixel_scores: NDArray[np.float32]) -> by
     return buffer.getvalue()
 
 
-_GREEN = [int(255 * min(1.0, max(0.0, 1.5 - value / 127.5))) for value in range(256)]
-_OPACITY = [int(170 * min(1.0, max(0.0, value / 127.5 - 0.4))) for value in range(256)]
-"""Per grey value: yellow at half the threshold, orange at it, red from one and a half times."""
-
-
 def _grey(pixel_scores: NDArray[np.float32]) -> NDArray[np.uint8]:
     return np.round(255 * pixel_scores.astype(np.float64)).astype(np.uint8)
 
@@ -60,11 +68,6 @@ def _outline(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     padded = np.pad(mask, 1, mode="edge")
     inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
     return mask & ~inner
-
-
-_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_UP = 2
-"""The filter that subtracts the row above."""
 
 
 def _grey_png(rows: NDArray[np.uint8], width: int, *, bits: int) -> bytes:

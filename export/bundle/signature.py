@@ -28,8 +28,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from pydantic import Base64Bytes, BaseModel, Field, ValidationError
 
-from export.bundle.files import file_digest
 from export.bundle.manifest import MANIFEST, SIGNATURE, BundleError
+from training.files import file_digest
 
 _MAX_BYTES = 16 * 2**20
 _MEDIA_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from export.bundle import Bundle
+from export.bundle import MAX_VERSION, Bundle
 from export.cli import main
 from tests.export.checkpoints import make_checkpoint, make_dataset
 
@@ -119,6 +119,7 @@ def test_a_damaged_picture_is_named(
         ["--min-area", "-1"],
         ["--version", "0"],
         ["--version", "2.0"],
+        ["--version", str(MAX_VERSION + 1)],
         ["--engines", "abacus-f32"],
         ["--verbose"],
     ],

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from export.bundle import Bundle
+from export.bundle import MAX_VERSION, Bundle
 from export.bundle.manifest import MANIFEST, SEAL, Manifest
 from export.pack import VersionTakenError, publish, staging_folder
 from tests.bundles import make_bundle
@@ -22,6 +22,14 @@ def test_versions_count_up_and_names_that_are_no_versions_do_not_matter(tmp_path
     (tmp_path / "tile" / "10.old").mkdir()
     assert make_bundle(tmp_path, version=9).name == "9"
     assert make_bundle(tmp_path).name == "10"
+    (tmp_path / "tile" / str(MAX_VERSION + 1)).mkdir()
+    assert make_bundle(tmp_path).name == "11"
+
+
+def test_no_version_follows_the_highest(tmp_path: Path) -> None:
+    make_bundle(tmp_path, version=MAX_VERSION)
+    with pytest.raises(VersionTakenError, match="the highest possible one"):
+        make_bundle(tmp_path)
 
 
 def test_a_version_is_never_replaced(tmp_path: Path) -> None:

@@ -12,11 +12,11 @@ import pytest
 from export.bundle import Bundle, BundleError
 from export.bundle.engines.choice import open_engine
 from export.bundle.engines.engine import Engine
-from export.bundle.files import file_digest
 from export.bundle.manifest import EngineEntry
 from export.cli import main
 from export.tensorrt import RTX_TARGETS, build_plan, refusal
 from tests.bundles import edit_manifest
+from training.files import file_digest
 from training.geometry import Geometry
 
 SIZE = Geometry(64, 64)

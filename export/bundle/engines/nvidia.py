@@ -7,7 +7,14 @@ from typing import Literal
 
 from export.bundle.manifest import BundleError
 
-_MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_…
+RTX_PLUGIN = "onnxruntime_ep_nv_tensorrt_rtx"
+"""Package of ONNX Runtime's provider for TensorRT for RTX; it also contains NVIDIA's library."""
+
+_MAJOR, _MINOR = 75, 76
+"""CUdevice_attribute: CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR."""
+
+_PARTS = ("Major", "Minor", "Patch", "Build")
+"""Of a version number: the library has a function for each."""
 
 
 def compute_capability() -> str:
@@ -27,7 +34,7 @@ def compute_capability() -> str:
 def library_version(flavour: Literal["tensorrt", "tensorrt-rtx"]) -> str:
     """The version of the TensorRT library that would run a plan, such as "1.7.1.116"; BundleError without."""
     package, pattern = {
-        "tensorrt-rtx": ("onnxruntime_ep_nv_tensorrt_rtx", "libtensorrt_rtx.so.*.*"),
+        "tensorrt-rtx": (RTX_PLUGIN, "libtensorrt_rtx.so.*.*"),
         "tensorrt": ("tensorrt_libs", "libnvinfer.so.*"),
     }[flavour]
     spec = importlib.util.find_spec(package)
@@ -41,6 +48,3 @@ def library_version(flavour: Literal["tensorrt", "tensorrt-rtx"]) -> str:
     except OSError as error:
         raise BundleError(f"{files[0].name} can't be loaded: {error}") from error
     return ".".join(str(getattr(library, f"getInferLib{part}Version")()) for part in _PARTS)
-
-
-_PARTS = ("Major", "Minor", "Patch", "Build")

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from export.bundle.engines.engine import first_line
-from export.bundle.engines.nvidia import compute_capability, library_version
+from export.bundle.engines.nvidia import RTX_PLUGIN, compute_capability, library_version
 from export.bundle.engines.onnx_runtime import OnnxRuntimeEngine
-from export.bundle.files import file_digest
 from export.bundle.manifest import HALF_GRAPH, BundleError, EngineEntry, Plan
+from training.files import file_digest
 from training.geometry import Geometry
 
 PROVIDERS = {"tensorrt": "TensorrtExecutionProvider", "tensorrt-rtx": "NvTensorRTRTXExecutionProvider"}
@@ -48,7 +48,7 @@ def _must_equal(plan: Plan, what: str, built: str, here: str) -> None:
 
 def _plugin_devices(provider: str) -> list[Any]:
     """The GPUs of TensorRT for RTX, whose provider is a plug-in of ONNX Runtime."""
-    onnxruntime, plugin = (import_module(name) for name in ("onnxruntime", "onnxruntime_ep_nv_tensorrt_rtx"))
+    onnxruntime, plugin = (import_module(name) for name in ("onnxruntime", RTX_PLUGIN))
     try:
         if not any(device.ep_name == provider for device in onnxruntime.get_ep_devices()):
             onnxruntime.register_execution_provider_library(provider, plugin.get_library_path())

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from export.bundle import Bundle, BundleError
+from export.bundle import MAX_VERSION, Bundle, BundleError
 from tests.bundles import edit_manifest, make_bundle
 
 
@@ -124,6 +124,7 @@ def test_product_names_are_no_paths(bundle: Path, product: str) -> None:
         (lambda facts: facts["geometry"].update(height=33), "multiples of 32"),
         (lambda facts: facts["geometry"].update(height=2**20), "4096"),
         (lambda facts: facts.update(version=0), "version"),
+        (lambda facts: facts.update(version=MAX_VERSION + 1), "version"),
         (lambda facts: facts.clear(), "product"),
     ],
 )
