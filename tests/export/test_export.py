@@ -57,7 +57,7 @@ def test_the_output_tells_what_a_process_engineer_asks(
     assert export(checkpoint, tmp_path / "models", *options) == 0
     output = capsys.readouterr().out
     for told in (
-        f"12 good images of {data}, without 48 training saw",
+        f"12 good images of {data}; 48 used in training left out",
         "at most 1.00% of good parts rejected",
         "NOT promised: 12 calibration images promise 7.69% at best",
         "16 frames: 4 near-threshold, 4 good, 4 defective, 4 pseudo-abnormal",
@@ -80,7 +80,7 @@ def test_images_that_training_saw_do_not_calibrate(
     record = json.loads((checkpoint / "checkpoint.json").read_bytes())["splits"]["fit"][0]
     shutil.copy(data / record["name"], seen)
     assert export(checkpoint, tmp_path / "models", "--calibration", str(seen)) == 1
-    assert "training has seen all 1 of these images" in capsys.readouterr().err
+    assert "all 1 images were used in training" in capsys.readouterr().err
 
 
 def test_changed_or_missing_calibration_images_are_refused(
