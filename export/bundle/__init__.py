@@ -1,4 +1,5 @@
-"""The bundle: what export writes and the service serves. This door is all the service imports."""
+"""The bundle, which export writes and the service runs. The service imports nothing else of export or
+training."""
 
 from export.bundle.engines.engine import EngineFailed
 from export.bundle.frame import FrameStatistics, frame_statistics

@@ -1,4 +1,4 @@
-"""The pictures of an answer, as PNG, compressed for speed."""
+"""Heatmap, mask and overlay as PNG, with the fastest compression."""
 
 import struct
 import zlib
@@ -26,20 +26,25 @@ _UP = 2
 
 
 def heatmap_png(pixel_scores: NDArray[np.float32]) -> bytes:
-    """8-bit grey, of the map's size: round(255·s), so 128 and above is over the threshold."""
+    """`pixel_scores` [H, W], 0 to 1, as 8-bit grey of the same size: round(255·s), so the threshold is
+    128."""
     return _grey_png(_grey(pixel_scores), pixel_scores.shape[1], bits=8)
 
 
 def mask_png(pixel_scores: NDArray[np.float32], source_size: Size) -> bytes:
-    """1-bit, of the sent image's size: white where `pixel_scores` [H, W] are at or over the threshold."""
+    """1-bit PNG of the sent image's size (width, height): white where `pixel_scores` [H, W] reach the
+    threshold."""
     width, height = source_size
     rows, columns = map(cell_of_source, pixel_scores.shape, (height, width))
-    wide = (pixel_scores >= THRESHOLD).take(columns, axis=1)  # indexed, it would lie by columns: slow to pack
+    wide = (pixel_scores >= THRESHOLD).take(
+        columns, axis=1
+    )  # indexing would give column-major memory, slow to pack
     return _grey_png(np.packbits(wide, axis=1)[rows], width, bits=1)
 
 
 def overlay_png(rgb: NDArray[np.uint8], pixel_scores: NDArray[np.float32]) -> bytes:
-    """The sent image [h, w, 3] with heat laid over it, from nothing to yellow to red; the mask outlined."""
+    """The sent image uint8 [h, w, 3] under the heatmap, from transparent to yellow to red, with the mask's
+    outline in white."""
     height, width = rgb.shape[:2]
     heat = Image.fromarray(_grey(pixel_scores)).resize((width, height), Image.Resampling.BILINEAR)
     colour = Image.merge(
@@ -48,7 +53,9 @@ def overlay_png(rgb: NDArray[np.uint8], pixel_scores: NDArray[np.float32]) -> by
     overlay = np.array(Image.composite(colour, Image.fromarray(rgb), heat.point(_OPACITY)))
     overlay[_outline(_over_threshold(pixel_scores, (width, height)))] = (255, 255, 255)
     buffer = BytesIO()
-    Image.fromarray(overlay).save(buffer, "PNG", compress_level=1)  # a quarter of the default's time
+    Image.fromarray(overlay).save(
+        buffer, "PNG", compress_level=1
+    )  # takes a quarter of the default level's time
     return buffer.getvalue()
 
 
@@ -57,24 +64,24 @@ def _grey(pixel_scores: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 
 def _over_threshold(pixel_scores: NDArray[np.float32], source_size: Size) -> NDArray[np.bool_]:
-    """[h, w], each pixel of the sent image as the nearest cell of the map."""
+    """Mask [h, w] of the sent image: each pixel as the nearest cell of the map."""
     width, height = source_size
     rows, columns = map(cell_of_source, pixel_scores.shape, (height, width))
     return (pixel_scores >= THRESHOLD)[rows][:, columns]
 
 
 def _outline(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Pixels of `mask` [h, w] that touch, side by side, one that is not of it."""
+    """Pixels of `mask` [h, w] with a neighbour (left, right, above or below) outside it."""
     padded = np.pad(mask, 1, mode="edge")
     inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
     return mask & ~inner
 
 
 def _grey_png(rows: NDArray[np.uint8], width: int, *, bits: int) -> bytes:
-    """Grey of so many `bits` a pixel, packed in `rows` [h, bytes].
+    """A grey PNG with `bits` per pixel, packed in `rows` uint8 [h, bytes].
 
-    By hand, for less than half of Pillow's time, which tries every filter on every row: maps differ little
-    from one row to the next.
+    Takes less than half of Pillow's time, which tries every filter on every row: for a smooth map, the
+    difference to the row above is always a good one.
     """
     filtered = np.full((rows.shape[0], 1 + rows.shape[1]), _UP, np.uint8)
     filtered[0, 1:] = rows[0]

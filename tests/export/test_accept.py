@@ -73,16 +73,16 @@ def test_a_flip_is_refused_and_named(tmp_path: Path) -> None:
     with pytest.raises(ParityError) as caught:
         proof(tmp_path, bias=0.04)
     assert str(caught.value) == (
-        "onnx-f32 turns the verdict on golden/125.png (125.jpg) around at batch size 1: "
-        "0.4902 in the checkpoint, 0.5285 in the engine"
+        "onnx-f32 reverses the verdict on golden/125.png (125.jpg) at batch size 1: "
+        "the checkpoint scores 0.4902, the engine 0.5285"
     )
 
 
 @pytest.mark.parametrize(
     ("bias", "difference", "reason"),
     [
-        (0.04, 0.0, "turns the verdict on golden/125.png"),
-        (0.0, 0.01, "its score is up to 0.010 off on 5 more frames"),
+        (0.04, 0.0, "reverses the verdict on golden/125.png"),
+        (0.0, 0.01, "its score deviates by up to 0.010 on 5 more frames"),
         (None, 0.0, "model.int8.onnx"),
     ],
 )
@@ -117,7 +117,7 @@ def test_an_engine_that_is_off_on_a_frame_that_is_not_golden_is_objected_to(
     engine = OnnxRuntimeEngine(tmp_path / "model.onnx", Geometry(32, 32), CPU)
     objection = survey(difference).objection(engine, THRESHOLDS, 0.004, 8)
     engine.close()
-    reason = f"its score is up to {off} off on 5 more frames, outside the guard band of 0.004"
+    reason = f"its score deviates by up to {off} on 5 more frames, outside the guard band of 0.004"
     assert objection == (off and reason)
 
 
@@ -131,7 +131,10 @@ def test_an_engine_that_fails_on_a_frame_that_is_not_golden_is_objected_to(tmp_p
 
 @pytest.mark.parametrize(
     ("difference", "reasons"),
-    [(0.01, []), (0.03, ["its score is up to 0.030 off on 5 more frames, outside the guard band of 0.020"])],
+    [
+        (0.01, []),
+        (0.03, ["its score deviates by up to 0.030 on 5 more frames, outside the guard band of 0.020"]),
+    ],
 )
 def test_of_an_engine_that_only_a_gpu_runs_its_graph_is_surveyed(
     tmp_path: Path, difference: float, reasons: list[str]

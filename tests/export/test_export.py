@@ -59,7 +59,7 @@ def test_the_output_tells_what_a_process_engineer_asks(
     for told in (
         f"12 good images of {data}; 48 used in training left out",
         "at most 1.00% of good parts rejected",
-        "NOT promised: 12 calibration images promise 7.69% at best",
+        "NOT guaranteed: 12 calibration images guarantee 7.69% at best",
         "16 frames: 4 near-threshold, 4 good, 4 defective, 4 pseudo-abnormal",
         "onnx-f32                 verified",
         str(tmp_path / "models" / "plate" / "7"),

@@ -72,8 +72,11 @@ def test_half_a_square_is_a_triangle(tmp_path: Path) -> None:
         ({"unit": "fraction", "shapes": [{"rectangle": [0.5, 0.5, 1e-4, 1e-4]}]}, "cover nothing"),
         ({"unit": "fraction", "shapes": [{"polygon": [[0, 0], [1, 1]]}]}, "shapes.0"),
         ({"unit": "fraction", "shapes": [{"rectangle": [0, 0, -1, 1]}]}, "shapes.0"),
-        ({"unit": "pixel", "shapes": [{"rectangle": [0, 0, 1, 1]}]}, "image_size goes with the unit pixel"),
-        (LEFT | {"image_size": [300, 200]}, "image_size goes with the unit pixel"),
+        (
+            {"unit": "pixel", "shapes": [{"rectangle": [0, 0, 1, 1]}]},
+            "image_size is required with the unit pixel",
+        ),
+        (LEFT | {"image_size": [300, 200]}, "image_size is required with the unit pixel"),
         (LEFT | {"exclude": []}, "exclude"),
         ({"unit": "inch", "shapes": LEFT["shapes"]}, "unit"),
     ],

@@ -47,7 +47,7 @@ def opened(entry: EngineEntry, root: Path) -> Engine:
 
 def test_a_plan_of_another_graph_is_refused(exported: Path) -> None:
     here = file_digest(exported / "model.fp16.onnx")
-    with pytest.raises(BundleError, match=f"for model.fp16.onnx {'0' * 64}, here is {here}"):
+    with pytest.raises(BundleError, match=f"for model.fp16.onnx {'0' * 64}, but this is {here}"):
         opened(entry(exported, graph="0" * 64), exported)
 
 
@@ -59,7 +59,7 @@ def test_a_plan_for_smaller_batches_is_refused(exported: Path) -> None:
 @with_rtx
 def test_a_plan_of_another_tensorrt_is_refused(exported: Path) -> None:
     with pytest.raises(
-        BundleError, match=r"for TensorRT 1\.6\.0\.1, here is \d+\.\d+\.\d+\.\d+: export again"
+        BundleError, match=r"for TensorRT 1\.6\.0\.1, but this is \d+\.\d+\.\d+\.\d+: export again"
     ):
         opened(entry(exported, version="1.6.0.1"), exported)
 
@@ -87,7 +87,7 @@ def test_the_stock_tensorrt_wants_its_gpu_and_its_version() -> None:
 @with_rtx
 def test_rtx_is_not_for_data_centre_cards() -> None:
     assert refusal("tensorrt-rtx-fp16-sm90") == (
-        "TensorRT for RTX serves sm86, sm89, sm120 only: take tensorrt or onnx-cuda"
+        "TensorRT for RTX supports sm86, sm89, sm120 only: use tensorrt or onnx-cuda"
     )
 
 

@@ -1,4 +1,4 @@
-"""What is known of the GPU and of TensorRT's libraries before any of them opens a file."""
+"""Versions of the GPU and of TensorRT's libraries, to be checked before a plan is opened."""
 
 import ctypes
 import importlib.util
@@ -18,7 +18,7 @@ _PARTS = ("Major", "Minor", "Patch", "Build")
 
 
 def compute_capability() -> str:
-    """The first GPU's, such as "8.9"; BundleError where there is none."""
+    """Compute capability of the first GPU, such as "8.9". Raises BundleError without a GPU."""
     try:
         cuda = ctypes.CDLL("libcuda.so.1")
     except OSError as error:
@@ -32,7 +32,8 @@ def compute_capability() -> str:
 
 
 def library_version(flavour: Literal["tensorrt", "tensorrt-rtx"]) -> str:
-    """The version of the TensorRT library that would run a plan, such as "1.7.1.116"; BundleError without."""
+    """Version of the TensorRT library that would run a plan, such as "1.7.1.116". Raises BundleError if it is
+    not installed."""
     package, pattern = {
         "tensorrt-rtx": (RTX_PLUGIN, "libtensorrt_rtx.so.*.*"),
         "tensorrt": ("tensorrt_libs", "libnvinfer.so.*"),
@@ -42,7 +43,7 @@ def library_version(flavour: Literal["tensorrt", "tensorrt-rtx"]) -> str:
         raise BundleError(f"{package} is not installed")
     files = [path for path in sorted(Path(spec.origin).parent.glob(pattern)) if not path.is_symlink()]
     if not files:
-        raise BundleError(f"{package} carries no library {pattern}")
+        raise BundleError(f"{package} contains no library {pattern}")
     try:
         library = ctypes.CDLL(str(files[0]))
     except OSError as error:

@@ -48,14 +48,14 @@ def test_an_engine_that_answers_differently_is_refused(tmp_path: Path, bias: flo
 
 def test_an_engine_whose_heatmaps_differ_is_refused(tmp_path: Path) -> None:
     bundle = Bundle.open(make_bundle(tmp_path, golden_map_bias=0.001))
-    with pytest.raises(BundleError, match=r"golden/0\.png at batch size 1: its heatmap is off by 0\.0010"):
+    with pytest.raises(BundleError, match=r"golden/0\.png at batch size 1: its heatmap deviates by 0\.0010"):
         bundle.start()
 
 
 def test_an_engine_not_run_at_export_may_not_draw_another_heatmap(tmp_path: Path) -> None:
     Bundle.open(make_bundle(tmp_path / "near", guard_band=None, golden_map_bias=0.01)).start()
     far = Bundle.open(make_bundle(tmp_path / "far", guard_band=None, golden_map_bias=0.03))
-    with pytest.raises(BundleError, match=r"its heatmap is off by 0\.0300"):
+    with pytest.raises(BundleError, match=r"its heatmap deviates by 0\.0300"):
         far.start()
 
 
