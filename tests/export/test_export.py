@@ -50,13 +50,13 @@ def test_golden_frames_are_of_all_kinds_and_four_lie_nearest_the_threshold(expor
     assert len([golden for golden in manifest.golden if golden.kind == "near-threshold"]) == 4
 
 
-def test_the_output_tells_what_a_process_engineer_asks(
+def test_the_output_has_what_a_process_engineer_needs(
     checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ["--version", "7", "--min-area", "12", "--calibration", str(data)]
     assert export(checkpoint, tmp_path / "models", *options) == 0
     output = capsys.readouterr().out
-    for told in (
+    for expected in (
         f"12 good images of {data}; 48 used in training left out",
         "at most 1.00% of good parts rejected",
         "NOT guaranteed: 12 calibration images guarantee 7.69% at best",
@@ -64,7 +64,7 @@ def test_the_output_tells_what_a_process_engineer_asks(
         "onnx-f32                 verified",
         str(tmp_path / "models" / "plate" / "7"),
     ):
-        assert told in output
+        assert expected in output
     manifest = Bundle.open(tmp_path / "models" / "plate" / "7").manifest
     assert (manifest.version, manifest.min_area) == (7, 12)
     assert not manifest.thresholds.promised
@@ -72,7 +72,7 @@ def test_the_output_tells_what_a_process_engineer_asks(
     assert "plate has a version 7 already" in capsys.readouterr().err
 
 
-def test_images_that_training_saw_do_not_calibrate(
+def test_images_used_in_training_are_not_used_for_calibration(
     checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seen = tmp_path / "seen"
@@ -133,7 +133,7 @@ def test_misuse_ends_with_status_2(
     assert options[0] in capsys.readouterr().err
 
 
-def test_what_is_no_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_that_is_not_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert export(tmp_path, tmp_path / "models") == 1
     error = capsys.readouterr().err
     assert error.startswith(f"drd-export: {tmp_path}: not a checkpoint directory")
@@ -141,7 +141,7 @@ def test_what_is_no_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.parametrize("product", ["../plate", "a/b", ".plate"])
-def test_a_product_s_name_is_no_path(
+def test_a_product_name_cannot_be_a_path(
     checkpoint: Path, tmp_path: Path, product: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     copy = tmp_path / "checkpoint"

@@ -1,4 +1,4 @@
-"""A bundle appears whole, or not at all."""
+"""Bundles appear atomically."""
 
 import shutil
 import signal
@@ -16,7 +16,7 @@ from export.pack import VersionTakenError, publish, staging_folder
 from tests.bundles import make_bundle
 
 
-def test_versions_count_up_and_names_that_are_no_versions_do_not_matter(tmp_path: Path) -> None:
+def test_versions_count_up_and_other_names_are_ignored(tmp_path: Path) -> None:
     assert make_bundle(tmp_path).name == "1"
     (tmp_path / "tile" / "backup").mkdir()
     (tmp_path / "tile" / "10.old").mkdir()
@@ -50,7 +50,7 @@ def test_a_failed_export_leaves_nothing(tmp_path: Path) -> None:
     assert list((tmp_path / "models").iterdir()) == []
 
 
-def test_a_killed_export_leaves_nothing_that_is_taken_for_a_product(tmp_path: Path) -> None:
+def test_a_killed_export_leaves_nothing_that_looks_like_a_product(tmp_path: Path) -> None:
     program = (
         "import os, signal, sys\nfrom pathlib import Path\nfrom export.pack import staging_folder\n"
         "with staging_folder(Path(sys.argv[1])) as root:\n"
@@ -61,11 +61,11 @@ def test_a_killed_export_leaves_nothing_that_is_taken_for_a_product(tmp_path: Pa
     done = subprocess.run(command, check=False, cwd=Path(__file__).parents[2])
     assert done.returncode == -signal.SIGKILL
     (left,) = (tmp_path / "models").iterdir()
-    assert left.name.startswith(".")  # no product's name does
+    assert left.name.startswith(".")  # a product name cannot
     assert make_bundle(tmp_path / "models").name == "1"
 
 
-def test_an_export_that_is_overtaken_takes_the_next_version(tmp_path: Path) -> None:
+def test_an_export_whose_version_was_taken_meanwhile_uses_the_next(tmp_path: Path) -> None:
     template = Bundle.open(make_bundle(tmp_path / "other")).manifest
     models = tmp_path / "models"
     asked = list[int]()
@@ -73,7 +73,7 @@ def test_an_export_that_is_overtaken_takes_the_next_version(tmp_path: Path) -> N
     def describe(version: int, files: Mapping[str, str]) -> Manifest:
         asked.append(version)
         if version == 1:
-            make_bundle(models)  # somebody else takes version 1 at this very moment
+            make_bundle(models)  # another export takes version 1 at this moment
         return template.model_copy(update={"version": version, "files": dict(files)})
 
     with staging_folder(models) as root:
@@ -87,7 +87,7 @@ def test_an_export_that_is_overtaken_takes_the_next_version(tmp_path: Path) -> N
     assert Bundle.open(bundle).manifest.version == 2
 
 
-def test_the_service_s_user_can_read_what_another_exported(tmp_path: Path) -> None:
+def test_another_user_can_read_the_bundle(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path)
     modes = {stat.S_IMODE(path.stat().st_mode) for path in (bundle, bundle / "golden")}
     reference = tmp_path / "reference"
