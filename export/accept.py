@@ -27,7 +27,7 @@ from export.bundle.manifest import (
 from export.bundle.predict import cyclic_windows
 from export.bundle.reading import judge
 from export.bundle.scale import THRESHOLD
-from export.engines import in_float32, in_half_precision, in_int8, on_gpu
+from export.engines import in_float16, in_float32, in_int8, on_gpu
 from export.golden import Golden
 from export.race import Times, race
 from export.survey import Survey
@@ -111,7 +111,7 @@ def certify(
 ) -> tuple[list[EngineParity], dict[str, str]]:
     """A proof per engine, in order of preference, and the reasons why some must be left out, by engine id.
 
-    Raises ParityError on a flip, except for int8 engines, which are left out: some networks cannot be
+    Raises ParityError on a flip, except by an int8 engine, which is left out: not every network can be
     quantised.
     """
     proofs, unfit = list[EngineParity](), dict[str, str]()
@@ -126,7 +126,7 @@ def certify(
         proofs.append(proof)
         if objection:
             unfit[entry.id] = objection
-    unseen = [proof for proof in proofs if proof.status == "not_run" and in_half_precision(proof.id)]
+    unseen = [proof for proof in proofs if proof.status == "not_run" and in_float16(proof.id)]
     if unseen:
         half, objection = _half_graph(root / HALF_GRAPH, geometry, golden, survey, thresholds)
         deviation = f"; its graph on the CPU: {half.max_score_deviation:.1e}"
@@ -153,9 +153,8 @@ def _race(entries: Sequence[EngineEntry], root: Path, geometry: Geometry, golden
 def _half_graph(
     path: Path, geometry: Geometry, golden: Golden, survey: Survey, thresholds: Thresholds
 ) -> tuple[EngineParity, str | None]:
-    """Checks the float16 graph on the CPU, one frame at a time, in place of the engines that need a GPU.
-    Returns its proof, and the reason if they must be left out: a frame needs more than the widest guard
-    band."""
+    """Checks the float16 graph on the CPU, in place of the engines that need a GPU. Returns its proof and the
+    reason if they must be left out: a frame needs more than the widest guard band."""
     entry = EngineEntry(id="onnx-fp16", file=path.name, batch_sizes=(1,))
     with closing(OnnxRuntimeEngine(path, geometry, CPU)) as engine:
         proof = _compare(entry, engine, golden, thresholds)

@@ -27,7 +27,7 @@ from export.engines import prepare, refuse
 from export.golden import HEATMAPS, Golden, choose_golden, spread
 from export.half import halve
 from export.pack import publish, refuse_taken, staging_folder
-from export.report import Say, tell_golden, tell_parity, tell_thresholds
+from export.report import Say, show_golden, show_parity, show_thresholds
 from export.roi import read_roi
 from export.scoring import score_pictures
 from export.survey import Survey
@@ -109,9 +109,9 @@ def build(order: Order, say: Say) -> Path:
     defective = _defective_images(checkpoint, order.calibration)
     calibration = calibrate(score_pictures(drd.predict, good, geometry, "calibrate"), order.max_false_reject)
     thresholds = calibration.thresholds
-    tell_thresholds(thresholds, say)
+    show_thresholds(thresholds, say)
     golden = choose_golden(calibration.scores, thresholds.image.threshold, defective, geometry, drd.predict)
-    tell_golden(golden.entries, say)
+    show_golden(golden.entries, say)
     to_survey, to_quantise = good[1::2], good[::2]  # apart, so that the survey checks the quantiser's ranges
     survey = Survey.take(to_survey, defective, geometry, drd.predict)
     with staging_folder(order.models) as root:
@@ -120,7 +120,7 @@ def build(order: Order, say: Say) -> Path:
         frames = read_frames(spread(to_quantise, _QUANTISED_ON), geometry)
         prepared = prepare(order.engines, root, geometry, frames)
         proofs, unfit = certify(prepared.entries, root, geometry, golden, survey, thresholds)
-        tell_parity(proofs, prepared.left_out | unfit, say)
+        show_parity(proofs, prepared.left_out | unfit, say)
         kept = [proof for proof in proofs if proof.id not in unfit]
         engines = _write_certificate(root, kept, prepared.entries, len(golden.frames))
         contents = _Contents(checkpoint, calibration, golden, engines, order.min_area, roi)

@@ -32,8 +32,7 @@ class Calibration:
 
 
 def calibrate(pictures: Iterable[Scored], max_false_reject: float) -> Calibration:
-    """Fits thresholds for the error budget `max_false_reject` (a fraction, 0 to 1) on good, unseen
-    `pictures`.
+    """Fits thresholds for the error budget `max_false_reject` (0 to 1) on good, unseen `pictures`.
 
     Raises CalibrationError if they are too few, or so alike that the threshold would equal the median.
     """
@@ -60,8 +59,7 @@ def calibrate(pictures: Iterable[Scored], max_false_reject: float) -> Calibratio
 
 
 def is_promised(count: int, budget: float) -> bool:
-    """Whether `count` images guarantee that a good part is rejected with a probability of at most
-    `budget`."""
+    """Whether `count` images guarantee a probability of at most `budget` that a good part is rejected."""
     return _rejected(count, budget) >= 1
 
 
@@ -70,7 +68,7 @@ def conformal_threshold(values: Sequence[float], budget: float) -> float:
     `budget`.
 
     A new value exceeds the k-th largest of n with probability k/(n+1), so k = ⌊(n+1)·budget⌋. For k = 0 there
-    is no guarantee: the threshold is the largest value plus a margin, assuming an exponential tail above the
+    is no guarantee: the threshold is the largest value plus a margin for an exponential tail above the
     median.
     """
     ordered = np.sort(np.asarray(values, dtype=np.float64))

@@ -59,7 +59,7 @@ def prepare(
     wanted: Sequence[str] | None, root: Path, geometry: Geometry, good: NDArray[np.uint8]
 ) -> Prepared:
     """Writes the files of the engines `wanted` (None: all that can be built here) into the unfinished bundle
-    at `root`, which has the graphs. The int8 ranges are taken from `good` frames uint8 [F, H, W, 3]. Raises
+    at `root`, which has the graphs. Int8 ranges come from `good` frames uint8 [F, H, W, 3]. Raises
     BundleError."""
     ahead = [f"tensorrt-rtx-fp16-sm{target}" for target in RTX_TARGETS]
     left_out = {name: reason for name in ahead if (reason := refusal(name))} if wanted is None else {}
@@ -95,6 +95,6 @@ def in_float32(name: str) -> bool:
     return name.endswith("-f32")
 
 
-def in_half_precision(name: str) -> bool:
+def in_float16(name: str) -> bool:
     """Whether this engine is made from the float16 graph."""
     return "-fp16" in name

@@ -1,5 +1,4 @@
-"""drd-evaluate: measures a checkpoint or a bundle on labelled images. A bundle runs the same code as in the
-service."""
+"""drd-evaluate: measures a checkpoint or a bundle on labelled images, a bundle with the service's code."""
 
 import argparse
 import json

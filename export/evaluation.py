@@ -48,14 +48,12 @@ class Evaluation:
         return any(image.verdict for image in self.images)
 
     def share(self, verdict: Verdict, *, defective: bool) -> float | None:
-        """Fraction of the good, or the `defective`, pictures with this `verdict`; None if there are no such
-        pictures."""
+        """Fraction of the good, or the `defective`, pictures with this `verdict`; None without pictures."""
         verdicts = [image.verdict for image in self.images if image.defective == defective]
         return verdicts.count(verdict) / len(verdicts) if verdicts else None
 
     def as_dict(self) -> dict[str, object]:
-        """For JSON: figures, for a bundle also the rates at its threshold, and the result of every
-        picture."""
+        """For JSON: figures, for a bundle also rates at its threshold, and every picture's result."""
         figures: dict[str, object] = dict(self.quality.as_dict())
         if self.judged:
             figures["false_reject_rate"] = self.share("NG", defective=False)
@@ -66,8 +64,7 @@ class Evaluation:
 
 
 def labelled(dataset: Dataset) -> tuple[Sample, ...]:
-    """The pictures to measure on: the test set, or all pictures of a plain folder. Raises DatasetError if
-    there are none."""
+    """The pictures to measure on: the test set, or a plain folder's pictures. Raises DatasetError."""
     if dataset.test:
         return dataset.test
     if dataset.layout == "plain folder":

@@ -19,8 +19,7 @@ class VersionTakenError(ValueError):
 
 @contextmanager
 def staging_folder(models: Path) -> Iterator[Path]:
-    """An empty folder inside `models`, since a rename needs the same file system; removed at the end unless
-    it was published."""
+    """An empty folder inside `models`, so that it can be renamed; removed at the end unless published."""
     models.mkdir(parents=True, exist_ok=True)
     root = models / f".export-{secrets.token_hex(8)}"
     root.mkdir()

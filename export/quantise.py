@@ -80,8 +80,8 @@ class _Batches(CalibrationDataReader):  # type: ignore[misc]  # untyped library
 
 
 def _to_quantise(nodes: Iterable[onnx.NodeProto]) -> Iterator[str]:
-    """Names of the convolutions from TEACHER to STUDENT, without those that read the finest level; `nodes`
-    are in topological order."""
+    """Names of the convolutions from TEACHER to STUDENT that do not read the finest level; `nodes` are in
+    topological order."""
     finest, *_ = TEACHER
     nodes = list(nodes)
     network = ancestors(nodes, set(STUDENT)) - ancestors(nodes, set(TEACHER))

@@ -10,7 +10,7 @@ Say = Callable[[str, str], None]
 """Prints a topic and a line of text; an empty topic continues the one before."""
 
 
-def tell_thresholds(thresholds: Thresholds, say: Say) -> None:
+def show_thresholds(thresholds: Thresholds, say: Say) -> None:
     """The thresholds, and whether there are enough calibration images to guarantee the error budget."""
     say("Budget", f"at most {thresholds.max_false_reject:.2%} of good parts rejected")
     if thresholds.promised:
@@ -28,13 +28,13 @@ def tell_thresholds(thresholds: Thresholds, say: Say) -> None:
         say("", f"{name:6} {scale.threshold:12.5f} {scale.median:12.5f}")
 
 
-def tell_golden(entries: Sequence[GoldenFrame], say: Say) -> None:
+def show_golden(entries: Sequence[GoldenFrame], say: Say) -> None:
     """The number of golden frames of each kind."""
     kinds = Counter(entry.kind for entry in entries)
     say("Golden", f"{len(entries)} frames: " + ", ".join(f"{count} {kind}" for kind, count in kinds.items()))
 
 
-def tell_parity(proofs: Iterable[EngineParity], left_out: Mapping[str, str], say: Say) -> None:
+def show_parity(proofs: Iterable[EngineParity], left_out: Mapping[str, str], say: Say) -> None:
     """One line per engine: the largest deviations from the checkpoint, on the 0 to 1 scales, and the time per
     image at the smallest and at the largest batch size."""
     say(

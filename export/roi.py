@@ -84,8 +84,7 @@ def read_roi(path: Path, geometry: Geometry) -> tuple[RegionOfInterest, NDArray[
 
 
 def draw(polygons: tuple[tuple[Point, ...], ...], geometry: Geometry) -> NDArray[np.bool_]:
-    """Mask [H, W] of the input pixels that `polygons` cover by half or more; corners are fractions of width
-    and height."""
+    """Mask [H, W] of the input pixels that `polygons` (in fractions of width and height) cover by half."""
     fine = Image.new("L", (geometry.width * _FINE, geometry.height * _FINE))
     pen = ImageDraw.Draw(fine)
     for polygon in polygons:

@@ -1,8 +1,7 @@
 """A check on more frames: there, too, no engine may deviate by more than its guard band.
 
 Golden frames show how much reduced precision changes a score, but they are few (up to 16). Many more are
-needed to see the worst case, above all defective parts: their activations lie outside the ranges the
-quantiser saw.
+needed to see the worst case, above all defective parts: their activations lie outside the quantiser's ranges.
 """
 
 from collections.abc import Sequence

@@ -32,8 +32,7 @@ class _Jointed(nn.Module):
 
 def trace(drd: DRD, geometry: Geometry) -> onnx.ModelProto:
     """`drd` (evaluation mode, on the CPU) as a graph: `frames` uint8 [N, H, W, 3] → `heatmap` float32 [N, H,
-    W] and `score` float32 [N], with weights and with the joints named. The same weights give the same
-    bytes."""
+    W] and `score` float32 [N], joints named. The same weights give the same bytes."""
     example = torch.zeros(2, geometry.height, geometry.width, 3, dtype=torch.uint8)  # 1 would fix the batch
     batch = torch.export.Dim("N", min=1, max=max(BATCH_SIZES))
     with torch.inference_mode(), warnings.catch_warnings():
@@ -59,8 +58,7 @@ def trace(drd: DRD, geometry: Geometry) -> onnx.ModelProto:
 
 
 def _forget_origin(model: onnx.ModelProto) -> None:
-    """Removes metadata of the exporter: stack traces that contain paths of this machine, so that bytes differ
-    between machines."""
+    """Removes the exporter's metadata: stack traces with paths of this machine, which change the bytes."""
     graph = model.graph
     values = (*graph.input, *graph.output, *graph.value_info, *graph.initializer)
     for part in (model, graph, *graph.node, *values):

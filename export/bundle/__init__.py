@@ -1,5 +1,4 @@
-"""The bundle, which export writes and the service runs. The service imports nothing else of export or
-training."""
+"""The bundle, which export writes and the service runs: the only package that the service imports."""
 
 from export.bundle.engines.engine import EngineFailed
 from export.bundle.frame import FrameStatistics, frame_statistics

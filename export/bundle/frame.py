@@ -1,5 +1,4 @@
-"""Statistics of a frame that do not depend on defects: they tell whether it is like the calibration
-pictures."""
+"""Statistics that hardly depend on defects: is a frame similar to the calibration pictures?"""
 
 from dataclasses import dataclass
 

@@ -68,8 +68,7 @@ class _Facts(BaseModel):
 
 
 class Thresholds(_Facts):
-    """Score scales of images and of pixels, and how they were fitted. `max_false_reject`: error budget, a
-    fraction."""
+    """Score scales of images and of pixels; `max_false_reject` is the error budget, a fraction."""
 
     image: Scale
     pixel: Scale

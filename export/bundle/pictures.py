@@ -26,14 +26,12 @@ _UP = 2
 
 
 def heatmap_png(pixel_scores: NDArray[np.float32]) -> bytes:
-    """`pixel_scores` [H, W], 0 to 1, as 8-bit grey of the same size: round(255·s), so the threshold is
-    128."""
+    """`pixel_scores` s [H, W], 0 to 1, as 8-bit grey: round(255·s), so the threshold is 128."""
     return _grey_png(_grey(pixel_scores), pixel_scores.shape[1], bits=8)
 
 
 def mask_png(pixel_scores: NDArray[np.float32], source_size: Size) -> bytes:
-    """1-bit PNG of the sent image's size (width, height): white where `pixel_scores` [H, W] reach the
-    threshold."""
+    """1-bit, of the sent image's size (width, height): white where `pixel_scores` [H, W] reach 0.5."""
     width, height = source_size
     rows, columns = map(cell_of_source, pixel_scores.shape, (height, width))
     wide = (pixel_scores >= THRESHOLD).take(
@@ -43,8 +41,7 @@ def mask_png(pixel_scores: NDArray[np.float32], source_size: Size) -> bytes:
 
 
 def overlay_png(rgb: NDArray[np.uint8], pixel_scores: NDArray[np.float32]) -> bytes:
-    """The sent image uint8 [h, w, 3] under the heatmap, from transparent to yellow to red, with the mask's
-    outline in white."""
+    """The sent image uint8 [h, w, 3] under the heatmap, transparent to red; the mask's outline is white."""
     height, width = rgb.shape[:2]
     heat = Image.fromarray(_grey(pixel_scores)).resize((width, height), Image.Resampling.BILINEAR)
     colour = Image.merge(

@@ -30,8 +30,7 @@ from export.bundle.signature import TrustedKey
 from training.geometry import UnreadableImage, read_rgb
 
 _ROUNDING = 1e-4
-"""Allowed float32 difference between two machines, on the 0 to 1 scale, if the recorded deviation is almost
-0."""
+"""Score difference that two machines may have in float32, if the recorded deviation is almost 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +57,8 @@ class Bundle:
     def open(path: Path, trusted: TrustedKey | None = None) -> "Bundle":
         """Checks schema, paths and digests of the bundle at `path`. Raises BundleError.
 
-        With a `trusted` key, the signature is checked, too, and the bundle is read from a private copy:
-        otherwise somebody who can write to the folder, but not sign, could replace a file between check and
-        use.
+        With a `trusted` key, the signature is checked and a private copy is used: otherwise somebody who can
+        write to the folder, but not sign, could replace a file after the check.
         """
         root = path.resolve()  # so that changing a link later does not change what the engine opens
         try:
@@ -103,7 +101,7 @@ class Bundle:
         return np.stack(frames)
 
     def golden_heatmaps(self) -> NDArray[np.float32]:
-        """The checkpoint's raw maps of the golden frames at every fourth pixel: float32 [F, H/4, W/4]. Raises
+        """The checkpoint's raw maps of them, every fourth pixel: float32 [F, H/4, W/4]. Raises
         BundleError."""
         geometry, name = self.manifest.geometry, self.manifest.golden_heatmaps
         try:
@@ -206,8 +204,7 @@ class Predictor:
 
 
 def _allowed(entry: EngineEntry) -> tuple[float, float]:
-    """Largest deviations of score and of heatmap (0 to 1 scales) that are allowed when the engine is
-    started."""
+    """Largest deviations of score and heatmap (0 to 1 scales) that are allowed at the start."""
     if entry.guard_band is None or entry.heatmap_deviation is None:
         return MAX_GUARD_BAND / 2, MAX_GUARD_BAND
     return max(entry.guard_band, _ROUNDING), max(2 * entry.heatmap_deviation, _ROUNDING)

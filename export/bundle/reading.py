@@ -25,8 +25,7 @@ class FrameFailed(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A connected area over the pixel threshold, in pixels of the sent image; `peak` is its highest score, 0
-    to 1."""
+    """A connected area over the pixel threshold, in pixels of the sent image; `peak` is a score, 0 to 1."""
 
     x: int
     y: int
@@ -98,8 +97,7 @@ def find_regions(pixel_scores: NDArray[np.float32], source_size: Size) -> tuple[
 
 @lru_cache(maxsize=64)
 def cell_of_source(cells: int, pixels: int) -> NDArray[np.intp]:
-    """Index [pixels] of the nearest of the map's `cells` for each of `pixels` along one side of the sent
-    image."""
+    """Index of the nearest of the map's `cells` for each of `pixels` on one side of the sent image."""
     nearest = (2 * np.arange(pixels) + 1) * cells // (2 * pixels)
     nearest.flags.writeable = False  # shared by the cache: cameras always send the same size
     return nearest

@@ -95,8 +95,8 @@ class TrustedKey:
         self._key = key
 
     def check(self, root: Path, manifest: bytes) -> None:
-        """Raises BundleError unless the bundle at `root`, whose manifest has the bytes `manifest`, is signed
-        with this key."""
+        """Raises BundleError unless this key signed the bundle at `root` with these bytes of its
+        `manifest`."""
         resources = self._statement(_read(root / SIGNATURE)).predicate.resources
         signed = [(each.algorithm, each.digest) for each in resources if each.name == MANIFEST]
         if signed != [("sha256", hashlib.sha256(manifest).hexdigest())]:

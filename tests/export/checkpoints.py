@@ -20,8 +20,7 @@ RECIPE = Recipe(name="test", backbone="test_resnet", height=64, width=64)
 
 
 def make_dataset(root: Path, good: int = 60, test: int = 6) -> Path:
-    """An MVTec AD folder of noisy plates (80 x 72 pixels); the defective ones have a white rectangle and a
-    mask."""
+    """An MVTec AD folder of noisy plates (80 x 72 pixels); the defective ones have a white rectangle."""
     rng = default_rng(0)
     for number in range(good):
         _save(root / "train/good" / f"{number:03}.png", _plate(rng))

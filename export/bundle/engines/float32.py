@@ -6,8 +6,7 @@ import numpy as np
 
 _FIRST = 3
 """The stem and the next two convolutions: their filters compute small differences of large values. Rounding
-here changes scores more than all other rounding in the teacher, and float32 costs only a few per cent of the
-time."""
+here changes scores more than all other rounding in the teacher, and float32 costs only a few per cent."""
 _CONVOLUTIONS = {"Convolution", "GroupConvolution"}
 
 _MARK = "DisablePrecisionConversion_0"

@@ -32,8 +32,7 @@ def compute_capability() -> str:
 
 
 def library_version(flavour: Literal["tensorrt", "tensorrt-rtx"]) -> str:
-    """Version of the TensorRT library that would run a plan, such as "1.7.1.116". Raises BundleError if it is
-    not installed."""
+    """Version of the installed TensorRT library, such as "1.7.1.116". Raises BundleError if there is none."""
     package, pattern = {
         "tensorrt-rtx": (RTX_PLUGIN, "libtensorrt_rtx.so.*.*"),
         "tensorrt": ("tensorrt_libs", "libnvinfer.so.*"),

@@ -32,8 +32,7 @@ def open_plan(entry: EngineEntry, root: Path, geometry: Geometry) -> OnnxRuntime
 
 
 def check_plan(plan: Plan, entry: EngineEntry, graph: str) -> None:
-    """Raises BundleError unless `plan` was built from the graph with the digest `graph`, for all batch
-    sizes."""
+    """Raises BundleError unless `plan` was built from the graph with digest `graph` for all batch sizes."""
     _must_equal(plan, HALF_GRAPH, plan.graph, graph)
     smallest, _, largest = plan.profile
     if not (smallest <= min(entry.batch_sizes) and max(entry.batch_sizes) <= largest):

@@ -1,4 +1,4 @@
-"""Verdicts, regions, pictures. Maps are 32 x 32; raw thresholds are 0.5, so raw values up to 0.5 equal
+"""Verdicts, regions, pictures. Maps are 32 x 32; thresholds are 0.5 raw, so raw values up to 0.5 are
 scores."""
 
 import math
