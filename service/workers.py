@@ -23,9 +23,7 @@ from service.pool import Pool
 from service.settings import Settings
 from service.worker import REGION, Bounds
 
-_ROOM = (
-    16 * MAX_INPUT_SIDE**2
-)  # bytes beside image or overlay: the largest maps, their pictures, a manifest, regions
+_ROOM = 16 * MAX_INPUT_SIDE**2  # bytes beside image or overlay: maps, their pictures, a manifest, regions
 
 
 class Workers:

@@ -34,9 +34,7 @@ def mask_png(pixel_scores: NDArray[np.float32], source_size: Size) -> bytes:
     """1-bit, of the sent image's size (width, height): white where `pixel_scores` [H, W] reach 0.5."""
     width, height = source_size
     rows, columns = map(cell_of_source, pixel_scores.shape, (height, width))
-    wide = (pixel_scores >= THRESHOLD).take(
-        columns, axis=1
-    )  # indexing would give column-major memory, slow to pack
+    wide = (pixel_scores >= THRESHOLD).take(columns, axis=1)  # indexing gives column-major: slow to pack
     return _grey_png(np.packbits(wide, axis=1)[rows], width, bits=1)
 
 
@@ -50,9 +48,7 @@ def overlay_png(rgb: NDArray[np.uint8], pixel_scores: NDArray[np.float32]) -> by
     overlay = np.array(Image.composite(colour, Image.fromarray(rgb), heat.point(_OPACITY)))
     overlay[_outline(_over_threshold(pixel_scores, (width, height)))] = (255, 255, 255)
     buffer = BytesIO()
-    Image.fromarray(overlay).save(
-        buffer, "PNG", compress_level=1
-    )  # takes a quarter of the default level's time
+    Image.fromarray(overlay).save(buffer, "PNG", compress_level=1)  # four times faster than the default level
     return buffer.getvalue()
 
 

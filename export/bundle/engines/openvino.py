@@ -65,9 +65,7 @@ class OpenVinoEngine:
             inputs = [values[name] for name in part.inputs]
             answers = request.infer(inputs, share_inputs=True, share_outputs=True)
             values |= {name: answers[place] for place, name in enumerate(part.outputs)}
-        return values["heatmap"].copy(), values[
-            "score"
-        ].copy()  # the next call overwrites the runtime's memory
+        return values["heatmap"].copy(), values["score"].copy()  # the next call overwrites the originals
 
     def close(self) -> None:
         self._requests.clear()
