@@ -27,7 +27,7 @@ ENV PIP="/pip/bin/pip --disable-pip-version-check --python /opt/drd install --no
 FROM cuda AS cuda-pip
 RUN python3 -m venv /pip && python3 -m venv --without-pip /opt/drd
 ENV PIP="/pip/bin/pip --disable-pip-version-check --python /opt/drd install --no-cache-dir"
-# TensorRT 10 is not in the pinned files, its libraries come from NVIDIA: tensorrt-cu13==10.16.1.11 adds it.
+# TENSORRT=1 adds TensorRT 10, the extra `tensorrt`: it is not in the pinned files, its libraries come from NVIDIA.
 # Read NVIDIA's licence before you pass such an image on.
 ARG TENSORRT=""
 
@@ -47,15 +47,15 @@ RUN $PIP --no-deps /wheel/*.whl
 
 FROM cuda-pip AS service-gpu-environment
 COPY requirements/service-gpu.txt /requirements.txt
-RUN $PIP --require-hashes -r /requirements.txt && if [ -n "$TENSORRT" ]; then $PIP "$TENSORRT"; fi
+RUN $PIP --require-hashes -r /requirements.txt
 COPY --from=wheel /wheel /wheel
-RUN $PIP --no-deps /wheel/*.whl
+RUN $PIP --no-deps /wheel/*.whl && if [ -n "$TENSORRT" ]; then $PIP "drd-inspect[tensorrt]"; fi
 
 FROM cuda-pip AS export-environment
 COPY requirements/export-gpu.txt /requirements.txt
-RUN $PIP --require-hashes -r /requirements.txt && if [ -n "$TENSORRT" ]; then $PIP "$TENSORRT"; fi
+RUN $PIP --require-hashes -r /requirements.txt
 COPY --from=wheel /wheel /wheel
-RUN $PIP --no-deps /wheel/*.whl
+RUN $PIP --no-deps /wheel/*.whl && if [ -n "$TENSORRT" ]; then $PIP "drd-inspect[tensorrt]"; fi
 
 FROM cpu-pip AS training-environment
 COPY requirements/training.txt /requirements.txt

@@ -1,5 +1,5 @@
-"""The parity certificate: an engine answers the golden frames as the checkpoint does, at every batch size and
-every position in the batch, or it is not in the bundle."""
+"""The parity certificate: every engine is compared with the checkpoint on the golden frames, at every batch
+size and position in the batch. One that differs too much is not put into the bundle."""
 
 import math
 from collections.abc import Sequence
@@ -27,24 +27,27 @@ from export.bundle.manifest import (
 from export.bundle.predict import cyclic_windows
 from export.bundle.reading import judge
 from export.bundle.scale import THRESHOLD
-from export.engines import in_eight_bits, in_float32, in_half_precision, on_gpu
+from export.engines import in_float16, in_float32, in_int8, on_gpu
 from export.golden import Golden
 from export.race import Times, race
 from export.survey import Survey
 from training.geometry import Geometry
 
 _ROUNDS = 5
-_TOO_FAR = f"it would need a guard band over {MAX_GUARD_BAND}"
+"""Timed runs per engine and batch size."""
+
+_TOO_FAR = f"it would need a guard band wider than {MAX_GUARD_BAND}"
 
 
 class ParityError(ValueError):
-    """An engine turns a verdict around: there must be no such bundle."""
+    """An engine reverses a verdict of the checkpoint (OK and NG), so no bundle may be made."""
 
 
 class EngineParity(BaseModel):
-    """One engine's proof. Deviations are the largest from the checkpoint, on the score scales.
+    """The comparison of one engine with the checkpoint. Deviations are the largest, on the 0 to 1 scales.
 
-    `ms_per_image` goes with `batch_sizes`; engines were measured in turns, so their ratios mean something.
+    `flips`: reversed verdicts, 0 or, if the engine was not run, None: with one there is no certificate.
+    `ms_per_image`: one per batch size; the engines took turns, so their ratios are meaningful.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -60,7 +63,8 @@ class EngineParity(BaseModel):
 
     @property
     def guard_band(self) -> float | None:
-        """g of the contract; None while not measured."""
+        """Half the width of the interval around the threshold in which the verdict is REVIEW: twice the
+        largest deviation, on the 0 to 1 scale. None if not measured."""
         return None if self.max_score_deviation is None else 2 * self.max_score_deviation
 
 
@@ -76,10 +80,10 @@ class Parity(BaseModel):
 def prove(
     entry: EngineEntry, root: Path, geometry: Geometry, golden: Golden, survey: Survey, thresholds: Thresholds
 ) -> tuple[EngineParity, str | None]:
-    """Runs `entry` of the unfinished bundle at `root` over all golden frames, batch sizes and positions, then
-    over the survey; the proof, and why the engine must be left out, if it must.
+    """Runs `entry` of the unfinished bundle at `root` on all golden frames, batch sizes and positions, then
+    on the survey. Returns the proof, and the reason if the engine must be left out.
 
-    An engine that can't be run here is `not_run`, with the reason. Raises ParityError on a flip.
+    The status of an engine that cannot run here is `not_run`, with the reason. Raises ParityError on a flip.
     """
     try:
         with closing(open_engine(entry, root, geometry)) as engine:
@@ -93,8 +97,8 @@ def prove(
     except (BundleError, EngineFailed) as error:
         reason = str(error)
         proof = EngineParity(id=entry.id, status="not_run", reason=reason, batch_sizes=entry.batch_sizes)
-        # Half precision can be tried without a GPU; what eight bits do elsewhere, nothing here tells.
-        return proof, reason if in_eight_bits(entry.id) else None
+        # A float16 graph can be checked on the CPU instead; for an int8 graph there is no such check.
+        return proof, reason if in_int8(entry.id) else None
 
 
 def certify(
@@ -105,28 +109,29 @@ def certify(
     survey: Survey,
     thresholds: Thresholds,
 ) -> tuple[list[EngineParity], dict[str, str]]:
-    """A proof per engine, in order of preference, and why some of them must be left out.
+    """A proof per engine, in order of preference, and the reasons why some must be left out, by engine id.
 
-    Raises ParityError on a flip, but of an engine in eight bits: some networks can't be quantised.
+    Raises ParityError on a flip, except by an int8 engine, which is left out: not every network can be
+    quantised.
     """
     proofs, unfit = list[EngineParity](), dict[str, str]()
     for entry in entries:
         try:
             proof, objection = prove(entry, root, geometry, golden, survey, thresholds)
         except ParityError as error:
-            if not in_eight_bits(entry.id):
+            if not in_int8(entry.id):
                 raise
             unfit[entry.id] = str(error)
             continue
         proofs.append(proof)
         if objection:
             unfit[entry.id] = objection
-    unseen = [proof for proof in proofs if proof.status == "not_run" and in_half_precision(proof.id)]
+    unseen = [proof for proof in proofs if proof.status == "not_run" and in_float16(proof.id)]
     if unseen:
         half, objection = _half_graph(root / HALF_GRAPH, geometry, golden, survey, thresholds)
-        told = f"; its graph on the CPU: {half.max_score_deviation:.1e}"
+        deviation = f"; its graph on the CPU: {half.max_score_deviation:.1e}"
         proofs = [
-            proof.model_copy(update={"reason": proof.reason + told}) if proof in unseen else proof
+            proof.model_copy(update={"reason": proof.reason + deviation}) if proof in unseen else proof
             for proof in proofs
         ]
         if objection:
@@ -148,8 +153,8 @@ def _race(entries: Sequence[EngineEntry], root: Path, geometry: Geometry, golden
 def _half_graph(
     path: Path, geometry: Geometry, golden: Golden, survey: Survey, thresholds: Thresholds
 ) -> tuple[EngineParity, str | None]:
-    """The half-precision graph on the CPU, frames one at a time: what can be said of a GPU's engine where
-    there is no GPU, and why there must be none: some part needs more than the widest guard band."""
+    """Checks the float16 graph on the CPU, in place of the engines that need a GPU. Returns its proof and the
+    reason if they must be left out: a frame needs more than the widest guard band."""
     entry = EngineEntry(id="onnx-fp16", file=path.name, batch_sizes=(1,))
     with closing(OnnxRuntimeEngine(path, geometry, CPU)) as engine:
         proof = _compare(entry, engine, golden, thresholds)
@@ -158,8 +163,8 @@ def _half_graph(
 
 
 def _preference(proof: EngineParity) -> tuple[int, float]:
-    """GPU engines that could not be measured first, since a machine that can run one has its GPU for it;
-    then what was measured, fastest first; then the rest."""
+    """Sort key. First GPU engines that could not be measured, since a machine that can run one has its GPU
+    for this; then measured engines, fastest first; then the rest."""
     if proof.ms_per_image is None:
         return (0 if on_gpu(proof.id) else 2), 0.0
     return 1, sum(proof.ms_per_image)
@@ -177,8 +182,8 @@ def _compare(entry: EngineEntry, engine: Engine, golden: Golden, thresholds: Thr
             if is_flip(expected[index], score):
                 frame = f"{golden.entries[index].file} ({golden.entries[index].source})"
                 raise ParityError(
-                    f"{entry.id} turns the verdict on {frame} around at batch size {len(window)}: "
-                    f"{expected[index]:.4f} in the checkpoint, {score:.4f} in the engine"
+                    f"{entry.id} reverses the verdict on {frame} at batch size {len(window)}: "
+                    f"the checkpoint scores {expected[index]:.4f}, the engine {score:.4f}"
                 )
         score_deviations.append(_largest(scores - expected[window]))
         heatmap_deviations.append(_largest(thresholds.pixel.scores(heatmaps) - expected_maps[window]))
@@ -193,10 +198,9 @@ def _compare(entry: EngineEntry, engine: Engine, golden: Golden, thresholds: Thr
 
 
 def is_flip(reference: float, score: float) -> bool:
-    """Whether `score` is OK, or NG, and the checkpoint's `reference` says the opposite.
+    """Whether the verdict on `score` is OK and the checkpoint's, on `reference`, NG, or the reverse.
 
-    With the widest guard band there is: a narrower one is twice the largest deviation, and no deviation
-    reaches over that.
+    Uses MAX_GUARD_BAND. An engine's own band is twice its largest deviation, so no score can cross it.
     """
     verdict, _ = judge(score, MAX_GUARD_BAND)
     return verdict == ("OK" if reference > THRESHOLD else "NG")

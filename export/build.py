@@ -1,6 +1,6 @@
-"""Checkpoint → bundle: calibrate, trace, prove, publish."""
+"""Checkpoint → bundle: calibrate, trace, prove the engines, publish."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version as library_version
@@ -9,10 +9,8 @@ from pathlib import Path
 
 import onnx
 import torch
-from pydantic import TypeAdapter, ValidationError
 
 from export.accept import EngineParity, Parity, certify
-from export.bundle.files import file_digest
 from export.bundle.manifest import (
     GRAPH,
     HALF_GRAPH,
@@ -20,7 +18,6 @@ from export.bundle.manifest import (
     BundleError,
     EngineEntry,
     Manifest,
-    ProductName,
     Provenance,
     RegionOfInterest,
 )
@@ -30,7 +27,7 @@ from export.engines import prepare, refuse
 from export.golden import HEATMAPS, Golden, choose_golden, spread
 from export.half import halve
 from export.pack import publish, refuse_taken, staging_folder
-from export.report import Say, tell_golden, tell_parity, tell_thresholds
+from export.report import Say, show_golden, show_parity, show_thresholds
 from export.roi import read_roi
 from export.scoring import score_pictures
 from export.survey import Survey
@@ -38,20 +35,24 @@ from export.trace import trace
 from training.checkpoint import TENSORS, Checkpoint, load_checkpoint
 from training.datasets import DatasetError, open_dataset
 from training.evaluate import read_frames
+from training.files import file_digest
 from training.geometry import Geometry
 from training.model.drd import DRD
+from training.names import PRODUCT_NAME
 
 _RUNTIMES = ("onnx", "onnxruntime", "openvino", "tensorrt")
+"""Libraries whose versions the manifest records, if they are installed."""
+
 _QUANTISED_ON = 64
-"""At most so many frames: more would hardly widen the ranges of activations."""
+"""Most frames the quantiser sees: more hardly widen the activation ranges."""
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What is to be made of the checkpoint in the folder `checkpoint`, below the folder `models`.
+    """What to make of the checkpoint in the folder `checkpoint`, and into which folder `models`.
 
-    `calibration` replaces the images training set aside; `engines` None are all that can be made here;
-    `version` None is the next one; `key` is a file with the private key that signs it.
+    `calibration` None: the images that training set aside; `engines` None: all that can be built here;
+    `version` None: the next one; `key`: PEM file of the private key that signs the bundle.
     """
 
     checkpoint: Path
@@ -65,95 +66,111 @@ class Order:
     key: Path | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Contents:
+    """What the manifest describes, but for version and digests, which only publication knows."""
+
+    checkpoint: Checkpoint
+    calibration: Calibration
+    golden: Golden
+    engines: tuple[EngineEntry, ...]
+    min_area: int
+    roi: RegionOfInterest | None
+
+    def manifest(self, version: int, files: Mapping[str, str]) -> Manifest:
+        return Manifest(
+            product=self.checkpoint.product,
+            version=version,
+            geometry=self.checkpoint.geometry,
+            thresholds=self.calibration.thresholds,
+            min_area=self.min_area,
+            roi=self.roi,
+            frame_ranges=self.calibration.frame_ranges,
+            engines=self.engines,
+            golden=self.golden.entries,
+            golden_heatmaps=HEATMAPS,
+            provenance=_provenance(self.checkpoint),
+            files=dict(files),
+        )
+
+
 def build(order: Order, say: Say) -> Path:
-    """Makes a bundle and gives its folder; raises what `export.errors` lists."""
+    """Makes a bundle and returns its folder. Raises what `export.errors` lists."""
     checkpoint = load_checkpoint(order.checkpoint)
-    product = order.models / _product_name(checkpoint.product)
+    product = order.models / _checked_name(checkpoint.product)
     refuse_taken(product, order.version)
     refuse(order.engines)
     key = None if order.key is None else SigningKey(order.key)
     geometry, backbone = checkpoint.geometry, checkpoint.recipe.backbone
     say("Product", f"{checkpoint.product}: {backbone} at {geometry.height} x {geometry.width}")
     drd = checkpoint.model()
-    roi = _interest(order.roi, drd, geometry, say)
-    calibration, golden, survey = _calibrated(order, checkpoint, drd, say)
+    roi = _apply_roi(order.roi, drd, geometry, say)
+    good = _calibration_images(checkpoint, order.calibration, say)
+    defective = _defective_images(checkpoint, order.calibration)
+    calibration = calibrate(score_pictures(drd.predict, good, geometry, "calibrate"), order.max_false_reject)
+    thresholds = calibration.thresholds
+    show_thresholds(thresholds, say)
+    golden = choose_golden(calibration.scores, thresholds.image.threshold, defective, geometry, drd.predict)
+    show_golden(golden.entries, say)
+    to_survey, to_quantise = good[1::2], good[::2]  # apart, so that the survey checks the quantiser's ranges
+    survey = Survey.take(to_survey, defective, geometry, drd.predict)
     with staging_folder(order.models) as root:
-        say("Graph", "tracing the network, some ten seconds …")
-        graph = trace(drd, geometry)
-        onnx.save(graph, root / GRAPH)
-        onnx.save(halve(graph), root / HALF_GRAPH)
+        _write_graphs(drd, geometry, root, say)
         golden.save(root)
-        good = list(calibration.scores)[::2]  # the survey has the others; thresholds are the checkpoint's
-        frames = read_frames(spread(good, _QUANTISED_ON), geometry)
+        frames = read_frames(spread(to_quantise, _QUANTISED_ON), geometry)
         prepared = prepare(order.engines, root, geometry, frames)
-        entries = {entry.id: entry for entry in prepared.entries}
-        proofs, unfit = certify(prepared.entries, root, geometry, golden, survey, calibration.thresholds)
-        tell_parity(proofs, prepared.left_out | unfit, say)
+        proofs, unfit = certify(prepared.entries, root, geometry, golden, survey, thresholds)
+        show_parity(proofs, prepared.left_out | unfit, say)
         kept = [proof for proof in proofs if proof.id not in unfit]
-        if not any(proof.status == "verified" for proof in kept):
-            raise BundleError("no engine agrees with the checkpoint, so there is no bundle")
-        if all(entries[proof.id].file != INT8_GRAPH for proof in kept):
-            (root / INT8_GRAPH).unlink(missing_ok=True)
-        parity = Parity(frames=len(golden.frames), engines=tuple(kept))
-        (root / "parity.json").write_text(parity.model_dump_json(indent=2) + "\n", encoding="utf-8")
-
-        def describe(version: int, files: Mapping[str, str]) -> Manifest:
-            return Manifest(
-                product=checkpoint.product,
-                version=version,
-                geometry=geometry,
-                thresholds=calibration.thresholds,
-                min_area=order.min_area,
-                roi=roi,
-                frame_ranges=calibration.frame_ranges,
-                engines=tuple(_measured(entries[proof.id], proof) for proof in kept),
-                golden=golden.entries,
-                golden_heatmaps=HEATMAPS,
-                provenance=_provenance(checkpoint),
-                files=dict(files),
-            )
-
-        bundle = publish(root, product, describe, order.version, key)
+        engines = _write_certificate(root, kept, prepared.entries, len(golden.frames))
+        contents = _Contents(checkpoint, calibration, golden, engines, order.min_area, roi)
+        bundle = publish(root, product, contents.manifest, order.version, key)
     say("Bundle", f"{bundle}{', signed' if key else ''}")
     return bundle
 
 
-def _product_name(name: str) -> str:
-    try:
-        return TypeAdapter[str](ProductName).validate_python(name)
-    except ValidationError as error:
-        raise BundleError(
-            f"{name!r} can't be a product's name: use letters, digits, '.', '_' and '-'"
-        ) from error
+def _checked_name(product: str) -> str:
+    """A checkpoint's description can be edited, and a product's name becomes a folder."""
+    if not PRODUCT_NAME.fullmatch(product):
+        raise BundleError(f"{product!r} can't be a product's name: use letters, digits, '.', '_' and '-'")
+    return product
 
 
-def _interest(path: Path | None, drd: DRD, geometry: Geometry, say: Say) -> RegionOfInterest | None:
-    """Gives `drd` the region of interest of the file, before anything is calibrated."""
+def _apply_roi(path: Path | None, drd: DRD, geometry: Geometry, say: Say) -> RegionOfInterest | None:
+    """Sets the mask of `drd` from the file `path`: before calibration, since it changes every score."""
     if path is None:
         return None
     region, mask = read_roi(path, geometry)
     drd.heatmap.roi.copy_(torch.from_numpy(mask))
-    say("Region", f"{region.share:.1%} of the picture counts, after {path}")
+    say("Region", f"{region.share:.1%} of the picture is inspected, see {path}")
     return region
 
 
-def _calibrated(
-    order: Order, checkpoint: Checkpoint, drd: DRD, say: Say
-) -> tuple[Calibration, Golden, Survey]:
-    paths = _calibration_images(checkpoint, order.calibration, say)
-    geometry, predict = checkpoint.geometry, drd.predict
-    calibration = calibrate(score_pictures(predict, paths, geometry, "calibrate"), order.max_false_reject)
-    tell_thresholds(calibration.thresholds, say)
-    defective = _defective_images(checkpoint, order.calibration)
-    golden = choose_golden(
-        calibration.scores, calibration.thresholds.image.threshold, defective, geometry, predict
-    )
-    tell_golden(golden.entries, say)
-    return calibration, golden, Survey.take(paths[1::2], defective, geometry, predict)
+def _write_graphs(drd: DRD, geometry: Geometry, root: Path, say: Say) -> None:
+    say("Graph", "tracing the network, about ten seconds …")
+    graph = trace(drd, geometry)
+    onnx.save(graph, root / GRAPH)
+    onnx.save(halve(graph), root / HALF_GRAPH)
+
+
+def _write_certificate(
+    root: Path, proofs: Sequence[EngineParity], entries: Iterable[EngineEntry], frames: int
+) -> tuple[EngineEntry, ...]:
+    """Writes `parity.json`, the `proofs` on `frames` golden frames of the engines that are kept, and returns
+    these engines as the manifest lists them, in the same order. Raises BundleError if none is verified."""
+    if not any(proof.status == "verified" for proof in proofs):
+        raise BundleError("no engine agrees with the checkpoint, so there is no bundle")
+    by_id = {entry.id: entry for entry in entries}
+    kept = tuple(_measured(by_id[proof.id], proof) for proof in proofs)
+    if all(entry.file != INT8_GRAPH for entry in kept):
+        (root / INT8_GRAPH).unlink(missing_ok=True)
+    parity = Parity(frames=frames, engines=tuple(proofs))
+    (root / "parity.json").write_text(parity.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    return kept
 
 
 def _calibration_images(checkpoint: Checkpoint, folder: Path | None, say: Say) -> list[Path]:
-    """Good images that training has not seen: those it set aside, or those of `folder`."""
+    """Good images that training has not seen: those it set aside, or the new ones in `folder`."""
     if folder is None:
         paths = checkpoint.images("calibrate")
         say("Calibration", f"{len(paths)} good images that training set aside")
@@ -162,15 +179,16 @@ def _calibration_images(checkpoint: Checkpoint, folder: Path | None, say: Say) -
     seen = {record.sha256 for split in ("fit", "select") for record in checkpoint.splits[split]}
     paths = [sample.path for sample in given if file_digest(sample.path) not in seen]
     if not paths:
-        raise CalibrationError(f"{folder}: training has seen all {len(given)} of these images; give others")
+        raise CalibrationError(f"{folder}: all {len(given)} images were used in training; give others")
     say(
-        "Calibration", f"{len(paths)} good images of {folder}, without {len(given) - len(paths)} training saw"
+        "Calibration",
+        f"{len(paths)} good images of {folder}; {len(given) - len(paths)} used in training left out",
     )
     return paths
 
 
 def _defective_images(checkpoint: Checkpoint, folder: Path | None) -> list[Path]:
-    """Known defective parts; none where the data has moved: as golden frames they are welcome, not needed."""
+    """Known defective parts. Empty if the data has moved: golden frames can do without them."""
     try:
         test = open_dataset(folder or checkpoint.data_root, checkpoint.product).test
     except DatasetError:

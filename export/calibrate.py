@@ -1,4 +1,4 @@
-"""Thresholds and ranges, from good images that nothing has seen before."""
+"""Fits thresholds and frame-statistics ranges on good images that nothing else has used."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -15,16 +15,16 @@ from export.bundle.scale import Scale
 from export.scoring import Scored
 
 _PIXEL_STEP = 4
-"""The map is smooth: every fourth pixel of every fourth row tells its median in a sixteenth of memory."""
+"""The map is smooth: every fourth pixel of every fourth row gives its median in a sixteenth of the memory."""
 
 
 class CalibrationError(ValueError):
-    """No threshold can be fitted to these images."""
+    """No threshold can be fitted on these images."""
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What was fitted, and the raw score of every image it was fitted to."""
+    """The result, and the raw score of every image it was fitted on."""
 
     thresholds: Thresholds
     frame_ranges: FrameRanges
@@ -32,9 +32,9 @@ class Calibration:
 
 
 def calibrate(pictures: Iterable[Scored], max_false_reject: float) -> Calibration:
-    """Fits thresholds for the error budget `max_false_reject` (0 to 1) to good, unseen `pictures`.
+    """Fits thresholds for the error budget `max_false_reject` (0 to 1) on good, unseen `pictures`.
 
-    Raises CalibrationError when they are too few or too alike to tell a median from a threshold.
+    Raises CalibrationError if they are too few, or so alike that the threshold would equal the median.
     """
     scores, peaks, pixels, statistics = list[float](), list[float](), [], []
     by_path = dict[Path, float]()
@@ -46,7 +46,7 @@ def calibrate(pictures: Iterable[Scored], max_false_reject: float) -> Calibratio
         statistics.append(picture.statistics)
     if len(scores) < 2:
         raise CalibrationError(
-            f"{len(scores)} calibration images are too few: give at least 100, see --calibration"
+            f"{len(scores)} calibration images are not enough: give at least 100 (--calibration)"
         )
     thresholds = Thresholds(
         image=_scale(float(np.median(scores)), scores, max_false_reject),
@@ -59,16 +59,17 @@ def calibrate(pictures: Iterable[Scored], max_false_reject: float) -> Calibratio
 
 
 def is_promised(count: int, budget: float) -> bool:
-    """Whether `count` images can promise to reject a good part with a probability of at most `budget`."""
+    """Whether `count` images guarantee a probability of at most `budget` that a good part is rejected."""
     return _rejected(count, budget) >= 1
 
 
 def conformal_threshold(values: Sequence[float], budget: float) -> float:
-    """The split-conformal threshold: a new good part lies over it with a probability of at most `budget`.
+    """The split-conformal threshold: a new good part exceeds it with a probability of at most
+    `budget`.
 
-    The k-th largest of n values is exceeded by a new one with probability k/(n+1): k = ⌊(n+1)·budget⌋. Where
-    that is 0 nothing can be promised: then it is the largest value plus a margin, as if the values over the
-    median went on falling off exponentially.
+    A new value exceeds the k-th largest of n with probability k/(n+1), so k = ⌊(n+1)·budget⌋. For k = 0 there
+    is no guarantee: the threshold is the largest value plus a margin for an exponential tail above the
+    median.
     """
     ordered = np.sort(np.asarray(values, dtype=np.float64))
     if (rejected := _rejected(len(ordered), budget)) >= 1:
@@ -79,8 +80,8 @@ def conformal_threshold(values: Sequence[float], budget: float) -> float:
 
 
 def frame_ranges(statistics: Sequence[FrameStatistics]) -> FrameRanges:
-    """What was seen, widened so that a usual good part never lies outside, but a covered lens, a dead lamp,
-    an overexposed or badly focused picture does."""
+    """The ranges seen in calibration, widened: a usual good part never lies outside; a picture with a covered
+    lens, a dead lamp, overexposure or bad focus does."""
 
     def seen(name: str) -> NDArray[np.float64]:
         return np.array([getattr(entry, name) for entry in statistics], dtype=np.float64)
@@ -96,22 +97,24 @@ def frame_ranges(statistics: Sequence[FrameStatistics]) -> FrameRanges:
 def _scale(median: float, values: Sequence[float], budget: float) -> Scale:
     threshold = conformal_threshold(values, budget)
     if not threshold > median:
-        raise CalibrationError("the calibration images all score alike: give different images of good parts")
+        raise CalibrationError(
+            "all calibration images have the same score: give different images of good parts"
+        )
     return Scale(median=median, threshold=threshold)
 
 
 def _rejected(count: int, budget: float) -> int:
-    """⌊(n+1)·budget⌋ of the decimal number that was typed, not of its binary neighbour."""
+    """⌊(n+1)·budget⌋, exact for the decimal number that the user typed: in binary, 100·0.29 is below 29."""
     return math.floor((count + 1) * Fraction(str(budget)))
 
 
 def _widened(values: NDArray[np.float64], share: float, least: float) -> Range:
-    """`share` of the span is added on both sides, and never less than `least`."""
+    """Adds `share` of the span on both sides, but at least `least`."""
     margin = max(share * float(np.ptp(values)), least)
     return Range(low=float(values.min()) - margin, high=float(values.max()) + margin)
 
 
 def _widened_ratio(values: NDArray[np.float64], share: float, least: float) -> Range:
-    """The same for quantities whose ratios matter; `least` is a factor."""
+    """The same on a logarithmic scale; `least` is a factor."""
     logs = _widened(np.log(np.maximum(values, 1e-6)), share, math.log(least))
     return Range(low=math.exp(logs.low), high=math.exp(logs.high))

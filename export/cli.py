@@ -1,4 +1,4 @@
-"""drd-export: a trained checkpoint becomes a bundle that can be served."""
+"""drd-export: makes a bundle, which the service can load, from a trained checkpoint."""
 
 import argparse
 import sys
@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from export.build import Order, build
+from export.bundle.manifest import MAX_VERSION
 from export.engines import KNOWN, UnknownEngineError, check_ids
 from export.errors import FAILURES
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0, 1 for a failure, 2 for misuse."""
+    """Exit status: 0, 1 for a failure, 2 for misuse, 130 when interrupted."""
     parser = _parser()
     options = parser.parse_args(arguments)
     order = Order(
@@ -39,48 +40,53 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "drd-export",
-        description="Turns a checkpoint into a bundle, MODELS_DIR/PRODUCT/VERSION: fits thresholds to good "
-        "images that training has not seen, traces the network, and proves every engine equal to it.",
+        description="Makes a bundle, MODELS_DIR/PRODUCT/VERSION, from a checkpoint: fits thresholds on good "
+        "images that training has not seen, traces the network, and compares every engine with it.",
     )
-    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT_DIR", help="what drd-train wrote")
     parser.add_argument(
-        "--to", type=Path, required=True, metavar="MODELS_DIR", help="the folder drd-serve serves"
+        "checkpoint", type=Path, metavar="CHECKPOINT_DIR", help="the folder that drd-train wrote"
+    )
+    parser.add_argument(
+        "--to", type=Path, required=True, metavar="MODELS_DIR", help="the models folder of drd-serve"
     )
     parser.add_argument(
         "--calibration",
         type=Path,
         metavar="DATA",
-        help="good images to calibrate with, in place of those that training set aside; images that "
-        "training saw are left out",
+        help="good images for calibration, instead of those that training set aside; images that were used "
+        "in training are left out",
     )
     parser.add_argument(
         "--max-false-reject",
         type=share,
         default=0.01,
-        metavar="SHARE",
-        help="error budget: the share of good parts that may be rejected (default %(default)s)",
+        metavar="FRACTION",
+        help="error budget: the fraction of good parts that may be rejected, between 0 and 0.5 "
+        "(default %(default)s)",
     )
     parser.add_argument(
         "--min-area",
         type=pixels,
         default=0,
         metavar="PIXELS",
-        help="a part over the threshold without a region of so many pixels of its picture is REVIEW, not NG "
-        "(default %(default)s: any is NG)",
+        help="smallest defect, in pixels of the sent image: a part over the threshold whose regions are all "
+        "smaller is REVIEW, not NG (default %(default)s: no limit)",
     )
-    parser.add_argument("--version", type=version, metavar="N", help="version to write (default: the next)")
+    parser.add_argument(
+        "--version", type=version, metavar="N", help="version to write (default: the next one)"
+    )
     parser.add_argument(
         "--engines",
         type=engines,
         metavar="ID,ID…",
-        help="engines to carry beside onnx-f32, which is always there (default: all that can be made here): "
-        + ", ".join(KNOWN),
+        help="engines to include besides onnx-f32, which is always included (default: all that can be built "
+        "on this machine): " + ", ".join(KNOWN),
     )
     parser.add_argument(
         "--roi",
         type=Path,
         metavar="FILE.json",
-        help="region of interest, outside of which nothing counts (default: the whole picture): "
+        help="region of interest; everything outside is ignored (default: the whole picture): "
         '{"unit": "fraction", "shapes": [{"rectangle": [x, y, width, height]}, {"polygon": [[x, y], …]}]}, '
         'or {"unit": "pixel", "image_size": [width, height], "shapes": …}',
     )
@@ -88,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
         "--sign",
         type=Path,
         metavar="KEY.pem",
-        help="sign the bundle with this private key (P-256, P-384 or P-521) for drd-serve --trusted-key",
+        help="sign the bundle with this private key (P-256, P-384 or P-521), for drd-serve --trusted-key",
     )
     return parser
 
@@ -96,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
 def share(text: str) -> float:
     value = float(text)
     if not 0 < value < 0.5:
-        raise argparse.ArgumentTypeError(f"{text} is not a share between 0 and 0.5")
+        raise argparse.ArgumentTypeError(f"{text} is not a fraction between 0 and 0.5")
     return value
 
 
@@ -116,6 +122,6 @@ def engines(text: str) -> tuple[str, ...]:
 
 def version(text: str) -> int:
     value = int(text)
-    if not 1 <= value < 2**31:
-        raise argparse.ArgumentTypeError(f"{text} is not a version: versions are 1, 2, 3 …")
+    if not 1 <= value <= MAX_VERSION:
+        raise argparse.ArgumentTypeError(f"{text} is not a version: versions are 1 to {MAX_VERSION}")
     return value

@@ -1,4 +1,4 @@
-"""Which engines a bundle gets, and what has to be built for each."""
+"""Which engines a bundle contains, and the files that each needs."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -21,35 +21,35 @@ _FILES = {
     "openvino-f32": GRAPH,
     "onnx-f32": GRAPH,
 }
-"""Engines that run a graph, as it is or in fewer bits; the others are built from one."""
+"""Engines that run a graph directly, perhaps at lower precision; TensorRT engines are built from one."""
 _EVERYWHERE = "onnx-f32"
-"""In every bundle: what is left when nothing else runs."""
+"""The engine in every bundle: it runs on any machine."""
 KNOWN = (*_FILES, "tensorrt-fp16-smNN", "tensorrt-rtx-fp16-smNN")
 
 
 class UnknownEngineError(ValueError):
-    """There is no engine of that name."""
+    """There is no engine with that id."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """Engines whose files are there, and why others have none."""
+    """The engines whose files exist, and, by id, the reason why others were left out."""
 
     entries: tuple[EngineEntry, ...]
     left_out: dict[str, str]
 
 
 def check_ids(ids: Iterable[str]) -> tuple[str, ...]:
-    """`ids`, once each; raises UnknownEngineError."""
+    """`ids` without duplicates. Raises UnknownEngineError."""
     wanted = tuple(dict.fromkeys(ids))
     for name in wanted:
         if name not in _FILES and not PLAN_ID.fullmatch(name):
-            raise UnknownEngineError(f"there is no engine {name!r}, only {', '.join(KNOWN)}")
+            raise UnknownEngineError(f"there is no engine {name!r}; known: {', '.join(KNOWN)}")
     return wanted
 
 
 def refuse(wanted: Iterable[str] | None) -> None:
-    """Raises BundleError if an engine that was asked for can't be built here: before the long work."""
+    """Raises BundleError if one of `wanted` can't be built here. Called first, before any long step."""
     for name in wanted or ():
         if PLAN_ID.fullmatch(name) and (reason := refusal(name)):
             raise BundleError(f"{name} can't be built here: {reason}")
@@ -58,8 +58,9 @@ def refuse(wanted: Iterable[str] | None) -> None:
 def prepare(
     wanted: Sequence[str] | None, root: Path, geometry: Geometry, good: NDArray[np.uint8]
 ) -> Prepared:
-    """Makes the files of the engines `wanted` (None: all that can be made here) in the unfinished bundle at
-    `root`, where the graphs are; `good` frames tell what eight bits must hold. Raises BundleError."""
+    """Writes the files of the engines `wanted` (None: all that can be built here) into the unfinished bundle
+    at `root`, which has the graphs. Int8 ranges come from `good` frames uint8 [F, H, W, 3]. Raises
+    BundleError."""
     ahead = [f"tensorrt-rtx-fp16-sm{target}" for target in RTX_TARGETS]
     left_out = {name: reason for name in ahead if (reason := refusal(name))} if wanted is None else {}
     names = dict.fromkeys([*(ahead if wanted is None else ()), *(wanted or _FILES), _EVERYWHERE])
@@ -80,20 +81,20 @@ def prepare(
 
 
 def on_gpu(name: str) -> bool:
-    """Whether the engine of that id needs a GPU."""
+    """Whether this engine needs a GPU."""
     return name.startswith(("tensorrt-", "onnx-cuda-"))
 
 
-def in_eight_bits(name: str) -> bool:
-    """Whether the engine of that id is made of the quantised graph."""
+def in_int8(name: str) -> bool:
+    """Whether this engine runs the quantised graph."""
     return name.endswith("-int8")
 
 
 def in_float32(name: str) -> bool:
-    """Whether only rounding is between the engine of that id and the checkpoint."""
+    """Whether this engine computes in float32, as the checkpoint does."""
     return name.endswith("-f32")
 
 
-def in_half_precision(name: str) -> bool:
-    """Whether the engine of that id is made of the half-precision graph."""
+def in_float16(name: str) -> bool:
+    """Whether this engine is made from the float16 graph."""
     return "-fp16" in name

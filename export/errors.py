@@ -1,15 +1,15 @@
-"""What may go wrong for a user of this room's programs; each says so in one clear line.
+"""The failures that drd-export and drd-evaluate report in one line.
 
 ValueError
- ├─ BundleError                the bundle, or an engine of it, can't be used
+ ├─ BundleError                the bundle, or one of its engines, can't be used
  ├─ CalibrationError           no threshold can be fitted
- ├─ ParityError                an engine turns a verdict around
- ├─ RoiError                   a region of interest that is none
+ ├─ ParityError                an engine reverses a verdict of the checkpoint
+ ├─ RoiError                   not a valid region of interest
  ├─ VersionTakenError          the version exists already
- └─ BackboneError, CheckpointError, DatasetError, UnreadableImage      of the room below
+ └─ CheckpointError, DatasetError, UnreadableImage      raised by training/
 RuntimeError
- ├─ EngineFailed               the engine gave no answer
- └─ FrameFailed                the answer is not a number
+ ├─ EngineFailed               the engine raised, or its output has a wrong shape
+ └─ FrameFailed                the output is NaN or infinite
 OSError                        disk full, no permission …
 """
 
@@ -37,4 +37,4 @@ FAILURES = (
     FrameFailed,
     OSError,
 )
-"""Everything else is a mistake of ours, and shows its traceback."""
+"""Any other exception is a bug and shows its traceback."""

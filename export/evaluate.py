@@ -1,4 +1,4 @@
-"""drd-evaluate: a checkpoint or a bundle on labelled images; a bundle is run as the service runs it."""
+"""drd-evaluate: measures a checkpoint or a bundle on labelled images, a bundle with the service's code."""
 
 import argparse
 import json
@@ -16,12 +16,12 @@ from training.datasets import open_dataset
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0, 1 for a failure, 2 for misuse."""
+    """Exit status: 0, 1 for a failure, 2 for misuse, 130 when interrupted."""
     parser = _parser()
     options = parser.parse_args(arguments)
     is_bundle = (options.subject / MANIFEST).is_file()
     if options.engine and not is_bundle:
-        parser.error(f"--engine is for bundles, and {options.subject} has no {MANIFEST}")
+        parser.error(f"--engine is for bundles only, and {options.subject} has no {MANIFEST}")
     try:
         if is_bundle:
             facts, evaluation = _bundle(options.subject, options.data, options.engine or "auto")
@@ -88,17 +88,19 @@ def _verdict_rows(evaluation: Evaluation) -> Iterator[str]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "drd-evaluate",
-        description="Measures a checkpoint or a bundle on labelled images: how well scores tell good from "
-        "defective and, for a bundle, the verdicts at its own threshold.",
-    )
-    parser.add_argument("subject", type=Path, metavar="CHECKPOINT_DIR_or_BUNDLE_DIR", help="what to measure")
-    parser.add_argument(
-        "data", type=Path, metavar="DATA", help="MVTec AD, BTAD or VisA folder, or good images"
+        description="Measures a checkpoint or a bundle on labelled images: how well scores separate "
+        "good from defective parts and, for a bundle, the verdicts at its own threshold.",
     )
     parser.add_argument(
-        "--engine", metavar="ID", help="the bundle's engine to run (default: as the service chooses)"
+        "subject", type=Path, metavar="CHECKPOINT_DIR_or_BUNDLE_DIR", help="checkpoint or bundle to measure"
     )
     parser.add_argument(
-        "--json", type=Path, metavar="FILE", help="writes all figures and every image's result"
+        "data", type=Path, metavar="DATA", help="MVTec AD, BTAD or VisA folder, or a folder of good images"
+    )
+    parser.add_argument(
+        "--engine", metavar="ID", help="engine of the bundle (default: chosen as in the service)"
+    )
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="also write all figures and the result of every image"
     )
     return parser

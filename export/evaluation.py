@@ -1,4 +1,4 @@
-"""How well a checkpoint or a bundle tells good from defective, on labelled images."""
+"""Quality figures of a checkpoint or a bundle on labelled images."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -20,7 +20,8 @@ Judge = Callable[[Scored], Reading]
 
 @dataclass(frozen=True, slots=True)
 class ImageResult:
-    """One picture; `score`, `verdict` and `reason` are a bundle's, a checkpoint has none."""
+    """One picture. `kind` is "good" or the defect's name; `score` (0 to 1), `verdict` and `reason` are None
+    for a checkpoint, which has no threshold."""
 
     name: str
     kind: str
@@ -36,23 +37,23 @@ class ImageResult:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Figures of a labelled test set and what each of its pictures got."""
+    """Figures of a labelled test set, and the result of each picture."""
 
     quality: Quality
     images: tuple[ImageResult, ...]
 
     @property
     def judged(self) -> bool:
-        """Whether there are verdicts."""
+        """Whether the pictures have verdicts: True for a bundle."""
         return any(image.verdict for image in self.images)
 
     def share(self, verdict: Verdict, *, defective: bool) -> float | None:
-        """Share of the good, or `defective`, pictures that got `verdict`; None where there is none."""
+        """Fraction of the good, or the `defective`, pictures with this `verdict`; None without pictures."""
         verdicts = [image.verdict for image in self.images if image.defective == defective]
         return verdicts.count(verdict) / len(verdicts) if verdicts else None
 
     def as_dict(self) -> dict[str, object]:
-        """JSON's content: figures, for a bundle also rates at its threshold, and every picture's result."""
+        """For JSON: figures, for a bundle also rates at its threshold, and every picture's result."""
         figures: dict[str, object] = dict(self.quality.as_dict())
         if self.judged:
             figures["false_reject_rate"] = self.share("NG", defective=False)
@@ -63,7 +64,7 @@ class Evaluation:
 
 
 def labelled(dataset: Dataset) -> tuple[Sample, ...]:
-    """The pictures to measure on: its test set, or a plain folder's good pictures. Raises DatasetError."""
+    """The pictures to measure on: the test set, or a plain folder's pictures. Raises DatasetError."""
     if dataset.test:
         return dataset.test
     if dataset.layout == "plain folder":
@@ -74,9 +75,9 @@ def labelled(dataset: Dataset) -> tuple[Sample, ...]:
 def evaluate(
     predict: Predict, geometry: Geometry, samples: Sequence[Sample], judge: Judge | None = None
 ) -> Evaluation:
-    """Runs `predict` over `samples`; `judge` reads a bundle's verdicts.
+    """Runs `predict` on `samples`; `judge` gives the verdicts of a bundle.
 
-    Raises UnreadableImage, DatasetError, and for a bundle FrameFailed.
+    Raises UnreadableImage, DatasetError and, for a bundle, FrameFailed.
     """
     images = list[ImageResult]()
 
@@ -91,7 +92,7 @@ def evaluate(
 
 
 def predict_of(predictor: Predictor) -> Predict:
-    """The bundle's own predict, as training's figures take it."""
+    """`predictor.predict` with the signature that training/evaluate.py expects."""
 
     def predict(frames: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         prediction = predictor.predict(frames)
@@ -101,7 +102,7 @@ def predict_of(predictor: Predictor) -> Predict:
 
 
 def judge_of(predictor: Predictor) -> Judge:
-    """Reads answers of `predictor` as the service does."""
+    """Turns outputs of `predictor` into verdicts, as the service does."""
     manifest, guard_band = predictor.bundle.manifest, predictor.guard_band
 
     def judge(picture: Scored) -> Reading:

@@ -1,4 +1,5 @@
-"""Golden frames: what every engine of a bundle must answer as the checkpoint does, wherever it serves."""
+"""Golden frames: inputs on which every engine must agree with the checkpoint, at export and on every machine
+that serves the bundle."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,14 +17,16 @@ from training.synthesis import Preset, synthesise
 
 HEATMAPS = "golden/heatmaps.npy"
 _EACH = 4
+"""Most frames of each kind."""
+
 Chosen = tuple[GoldenKind, str, NDArray[np.uint8]]
-"""Kind, name of the picture, frame [H, W, 3]."""
+"""Kind, file name of the picture, frame uint8 [H, W, 3]."""
 
 
 @dataclass(frozen=True, slots=True)
 class Golden:
-    """`frames` uint8 [F, H, W, 3]; the raw `heatmaps` [F, H, W] and `scores` [F] that the checkpoint gives
-    each of them alone, in float32."""
+    """`frames` uint8 [F, H, W, 3], and the checkpoint's raw `heatmaps` [F, H, W] and `scores` [F] in float32,
+    each frame computed alone."""
 
     entries: tuple[GoldenFrame, ...]
     frames: NDArray[np.uint8]
@@ -31,7 +34,7 @@ class Golden:
     scores: NDArray[np.float32]
 
     def save(self, root: Path) -> None:
-        """Writes frames and heatmaps below the bundle's `root`."""
+        """Writes frames and heatmaps into the bundle at `root`."""
         (root / HEATMAPS).parent.mkdir()
         for entry, frame in zip(self.entries, self.frames, strict=True):
             Image.fromarray(frame).save(root / entry.file)
@@ -45,8 +48,9 @@ def choose_golden(
     geometry: Geometry,
     predict: Predict,
 ) -> Golden:
-    """Up to four frames each: the `calibration` pictures whose raw scores lie nearest the `threshold`, other
-    good ones, `defective` ones where there are any, and pseudo-abnormal versions of the good ones.
+    """Up to four frames of each kind: the pictures of `calibration` (raw score by path) whose scores are
+    nearest to the raw `threshold`, other good ones, `defective` ones, and pseudo-abnormal versions of the
+    good ones.
 
     `predict` is the checkpoint's.
     """
@@ -57,7 +61,7 @@ def choose_golden(
         *_framed("good", good, geometry),
         *_framed("defective", spread(defective, _EACH), geometry),
     ]
-    chosen += _pseudo_abnormal([frame for frame in chosen if frame[0] == "good"])
+    chosen += _damaged_versions([frame for frame in chosen if frame[0] == "good"])
     answers = [predict(frame[np.newaxis]) for _, _, frame in chosen]
     entries = (
         GoldenFrame(
@@ -74,7 +78,7 @@ def choose_golden(
 
 
 def spread(paths: Sequence[Path], most: int) -> Sequence[Path]:
-    """At most so many of `paths`, evenly spaced."""
+    """At most `most` of `paths`, evenly spaced."""
     return [paths[len(paths) * number // most] for number in range(most)] if len(paths) > most else paths
 
 
@@ -82,12 +86,13 @@ def _framed(kind: GoldenKind, paths: Sequence[Path], geometry: Geometry) -> list
     return [(kind, path.name, geometry.apply(read_rgb(path))) for path in paths]
 
 
-def _pseudo_abnormal(good: Sequence[Chosen]) -> list[Chosen]:
+def _damaged_versions(good: Sequence[Chosen]) -> list[Chosen]:
+    # "drd" pastes one square at full strength: with four frames, "mix" might give only faint damage
     damaged = pseudo_abnormal(np.stack([frame for _, _, frame in good]), "drd")
     return [("pseudo-abnormal", source, frame) for (_, source, _), frame in zip(good, damaged, strict=True)]
 
 
 def pseudo_abnormal(good: NDArray[np.uint8], preset: Preset) -> NDArray[np.uint8]:
-    """A damaged version of each of the `good` frames [N, H, W, 3], always the same ones."""
+    """A damaged version of each of the `good` frames uint8 [N, H, W, 3], the same in every run."""
     damaged, _ = synthesise(torch.from_numpy(good), preset, range(len(good)))
     return damaged.round().clamp(0, 255).to(torch.uint8).numpy()

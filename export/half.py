@@ -1,8 +1,8 @@
-"""The graph in half precision, strongly typed: what GPUs run.
+"""The graph in float16, strongly typed, for GPUs.
 
-Between the first convolution and the joints everything is float16; the frames' normalisation before, and
-distances, sums, smoothing and score after, stay float32. (The converters there are also round what passes
-between two nodes that are to stay float32.)
+From the first convolution to the joints, everything is float16; normalisation before and distances, sums,
+smoothing and score after stay float32. Existing ONNX converters are not used: they also insert float16 casts
+between nodes that must stay in float32.
 """
 
 from collections.abc import Iterable, Iterator
@@ -13,17 +13,19 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.shape_inference import infer_shapes
 
 from export.bundle.joints import STUDENT, TEACHER
+from export.nodes import ancestors
 
 _LARGEST = float(np.finfo(np.float16).max)
+"""Weights are clipped to it: beyond it float16 is infinite."""
 
 
 def halve(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of `model`, as `export.trace` makes it, with half-precision networks.
+    """A copy of `model`, which `export.trace` made, with both networks in float16.
 
-    Batch normalisation is part of the weights by now, so that they are rounded once.
+    The exporter has folded batch normalisation into the weights, so they are rounded only once.
     """
     graph = infer_shapes(model).graph
-    network = before(graph.node, {*TEACHER, *STUDENT}) & _after_first_convolution(graph.node)
+    network = ancestors(graph.node, {*TEACHER, *STUDENT}) & _after_first_convolution(graph.node)
     inside = [node for node in graph.node if node.name in network]
     read = {name for node in inside for name in node.input}
     kept = {name for node in graph.node if node.name not in network for name in node.input}
@@ -70,18 +72,8 @@ def _rounded(tensor: onnx.TensorProto) -> onnx.TensorProto:
     return numpy_helper.from_array(values.astype(np.float16), _half(tensor.name))
 
 
-def before(nodes: Iterable[onnx.NodeProto], values: set[str]) -> set[str]:
-    """Names of the nodes that `values` are made by; `nodes` in topological order."""
-    needed, names = set(values), set[str]()
-    for node in reversed(list(nodes)):
-        if needed & set(node.output):
-            needed |= set(node.input)
-            names.add(node.name)
-    return names
-
-
 def _after_first_convolution(nodes: Iterable[onnx.NodeProto]) -> set[str]:
-    """Names of the convolutions and of what depends on one."""
+    """Names of the convolutions and of the nodes that depend on one."""
     made, names = set[str](), set[str]()
     for node in nodes:
         if node.op_type == "Conv" or made & set(node.input):

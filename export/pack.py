@@ -1,4 +1,4 @@
-"""Writes bundles so that a reader sees all or nothing: built under a name no product has, then renamed."""
+"""Writes bundles atomically: built under a name that no product can have, then renamed."""
 
 import os
 import secrets
@@ -7,18 +7,19 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from export.bundle.files import file_digest, seal
-from export.bundle.manifest import MANIFEST, SEAL, Manifest
+from export.bundle.files import seal
+from export.bundle.manifest import MANIFEST, MAX_VERSION, SEAL, Manifest
 from export.bundle.signature import SigningKey
+from training.files import file_digest
 
 
 class VersionTakenError(ValueError):
-    """The version asked for exists already."""
+    """The requested version exists already, or no version is left."""
 
 
 @contextmanager
 def staging_folder(models: Path) -> Iterator[Path]:
-    """An empty folder on the file system of `models`, removed at the end unless it has been published."""
+    """An empty folder inside `models`, so that it can be renamed; removed at the end unless published."""
     models.mkdir(parents=True, exist_ok=True)
     root = models / f".export-{secrets.token_hex(8)}"
     root.mkdir()
@@ -35,14 +36,15 @@ def publish(
     version: int | None = None,
     key: SigningKey | None = None,
 ) -> Path:
-    """Makes the staging folder `root` a version in the folder `product`: `version`, or the next one.
+    """Publishes the staging folder `root` as `version`, or as the next one, of the folder `product`; returns
+    the bundle's folder.
 
-    `describe` makes the manifest from the version and the digests of all files, `key` signs it all. Raises
-    VersionTakenError.
+    `describe` makes the manifest from the version and the SHA-256 of every file (by relative path); `key`
+    signs the bundle. Raises VersionTakenError.
     """
     digests = {p.relative_to(root).as_posix(): file_digest(p) for p in sorted(root.rglob("*")) if p.is_file()}
     while True:
-        number = version or max(_versions(product), default=0) + 1
+        number = version or _next_version(product)
         target = product / str(number)
         refuse_taken(product, number)
         write_manifest(root, describe(number, digests))
@@ -55,31 +57,43 @@ def publish(
         except OSError:
             if not target.exists():
                 raise
-            continue  # another export took the number meanwhile
+            continue  # another export has taken the number in the meantime
         _flush_folder(product)
         return target
 
 
 def write_manifest(root: Path, manifest: Manifest) -> None:
-    """Writes the manifest of the bundle at `root`, sealed."""
+    """Writes the manifest, and its digest, into the bundle at `root`."""
     content = (manifest.model_dump_json(indent=2) + "\n").encode()
     (root / MANIFEST).write_bytes(content)
     (root / SEAL).write_bytes(seal(content))
 
 
 def refuse_taken(product: Path, version: int | None) -> None:
-    """Raises VersionTakenError if the folder `product` has that `version`."""
+    """Raises VersionTakenError if the folder `product` contains `version`."""
     if version and (product / str(version)).exists():
-        raise VersionTakenError(f"{product.name} has a version {version} already; a bundle is never changed")
+        raise VersionTakenError(
+            f"{product.name} has a version {version} already; versions are never replaced"
+        )
+
+
+def _next_version(product: Path) -> int:
+    newest = max(_versions(product), default=0)
+    if newest == MAX_VERSION:
+        raise VersionTakenError(
+            f"{product.name} has version {newest}, the highest possible one: no version can follow"
+        )
+    return newest + 1
 
 
 def _versions(product: Path) -> list[int]:
     names = [path.name for path in product.glob("[0-9]*")]
-    return [int(name) for name in names if name.isascii() and name.isdecimal()]
+    numbers = [int(name) for name in names if name.isascii() and name.isdecimal()]
+    return [number for number in numbers if number <= MAX_VERSION]  # others are not served either
 
 
 def _flush(root: Path) -> None:
-    """Waits until `root` is on the disk, so that no power cut leaves the name without the content."""
+    """Syncs `root` to disk, so that a power cut cannot leave a renamed folder without its content."""
     for path in root.rglob("*"):
         if path.is_file():
             with path.open("rb") as file:

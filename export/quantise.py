@@ -1,11 +1,11 @@
-"""The graph with fusion and student in eight bits: what OpenVINO runs where it pays.
+"""The graph with fusion and student in int8, for OpenVINO.
 
-Only convolutions between the joints are quantised. The teacher is not, since its features are also what the
-student is measured by; nor is the convolution that reads its finest level, whose values are spread widest: it
-would save a hundredth of the time, and double the deviation.
+Only convolutions between the joints are quantised. The teacher is not, because its features are the reference
+for the student's. The convolution that reads the teacher's finest level is not either: that level has the
+widest range of values, and quantising it saves 1 % of the time but doubles the deviation.
 
-Some students answer to an unusual part with values a hundred times those of good parts. Eight bits can't hold
-both, which the certificate finds out.
+On defective parts, some students have activations a hundred times larger than on good parts, too far outside
+an int8 range. The certificate rejects these engines.
 """
 
 from collections.abc import Iterable, Iterator
@@ -19,7 +19,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from export.bundle.joints import FRAMES, STUDENT, TEACHER
-from export.half import before
+from export.nodes import ancestors
 
 _CONVOLUTIONS = ["Conv", "ConvTranspose"]
 _BATCH = 4
@@ -27,27 +27,27 @@ _HOW = {
     "ActivationSymmetric": False,
     "WeightSymmetric": True,
     "QuantizeBias": False,
-    "OpTypesToExcludeOutputQuantization": _CONVOLUTIONS,  # sums and ReLU belong to the convolution before
+    "OpTypesToExcludeOutputQuantization": _CONVOLUTIONS,  # sums and ReLU are fused into them
 }
 
 
 class QuantisingError(ValueError):
-    """This graph can't be quantised."""
+    """The graph cannot be quantised."""
 
 
 def quantise(model: onnx.ModelProto, frames: NDArray[np.uint8]) -> onnx.ModelProto:
-    """A copy of `model`, as `export.trace` makes it, with 8-bit convolutions from features to restored
-    features: weights by channel, activations by the range they have on `frames` [F, H, W, 3].
+    """A copy of `model`, which `export.trace` made, with int8 convolutions between the teacher's and the
+    student's features: weights scaled per channel, activations by their range on `frames` uint8 [F, H, W, 3].
 
     Raises QuantisingError.
     """
     chosen = list(_to_quantise(model.graph.node))
-    if not chosen:  # which the library takes for: all
-        raise QuantisingError("there is no convolution to hold in eight bits")
+    if not chosen:  # the library would quantise all nodes
+        raise QuantisingError("there is no convolution to quantise")
     try:
         return _quantised(model, frames, chosen)
-    except Exception as error:  # the boundary to the library, whose exceptions share no base class
-        raise QuantisingError(f"eight bits: {error}") from error
+    except Exception as error:  # exceptions of this library have no common base class
+        raise QuantisingError(f"the graph can't be quantised: {error}") from error
 
 
 def _quantised(model: onnx.ModelProto, frames: NDArray[np.uint8], chosen: list[str]) -> onnx.ModelProto:
@@ -80,11 +80,11 @@ class _Batches(CalibrationDataReader):  # type: ignore[misc]  # untyped library
 
 
 def _to_quantise(nodes: Iterable[onnx.NodeProto]) -> Iterator[str]:
-    """Names of the convolutions from TEACHER to STUDENT, but for what reads the finest level alone; `nodes`
-    in topological order."""
+    """Names of the convolutions from TEACHER to STUDENT that do not read the finest level; `nodes` are in
+    topological order."""
     finest, *_ = TEACHER
     nodes = list(nodes)
-    network = before(nodes, set(STUDENT)) - before(nodes, set(TEACHER))
+    network = ancestors(nodes, set(STUDENT)) - ancestors(nodes, set(TEACHER))
     for node in nodes:
         if node.name in network and node.op_type in _CONVOLUTIONS and finest not in node.input:
             yield node.name

@@ -1,4 +1,4 @@
-"""How fast engines are, against each other: in turns, so that what else the machine does hits them all."""
+"""Compares the speed of engines. They take turns, so that other load on the machine affects all alike."""
 
 from collections.abc import Mapping, Sequence
 from time import perf_counter
@@ -9,14 +9,15 @@ from numpy.typing import NDArray
 from export.bundle.engines.engine import Engine, ask
 
 Times = dict[str, tuple[float, ...]]
-"""Milliseconds per image for each engine id, one per batch size."""
+"""By engine id: milliseconds per image, one value per batch size."""
 
 
 def race(
     engines: Mapping[str, Engine], frames: NDArray[np.uint8], batch_sizes: Sequence[int], rounds: int
 ) -> Times:
-    """The best of `rounds` (other work on the machine only adds) for all `engines` at all `batch_sizes`;
-    `frames` [F, H, W, 3] are repeated as needed. Raises EngineFailed."""
+    """The fastest of `rounds` runs of each engine at each batch size: other load only ever adds time.
+
+    `frames` uint8 [F, H, W, 3] are repeated to fill a batch. Raises EngineFailed."""
     milliseconds = {(name, size): list[float]() for name in engines for size in batch_sizes}
     for size in batch_sizes:
         batch = np.resize(frames, (size, *frames.shape[1:]))

@@ -1,4 +1,4 @@
-"""What drd-export tells a process engineer, as aligned lines."""
+"""The output of drd-export, as aligned lines."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -7,18 +7,20 @@ from export.accept import EngineParity
 from export.bundle.manifest import GoldenFrame, Thresholds
 
 Say = Callable[[str, str], None]
-"""Tells a topic and a line about it; a line without a topic goes on with the one before."""
+"""Prints a topic and a line of text; an empty topic continues the one before."""
 
 
-def tell_thresholds(thresholds: Thresholds, say: Say) -> None:
-    """The thresholds, and whether the error budget they were fitted for can be promised."""
+def show_thresholds(thresholds: Thresholds, say: Say) -> None:
+    """The thresholds, and whether there are enough calibration images to guarantee the error budget."""
     say("Budget", f"at most {thresholds.max_false_reject:.2%} of good parts rejected")
     if thresholds.promised:
-        say("", f"promised: {thresholds.calibration_size} calibration images are enough for it")
+        say("", f"guaranteed: {thresholds.calibration_size} calibration images are enough")
     else:
         least = 1 / (thresholds.calibration_size + 1)
         say(
-            "", f"NOT promised: {thresholds.calibration_size} calibration images promise {least:.2%} at best;"
+            "",
+            f"NOT guaranteed: {thresholds.calibration_size} calibration images guarantee {least:.2%} "
+            "at best;",
         )
         say("", "the threshold is the largest score of a good part plus a margin")
     say("Threshold", f"{'':6} {'reject over':>12} {'median good':>12}   raw values")
@@ -26,15 +28,15 @@ def tell_thresholds(thresholds: Thresholds, say: Say) -> None:
         say("", f"{name:6} {scale.threshold:12.5f} {scale.median:12.5f}")
 
 
-def tell_golden(entries: Sequence[GoldenFrame], say: Say) -> None:
-    """How many golden frames of each kind."""
+def show_golden(entries: Sequence[GoldenFrame], say: Say) -> None:
+    """The number of golden frames of each kind."""
     kinds = Counter(entry.kind for entry in entries)
     say("Golden", f"{len(entries)} frames: " + ", ".join(f"{count} {kind}" for kind, count in kinds.items()))
 
 
-def tell_parity(proofs: Iterable[EngineParity], left_out: Mapping[str, str], say: Say) -> None:
-    """One line per engine: the largest deviations from the checkpoint, on the score scale, and how long it
-    takes for an image at the smallest and at the largest batch size."""
+def show_parity(proofs: Iterable[EngineParity], left_out: Mapping[str, str], say: Say) -> None:
+    """One line per engine: the largest deviations from the checkpoint, on the 0 to 1 scales, and the time per
+    image at the smallest and at the largest batch size."""
     say(
         "Parity",
         f"{'engine':24} {'status':8} {'score':>8} {'heatmap':>8} {'guard':>8} {'flips':>5}  ms/image",

@@ -1,10 +1,10 @@
-"""The region of interest: which part of the picture counts. Drawn by a person, traced into the graph.
+"""The region of interest: the part of the picture that is inspected. It becomes a constant mask in the graph.
 
     {"unit": "pixel", "image_size": [300, 300],
      "shapes": [{"rectangle": [20, 20, 260, 120]}, {"polygon": [[30, 160], [270, 160], [150, 280]]}]}
 
-A rectangle is x, y, width, height; with the unit "fraction" everything is a share of the sent picture's width
-and height, and `image_size` (width, height) is left out.
+A rectangle is x, y, width, height. With the unit "fraction", all values are fractions of the picture's width
+and height (0 to 1), and `image_size` (width, height) is left out.
 """
 
 from pathlib import Path
@@ -19,14 +19,14 @@ from export.bundle.manifest import Point, RegionOfInterest
 from training.geometry import Geometry
 
 _FINE = 8
-"""Shapes are drawn so many times finer: a cell counts when half of it is covered."""
+"""Factor by which shapes are drawn finer, to see which pixels are covered by half or more."""
 
 Side = Annotated[int, Field(ge=1)]
 Length = Annotated[float, Field(gt=0)]
 
 
 class RoiError(ValueError):
-    """The file does not describe a region of the picture."""
+    """The file does not describe a valid region of interest."""
 
 
 class _Entry(BaseModel):
@@ -56,14 +56,14 @@ class _Drawing(_Entry):
     @model_validator(mode="after")
     def _has_its_size(self) -> Self:
         if (self.unit == "pixel") != (self.image_size is not None):
-            raise ValueError("image_size goes with the unit pixel, and only with it")
+            raise ValueError("image_size is required with the unit pixel, and not allowed with another")
         return self
 
 
 def read_roi(path: Path, geometry: Geometry) -> tuple[RegionOfInterest, NDArray[np.bool_]]:
-    """The region of the file `path`, and where it is in a network input; bool [H, W].
+    """The region in the file `path`, and its mask bool [H, W] for the network's input.
 
-    Raises RoiError when it leaves the picture or covers nothing, OSError when there is no such file.
+    Raises RoiError if it leaves the picture or covers nothing, OSError if the file cannot be read.
     """
     try:
         drawing = _Drawing.model_validate_json(path.read_bytes())
@@ -84,10 +84,10 @@ def read_roi(path: Path, geometry: Geometry) -> tuple[RegionOfInterest, NDArray[
 
 
 def draw(polygons: tuple[tuple[Point, ...], ...], geometry: Geometry) -> NDArray[np.bool_]:
-    """Which cells [H, W] of a network input `polygons`, in shares of the picture, cover by half or more."""
+    """Mask [H, W] of the input pixels that `polygons` (in fractions of width and height) cover by half."""
     fine = Image.new("L", (geometry.width * _FINE, geometry.height * _FINE))
     pen = ImageDraw.Draw(fine)
     for polygon in polygons:
-        # Pillow's pixels are points and its outlines belong to the shape: half a pixel off gives their areas
+        # Pillow addresses pixel centres and includes the outline: half a pixel less makes the area right
         pen.polygon([(x * fine.width - 0.5, y * fine.height - 0.5) for x, y in polygon], fill=255)
     return np.asarray(fine.reduce(_FINE)) >= 128

@@ -1,4 +1,4 @@
-"""Pictures → frames → heatmaps and raw scores, by a checkpoint or a bundle's engine alike."""
+"""Pictures → frames → heatmaps and raw scores, with a checkpoint or with an engine of a bundle."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -16,7 +16,8 @@ from training.geometry import Geometry, read_rgb
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """One picture's `frame` uint8 [H, W, 3] and the raw answer to it; `source_size` is (width, height)."""
+    """A picture's `frame` uint8 [H, W, 3], and the raw `heatmap` float32 [H, W] and score for it;
+    `source_size` (width, height) is the picture's, before it was resized."""
 
     path: Path
     frame: NDArray[np.uint8]
@@ -29,7 +30,7 @@ class Scored:
 def score_pictures(
     predict: Predict, paths: Iterable[Path], geometry: Geometry, label: str
 ) -> Iterator[Scored]:
-    """Scores pictures in order, in batches as the service forms them, with a progress bar called `label`.
+    """Scores pictures in order, in batch sizes of the service, with a progress bar titled `label`.
 
     Raises UnreadableImage, naming the file.
     """

@@ -1,7 +1,7 @@
-"""More frames than the golden ones: on them, too, no engine may deviate by more than its guard band.
+"""A check on more frames: there, too, no engine may deviate by more than its guard band.
 
-A dozen golden frames say how far fewer bits move a score; that no other part moves it farther is to be seen
-on many, defective ones above all, whose activations are unlike any that eight bits were chosen for.
+Golden frames show how much reduced precision changes a score, but they are few (up to 16). Many more are
+needed to see the worst case, above all defective parts: their activations lie outside the quantiser's ranges.
 """
 
 from collections.abc import Sequence
@@ -19,11 +19,12 @@ from training.evaluate import BATCH, Predict, read_frames
 from training.geometry import Geometry
 
 _EACH = 48
+"""Most frames of each kind."""
 
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """`frames` uint8 [n, H, W, 3], and the raw `scores` [n] that the checkpoint gives them in float32."""
+    """`frames` uint8 [N, H, W, 3], and the checkpoint's raw float32 `scores` [N] of them."""
 
     frames: NDArray[np.uint8]
     scores: NDArray[np.float32]
@@ -32,9 +33,9 @@ class Survey:
     def take(
         good: Sequence[Path], defective: Sequence[Path], geometry: Geometry, predict: Predict
     ) -> "Survey":
-        """Up to 48 `good` pictures, a pseudo-abnormal version of each, and as many `defective` ones."""
+        """Up to 48 `good` pictures, a pseudo-abnormal version of each, and up to 48 `defective` ones."""
         intact = read_frames(spread(good, _EACH), geometry)
-        frames = [intact, pseudo_abnormal(intact, "mix")]
+        frames = [intact, pseudo_abnormal(intact, "mix")]  # "mix": damage of many shapes, strong and faint
         if defective:
             frames.append(read_frames(spread(defective, _EACH), geometry))
         every = np.concatenate(frames)
@@ -42,8 +43,8 @@ class Survey:
         return Survey(every, np.concatenate([predict(batch)[1] for batch in batches]))
 
     def objection(self, engine: Engine, thresholds: Thresholds, guard_band: float, batch: int) -> str | None:
-        """Why an engine that needs `guard_band` by the golden frames must be left out, if it must: it strays,
-        or fails, asked in batches of `batch`."""
+        """Runs `engine` in batches of `batch`. Returns None if no score deviates by more than `guard_band`,
+        its band from the golden frames (0 to 1 scale); else the reason why it must be left out."""
         expected, largest = thresholds.image.scores(self.scores), 0.0
         for window in cyclic_windows(len(self.frames), (batch,)):
             try:
@@ -55,6 +56,6 @@ class Survey:
         if largest <= guard_band:
             return None
         return (
-            f"its score is up to {largest:.3f} off on {len(self.frames)} more frames, "
+            f"its score deviates by up to {largest:.3f} on {len(self.frames)} more frames, "
             f"outside the guard band of {guard_band:.3f}"
         )

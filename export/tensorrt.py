@@ -1,7 +1,6 @@
-"""Builds TensorRT plans: for RTX on any machine, for TensorRT 10 on the GPU that will serve.
+"""Builds TensorRT plans: TensorRT for RTX on any machine, TensorRT 10 on the GPU that will run them.
 
-NVIDIA's licence for TensorRT and TensorRT for RTX covers the libraries and what they build: read it before
-passing engines on.
+NVIDIA's licence covers the libraries and also the plans they build: read it before you distribute engines.
 """
 
 import importlib
@@ -13,47 +12,49 @@ from typing import Any, Literal
 import onnx
 from onnx import TensorProto, helper
 
-from export.bundle.engines.nvidia import compute_capability
+from export.bundle.engines.nvidia import RTX_PLUGIN, compute_capability
 from export.bundle.engines.tensorrt import PROVIDERS
-from export.bundle.files import file_digest
 from export.bundle.manifest import BATCH_SIZES, HALF_GRAPH, BundleError, EngineEntry, Plan
+from training.files import file_digest
 from training.geometry import Geometry
 
 ID = re.compile(r"(tensorrt|tensorrt-rtx)-fp16-sm(\d{2,3})")
 RTX_TARGETS = ("86", "89", "120")
-"""A10 and RTX 30, L4 and RTX 40, RTX 50: what the provider for RTX accepts."""
+"""Compute capabilities that the provider for RTX accepts: A10 and RTX 30, L4 and RTX 40, RTX 50."""
 _BATCH = (min(BATCH_SIZES), 4, max(BATCH_SIZES))
+"""Smallest, preferred and largest batch size of a plan."""
+
 _MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx_bindings"}
 _TENSORRT = "10"
-"""ONNX Runtime's provider is linked against this version's library, and runs no other's plans."""
+"""Major version that ONNX Runtime's provider is linked against; it cannot run plans of another."""
 
 
 def refusal(name: str) -> str | None:
-    """Why the engine `name` can't be built on this machine; None when it can."""
+    """The reason why the engine `name` can't be built on this machine; None if it can."""
     flavour, target = _parse(name)
     try:
         module = _module(flavour)
         if flavour == "tensorrt-rtx":
             if target not in RTX_TARGETS:
                 return (
-                    f"TensorRT for RTX serves sm{', sm'.join(RTX_TARGETS)} only: take tensorrt or onnx-cuda"
+                    f"TensorRT for RTX supports sm{', sm'.join(RTX_TARGETS)} only: use tensorrt or onnx-cuda"
                 )
         elif module.__version__.partition(".")[0] != _TENSORRT:
             return (
-                f"TensorRT {module.__version__} is installed, and ONNX Runtime's provider runs plans of "
-                f"TensorRT {_TENSORRT} only: install tensorrt-cu13==10.16.1.11"
+                f"TensorRT {module.__version__} is installed, but ONNX Runtime's provider runs plans of "
+                f"TensorRT {_TENSORRT} only: install the extra tensorrt"
             )
         elif (here := compute_capability()) != _capability(target):
-            return f"it must be built on the GPU it will serve, and this one has compute capability {here}"
+            return f"it must be built on the GPU that will run it, and this one has compute capability {here}"
     except BundleError as error:
         return str(error)
     return None
 
 
 def build_plan(name: str, root: Path, geometry: Geometry) -> EngineEntry:
-    """Builds the engine `name` from the half-precision graph of the unfinished bundle at `root`.
+    """Builds the engine `name` from the float16 graph of the unfinished bundle at `root`.
 
-    Raises BundleError with `refusal`'s reason, or the parser's.
+    Raises BundleError with the reason of `refusal`, or of TensorRT's parser.
     """
     if reason := refusal(name):
         raise BundleError(f"{name} can't be built here: {reason}")
@@ -86,15 +87,15 @@ def _capability(target: str) -> str:
 
 
 def _module(flavour: str) -> Any:
-    """TensorRT's Python interface, the same for both; BundleError without it."""
-    name, library = _MODULES[flavour], "onnxruntime_ep_nv_tensorrt_rtx"
+    """TensorRT's Python module; both flavours have the same interface. BundleError if it is not installed."""
+    name = _MODULES[flavour]
     try:
         if flavour == "tensorrt-rtx":
-            importlib.import_module(library)  # brings, and loads, the library the bindings are for
+            importlib.import_module(RTX_PLUGIN)  # loads the native library that the bindings call
         return importlib.import_module(name)
     except ImportError as error:
-        told = f"it needs the extra {flavour}"
-        raise BundleError(f"{name} is not installed: {told}" if _absent(name) else f"{error}") from error
+        missing = f"{name} is not installed: install the extra {flavour}"
+        raise BundleError(missing if _absent(name) else f"{error}") from error
 
 
 def _absent(name: str) -> bool:
@@ -102,7 +103,7 @@ def _absent(name: str) -> bool:
 
 
 def _serialized(module: Any, flavour: str, target: str, graph: Path, geometry: Geometry) -> bytes:
-    """The plan, strongly typed: precision is the graph's own."""
+    """The plan, strongly typed: every tensor keeps the precision it has in the graph."""
     logger = module.Logger(module.Logger.ERROR)
     builder = module.Builder(logger)
     network = builder.create_network(1 << int(module.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
@@ -123,7 +124,7 @@ def _serialized(module: Any, flavour: str, target: str, graph: Path, geometry: G
 
 
 def _wrapper(plan: str, provider: str, geometry: Geometry) -> onnx.ModelProto:
-    """A graph of one node, which stands for the file `plan` beside it."""
+    """A graph of a single node that refers to the file `plan` in the same folder."""
     node = helper.make_node(
         "EPContext",
         ["frames"],

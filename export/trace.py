@@ -1,4 +1,4 @@
-"""DRD → one ONNX graph, traced from the very modules training evaluates."""
+"""DRD → one ONNX graph, traced from the modules that training evaluates."""
 
 import warnings
 
@@ -11,32 +11,32 @@ from export.bundle.manifest import BATCH_SIZES
 from training.geometry import Geometry
 from training.model.drd import DRD
 
-_OPSET = 18  # the newest that every runtime we serve on reads
+_OPSET = 18
+"""The newest opset that all our runtimes can read."""
 
 
 class _Jointed(nn.Module):
-    """`DRD.forward`, with the values at the joints among its results."""
+    """`DRD.forward` that also returns the tensors at the joints (export/bundle/joints.py)."""
 
     def __init__(self, drd: DRD) -> None:
         super().__init__()
         self.drd = drd
 
     def forward(self, frames: Tensor) -> tuple[Tensor, ...]:
-        features = self.drd.teacher(frames.float())  # first of all: TensorRT takes bytes into a cast only
+        floats = frames.float()  # the first operation: TensorRT accepts uint8 in casts only
+        features = self.drd.teacher(floats)
         restored = self.drd.restore(features)
         answer = self.drd.heatmap(self.drd.compare(features, restored))
         return *answer, *features, *restored
 
 
 def trace(drd: DRD, geometry: Geometry) -> onnx.ModelProto:
-    """`drd` (evaluation mode, CPU) as a graph: `frames` uint8 [N, H, W, 3] → `heatmap` float32 [N, H, W] and
-    `score` float32 [N], weights inside, its joints named. The same modules give the same bytes."""
-    example = torch.zeros(
-        2, geometry.height, geometry.width, 3, dtype=torch.uint8
-    )  # 1 would be taken as fixed
+    """`drd` (evaluation mode, on the CPU) as a graph: `frames` uint8 [N, H, W, 3] → `heatmap` float32 [N, H,
+    W] and `score` float32 [N], joints named. The same weights give the same bytes."""
+    example = torch.zeros(2, geometry.height, geometry.width, 3, dtype=torch.uint8)  # 1 would fix the batch
     batch = torch.export.Dim("N", min=1, max=max(BATCH_SIZES))
     with torch.inference_mode(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's notes on its own internals
+        warnings.simplefilter("ignore")  # about internals of the exporter
         program = torch.onnx.export(
             _Jointed(drd),
             (example,),
@@ -58,7 +58,7 @@ def trace(drd: DRD, geometry: Geometry) -> onnx.ModelProto:
 
 
 def _forget_origin(model: onnx.ModelProto) -> None:
-    """Drops the exporter's notes: stack traces with this machine's paths, which also change the bytes."""
+    """Removes the exporter's metadata: stack traces with paths of this machine, which change the bytes."""
     graph = model.graph
     values = (*graph.input, *graph.output, *graph.value_info, *graph.initializer)
     for part in (model, graph, *graph.node, *values):

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from export.bundle import MAX_VERSION, PRODUCT_NAME
+
 Fingerprint = tuple[tuple[str, int, int, int], ...]
 """Name, size, time and inode of every file of a bundle: with another one it is another bundle."""
 
-_PRODUCT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_VERSION = re.compile(r"[1-9][0-9]{0,8}")
+_VERSION = re.compile(r"[1-9][0-9]*")
 
 
 def scan(models: Path) -> dict[str, dict[int, Fingerprint] | OSError]:
@@ -21,7 +22,7 @@ def scan(models: Path) -> dict[str, dict[int, Fingerprint] | OSError]:
     return {
         product.name: versions
         for product in sorted(models.iterdir())
-        if _PRODUCT.fullmatch(product.name) and (versions := _versions(product))
+        if PRODUCT_NAME.fullmatch(product.name) and (versions := _versions(product))
     }
 
 
@@ -29,7 +30,7 @@ def _versions(product: Path) -> dict[int, Fingerprint] | OSError:
     versions = dict[int, Fingerprint]()
     try:
         for version in product.iterdir():
-            if _VERSION.fullmatch(version.name) and version.is_dir():
+            if _is_version(version.name) and version.is_dir():
                 with suppress(FileNotFoundError):
                     versions[int(version.name)] = tuple(sorted(_files(version)))
     except (FileNotFoundError, NotADirectoryError):
@@ -37,6 +38,10 @@ def _versions(product: Path) -> dict[int, Fingerprint] | OSError:
     except OSError as error:
         return error
     return versions
+
+
+def _is_version(name: str) -> bool:
+    return _VERSION.fullmatch(name) is not None and int(name) <= MAX_VERSION
 
 
 def _files(folder: Path) -> Iterator[tuple[str, int, int, int]]:

@@ -12,7 +12,7 @@ import orjson
 from numpy.typing import NDArray
 from pydantic import BaseModel, NonNegativeInt, PositiveInt
 
-from export.bundle import Finding, FrameStatistics, Geometry, Region
+from export.bundle import MAX_INPUT_SIDE, Finding, FrameStatistics, Geometry, Region
 from service.channel import Channel, Head
 from service.image import ImageLimits
 from service.inspection import Decoded, Part, Picture, Read
@@ -20,10 +20,10 @@ from service.job import Done
 from service.lane import Lane
 from service.nursery import new_worker
 from service.pool import Pool
-from service.settings import MEBIBYTE, Settings
+from service.settings import Settings
 from service.worker import REGION, Bounds
 
-_ROOM = 256 * MEBIBYTE  # beside image or overlay: maps of 4096 by 4096, their pictures, a manifest, regions
+_ROOM = 16 * MAX_INPUT_SIDE**2  # bytes beside image or overlay: maps, their pictures, a manifest, regions
 
 
 class Workers:

@@ -1,18 +1,29 @@
-"""The bundle: what export writes and the service serves. This door is all the service imports."""
+"""The bundle, which export writes and the service runs: the only package that the service imports."""
 
 from export.bundle.engines.engine import EngineFailed
 from export.bundle.frame import FrameStatistics, frame_statistics
-from export.bundle.manifest import BATCH_SIZES, BundleError, Manifest, parse_manifest
+from export.bundle.manifest import (
+    BATCH_SIZES,
+    MAX_INPUT_SIDE,
+    MAX_VERSION,
+    BundleError,
+    Manifest,
+    parse_manifest,
+)
 from export.bundle.pictures import heatmap_png, mask_png, overlay_png
 from export.bundle.predict import Bundle, Prediction, Predictor
 from export.bundle.reading import Finding, FrameFailed, Reading, Region, read
 from export.bundle.scale import THRESHOLD
 from export.bundle.signature import TrustedKey
 from training.geometry import IMAGE_FORMATS, Geometry, UnreadableImage, to_rgb
+from training.names import PRODUCT_NAME
 
 __all__ = [
     "BATCH_SIZES",
     "IMAGE_FORMATS",
+    "MAX_INPUT_SIDE",
+    "MAX_VERSION",
+    "PRODUCT_NAME",
     "THRESHOLD",
     "Bundle",
     "BundleError",

@@ -1,4 +1,4 @@
-"""A bundle's files on disk: exactly those of the manifest, unchanged, none a link to somewhere else."""
+"""Checks that a bundle's folder has exactly the files in the manifest: unchanged, and none of them a link."""
 
 import hashlib
 import shutil
@@ -7,18 +7,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from export.bundle.manifest import MANIFEST, SEAL, SIGNATURE, BundleError
+from training.files import file_digest
 
 _MAX_MANIFEST_BYTES = 16 * 2**20
 
 
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def read_sealed_manifest(root: Path) -> bytes:
-    """The manifest of the bundle at `root`, unchanged since export; BundleError if not."""
+    """The manifest's bytes of the bundle at `root`. Raises BundleError if they do not match their digest."""
     if not root.is_dir():
         raise BundleError("there is no such folder")
     for name in (MANIFEST, SEAL):
@@ -33,14 +28,15 @@ def read_sealed_manifest(root: Path) -> bytes:
 
 
 def seal(manifest: bytes) -> bytes:
-    """What the file `SEAL` says of a manifest."""
+    """The content of the file `SEAL` for a manifest."""
     return f"{hashlib.sha256(manifest).hexdigest()}  {MANIFEST}\n".encode()
 
 
 def verify_files(root: Path, digests: Mapping[str, str]) -> None:
-    """Checks that `root` holds the files of `digests` and no other beside the manifest; BundleError if not.
+    """Raises BundleError unless `root` has the files in `digests` (SHA-256 by relative path) and, except for
+    manifest and signature, no others.
 
-    Reads bytes only: no parser sees a file before its digest is known to be right.
+    Only reads bytes: no parser may open a file before its digest is checked.
     """
     present = _regular_files(root)
     if unlisted := sorted(present - digests.keys() - {MANIFEST, SEAL, SIGNATURE}):
@@ -53,7 +49,7 @@ def verify_files(root: Path, digests: Mapping[str, str]) -> None:
 
 
 def copy_files(root: Path, names: Iterable[str], copy: Path) -> None:
-    """Copies these files of the bundle at `root` into the folder `copy`."""
+    """Copies the files `names` of the bundle at `root` into the folder `copy`."""
     for name in names:
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(root / name, copy / name, follow_symlinks=False)
@@ -66,7 +62,7 @@ def _regular_files(root: Path) -> set[str]:
         if stat.S_ISREG(mode):
             names.add(name)
         elif not stat.S_ISDIR(mode):
-            raise BundleError(f"{name} is a link or special file: a bundle holds plain files only")
+            raise BundleError(f"{name} is a link or special file: a bundle has regular files only")
     return names
 
 

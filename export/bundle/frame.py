@@ -1,4 +1,4 @@
-"""What a frame looks like apart from defects: is it a picture of the kind calibration saw?"""
+"""Statistics that hardly depend on defects: is a frame similar to the calibration pictures?"""
 
 from dataclasses import dataclass
 
@@ -11,9 +11,9 @@ _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32) / 255  # ITU-R BT.601,
 
 @dataclass(frozen=True, slots=True)
 class FrameStatistics:
-    """`brightness` and `contrast` are mean and standard deviation of the luma, 0 to 1; `sharpness` is the
-    mean absolute value of its Laplacian (a few strong edges, such as a defect's, count little); `aspect` is
-    width over height of the picture as it was sent."""
+    """`brightness` and `contrast`: mean and standard deviation of the luma, 0 to 1. `sharpness`: mean
+    absolute value of its Laplacian, in which a few strong edges, such as a defect's, have little weight.
+    `aspect`: width divided by height of the sent picture."""
 
     brightness: float
     contrast: float
@@ -31,7 +31,7 @@ class Range(BaseModel):
 
 
 class FrameRanges(BaseModel):
-    """The interval of each statistic in which a frame counts as familiar."""
+    """The interval of each statistic in which a frame is like the calibration pictures."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -50,7 +50,7 @@ class FrameRanges(BaseModel):
 
 
 def frame_statistics(frame: NDArray[np.uint8], source_size: tuple[int, int]) -> FrameStatistics:
-    """Statistics of a network input [H, W, 3] made from a picture of `source_size` (width, height)."""
+    """Statistics of a network input uint8 [H, W, 3] made from a picture of `source_size` (width, height)."""
     luma = frame @ _LUMA
     mean = luma.mean(keepdims=True)
     width, height = source_size
@@ -63,8 +63,8 @@ def frame_statistics(frame: NDArray[np.uint8], source_size: tuple[int, int]) -> 
 
 
 def _laplacian(luma: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Of the inner pixels of `luma` [H, W], as [H-2, W-2]."""
-    width, flat = luma.shape[1], luma.ravel()  # shifts of one long row take two thirds of the time of windows
+    """The Laplacian of the inner pixels of `luma` [H, W]: [H-2, W-2]."""
+    width, flat = luma.shape[1], luma.ravel()  # shifts of a 1-D view take a third less time than 2-D windows
     sums = flat[: -2 * width] + flat[2 * width :]
     sums[1:-1] += flat[width : -width - 2]
     sums[1:-1] += flat[width + 2 : -width]

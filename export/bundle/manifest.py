@@ -1,4 +1,4 @@
-"""The manifest: every fact export and service must agree on. Written once by export, never changed."""
+"""The manifest: all facts that export and service must agree on. Export writes it once; it never changes."""
 
 import json
 from pathlib import PurePosixPath
@@ -17,29 +17,36 @@ from pydantic import (
 from export.bundle.frame import FrameRanges
 from export.bundle.scale import Scale
 from training.geometry import Geometry
+from training.names import PRODUCT_NAME
 
 SCHEMA_VERSION: Literal[1] = 1
 GRAPH, HALF_GRAPH, INT8_GRAPH = "model.onnx", "model.fp16.onnx", "model.int8.onnx"
 MANIFEST = "manifest.json"
 SEAL = "manifest.sha256"
-"""The manifest's own digest, as `sha256sum -c` reads it: a damaged or hand-edited manifest is not served."""
+"""The manifest's digest, in the format of `sha256sum -c`: a damaged or edited manifest is rejected."""
 
 SIGNATURE = "model.sig"
-"""Of all other files, where the bundle was signed."""
+"""The signature of all other files, if the bundle is signed."""
 
 BatchSize = Literal[1, 2, 4, 8]
 BATCH_SIZES: tuple[BatchSize, ...] = (1, 2, 4, 8)
-"""The only batch sizes there are: every engine is proved at each, the batcher forms no others."""
+"""All batch sizes in use: every engine is checked at each, and the batcher forms no others."""
 
 GOLDEN_STEP = 4
-"""Golden heatmaps are kept at every fourth pixel: see `Manifest.golden_heatmaps`."""
+"""Golden heatmaps are stored at every fourth pixel: see `Manifest.golden_heatmaps`."""
+
+MAX_VERSION = 999_999_999
+"""The highest version; the lowest is 1. Nine digits, which fit every integer type of the interfaces."""
+
+MAX_INPUT_SIDE = 4096
+"""The largest height or width of a network input, in pixels."""
 
 MAX_GUARD_BAND = 0.02
-"""On the score scale. An engine that needs a wider one differs too much from the checkpoint to be used."""
+"""On the 0 to 1 scale. An engine that needs a wider one deviates too much from the checkpoint."""
 
 
 class BundleError(ValueError):
-    """The bundle, or an engine of it, can't be used; the message is one clear line."""
+    """The bundle, or one of its engines, can't be used; the message is one line."""
 
 
 def _inside_the_bundle(path: str) -> str:
@@ -53,8 +60,7 @@ def _inside_the_bundle(path: str) -> str:
 
 BundlePath = Annotated[str, AfterValidator(_inside_the_bundle)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-ProductName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-"""Starts with a letter or digit and holds no separator: a product name is a folder's name, never a path."""
+ProductName = Annotated[str, Field(pattern=f"^{PRODUCT_NAME.pattern}$")]
 
 
 class _Facts(BaseModel):
@@ -62,25 +68,25 @@ class _Facts(BaseModel):
 
 
 class Thresholds(_Facts):
-    """Score scales of whole images and of pixels, and what they rest on."""
+    """Score scales of images and of pixels; `max_false_reject` is the error budget, a fraction."""
 
     image: Scale
     pixel: Scale
     calibration_size: Annotated[int, Field(ge=1)]
     max_false_reject: Annotated[float, Field(gt=0, lt=1)]
     promised: bool
-    """Whether that many calibration images can promise the error budget: it is at least 1/(n+1)."""
+    """Whether n calibration images guarantee the error budget: it is at least 1/(n+1)."""
 
 
 class Plan(_Facts):
-    """A TensorRT engine built ahead of time: it runs only where all of this is the same."""
+    """A TensorRT engine built at export: it runs only where all of this is the same."""
 
     file: BundlePath
     flavour: Literal["tensorrt", "tensorrt-rtx"]
     graph: Sha256
-    """Of the graph it was made from."""
+    """Digest of the graph it was built from."""
     version: str
-    """TensorRT's, in full."""
+    """Full version of TensorRT."""
     compute_capability: Annotated[str, Field(pattern=r"^\d+\.\d$")]
     precision: Literal["fp16"]
     profile: tuple[int, int, int]
@@ -88,8 +94,8 @@ class Plan(_Facts):
 
 
 class EngineEntry(_Facts):
-    """One way to run the network. `guard_band` and `heatmap_deviation`, the largest seen at export, are on
-    the score scales; None while they could not be measured."""
+    """One way to run the network. `guard_band` and `heatmap_deviation` (the largest at export) are on the 0
+    to 1 scales; None if export could not run the engine."""
 
     id: Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
     file: BundlePath
@@ -103,7 +109,7 @@ GoldenKind = Literal["good", "defective", "pseudo-abnormal", "near-threshold"]
 
 
 class GoldenFrame(_Facts):
-    """A network input kept as PNG, and the raw score the checkpoint gives it in float32."""
+    """A network input stored as PNG, and the checkpoint's raw float32 score of it."""
 
     file: BundlePath
     kind: GoldenKind
@@ -112,7 +118,7 @@ class GoldenFrame(_Facts):
 
 
 class Provenance(_Facts):
-    """Where the bundle comes from."""
+    """How the bundle was made. `checkpoint`: digest of its tensors; `libraries`: version by name."""
 
     created: AwareDatetime
     checkpoint: Sha256
@@ -127,9 +133,10 @@ Point = tuple[float, float]
 
 
 class RegionOfInterest(_Facts):
-    """Where a defect counts; it is part of the graph, and recorded here for people.
+    """The inspected part of the picture. The graph contains it as a mask; here it is recorded for people.
 
-    `polygons` are in shares of the sent picture's width and height, `share` is that of the network's input.
+    `polygons`: corners as fractions of the sent picture's width and height; `share`: fraction of the
+    network's input that is inside.
     """
 
     polygons: Annotated[tuple[tuple[Point, ...], ...], Field(min_length=1)]
@@ -137,13 +144,15 @@ class RegionOfInterest(_Facts):
 
 
 class Manifest(_Facts):
+    """The content of `manifest.json`: all that the service knows of a bundle before it opens another file."""
+
     schema_version: Literal[1] = SCHEMA_VERSION
     product: ProductName
-    version: Annotated[int, Field(ge=1, lt=2**31)]
+    version: Annotated[int, Field(ge=1, le=MAX_VERSION)]
     geometry: Geometry
     thresholds: Thresholds
     min_area: Annotated[int, Field(ge=0)]
-    """Pixels of the sent image that a region must have to count; 0: any."""
+    """Without a region of at least this area, in pixels of the sent image, NG becomes REVIEW. 0: no limit."""
     roi: RegionOfInterest | None = None
     """None: the whole picture."""
     frame_ranges: FrameRanges
@@ -151,11 +160,11 @@ class Manifest(_Facts):
     """In order of preference, as measured at export."""
     golden: Annotated[tuple[GoldenFrame, ...], Field(min_length=1)]
     golden_heatmaps: BundlePath
-    """What the checkpoint answers to them: float32 [F, H/4, W/4] as .npy, every fourth pixel of every fourth
-    row, which are all there is to know: the map is made on that grid."""
+    """The checkpoint's raw maps of them: float32 [F, H/4, W/4] as .npy, every fourth pixel of every fourth
+    row. The map is computed on this grid and interpolated, so the rest carries no information."""
     provenance: Provenance
     files: dict[BundlePath, Sha256]
-    """Every other file of the bundle."""
+    """SHA-256 of every other file of the bundle, by relative path."""
 
     @model_validator(mode="after")
     def _hangs_together(self) -> Self:
@@ -168,13 +177,13 @@ class Manifest(_Facts):
             raise ValueError("an engine can't run a single frame")
         if len({engine.id for engine in self.engines}) < len(self.engines):
             raise ValueError("an engine is listed twice")
-        if max(self.geometry.height, self.geometry.width) > 4096:
-            raise ValueError("an input size over 4096 pixels is not a network's")
+        if max(self.geometry.height, self.geometry.width) > MAX_INPUT_SIDE:
+            raise ValueError(f"the input is larger than {MAX_INPUT_SIDE} pixels on a side")
         return self
 
 
 def parse_manifest(content: bytes) -> Manifest:
-    """Reads a manifest; BundleError when it is damaged or of a newer schema than this program knows."""
+    """Parses a manifest. Raises BundleError if it is invalid or of a newer schema than this program knows."""
     try:
         facts = json.loads(content)
     except ValueError as error:

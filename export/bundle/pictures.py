@@ -1,4 +1,4 @@
-"""The pictures of an answer, as PNG, compressed for speed."""
+"""Heatmap, mask and overlay as PNG, with the fastest compression."""
 
 import struct
 import zlib
@@ -11,22 +11,35 @@ from PIL import Image
 from export.bundle.reading import Size, cell_of_source
 from export.bundle.scale import THRESHOLD
 
+_GREEN = [int(255 * min(1.0, max(0.0, 1.5 - value / 127.5))) for value in range(256)]
+"""Green for each grey value of the heatmap, beside red 255 and blue 0: yellow up to half the threshold (64),
+orange at the threshold (128), red from one and a half times (191)."""
+
+_OPACITY = [int(170 * min(1.0, max(0.0, value / 127.5 - 0.4))) for value in range(256)]
+"""Opacity of that colour, 0 to 170 of 255: nothing below 0.4 of the threshold."""
+
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+"""The first bytes of every PNG file."""
+
+_UP = 2
+"""PNG filter type 2: each byte minus the one above it."""
+
 
 def heatmap_png(pixel_scores: NDArray[np.float32]) -> bytes:
-    """8-bit grey, of the map's size: round(255·s), so 128 and above is over the threshold."""
+    """`pixel_scores` s [H, W], 0 to 1, as 8-bit grey: round(255·s), so the threshold is 128."""
     return _grey_png(_grey(pixel_scores), pixel_scores.shape[1], bits=8)
 
 
 def mask_png(pixel_scores: NDArray[np.float32], source_size: Size) -> bytes:
-    """1-bit, of the sent image's size: white where `pixel_scores` [H, W] are at or over the threshold."""
+    """1-bit, of the sent image's size (width, height): white where `pixel_scores` [H, W] reach 0.5."""
     width, height = source_size
     rows, columns = map(cell_of_source, pixel_scores.shape, (height, width))
-    wide = (pixel_scores >= THRESHOLD).take(columns, axis=1)  # indexed, it would lie by columns: slow to pack
+    wide = (pixel_scores >= THRESHOLD).take(columns, axis=1)  # indexing gives column-major: slow to pack
     return _grey_png(np.packbits(wide, axis=1)[rows], width, bits=1)
 
 
 def overlay_png(rgb: NDArray[np.uint8], pixel_scores: NDArray[np.float32]) -> bytes:
-    """The sent image [h, w, 3] with heat laid over it, from nothing to yellow to red; the mask outlined."""
+    """The sent image uint8 [h, w, 3] under the heatmap, transparent to red; the mask's outline is white."""
     height, width = rgb.shape[:2]
     heat = Image.fromarray(_grey(pixel_scores)).resize((width, height), Image.Resampling.BILINEAR)
     colour = Image.merge(
@@ -35,13 +48,8 @@ def overlay_png(rgb: NDArray[np.uint8], pixel_scores: NDArray[np.float32]) -> by
     overlay = np.array(Image.composite(colour, Image.fromarray(rgb), heat.point(_OPACITY)))
     overlay[_outline(_over_threshold(pixel_scores, (width, height)))] = (255, 255, 255)
     buffer = BytesIO()
-    Image.fromarray(overlay).save(buffer, "PNG", compress_level=1)  # a quarter of the default's time
+    Image.fromarray(overlay).save(buffer, "PNG", compress_level=1)  # four times faster than the default level
     return buffer.getvalue()
-
-
-_GREEN = [int(255 * min(1.0, max(0.0, 1.5 - value / 127.5))) for value in range(256)]
-_OPACITY = [int(170 * min(1.0, max(0.0, value / 127.5 - 0.4))) for value in range(256)]
-"""Per grey value: yellow at half the threshold, orange at it, red from one and a half times."""
 
 
 def _grey(pixel_scores: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -49,29 +57,24 @@ def _grey(pixel_scores: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 
 def _over_threshold(pixel_scores: NDArray[np.float32], source_size: Size) -> NDArray[np.bool_]:
-    """[h, w], each pixel of the sent image as the nearest cell of the map."""
+    """Mask [h, w] of the sent image: each pixel as the nearest cell of the map."""
     width, height = source_size
     rows, columns = map(cell_of_source, pixel_scores.shape, (height, width))
     return (pixel_scores >= THRESHOLD)[rows][:, columns]
 
 
 def _outline(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Pixels of `mask` [h, w] that touch, side by side, one that is not of it."""
+    """Pixels of `mask` [h, w] with a neighbour (left, right, above or below) outside it."""
     padded = np.pad(mask, 1, mode="edge")
     inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
     return mask & ~inner
 
 
-_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_UP = 2
-"""The filter that subtracts the row above."""
-
-
 def _grey_png(rows: NDArray[np.uint8], width: int, *, bits: int) -> bytes:
-    """Grey of so many `bits` a pixel, packed in `rows` [h, bytes].
+    """A grey PNG with `bits` per pixel, packed in `rows` uint8 [h, bytes].
 
-    By hand, for less than half of Pillow's time, which tries every filter on every row: maps differ little
-    from one row to the next.
+    Takes less than half of Pillow's time, which tries every filter on every row: for a smooth map, the
+    difference to the row above is always a good one.
     """
     filtered = np.full((rows.shape[0], 1 + rows.shape[1]), _UP, np.uint8)
     filtered[0, 1:] = rows[0]

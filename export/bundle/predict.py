@@ -1,4 +1,4 @@
-"""From frames to heatmaps and raw scores: the one implementation that evaluation and service both run."""
+"""From frames to heatmaps and raw scores: one implementation for both evaluation and service."""
 
 import hashlib
 import shutil
@@ -30,7 +30,7 @@ from export.bundle.signature import TrustedKey
 from training.geometry import UnreadableImage, read_rgb
 
 _ROUNDING = 1e-4
-"""Difference two machines may show in float32, where the deviation recorded is next to zero."""
+"""Score difference that two machines may have in float32, if the recorded deviation is almost 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +43,9 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
 class Bundle:
-    """A bundle on disk that has been checked. `digest` is the SHA-256 of its manifest.
+    """A bundle on disk that has passed its checks. `digest` is the SHA-256 of its manifest.
 
-    `root` is the folder that is read from: `path`, or a private copy of it, which goes with this object.
+    `root` is the folder to read from: `path`, or a private copy, which is deleted with this object.
     """
 
     path: Path
@@ -55,12 +55,12 @@ class Bundle:
 
     @staticmethod
     def open(path: Path, trusted: TrustedKey | None = None) -> "Bundle":
-        """Checks schema, paths and digests of the bundle at `path`; BundleError says what is wrong.
+        """Checks schema, paths and digests of the bundle at `path`. Raises BundleError.
 
-        With a `trusted` key it must have been signed with it, and is used from a private copy: who may write
-        to its folder, but not sign, can't exchange a file between the check and its use.
+        With a `trusted` key, the signature is checked and a private copy is used: otherwise somebody who can
+        write to the folder, but not sign, could replace a file after the check.
         """
-        root = path.resolve()  # pinned: a link that is turned later does not change what the engine opens
+        root = path.resolve()  # so that changing a link later does not change what the engine opens
         try:
             checked = _check(root, trusted)
             if trusted is None:
@@ -72,10 +72,10 @@ class Bundle:
             raise BundleError(f"{path}: {error.strerror or error}") from error
 
     def start(self, engine: str = "auto") -> "Predictor":
-        """Opens `engine`, or the first of the manifest that this machine can run, and replays the golden
-        frames on it at every batch size, which also warms it up.
+        """Opens `engine`, or the first in the manifest that this machine can run, and checks it on the golden
+        frames at every batch size, which also warms it up.
 
-        Raises BundleError, with the reason per engine, when none passes.
+        Raises BundleError, with the reason for each engine, if none passes.
         """
         entries = {entry.id: entry for entry in self.manifest.engines}
         if engine != "auto" and engine not in entries:
@@ -90,18 +90,19 @@ class Bundle:
         raise BundleError(f"{self.path}: no engine can be used ({reasons})")
 
     def golden_frames(self) -> NDArray[np.uint8]:
-        """The golden frames [F, H, W, 3], in the manifest's order."""
+        """The golden frames uint8 [F, H, W, 3], in the manifest's order. Raises BundleError."""
         geometry = self.manifest.geometry
         try:
             frames = [read_rgb(self.root / golden.file) for golden in self.manifest.golden]
         except UnreadableImage as error:
             raise BundleError(str(error)) from error
         if any(frame.shape != (geometry.height, geometry.width, 3) for frame in frames):
-            raise BundleError("a golden frame has not the input's size")
+            raise BundleError("a golden frame does not have the network's input size")
         return np.stack(frames)
 
     def golden_heatmaps(self) -> NDArray[np.float32]:
-        """The checkpoint's raw maps of the golden frames, thinned: [F, H/4, W/4]."""
+        """The checkpoint's raw maps of them, every fourth pixel: float32 [F, H/4, W/4]. Raises
+        BundleError."""
         geometry, name = self.manifest.geometry, self.manifest.golden_heatmaps
         try:
             heatmaps = np.load(self.root / name, allow_pickle=False)
@@ -114,7 +115,7 @@ class Bundle:
 
 
 def _check(root: Path, trusted: TrustedKey | None) -> tuple[Manifest, str]:
-    """The manifest of an untouched bundle, and its digest."""
+    """The manifest and its digest. Raises BundleError if the bundle was changed."""
     content = read_sealed_manifest(root)
     if trusted is not None:
         trusted.check(root, content)
@@ -124,7 +125,7 @@ def _check(root: Path, trusted: TrustedKey | None) -> tuple[Manifest, str]:
 
 
 def _copied(root: Path, manifest: Manifest, trusted: TrustedKey) -> Bundle:
-    """The bundle in a folder where nobody else can change it after the check; the folder goes with it."""
+    """The bundle in a folder where no other user can change it after the check; deleted with the object."""
     copy = Path(mkdtemp(prefix="drd-bundle-"))
     try:
         copy_files(root, (MANIFEST, SEAL, SIGNATURE, *manifest.files), copy)
@@ -137,10 +138,10 @@ def _copied(root: Path, manifest: Manifest, trusted: TrustedKey) -> Bundle:
 
 
 class Predictor:
-    """A started engine that has proved itself on the golden frames. One thread at a time.
+    """A started engine that has passed the golden frames. Not thread-safe.
 
-    `guard_band` and `deviation` are on the score scale; `deviation` is the largest seen here at the start.
-    `skipped` tells why engines that come earlier in the manifest are not used.
+    `guard_band` and `deviation` are on the 0 to 1 scale; `deviation` is the largest on this machine at the
+    start. `skipped`: the reasons why engines earlier in the manifest are not used, by id.
     """
 
     def __init__(self, bundle: Bundle, entry: EngineEntry, skipped: Mapping[str, str]) -> None:
@@ -157,7 +158,7 @@ class Predictor:
         self.guard_band = max(entry.guard_band or 0.0, 2 * self.deviation)
 
     def predict(self, frames: NDArray[np.uint8]) -> Prediction:
-        """`frames` uint8 [N, H, W, 3], N one of `batch_sizes`; EngineFailed unless all are answered."""
+        """Runs `frames` uint8 [N, H, W, 3], N one of `batch_sizes`. Raises EngineFailed."""
         geometry = self.bundle.manifest.geometry
         assert frames.dtype == np.uint8, frames.dtype
         assert frames.shape[1:] == (geometry.height, geometry.width, 3), frames.shape
@@ -165,14 +166,14 @@ class Predictor:
         return Prediction(*ask(self._engine, frames))
 
     def close(self) -> None:
-        """Frees the engine."""
+        """Frees the engine's memory; the predictor can't be used afterwards."""
         self._engine.close()
 
     def _replay(self, entry: EngineEntry) -> float:
-        """Largest score deviation over the golden frames at every batch size; BundleError if it, or a map's,
-        is too large.
+        """The largest score deviation on the golden frames at any batch size. Raises BundleError if it, or
+        that of a map, is too large.
 
-        A verdict can't flip within the guard band, so the deviation is all there is to check.
+        Verdicts need no check of their own: with a deviation inside the guard band they cannot flip.
         """
         manifest, frames = self.bundle.manifest, self.bundle.golden_frames()
         image, pixel = manifest.thresholds.image, manifest.thresholds.pixel
@@ -196,21 +197,23 @@ class Predictor:
                     )
                 off = float(np.abs(pixels - expected_maps[index]).max())
                 if not off <= allowed_on_maps:
-                    raise BundleError(f"{where}: its heatmap is off by {off:.4f}, not {allowed_on_maps:.4f}")
+                    raise BundleError(
+                        f"{where}: its heatmap deviates by {off:.4f}; allowed are {allowed_on_maps:.4f}"
+                    )
         return max(deviations)
 
 
 def _allowed(entry: EngineEntry) -> tuple[float, float]:
-    """By how much scores, and heatmaps, may differ from the checkpoint's where the engine is started."""
+    """Largest deviations of score and heatmap (0 to 1 scales) that are allowed at the start."""
     if entry.guard_band is None or entry.heatmap_deviation is None:
         return MAX_GUARD_BAND / 2, MAX_GUARD_BAND
     return max(entry.guard_band, _ROUNDING), max(2 * entry.heatmap_deviation, _ROUNDING)
 
 
 def cyclic_windows(count: int, batch_sizes: tuple[int, ...], *, every: bool = False) -> Iterator[list[int]]:
-    """Batches of indices that take each of `count` frames through every batch size.
+    """Batches of indices, such that each of `count` frames appears at every batch size.
 
-    With `every`, each frame is also seen at every position within the batch.
+    With `every`, also at every position in the batch.
     """
     for size in batch_sizes:
         for start in range(0, count, 1 if every else size):

@@ -1,4 +1,4 @@
-"""From heatmap and raw score to a verdict: thresholds were fitted on exactly what is thresholded here."""
+"""From heatmap and raw score to a verdict. Calibration fitted the thresholds on the same values."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,12 +20,12 @@ Size = tuple[int, int]
 
 
 class FrameFailed(RuntimeError):
-    """The engine's answer to this frame is not a number."""
+    """The engine's output for this frame is NaN or infinite."""
 
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A connected area over the pixel threshold, in pixels of the sent image; `peak` is a score."""
+    """A connected area over the pixel threshold, in pixels of the sent image; `peak` is a score, 0 to 1."""
 
     x: int
     y: int
@@ -37,7 +37,7 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one frame says. Regions come by falling peak."""
+    """The result for one frame: `score` is 0 to 1, regions are sorted by falling peak."""
 
     verdict: Verdict
     reason: Reason
@@ -48,7 +48,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Reading(Finding):
-    """A finding and what it rests on: `pixel_scores` is float32 [H, W], 0 to 1."""
+    """A finding and the map it comes from: `pixel_scores` float32 [H, W], 0 to 1."""
 
     pixel_scores: NDArray[np.float32]
 
@@ -61,12 +61,13 @@ def read(
     guard_band: float,
     source_size: Size,
 ) -> Reading:
-    """Reads one frame's raw `heatmap` [H, W] and `raw_score`; `source_size` is that of the sent image.
+    """The verdict on one frame from its raw `heatmap` float32 [H, W] and `raw_score`. `guard_band` is on the
+    0 to 1 scale, `source_size` (width, height) that of the sent image.
 
-    Raises FrameFailed when any of it is not finite.
+    Raises FrameFailed if a value is not finite.
     """
     if not (np.isfinite(raw_score) and np.isfinite(heatmap).all()):
-        raise FrameFailed("the engine's answer is not finite")
+        raise FrameFailed("the engine's output is NaN or infinite")
     score = manifest.thresholds.image.score(raw_score)
     pixel_scores = manifest.thresholds.pixel.scores(heatmap).astype(np.float32)
     regions = find_regions(pixel_scores, source_size)
@@ -81,7 +82,7 @@ def read(
 
 
 def judge(score: float, guard_band: float) -> tuple[Verdict, Reason]:
-    """The verdict on a score alone: certain only where engines and batches can't disagree."""
+    """The verdict on a score alone. Inside the guard band, another engine or batch could disagree: REVIEW."""
     if score < THRESHOLD - guard_band:
         return "OK", ""
     if score > THRESHOLD + guard_band:
@@ -90,15 +91,15 @@ def judge(score: float, guard_band: float) -> tuple[Verdict, Reason]:
 
 
 def find_regions(pixel_scores: NDArray[np.float32], source_size: Size) -> tuple[Region, ...]:
-    """Connected areas, diagonals included, of `pixel_scores` [H, W] at or over the threshold."""
+    """Connected areas (8 neighbours) of `pixel_scores` [H, W], 0 to 1, that reach the threshold."""
     return _regions(pixel_scores, pixel_scores >= THRESHOLD, source_size)
 
 
 @lru_cache(maxsize=64)
 def cell_of_source(cells: int, pixels: int) -> NDArray[np.intp]:
-    """For each of `pixels` along a side of the sent image, the nearest of the map's `cells`; int [pixels]."""
+    """Index of the nearest of the map's `cells` for each of `pixels` on one side of the sent image."""
     nearest = (2 * np.arange(pixels) + 1) * cells // (2 * pixels)
-    nearest.flags.writeable = False  # shared: cameras send the same size again and again
+    nearest.flags.writeable = False  # shared by the cache: cameras always send the same size
     return nearest
 
 
@@ -111,7 +112,7 @@ def _region_at_peak(pixel_scores: NDArray[np.float32], source_size: Size) -> tup
 def _regions(
     pixel_scores: NDArray[np.float32], inside: NDArray[np.bool_], source_size: Size
 ) -> tuple[Region, ...]:
-    """Connected areas of what is `inside` [H, W], all at once: a noisy map has thousands."""
+    """Connected areas of `inside` [H, W], vectorised, since a noisy map has thousands."""
     places = np.flatnonzero(inside)
     if not places.size:
         return ()
@@ -132,7 +133,7 @@ def _regions(
 def _spans(
     cells: NDArray[np.intp], region: NDArray[np.intp], count: int, cell_of_pixel: NDArray[np.intp]
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Along one side: each region's first pixel and its extent in the sent image, at least one pixel."""
+    """Along one side: first pixel and extent (at least 1) of each region in the sent image."""
     first, last = np.full(count, cells.max()), np.full(count, cells.min())
     np.minimum.at(first, region, cells)
     np.maximum.at(last, region, cells)
@@ -141,7 +142,7 @@ def _spans(
 
 
 def _source_pixels(cells: tuple[int, ...], source_size: Size) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """How many rows and columns of the sent image each row [H] and column [W] of the map stands for."""
+    """The number of rows and columns of the sent image for each row [H] and column [W] of the map."""
     width, height = source_size
     rows = np.bincount(cell_of_source(cells[0], height), minlength=cells[0])
     return rows, np.bincount(cell_of_source(cells[1], width), minlength=cells[1])

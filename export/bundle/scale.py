@@ -1,4 +1,4 @@
-"""The score scale all products share: 0.5 is the reject threshold, whatever the network's raw values are."""
+"""The score scale of all products: 0.5 is the reject threshold, whatever the network's raw values are."""
 
 from typing import Self
 
@@ -32,7 +32,7 @@ class Scale(BaseModel):
 
         In float64, so that a raw value equal to the threshold gives exactly 0.5.
         """
-        z = np.array(raw, dtype=np.float64)  # a copy, changed in place: eight times as fast on a whole map
+        z = np.array(raw, dtype=np.float64)  # a copy changed in place: eight times faster on a whole map
         z -= self.median
         z /= self.threshold - self.median
         flat = z.reshape(-1)

@@ -1,9 +1,9 @@
 """Signatures of bundles, in the format of the model-signing project: an elliptic-curve key signs the list of
-all files with their digests (an in-toto statement in a DSSE envelope, kept as a Sigstore bundle).
+all files with their digests (an in-toto statement in a DSSE envelope, stored as a Sigstore bundle).
 
-Its own program signs and verifies bundles, too. It is not what the service verifies with, as it brings twenty
-packages, clients of networks among them, and reads the files again: here the signed digest is compared with
-the very bytes that the manifest is parsed from, and those pin every other file.
+The project's own program can sign and verify bundles, too. The service does not use it: it needs twenty
+packages, some with network clients, and reads the files again. Here the signed digest is compared with the
+bytes that the manifest is parsed from, and the manifest has the digest of every other file.
 """
 
 import hashlib
@@ -28,8 +28,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from pydantic import Base64Bytes, BaseModel, Field, ValidationError
 
-from export.bundle.files import file_digest
 from export.bundle.manifest import MANIFEST, SIGNATURE, BundleError
+from training.files import file_digest
 
 _MAX_BYTES = 16 * 2**20
 _MEDIA_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
@@ -41,7 +41,7 @@ _HASHES: dict[str, type[hashes.HashAlgorithm]] = {
     "secp384r1": hashes.SHA384,
     "secp521r1": hashes.SHA512,
 }
-"""Of a signature, by the key's curve."""
+"""Hash of a signature, by the key's curve."""
 
 
 class _Signature(BaseModel):
@@ -80,38 +80,39 @@ class _Statement(BaseModel):
 
 
 class TrustedKey:
-    """A public key: what its owner has signed may be served, and nothing else."""
+    """A public key: only bundles signed with its private key may be served."""
 
     def __init__(self, path: Path) -> None:
-        """Reads the key from a PEM file; BundleError when it can't be used."""
+        """Reads the key from a PEM file. Raises BundleError."""
         try:
             key = load_pem_public_key(path.read_bytes())
         except OSError as error:
             raise BundleError(f"the trusted key {path}: {error.strerror or error}") from error
         except (ValueError, UnsupportedAlgorithm) as error:
-            raise BundleError(f"the trusted key {path} is no public key in PEM") from error
+            raise BundleError(f"the trusted key {path} is not a public key in PEM format") from error
         if not isinstance(key, EllipticCurvePublicKey) or key.curve.name not in _HASHES:
-            raise BundleError(f"the trusted key {path} is on none of the curves {', '.join(_HASHES)}")
+            raise BundleError(f"the trusted key {path} is not on a supported curve ({', '.join(_HASHES)})")
         self._key = key
 
     def check(self, root: Path, manifest: bytes) -> None:
-        """Raises BundleError unless the owner signed the bundle at `root`, whose manifest is `manifest`."""
+        """Raises BundleError unless this key signed the bundle at `root` with these bytes of its
+        `manifest`."""
         resources = self._statement(_read(root / SIGNATURE)).predicate.resources
         signed = [(each.algorithm, each.digest) for each in resources if each.name == MANIFEST]
         if signed != [("sha256", hashlib.sha256(manifest).hexdigest())]:
-            raise BundleError(f"{SIGNATURE} is not of this {MANIFEST}: it was altered after it was signed")
+            raise BundleError(f"{SIGNATURE} does not match {MANIFEST}, which was changed after signing")
 
     def _statement(self, content: bytes) -> _Statement:
-        """What `content` signs, once that is known to be the owner's."""
+        """The statement in the signature file's `content`, after its signature was verified."""
         try:
             envelope = _SigstoreBundle.model_validate_json(content).envelope
         except ValidationError as error:
-            raise BundleError(f"{SIGNATURE} is no signature") from error
+            raise BundleError(f"{SIGNATURE} is not a valid signature file") from error
         (signature,) = envelope.signatures
         try:
             self._key.verify(signature.sig, _encoded(envelope.payload), _algorithm(self._key))
         except InvalidSignature as error:
-            raise BundleError(f"{SIGNATURE} was not made with the trusted key, or was altered") from error
+            raise BundleError(f"{SIGNATURE} was not made with the trusted key, or was changed") from error
         try:
             return _Statement.model_validate_json(envelope.payload)
         except ValidationError as error:
@@ -122,15 +123,17 @@ class SigningKey:
     """The private key that goes with a `TrustedKey`."""
 
     def __init__(self, path: Path) -> None:
-        """Reads the key from a PEM file without a password; BundleError when it can't be used."""
+        """Reads the key from a PEM file without a password. Raises BundleError."""
         try:
             key = load_pem_private_key(path.read_bytes(), None)
         except OSError as error:
             raise BundleError(f"the signing key {path}: {error.strerror or error}") from error
         except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-            raise BundleError(f"the signing key {path} is no PEM private key, or has a password") from error
+            raise BundleError(
+                f"the signing key {path} is not a private key in PEM format, or has a password"
+            ) from error
         if not isinstance(key, EllipticCurvePrivateKey) or key.curve.name not in _HASHES:
-            raise BundleError(f"the signing key {path} is on none of the curves {', '.join(_HASHES)}")
+            raise BundleError(f"the signing key {path} is not on a supported curve ({', '.join(_HASHES)})")
         self._key = key
 
     def sign(self, root: Path) -> None:
@@ -177,7 +180,7 @@ def _statement_of(root: Path) -> dict[str, Any]:
 
 
 def _encoded(payload: bytes) -> bytes:
-    """The bytes that are signed: DSSE's pre-authentication encoding."""
+    """DSSE's pre-authentication encoding: the bytes that are signed."""
     return b"DSSEv1 %d %s %d %s" % (len(_PAYLOAD_TYPE), _PAYLOAD_TYPE.encode(), len(payload), payload)
 
 
@@ -189,7 +192,7 @@ def _read(path: Path) -> bytes:
     try:
         facts = path.lstat()
     except FileNotFoundError as error:
-        raise BundleError(f"it is not signed: there is no {path.name}, and a trusted key is set") from error
+        raise BundleError(f"it is not signed (no {path.name}), but a trusted key is set") from error
     if not stat.S_ISREG(facts.st_mode) or facts.st_size > _MAX_BYTES:
-        raise BundleError(f"{path.name} is a link, no file, or too large")
+        raise BundleError(f"{path.name} is not a regular file, or is too large")
     return path.read_bytes()

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
 
+from export.bundle import PRODUCT_NAME
 from service.errors import Forbidden, Unauthenticated
 
 PREFIX = "drd_"
 """Scanners for leaked secrets know a token by it."""
 MAX_BYTES = 2**20
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -129,7 +129,7 @@ def _parse_line(line: str) -> Token:
         raise TokensError("it is not NAME SHA256 PRODUCTS UNTIL")
     name, digest, products, until = fields
     names = None if products == "*" else frozenset(products.split(","))
-    if not all(_NAME.fullmatch(each) for each in (name, *(names or ()))):
+    if not all(PRODUCT_NAME.fullmatch(each) for each in (name, *(names or ()))):
         raise TokensError("names and products are letters, digits, '.', '_' and '-', at most 64")
     if not _DIGEST.fullmatch(digest):
         raise TokensError("the second field is no SHA-256 in 64 hexadecimal digits")

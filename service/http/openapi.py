@@ -4,6 +4,7 @@ from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
+from export.bundle import MAX_VERSION
 from service.http.answers import Answer
 from service.http.problems import MEDIA_TYPE, Problem
 from service.inspection import DEFAULT_PARTS, PARTS
@@ -55,7 +56,7 @@ def _operation() -> dict[str, Any]:
         "description": "`curl --data-binary @part.jpg 'http://HOST:PORT/v1/inspect?product=NAME'`",
         "parameters": [
             _parameter("product", "query", {"type": "string"}, required=True),
-            _parameter("version", "query", {"type": "integer", "minimum": 1, "maximum": 999_999_999}),
+            _parameter("version", "query", {"type": "integer", "minimum": 1, "maximum": MAX_VERSION}),
             _parameter("include", "query", {"type": "string"}, description=_include()),
             _parameter("frame_id", "query", _ID, description="echoed"),
             _parameter("X-Request-Id", "header", _ID, description="echoed; made up without one"),

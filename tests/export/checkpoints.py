@@ -1,4 +1,4 @@
-"""A real checkpoint on disk, too small to be good: a tiny ResNet at 64 x 64, its student untrained."""
+"""A real checkpoint on disk, as small as possible: a tiny ResNet at 64 x 64 with an untrained student."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ RECIPE = Recipe(name="test", backbone="test_resnet", height=64, width=64)
 
 
 def make_dataset(root: Path, good: int = 60, test: int = 6) -> Path:
-    """An MVTec AD folder of noisy plates, 80 x 72; the defective ones, with masks, have a white square."""
+    """An MVTec AD folder of noisy plates (80 x 72 pixels); the defective ones have a white rectangle."""
     rng = default_rng(0)
     for number in range(good):
         _save(root / "train/good" / f"{number:03}.png", _plate(rng))
@@ -34,7 +34,7 @@ def make_dataset(root: Path, good: int = 60, test: int = 6) -> Path:
 
 
 def make_checkpoint(directory: Path, data: Path) -> Path:
-    """Writes a checkpoint of product `plate` into `directory`, its splits taken from `data`."""
+    """Writes a checkpoint of the product `plate` into `directory`, with splits of the images in `data`."""
     torch.manual_seed(0)
     rule = ScoreRule()
     drd = DRD(Teacher(RECIPE.backbone), RECIPE, rule).eval()
@@ -55,7 +55,7 @@ def make_checkpoint(directory: Path, data: Path) -> Path:
 
 
 def fill_memory(drd: DRD) -> None:
-    """As if it had seen good parts: unit vectors, and places that are more and less usual."""
+    """Fills the memory as if from good parts: unit vectors, and random usual distances."""
     assert drd.memory is not None
     drd.memory.vectors.copy_(torch.nn.functional.normalize(torch.randn_like(drd.memory.vectors)))
     drd.memory.expected.uniform_(0.5, 2)

@@ -1,4 +1,4 @@
-"""One tiny checkpoint and the bundle drd-export makes of it, for all tests of the room."""
+"""One tiny checkpoint, and the bundle that drd-export makes from it, for all tests of export."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What this machine can run."""
+"""Skips tests of engines that this machine cannot run."""
 
 import importlib.util
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 
 def needs(engine: str) -> None:
-    """Skips the test where `engine` can't run, and says why."""
+    """Skips the test, with the reason, if `engine` can't run here."""
     if engine.startswith("openvino") and importlib.util.find_spec("openvino") is None:
         pytest.skip("openvino is not installed (extra openvino)")
     if engine in ("openvino-bf16", "openvino-int8") and not {"avx512_bf16", "amx_bf16"} & set(

@@ -1,4 +1,4 @@
-"""The certificate, on networks that are right, slightly wrong, and wrong."""
+"""The parity certificate of correct, slightly wrong and wrong networks."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ LEVELS = (20, 120, 125, 130, 240)
 
 
 def golden() -> Golden:
-    """What the right network answers to plain frames."""
+    """Plain frames with the outputs of the correct network."""
     frames = np.stack([plain_frame(level) for level in LEVELS])
     scores = (np.array(LEVELS) / 255).astype(np.float32)
     heatmaps = np.repeat(scores, 32 * 32).reshape(-1, 32, 32)
@@ -36,7 +36,7 @@ def golden() -> Golden:
 
 
 def survey(difference: float = 0.0) -> Survey:
-    """The same, but that one of the checkpoint's scores differs by so much."""
+    """The same frames; one of the checkpoint's scores differs by `difference`."""
     scores = golden().scores.copy()
     scores[1] += difference
     return Survey(golden().frames, scores)
@@ -57,7 +57,7 @@ def test_an_equal_engine_is_verified(tmp_path: Path) -> None:
 
 
 def test_deviations_are_on_the_score_scale(tmp_path: Path) -> None:
-    """Raw 20/255 + 0.004 scores 0.004 more; over the threshold the scale is flatter."""
+    """A raw value of 20/255 + 0.004 scores 0.004 more; above the threshold the scale is flatter."""
     parity = proof(tmp_path, bias=0.004)
     assert parity.max_score_deviation == pytest.approx(0.004, abs=1e-5)
     assert parity.max_heatmap_deviation == pytest.approx(0.004, abs=1e-5)
@@ -65,7 +65,7 @@ def test_deviations_are_on_the_score_scale(tmp_path: Path) -> None:
 
 
 def test_every_position_in_the_batch_is_tried(tmp_path: Path) -> None:
-    """The network adds 0.001 per place: only the frame 20 in the eighth place shows the whole deviation."""
+    """The network adds 0.001 per position: only the frame 20 at the eighth shows the whole deviation."""
     assert proof(tmp_path, drift=0.001).max_score_deviation == pytest.approx(0.007, abs=1e-5)
 
 
@@ -73,20 +73,20 @@ def test_a_flip_is_refused_and_named(tmp_path: Path) -> None:
     with pytest.raises(ParityError) as caught:
         proof(tmp_path, bias=0.04)
     assert str(caught.value) == (
-        "onnx-f32 turns the verdict on golden/125.png (125.jpg) around at batch size 1: "
-        "0.4902 in the checkpoint, 0.5285 in the engine"
+        "onnx-f32 reverses the verdict on golden/125.png (125.jpg) at batch size 1: "
+        "the checkpoint scores 0.4902, the engine 0.5285"
     )
 
 
 @pytest.mark.parametrize(
     ("bias", "difference", "reason"),
     [
-        (0.04, 0.0, "turns the verdict on golden/125.png"),
-        (0.0, 0.01, "its score is up to 0.010 off on 5 more frames"),
+        (0.04, 0.0, "reverses the verdict on golden/125.png"),
+        (0.0, 0.01, "its score deviates by up to 0.010 on 5 more frames"),
         (None, 0.0, "model.int8.onnx"),
     ],
 )
-def test_an_engine_in_eight_bits_is_left_out_where_it_flips_strays_or_does_not_run(
+def test_an_int8_engine_is_left_out_if_it_flips_deviates_or_does_not_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bias: float | None, difference: float, reason: str
 ) -> None:
     def open_anywhere(entry: EngineEntry, root: Path, geometry: Geometry) -> Engine:
@@ -110,18 +110,18 @@ def test_an_engine_in_eight_bits_is_left_out_where_it_flips_strays_or_does_not_r
 
 
 @pytest.mark.parametrize(("difference", "off"), [(0.0, None), (0.01, "0.010"), (float("nan"), "inf")])
-def test_an_engine_that_is_off_on_a_frame_that_is_not_golden_is_objected_to(
+def test_an_engine_that_deviates_on_a_surveyed_frame_must_be_left_out(
     tmp_path: Path, difference: float, off: str | None
 ) -> None:
     onnx.save(grey_level_network((32, 32)), tmp_path / "model.onnx")
     engine = OnnxRuntimeEngine(tmp_path / "model.onnx", Geometry(32, 32), CPU)
     objection = survey(difference).objection(engine, THRESHOLDS, 0.004, 8)
     engine.close()
-    reason = f"its score is up to {off} off on 5 more frames, outside the guard band of 0.004"
+    reason = f"its score deviates by up to {off} on 5 more frames, outside the guard band of 0.004"
     assert objection == (off and reason)
 
 
-def test_an_engine_that_fails_on_a_frame_that_is_not_golden_is_objected_to(tmp_path: Path) -> None:
+def test_an_engine_that_fails_on_a_surveyed_frame_must_be_left_out(tmp_path: Path) -> None:
     onnx.save(grey_level_network((32, 32)), tmp_path / "model.onnx")
     engine = OnnxRuntimeEngine(tmp_path / "model.onnx", Geometry(32, 32), CPU)
     of_another_size = Survey(np.zeros((1, 16, 16, 3), np.uint8), np.zeros(1, np.float32))
@@ -131,9 +131,12 @@ def test_an_engine_that_fails_on_a_frame_that_is_not_golden_is_objected_to(tmp_p
 
 @pytest.mark.parametrize(
     ("difference", "reasons"),
-    [(0.01, []), (0.03, ["its score is up to 0.030 off on 5 more frames, outside the guard band of 0.020"])],
+    [
+        (0.01, []),
+        (0.03, ["its score deviates by up to 0.030 on 5 more frames, outside the guard band of 0.020"]),
+    ],
 )
-def test_of_an_engine_that_only_a_gpu_runs_its_graph_is_surveyed(
+def test_the_graph_of_an_engine_that_needs_a_gpu_is_surveyed_on_the_cpu(
     tmp_path: Path, difference: float, reasons: list[str]
 ) -> None:
     for name in ("model.onnx", "model.fp16.onnx"):
@@ -146,7 +149,7 @@ def test_of_an_engine_that_only_a_gpu_runs_its_graph_is_surveyed(
     assert list(unfit.values()) == reasons
 
 
-def test_what_is_surveyed_are_good_damaged_and_defective_parts(tmp_path: Path) -> None:
+def test_the_survey_has_good_damaged_and_defective_parts(tmp_path: Path) -> None:
     def grey(frames: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         heatmaps = frames.mean(3, dtype=np.float32) / 255
         return heatmaps, heatmaps.mean((1, 2))
@@ -167,7 +170,7 @@ def test_a_flip_that_only_a_full_batch_shows_is_refused(tmp_path: Path) -> None:
         proof(tmp_path, drift=0.009)
 
 
-def test_an_engine_that_answers_with_nonsense_needs_an_endless_guard_band(tmp_path: Path) -> None:
+def test_an_engine_that_returns_nan_needs_an_infinite_guard_band(tmp_path: Path) -> None:
     assert proof(tmp_path, bias=float("nan")).guard_band == float("inf")
 
 

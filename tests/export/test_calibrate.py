@@ -21,7 +21,7 @@ Frame = NDArray[np.uint8]
 @pytest.mark.parametrize(
     ("count", "budget", "rank"),
     [
-        (99, 0.01, 1),  # the least number of images that promises 1 %
+        (99, 0.01, 1),  # the smallest number of images that guarantees 1 %
         (100, 0.01, 1),
         (198, 0.01, 1),
         (199, 0.01, 2),
@@ -36,13 +36,13 @@ def test_threshold_is_the_kth_largest(count: int, budget: float, rank: int) -> N
     assert conformal_threshold(values, budget) == count - rank
 
 
-def test_a_budget_that_cannot_be_promised_gets_a_margin_over_the_largest() -> None:
-    """Four values; median 2.5; the upper half 3 and 4 lies 1 above it on average."""
+def test_without_a_guarantee_the_threshold_is_the_largest_value_plus_a_margin() -> None:
+    """Four values with median 2.5; the upper half, 3 and 4, is 1 above it on average."""
     assert not is_promised(98, 0.01)
     assert conformal_threshold([4, 1, 3, 2], 0.01) == pytest.approx(4 + math.log(1 / (5 * 0.01)))
 
 
-def test_the_margin_vanishes_where_the_promise_begins() -> None:
+def test_the_margin_vanishes_where_the_guarantee_begins() -> None:
     values = list(range(98))
     assert 97 < conformal_threshold(values, 0.01) < 98
 
@@ -52,7 +52,7 @@ def test_the_margin_vanishes_where_the_promise_begins() -> None:
     budget=st.sampled_from([0.01, 0.02, 0.05, 0.1, 0.25, 0.4]),
 )
 def test_a_new_good_part_is_rejected_within_the_budget(values: list[float], budget: float) -> None:
-    """Exchangeable parts: whichever of them is the new one, all are equally likely."""
+    """Parts are exchangeable: each of them is equally likely to be the new one."""
     rejected = [
         value > conformal_threshold(values[:index] + values[index + 1 :], budget)
         for index, value in enumerate(values)
@@ -73,7 +73,7 @@ def test_a_smaller_budget_never_lowers_the_threshold(
 
 
 def test_calibrate_by_hand() -> None:
-    """Map maxima are 10 times the scores; but for that, half of every map is 1 and the other half 3."""
+    """Map maxima are 10 times the scores; otherwise half of every map is 1 and the other half 3."""
     result = calibrate([scored(number, score=number, peak=10 * number) for number in range(1, 20)], 0.05)
     assert (result.thresholds.image.median, result.thresholds.image.threshold) == (10, 19)
     assert (result.thresholds.pixel.median, result.thresholds.pixel.threshold) == (2, 190)
@@ -88,7 +88,7 @@ def test_too_few_or_too_alike_images_are_refused(scores: Sequence[float]) -> Non
 
 
 def textured(seed: int, level: float = 110, amplitude: float = 40) -> Frame:
-    """A part under a slightly varying lamp: smooth texture and sensor noise."""
+    """A part with smooth texture and sensor noise, under a lamp of slightly varying brightness."""
     rng = np.random.default_rng(seed)
     coarse = Image.fromarray(rng.uniform(-1, 1, (16, 16)).astype(np.float32))
     texture = np.asarray(coarse.resize((128, 128), Image.Resampling.BICUBIC))
@@ -122,7 +122,7 @@ def test_a_part_with_a_defect_is_not_unfamiliar() -> None:
         (np.zeros_like, "brightness"),  # covered lens
         (lambda frame: (frame * 0.3).astype(np.uint8), "brightness"),  # dead lamp
         (lambda frame: (frame * 3.0).clip(0, 255).astype(np.uint8), "brightness"),  # overexposed
-        (lambda frame: np.full_like(frame, 110), "contrast"),  # out of the picture
+        (lambda frame: np.full_like(frame, 110), "contrast"),  # no part in the picture
         (
             lambda frame: np.asarray(Image.fromarray(frame).filter(ImageFilter.GaussianBlur(4))),
             "sharpness",
@@ -142,5 +142,5 @@ def scored(number: int, score: float, peak: float) -> Scored:
     frame = textured(number)
     heatmap = np.ones((8, 8), np.float32)
     heatmap[:, 4:] = 3
-    heatmap[1, 1] = peak  # not on the grid of which the median is taken
+    heatmap[1, 1] = peak  # not on the grid that the median is computed on
     return Scored(Path(f"{number}.png"), frame, (80, 60), frame_statistics(frame, (80, 60)), heatmap, score)

@@ -1,4 +1,4 @@
-"""drd-evaluate says of a bundle what the service would say, and of a checkpoint the same to rounding."""
+"""drd-evaluate gives the service's results for a bundle, and the same up to rounding for its checkpoint."""
 
 import json
 import shutil
@@ -23,9 +23,7 @@ def evaluated(subject: Path, data: Path, tmp_path: Path, *options: str) -> dict[
     return facts
 
 
-def test_a_picture_gets_the_same_through_predict_and_evaluate(
-    exported: Path, data: Path, tmp_path: Path
-) -> None:
+def test_predict_and_evaluate_give_the_same_result(exported: Path, data: Path, tmp_path: Path) -> None:
     images = {image["name"]: image for image in evaluated(exported, data, tmp_path)["images"]}
     assert len(images) == 12
     bundle = Bundle.open(exported)
@@ -57,7 +55,7 @@ def test_checkpoint_and_every_engine_have_the_same_figures(
 
 
 def test_rates_by_hand(tmp_path: Path) -> None:
-    """Of plain frames: dark ones are OK, bright ones NG, those at the threshold REVIEW."""
+    """Dark plain frames are OK, bright ones NG, those at the threshold REVIEW."""
     bundle = make_bundle(tmp_path / "models", guard_band=0.01)
     data = tmp_path / "data"
     levels = {

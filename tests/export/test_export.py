@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from export.bundle import Bundle
+from export.bundle import MAX_VERSION, Bundle
 from export.cli import main
 from tests.export.checkpoints import make_checkpoint, make_dataset
 
@@ -50,21 +50,21 @@ def test_golden_frames_are_of_all_kinds_and_four_lie_nearest_the_threshold(expor
     assert len([golden for golden in manifest.golden if golden.kind == "near-threshold"]) == 4
 
 
-def test_the_output_tells_what_a_process_engineer_asks(
+def test_the_output_has_what_a_process_engineer_needs(
     checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ["--version", "7", "--min-area", "12", "--calibration", str(data)]
     assert export(checkpoint, tmp_path / "models", *options) == 0
     output = capsys.readouterr().out
-    for told in (
-        f"12 good images of {data}, without 48 training saw",
+    for expected in (
+        f"12 good images of {data}; 48 used in training left out",
         "at most 1.00% of good parts rejected",
-        "NOT promised: 12 calibration images promise 7.69% at best",
+        "NOT guaranteed: 12 calibration images guarantee 7.69% at best",
         "16 frames: 4 near-threshold, 4 good, 4 defective, 4 pseudo-abnormal",
         "onnx-f32                 verified",
         str(tmp_path / "models" / "plate" / "7"),
     ):
-        assert told in output
+        assert expected in output
     manifest = Bundle.open(tmp_path / "models" / "plate" / "7").manifest
     assert (manifest.version, manifest.min_area) == (7, 12)
     assert not manifest.thresholds.promised
@@ -72,7 +72,7 @@ def test_the_output_tells_what_a_process_engineer_asks(
     assert "plate has a version 7 already" in capsys.readouterr().err
 
 
-def test_images_that_training_saw_do_not_calibrate(
+def test_images_used_in_training_are_not_used_for_calibration(
     checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seen = tmp_path / "seen"
@@ -80,7 +80,7 @@ def test_images_that_training_saw_do_not_calibrate(
     record = json.loads((checkpoint / "checkpoint.json").read_bytes())["splits"]["fit"][0]
     shutil.copy(data / record["name"], seen)
     assert export(checkpoint, tmp_path / "models", "--calibration", str(seen)) == 1
-    assert "training has seen all 1 of these images" in capsys.readouterr().err
+    assert "all 1 images were used in training" in capsys.readouterr().err
 
 
 def test_changed_or_missing_calibration_images_are_refused(
@@ -119,6 +119,7 @@ def test_a_damaged_picture_is_named(
         ["--min-area", "-1"],
         ["--version", "0"],
         ["--version", "2.0"],
+        ["--version", str(MAX_VERSION + 1)],
         ["--engines", "abacus-f32"],
         ["--verbose"],
     ],
@@ -132,7 +133,7 @@ def test_misuse_ends_with_status_2(
     assert options[0] in capsys.readouterr().err
 
 
-def test_what_is_no_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_that_is_not_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert export(tmp_path, tmp_path / "models") == 1
     error = capsys.readouterr().err
     assert error.startswith(f"drd-export: {tmp_path}: not a checkpoint directory")
@@ -140,7 +141,7 @@ def test_what_is_no_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.parametrize("product", ["../plate", "a/b", ".plate"])
-def test_a_product_s_name_is_no_path(
+def test_a_product_name_cannot_be_a_path(
     checkpoint: Path, tmp_path: Path, product: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     copy = tmp_path / "checkpoint"

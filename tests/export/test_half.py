@@ -1,4 +1,4 @@
-"""The half-precision graph: half where it pays, single where it matters, and nearly the same answers."""
+"""The float16 graph: float16 in the networks, float32 elsewhere, and nearly the same outputs."""
 
 from pathlib import Path
 
@@ -18,13 +18,13 @@ def half(exported: Path) -> onnx.ModelProto:
     return onnx.load(exported / "model.fp16.onnx")
 
 
-def test_networks_are_half_and_the_rest_single(half: onnx.ModelProto) -> None:
+def test_networks_are_float16_and_the_rest_float32(half: onnx.ModelProto) -> None:
     typed = infer_shapes(half, strict_mode=True).graph
     kinds = {value.name: value.type.tensor_type.elem_type for value in (*typed.value_info, *typed.output)}
     kinds |= {tensor.name: tensor.data_type for tensor in typed.initializer}
     networks = [node for node in typed.node if node.op_type in ("Conv", "ConvTranspose", "Relu")]
     after = [node for node in typed.node if node.op_type == "MatMul"]
-    assert len(after) == 5  # three of the memory, two of smoothing
+    assert len(after) == 5  # three in the memory, two in smoothing
     assert len(networks) > 40
     assert {kinds[name] for node in networks for name in node.input} == {TensorProto.FLOAT16}
     assert {kinds[name] for node in after for name in node.input} == {TensorProto.FLOAT}
@@ -34,12 +34,12 @@ def test_networks_are_half_and_the_rest_single(half: onnx.ModelProto) -> None:
 
 
 def test_frames_are_cast_before_anything_is_computed(half: onnx.ModelProto) -> None:
-    """TensorRT knows no other operation on bytes."""
+    """TensorRT supports no other operation on uint8."""
     readers = [node.op_type for node in half.graph.node if set(FRAMES) & set(node.input)]
     assert readers == ["Cast"]
 
 
-def test_it_is_half_the_size_and_says_nearly_the_same(exported: Path) -> None:
+def test_it_has_half_the_size_and_nearly_the_same_scores(exported: Path) -> None:
     whole, half = exported / "model.onnx", exported / "model.fp16.onnx"
     assert half.stat().st_size < 0.6 * whole.stat().st_size
     bundle = Bundle.open(exported)
@@ -49,7 +49,7 @@ def test_it_is_half_the_size_and_says_nearly_the_same(exported: Path) -> None:
         for path in (whole, half)
     ]
     deviation = np.abs(scores[0] - scores[1]).max()
-    assert 1e-7 < deviation < 0.01  # rounded, and not the same graph under another name
+    assert 1e-7 < deviation < 0.01  # not 0, which would be the same graph under another name
 
 
 def test_an_engine_that_needs_a_gpu_is_not_claimed_equal(exported: Path) -> None:

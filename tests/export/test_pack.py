@@ -1,4 +1,4 @@
-"""A bundle appears whole, or not at all."""
+"""Bundles appear atomically."""
 
 import shutil
 import signal
@@ -10,18 +10,26 @@ from pathlib import Path
 
 import pytest
 
-from export.bundle import Bundle
+from export.bundle import MAX_VERSION, Bundle
 from export.bundle.manifest import MANIFEST, SEAL, Manifest
 from export.pack import VersionTakenError, publish, staging_folder
 from tests.bundles import make_bundle
 
 
-def test_versions_count_up_and_names_that_are_no_versions_do_not_matter(tmp_path: Path) -> None:
+def test_versions_count_up_and_other_names_are_ignored(tmp_path: Path) -> None:
     assert make_bundle(tmp_path).name == "1"
     (tmp_path / "tile" / "backup").mkdir()
     (tmp_path / "tile" / "10.old").mkdir()
     assert make_bundle(tmp_path, version=9).name == "9"
     assert make_bundle(tmp_path).name == "10"
+    (tmp_path / "tile" / str(MAX_VERSION + 1)).mkdir()
+    assert make_bundle(tmp_path).name == "11"
+
+
+def test_no_version_follows_the_highest(tmp_path: Path) -> None:
+    make_bundle(tmp_path, version=MAX_VERSION)
+    with pytest.raises(VersionTakenError, match="the highest possible one"):
+        make_bundle(tmp_path)
 
 
 def test_a_version_is_never_replaced(tmp_path: Path) -> None:
@@ -42,7 +50,7 @@ def test_a_failed_export_leaves_nothing(tmp_path: Path) -> None:
     assert list((tmp_path / "models").iterdir()) == []
 
 
-def test_a_killed_export_leaves_nothing_that_is_taken_for_a_product(tmp_path: Path) -> None:
+def test_a_killed_export_leaves_nothing_that_looks_like_a_product(tmp_path: Path) -> None:
     program = (
         "import os, signal, sys\nfrom pathlib import Path\nfrom export.pack import staging_folder\n"
         "with staging_folder(Path(sys.argv[1])) as root:\n"
@@ -53,11 +61,11 @@ def test_a_killed_export_leaves_nothing_that_is_taken_for_a_product(tmp_path: Pa
     done = subprocess.run(command, check=False, cwd=Path(__file__).parents[2])
     assert done.returncode == -signal.SIGKILL
     (left,) = (tmp_path / "models").iterdir()
-    assert left.name.startswith(".")  # no product's name does
+    assert left.name.startswith(".")  # a product name cannot
     assert make_bundle(tmp_path / "models").name == "1"
 
 
-def test_an_export_that_is_overtaken_takes_the_next_version(tmp_path: Path) -> None:
+def test_an_export_whose_version_was_taken_meanwhile_uses_the_next(tmp_path: Path) -> None:
     template = Bundle.open(make_bundle(tmp_path / "other")).manifest
     models = tmp_path / "models"
     asked = list[int]()
@@ -65,7 +73,7 @@ def test_an_export_that_is_overtaken_takes_the_next_version(tmp_path: Path) -> N
     def describe(version: int, files: Mapping[str, str]) -> Manifest:
         asked.append(version)
         if version == 1:
-            make_bundle(models)  # somebody else takes version 1 at this very moment
+            make_bundle(models)  # another export takes version 1 at this moment
         return template.model_copy(update={"version": version, "files": dict(files)})
 
     with staging_folder(models) as root:
@@ -79,7 +87,7 @@ def test_an_export_that_is_overtaken_takes_the_next_version(tmp_path: Path) -> N
     assert Bundle.open(bundle).manifest.version == 2
 
 
-def test_the_service_s_user_can_read_what_another_exported(tmp_path: Path) -> None:
+def test_another_user_can_read_the_bundle(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path)
     modes = {stat.S_IMODE(path.stat().st_mode) for path in (bundle, bundle / "golden")}
     reference = tmp_path / "reference"

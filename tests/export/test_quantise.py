@@ -1,4 +1,4 @@
-"""The quantised graph: eight bits between the joints, and nowhere else."""
+"""The quantised graph: int8 between the joints and nowhere else."""
 
 from pathlib import Path
 
@@ -33,22 +33,24 @@ def test_all_after_the_convolution_that_reads_the_finest_level_is_quantised(
     made_by = {name: node.op_type for node in quantised.graph.node for name in node.output}
     sources = {node.name: [made_by.get(name) for name in node.input[:2]] for node in quantised.graph.node}
     for place, node in enumerate(convolutions):
-        both_in_eight_bits = sources[node.name] == ["DequantizeLinear"] * 2
-        assert both_in_eight_bits is (place > first), node.name
+        is_int8 = sources[node.name] == ["DequantizeLinear"] * 2
+        assert is_int8 is (place > first), node.name
     assert 10 < first < len(convolutions) - 10
 
 
-def test_it_answers_nearly_as_the_graph(exported: Path, quantised: onnx.ModelProto, tmp_path: Path) -> None:
+def test_its_scores_are_nearly_those_of_the_graph(
+    exported: Path, quantised: onnx.ModelProto, tmp_path: Path
+) -> None:
     onnx.save(quantised, tmp_path / "model.int8.onnx")
     bundle = Bundle.open(exported)
     frames, scale = bundle.golden_frames(), bundle.manifest.thresholds.image
     paths = (exported / "model.onnx", tmp_path / "model.int8.onnx")
     expected, score = (OnnxRuntimeEngine(path, Geometry(64, 64), CPU).run(frames)[1] for path in paths)
     deviation = np.abs(scale.scores(score) - scale.scores(expected)).max()
-    assert 1e-6 < deviation < 0.1  # a small network, and its teacher never learned
+    assert 1e-6 < deviation < 0.1  # a small network with an untrained teacher
 
 
-def test_it_is_smaller_tells_no_paths_and_comes_out_the_same_again(
+def test_it_is_smaller_contains_no_paths_and_is_reproducible(
     exported: Path, graph: onnx.ModelProto, quantised: onnx.ModelProto
 ) -> None:
     content = quantised.SerializeToString(deterministic=True)

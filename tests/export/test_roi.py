@@ -1,4 +1,4 @@
-"""The region of interest: drawn where it was meant, refused where it makes no sense, obeyed by the graph."""
+"""The region of interest: its mask, invalid files, and its effect in the graph."""
 
 import json
 from pathlib import Path
@@ -43,7 +43,7 @@ def test_the_same_region_in_four_ways(tmp_path: Path, facts: dict[str, Any]) -> 
     assert region.polygons[0][0] == (0.25, 0.5)
 
 
-def test_the_whole_picture_is_the_whole_picture(tmp_path: Path) -> None:
+def test_a_rectangle_over_the_whole_picture_masks_nothing(tmp_path: Path) -> None:
     _, mask = read_roi(drawn(tmp_path, {"unit": "fraction", "shapes": [{"rectangle": [0, 0, 1, 1]}]}), SIZE)
     assert mask.all()
 
@@ -57,7 +57,7 @@ def test_half_a_square_is_a_triangle(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("facts", "told"),
+    ("facts", "message"),
     [
         ({"unit": "fraction", "shapes": []}, "shapes"),
         ({"unit": "fraction", "shapes": [{"rectangle": [0.8, 0, 0.5, 1]}]}, "the corner 1.3, 0 lies outside"),
@@ -72,23 +72,26 @@ def test_half_a_square_is_a_triangle(tmp_path: Path) -> None:
         ({"unit": "fraction", "shapes": [{"rectangle": [0.5, 0.5, 1e-4, 1e-4]}]}, "cover nothing"),
         ({"unit": "fraction", "shapes": [{"polygon": [[0, 0], [1, 1]]}]}, "shapes.0"),
         ({"unit": "fraction", "shapes": [{"rectangle": [0, 0, -1, 1]}]}, "shapes.0"),
-        ({"unit": "pixel", "shapes": [{"rectangle": [0, 0, 1, 1]}]}, "image_size goes with the unit pixel"),
-        (LEFT | {"image_size": [300, 200]}, "image_size goes with the unit pixel"),
+        (
+            {"unit": "pixel", "shapes": [{"rectangle": [0, 0, 1, 1]}]},
+            "image_size is required with the unit pixel",
+        ),
+        (LEFT | {"image_size": [300, 200]}, "image_size is required with the unit pixel"),
         (LEFT | {"exclude": []}, "exclude"),
         ({"unit": "inch", "shapes": LEFT["shapes"]}, "unit"),
     ],
 )
-def test_what_is_no_region(tmp_path: Path, facts: dict[str, Any], told: str) -> None:
+def test_an_invalid_region_is_refused(tmp_path: Path, facts: dict[str, Any], message: str) -> None:
     path = drawn(tmp_path, facts)
     with pytest.raises(RoiError) as caught:
         read_roi(path, SIZE)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert str(caught.value).startswith(str(path))
     assert "\n" not in str(caught.value)
 
 
-def test_outside_the_region_nothing_counts(checkpoint: Path, tmp_path: Path) -> None:
-    """A defect on the right changes the answer of a bundle that looks at all, not of one that looks left."""
+def test_outside_the_region_the_map_is_zero(checkpoint: Path, tmp_path: Path) -> None:
+    """A defect on the right changes the map of a bundle for the whole picture, but not for its left half."""
     path, models = drawn(tmp_path, LEFT), tmp_path / "models"
     options = ["--to", str(models), "--max-false-reject", "0.1", "--engines", "onnx-f32"]
     assert main([str(checkpoint), *options]) == 0
@@ -107,8 +110,6 @@ def test_outside_the_region_nothing_counts(checkpoint: Path, tmp_path: Path) -> 
     assert everything.start().predict(damaged).heatmap[:, :, 32:].any()
 
 
-def test_a_file_that_is_not_there(
-    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_missing_file(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(checkpoint), "--to", str(tmp_path / "models"), "--roi", str(tmp_path / "no.json")]) == 1
     assert "no.json" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""TensorRT plans: built where they can be, refused with both sides named where they don't fit."""
+"""TensorRT plans: built if possible; refused, with both values named, if they don't match this machine."""
 
 import importlib.util
 import json
@@ -12,11 +12,11 @@ import pytest
 from export.bundle import Bundle, BundleError
 from export.bundle.engines.choice import open_engine
 from export.bundle.engines.engine import Engine
-from export.bundle.files import file_digest
 from export.bundle.manifest import EngineEntry
 from export.cli import main
 from export.tensorrt import RTX_TARGETS, build_plan, refusal
 from tests.bundles import edit_manifest
+from training.files import file_digest
 from training.geometry import Geometry
 
 SIZE = Geometry(64, 64)
@@ -27,7 +27,7 @@ without_rtx = pytest.mark.skipif(RTX, reason="TensorRT for RTX is installed")
 
 
 def entry(exported: Path, **changes: Any) -> EngineEntry:
-    """An engine as export records it, without its files."""
+    """An engine as in the manifest, without its files."""
     plan = {
         "file": f"engines/{NAME}.engine",
         "flavour": "tensorrt-rtx",
@@ -47,7 +47,7 @@ def opened(entry: EngineEntry, root: Path) -> Engine:
 
 def test_a_plan_of_another_graph_is_refused(exported: Path) -> None:
     here = file_digest(exported / "model.fp16.onnx")
-    with pytest.raises(BundleError, match=f"for model.fp16.onnx {'0' * 64}, here is {here}"):
+    with pytest.raises(BundleError, match=f"for model.fp16.onnx {'0' * 64}, but this is {here}"):
         opened(entry(exported, graph="0" * 64), exported)
 
 
@@ -59,7 +59,7 @@ def test_a_plan_for_smaller_batches_is_refused(exported: Path) -> None:
 @with_rtx
 def test_a_plan_of_another_tensorrt_is_refused(exported: Path) -> None:
     with pytest.raises(
-        BundleError, match=r"for TensorRT 1\.6\.0\.1, here is \d+\.\d+\.\d+\.\d+: export again"
+        BundleError, match=r"for TensorRT 1\.6\.0\.1, but this is \d+\.\d+\.\d+\.\d+: export again"
     ):
         opened(entry(exported, version="1.6.0.1"), exported)
 
@@ -76,24 +76,25 @@ def test_without_the_extra_an_engine_is_left_out_or_refused(
         opened(entry(exported), exported)
 
 
-def test_the_stock_tensorrt_wants_its_gpu_and_its_version() -> None:
+def test_tensorrt_10_needs_its_gpu_and_its_version() -> None:
     reason = refusal("tensorrt-fp16-sm10")
     assert reason is not None
     assert any(
-        told in reason for told in ("not installed", "plans of TensorRT 10 only", "NVIDIA", "this one has")
+        message in reason
+        for message in ("not installed", "plans of TensorRT 10 only", "NVIDIA", "this one has")
     )
 
 
 @with_rtx
 def test_rtx_is_not_for_data_centre_cards() -> None:
     assert refusal("tensorrt-rtx-fp16-sm90") == (
-        "TensorRT for RTX serves sm86, sm89, sm120 only: take tensorrt or onnx-cuda"
+        "TensorRT for RTX supports sm86, sm89, sm120 only: use tensorrt or onnx-cuda"
     )
 
 
 @with_rtx
 @pytest.mark.parametrize("target", RTX_TARGETS)
-def test_a_plan_is_real_and_its_wrapper_names_it(exported: Path, tmp_path: Path, target: str) -> None:
+def test_a_plan_has_content_and_its_wrapper_names_it(exported: Path, tmp_path: Path, target: str) -> None:
     (tmp_path / "model.fp16.onnx").write_bytes((exported / "model.fp16.onnx").read_bytes())
     built = build_plan(f"tensorrt-rtx-fp16-sm{target}", tmp_path, SIZE)
     assert built.plan is not None
@@ -106,13 +107,15 @@ def test_a_plan_is_real_and_its_wrapper_names_it(exported: Path, tmp_path: Path,
     assert attributes == {
         "main_context": 1,
         "embed_mode": 0,
-        "ep_cache_context": Path(built.plan.file).name.encode(),  # a bare name: nothing outside the folder
+        "ep_cache_context": Path(
+            built.plan.file
+        ).name.encode(),  # a plain file name: nothing outside the folder
         "source": b"NvTensorRTRTXExecutionProvider",
     }
 
 
 @with_rtx
-def test_a_graph_tensorrt_cannot_read_is_told(tmp_path: Path) -> None:
+def test_a_graph_that_tensorrt_cannot_read_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "model.fp16.onnx").write_bytes(b"not a graph")
     with pytest.raises(BundleError, match=r"TensorRT can't read model\.fp16\.onnx"):
         build_plan(NAME, tmp_path, SIZE)
@@ -131,7 +134,7 @@ def test_a_changed_plan_is_noticed_before_any_runtime_opens_it(exported: Path) -
 
 
 @with_rtx
-def test_where_it_was_not_run_it_is_not_claimed_equal(exported: Path) -> None:
+def test_an_engine_that_was_not_run_is_not_verified(exported: Path) -> None:
     proofs = json.loads((exported / "parity.json").read_bytes())["engines"]
     (proof,) = (proof for proof in proofs if proof["id"] == NAME)
     if proof["status"] == "verified":

@@ -1,4 +1,4 @@
-"""The graph says what the modules say, at every batch size."""
+"""The graph gives the same outputs as the modules, at every batch size."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Which engine an id names."""
+"""From an engine id to the engine."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from training.geometry import Geometry
 def open_engine(entry: EngineEntry, root: Path, geometry: Geometry) -> Engine:
     """Opens `entry` of the bundle at `root`, whose digests have been checked.
 
-    Raises BundleError, with the reason, when this machine can't run it.
+    Raises BundleError, with the reason, if this machine can't run it.
     """
     path = root / entry.file
     match entry.id:
@@ -23,7 +23,7 @@ def open_engine(entry: EngineEntry, root: Path, geometry: Geometry) -> Engine:
             return OnnxRuntimeEngine(path, geometry, CUDA)
         case "openvino-f32":
             return OpenVinoEngine(path, geometry, "f32")
-        case "openvino-bf16" | "openvino-int8":  # what its graph does not quantise is in bfloat16
+        case "openvino-bf16" | "openvino-int8":  # what is not quantised runs in bfloat16
             return OpenVinoEngine(path, geometry, "bf16")
     if entry.id.startswith("tensorrt-"):
         return open_plan(entry, root, geometry)

@@ -1,4 +1,4 @@
-"""What every engine offers, and the one way it is asked."""
+"""The interface of every engine, and the function that calls it."""
 
 from typing import Protocol
 
@@ -6,39 +6,39 @@ import numpy as np
 from numpy.typing import NDArray
 
 Answer = tuple[NDArray[np.float32], NDArray[np.float32]]
-"""Raw heatmap [N, H, W] and raw score [N]."""
+"""Raw heatmap float32 [N, H, W] and raw score float32 [N]."""
 
 
 class EngineFailed(RuntimeError):
-    """The engine could not run a batch, or answered something that is not an answer."""
+    """The engine raised, or its output has a wrong shape."""
 
 
 class Engine(Protocol):
-    """Runs the graph. Not thread-safe: one caller at a time."""
+    """Runs the graph. Not thread-safe."""
 
     def run(self, frames: NDArray[np.uint8]) -> Answer:
-        """`frames` [N, H, W, 3], N one of the entry's batch sizes; may raise anything."""
+        """Runs `frames` uint8 [N, H, W, 3], N one of the entry's batch sizes. May raise any exception."""
 
     def close(self) -> None:
-        """Frees what the runtime holds; the engine can't be used afterwards."""
+        """Frees the runtime's memory; the engine can't be used afterwards."""
 
 
 def first_line(error: Exception) -> str:
-    """What a native runtime says, without its stack, which ONNX Runtime appends …"""
+    """ONNX Runtime's message without the stack trace that it appends."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def last_line(error: Exception) -> str:
-    """… and OpenVINO puts in front."""
+    """OpenVINO's message without the stack trace in front of it."""
     return (str(error).strip() or type(error).__name__).splitlines()[-1]
 
 
 def ask(engine: Engine, frames: NDArray[np.uint8]) -> Answer:
-    """Runs `engine` on `frames`; EngineFailed unless there is an answer to each of them."""
+    """Runs `engine` on `frames` uint8 [N, H, W, 3]. Raises EngineFailed."""
     try:
         heatmap, score = engine.run(frames)
-    except Exception as error:  # the boundary to native runtimes, whose exceptions share no base class
+    except Exception as error:  # exceptions of the runtimes have no common base class
         raise EngineFailed(str(error)) from error
     if heatmap.shape != frames.shape[:3] or score.shape != frames.shape[:1]:
-        raise EngineFailed(f"answered {heatmap.shape} and {score.shape} to frames {frames.shape}")
+        raise EngineFailed(f"outputs have shapes {heatmap.shape} and {score.shape} for frames {frames.shape}")
     return heatmap, score

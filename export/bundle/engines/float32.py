@@ -1,18 +1,17 @@
-"""Which convolutions stay in float32 where OpenVINO computes in bfloat16."""
+"""Keeps the first convolutions in float32 when OpenVINO computes in bfloat16."""
 
 from typing import Any
 
 import numpy as np
 
 _FIRST = 3
-"""The stem and the two that follow it, whose filters look for small differences of large values: rounding
-between them lets scores deviate more than all other rounding in the teacher, for a few hundredths of the
-time."""
+"""The stem and the next two convolutions: their filters compute small differences of large values. Rounding
+here changes scores more than all other rounding in the teacher, and float32 costs only a few per cent."""
 _CONVOLUTIONS = {"Convolution", "GroupConvolution"}
 
 _MARK = "DisablePrecisionConversion_0"
-# OpenVINO's mark of operations that its lower precision does not concern. Python has no way to make one, but
-# can take it from an operation that was read with one.
+# Attribute of operations that keep their precision. OpenVINO's Python API cannot create it, but can copy it
+# from an operation in a file that has it.
 _MARKED = b"""<net name="marked" version="11"><layers>
 <layer id="0" name="value" type="Parameter" version="opset1">
 <rt_info><attribute name="DisablePrecisionConversion" version="0" value="dynamic:f16"/></rt_info>
@@ -23,7 +22,7 @@ _MARKED = b"""<net name="marked" version="11"><layers>
 
 
 def keep_first_in_float32(core: Any, graph: Any) -> None:
-    """Marks the first convolutions of `graph`, an OpenVINO model, and what leads to them."""
+    """Marks the first convolutions of `graph`, an OpenVINO model, and all operations before them."""
     from openvino import Tensor
 
     (marked,) = core.read_model(_MARKED, Tensor(np.empty(0, np.uint8))).get_parameters()

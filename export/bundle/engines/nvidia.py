@@ -1,4 +1,4 @@
-"""What is known of the GPU and of TensorRT's libraries before any of them opens a file."""
+"""Versions of the GPU and of TensorRT's libraries, to be checked before a plan is opened."""
 
 import ctypes
 import importlib.util
@@ -7,11 +7,18 @@ from typing import Literal
 
 from export.bundle.manifest import BundleError
 
-_MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_…
+RTX_PLUGIN = "onnxruntime_ep_nv_tensorrt_rtx"
+"""Package of ONNX Runtime's provider for TensorRT for RTX; it also contains NVIDIA's library."""
+
+_MAJOR, _MINOR = 75, 76
+"""CUdevice_attribute: CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR."""
+
+_PARTS = ("Major", "Minor", "Patch", "Build")
+"""Of a version number: the library has a function for each."""
 
 
 def compute_capability() -> str:
-    """The first GPU's, such as "8.9"; BundleError where there is none."""
+    """Compute capability of the first GPU, such as "8.9". Raises BundleError without a GPU."""
     try:
         cuda = ctypes.CDLL("libcuda.so.1")
     except OSError as error:
@@ -25,9 +32,9 @@ def compute_capability() -> str:
 
 
 def library_version(flavour: Literal["tensorrt", "tensorrt-rtx"]) -> str:
-    """The version of the TensorRT library that would run a plan, such as "1.7.1.116"; BundleError without."""
+    """Version of the installed TensorRT library, such as "1.7.1.116". Raises BundleError if there is none."""
     package, pattern = {
-        "tensorrt-rtx": ("onnxruntime_ep_nv_tensorrt_rtx", "libtensorrt_rtx.so.*.*"),
+        "tensorrt-rtx": (RTX_PLUGIN, "libtensorrt_rtx.so.*.*"),
         "tensorrt": ("tensorrt_libs", "libnvinfer.so.*"),
     }[flavour]
     spec = importlib.util.find_spec(package)
@@ -35,12 +42,9 @@ def library_version(flavour: Literal["tensorrt", "tensorrt-rtx"]) -> str:
         raise BundleError(f"{package} is not installed")
     files = [path for path in sorted(Path(spec.origin).parent.glob(pattern)) if not path.is_symlink()]
     if not files:
-        raise BundleError(f"{package} carries no library {pattern}")
+        raise BundleError(f"{package} contains no library {pattern}")
     try:
         library = ctypes.CDLL(str(files[0]))
     except OSError as error:
         raise BundleError(f"{files[0].name} can't be loaded: {error}") from error
     return ".".join(str(getattr(library, f"getInferLib{part}Version")()) for part in _PARTS)
-
-
-_PARTS = ("Major", "Minor", "Patch", "Build")

@@ -1,4 +1,4 @@
-"""ONNX Runtime, which is imported only when an engine is opened."""
+"""Engines on ONNX Runtime, which is imported only when one is opened."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,12 +17,12 @@ _ERRORS_ONLY = 3
 
 
 class OnnxRuntimeEngine:
-    """The graph on one execution provider: nothing of it falls back to another that was not asked for."""
+    """The graph on one execution provider."""
 
     def __init__(
         self, path: Path, geometry: Geometry, provider: str, devices: Sequence[Any] | None = None
     ) -> None:
-        """`devices` are those of a `provider` that is a plug-in."""
+        """`devices`: of a `provider` that is a plug-in. Raises BundleError if it can't run the graph here."""
         try:
             import onnxruntime
         except ImportError as error:
@@ -31,17 +31,17 @@ class OnnxRuntimeEngine:
             raise BundleError(f"this ONNX Runtime has no {provider}, only {', '.join(there)}")
         options = onnxruntime.SessionOptions()
         options.log_severity_level = _ERRORS_ONLY
-        options.intra_op_num_threads = cores_allowed() or 0  # 0: as many as the machine has
-        # Its threads would spin on for 10 ms after a batch, in the way of decoding and of other products.
+        options.intra_op_num_threads = cores_allowed() or 0  # 0: one per core of the machine
+        # Otherwise threads spin for 10 ms after a batch and take CPU time from decoding and other products.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         try:
             if devices is not None:
                 options.add_provider_for_devices(devices, {})
             providers = [provider] if devices is None else None
             self._session = onnxruntime.InferenceSession(path, options, providers=providers)
-        except Exception as error:  # the runtime's exceptions share no base class
+        except Exception as error:  # exceptions of the runtime have no common base class
             raise BundleError(f"ONNX Runtime can't open {path.name}: {first_line(error)}") from error
-        if provider not in self._session.get_providers():  # no device, or no driver: it would go on without
+        if provider not in self._session.get_providers():  # without device or driver it falls back
             raise BundleError(f"{provider} finds no device it can use")
         self._check_signature(path, geometry)
 

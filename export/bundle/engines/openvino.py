@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU, which is imported only when an engine is opened."""
+"""Engines on OpenVINO (CPU), which is imported only when one is opened."""
 
 import sys
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ _BF16_INSTRUCTIONS = {"avx512_bf16", "amx_bf16"}
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """A piece of the graph between named values, and the precision of its convolutions."""
+    """A part of the graph between named tensors, and the precision of its convolutions."""
 
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
@@ -30,8 +30,8 @@ class _Part:
 
 
 def _parts(graph: Any, precision: Precision) -> tuple[_Part, ...]:
-    """bfloat16 is enough for both networks, but for the teacher's first convolutions. With distances and
-    score in bfloat16, too, scores deviate twice as much. What the graph quantises runs in eight bits."""
+    """bfloat16 is accurate enough for both networks, except the teacher's first convolutions. With distances
+    and score in bfloat16, too, scores deviate twice as much. Quantised convolutions run in int8."""
     if precision == "f32":
         return (_Part(FRAMES, ANSWER, "f32"),)
     values = _values(graph)
@@ -41,7 +41,7 @@ def _parts(graph: Any, precision: Precision) -> tuple[_Part, ...]:
 
 
 class OpenVinoEngine:
-    """The graph, cut where its precision changes."""
+    """The graph, in parts of one precision each."""
 
     def __init__(self, path: Path, geometry: Geometry, precision: Precision) -> None:
         openvino = _runtime()
@@ -55,7 +55,7 @@ class OpenVinoEngine:
             self._requests = [
                 (part, _compile(core, graph.clone(), part)) for part in _parts(graph, precision)
             ]
-        except Exception as error:  # the runtime's exceptions share no base class
+        except Exception as error:  # exceptions of the runtime have no common base class
             raise BundleError(f"OpenVINO can't open {path.name}: {last_line(error)}") from error
         _check_signature(self._requests[0][1].model_inputs, path, geometry)
 
@@ -65,16 +65,16 @@ class OpenVinoEngine:
             inputs = [values[name] for name in part.inputs]
             answers = request.infer(inputs, share_inputs=True, share_outputs=True)
             values |= {name: answers[place] for place, name in enumerate(part.outputs)}
-        return values["heatmap"].copy(), values["score"].copy()  # the runtime will write over its own memory
+        return values["heatmap"].copy(), values["score"].copy()  # the next call overwrites the originals
 
     def close(self) -> None:
         self._requests.clear()
 
 
 def _runtime() -> Any:
-    """The module `openvino`, which would tell its maker of each import, from a process forked off ours. What
-    runs in a factory talks to nobody it was not told of."""
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # as if it were not installed
+    """The module `openvino`, without its telemetry: it reports each import to Intel from a forked process,
+    and in a factory, no program may open connections that are not configured."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # as if not installed
     try:
         import openvino
     except ImportError as error:
@@ -83,7 +83,7 @@ def _runtime() -> Any:
 
 
 def _compile(core: Any, graph: Any, part: _Part) -> Any:
-    """A request that runs `part` of the graph, which is cut up for it, at any batch size."""
+    """An inference request for `part` of `graph`, for any batch size. Changes `graph`."""
     from openvino import Model, opset13
 
     outputs = _values(graph)
@@ -101,7 +101,7 @@ def _compile(core: Any, graph: Any, part: _Part) -> Any:
     options: dict[str, Any] = {
         "INFERENCE_PRECISION_HINT": part.precision,
         "PERFORMANCE_HINT": "LATENCY",
-        "ENABLE_CPU_PINNING": False,  # the engines of several products would sit on the same cores
+        "ENABLE_CPU_PINNING": False,  # engines of several products would be pinned to the same cores
     }
     if cores := cores_allowed():
         options["INFERENCE_NUM_THREADS"] = cores
@@ -109,7 +109,7 @@ def _compile(core: Any, graph: Any, part: _Part) -> Any:
 
 
 def _values(graph: Any) -> dict[str, Any]:
-    """What the graph computes, by name."""
+    """The outputs of all operations, by name."""
     return {name: out for node in graph.get_ops() for out in node.outputs() for name in out.get_names()}
 
 
@@ -124,7 +124,7 @@ def _check_signature(inputs: Sequence[Any], path: Path, geometry: Geometry) -> N
 
 
 def _cpu_flags() -> set[str]:
-    """Names of the CPU's instruction sets, as Linux has them; none on another system."""
+    """Instruction sets of the CPU, by their names in Linux; empty on another system."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines()
     except OSError:

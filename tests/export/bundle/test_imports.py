@@ -1,4 +1,4 @@
-"""The bundle works where nothing of training or export is installed."""
+"""The bundle works without the libraries that training and export need."""
 
 import subprocess
 import sys

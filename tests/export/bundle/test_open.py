@@ -1,4 +1,4 @@
-"""Opening a bundle: whatever was changed since export is refused, in one line, before a parser sees it."""
+"""Opening a bundle: any change since export is refused, in one line, before a parser reads the file."""
 
 import os
 import shutil
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from export.bundle import Bundle, BundleError
+from export.bundle import MAX_VERSION, Bundle, BundleError
 from tests.bundles import edit_manifest, make_bundle
 
 
@@ -73,7 +73,7 @@ def test_special_files_are_refused(bundle: Path) -> None:
     assert "pipe is a link or special file" in refusal(bundle)
 
 
-def test_what_is_no_bundle(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_bundle(tmp_path: Path) -> None:
     assert "no such folder" in refusal(tmp_path / "nothing")
     assert "no file manifest.json" in refusal(tmp_path)
 
@@ -102,13 +102,13 @@ def test_paths_stay_inside(bundle: Path, path: str) -> None:
 
 
 @pytest.mark.parametrize("product", ["../tile", "a/b", "", ".hidden", "..", "a\\b", "x" * 65, "tile\n"])
-def test_product_names_are_no_paths(bundle: Path, product: str) -> None:
+def test_product_names_cannot_be_paths(bundle: Path, product: str) -> None:
     edit_manifest(bundle, lambda facts: facts.update(product=product))
     assert "product" in refusal(bundle)
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda facts: facts.update(schema_version=2), "schema version 2; this program knows up to 1"),
         (lambda facts: facts.update(schema_version="1"), "schema_version"),
@@ -124,11 +124,12 @@ def test_product_names_are_no_paths(bundle: Path, product: str) -> None:
         (lambda facts: facts["geometry"].update(height=33), "multiples of 32"),
         (lambda facts: facts["geometry"].update(height=2**20), "4096"),
         (lambda facts: facts.update(version=0), "version"),
+        (lambda facts: facts.update(version=MAX_VERSION + 1), "version"),
         (lambda facts: facts.clear(), "product"),
     ],
 )
-def test_a_manifest_that_says_nonsense(
-    bundle: Path, change: Callable[[dict[str, Any]], None], told: str
+def test_an_invalid_manifest_is_refused(
+    bundle: Path, change: Callable[[dict[str, Any]], None], message: str
 ) -> None:
     edit_manifest(bundle, change)
-    assert told in refusal(bundle)
+    assert message in refusal(bundle)

@@ -1,4 +1,4 @@
-"""OpenVINO answers as ONNX Runtime does, and says why where it can't."""
+"""OpenVINO gives the outputs of ONNX Runtime, or the reason why it can't run."""
 
 import os
 import subprocess
@@ -23,13 +23,15 @@ SIZE = Geometry(64, 64)
 
 @pytest.mark.parametrize(("precision", "limit"), [("f32", 1e-5), ("bf16", 0.1)])
 @pytest.mark.parametrize("count", [1, 2, 4, 8])
-def test_answers_as_onnx_runtime(exported: Path, precision: Precision, limit: float, count: int) -> None:
+def test_outputs_are_those_of_onnx_runtime(
+    exported: Path, precision: Precision, limit: float, count: int
+) -> None:
     needs(f"openvino-{precision}")
     frames = np.random.default_rng(count).integers(0, 256, (count, 64, 64, 3), np.uint8)
     engine = OpenVinoEngine(exported / "model.onnx", SIZE, precision)
     expected = OnnxRuntimeEngine(exported / "model.onnx", SIZE, CPU).run(frames)
     first = engine.run(frames)
-    engine.run(255 - frames)  # must not write over what it answered before
+    engine.run(255 - frames)  # must not overwrite the outputs before
     for answer, right in zip(first, expected, strict=True):
         assert answer.dtype == np.float32
         np.testing.assert_allclose(answer, right, atol=limit)
@@ -62,21 +64,21 @@ def test_only_the_first_convolutions_stay_in_float32(exported: Path) -> None:
     assert set(precisions[3:]) == {"bf16"}
 
 
-def test_what_is_quantised_runs_in_eight_bits(exported: Path, tmp_path: Path) -> None:
+def test_quantised_convolutions_run_in_int8(exported: Path, tmp_path: Path) -> None:
     needs("openvino-int8")
     graph = onnx.load(exported / "model.onnx")
     onnx.save(quantise(graph, Bundle.open(exported).golden_frames()), tmp_path / "model.int8.onnx")
     engine = OpenVinoEngine(tmp_path / "model.int8.onnx", SIZE, "bf16")
     networks = engine._requests[0][1].get_compiled_model().get_runtime_model()
     kinds = [operation.get_rt_info() for operation in networks.get_ordered_ops()]
-    in_eight_bits = [kind for kind in kinds if kind["primitiveType"].astype(str).endswith("I8")]
-    convolutions = [kind for kind in in_eight_bits if "Convolution" in kind["layerType"].astype(str)]
+    in_int8 = [kind for kind in kinds if kind["primitiveType"].astype(str).endswith("I8")]
+    convolutions = [kind for kind in in_int8 if "Convolution" in kind["layerType"].astype(str)]
     engine.close()
     assert len(convolutions) > 20
 
 
 @pytest.mark.parametrize("precision", ["f32", "bf16"])
-def test_what_is_no_graph_of_ours_is_refused(tmp_path: Path, precision: Precision) -> None:
+def test_a_file_that_is_not_our_graph_is_refused(tmp_path: Path, precision: Precision) -> None:
     needs(f"openvino-{precision}")
     (tmp_path / "noise.onnx").write_bytes(b"not a graph")
     onnx.save(grey_level_network((32, 32)), tmp_path / "small.onnx")
@@ -108,7 +110,7 @@ def test_a_service_without_openvino_takes_the_next_engine(exported: Path) -> Non
     assert reason == ("openvino is not installed" if preferred else "comes later")
 
 
-TELLTALE = """
+WITH_OPENVINO = """
 import sys
 from pathlib import Path
 from export.bundle import Bundle
@@ -116,11 +118,11 @@ Bundle.open(Path(sys.argv[1])).start("openvino-f32")
 """
 
 
-def test_nobody_is_told_that_openvino_is_used(exported: Path, tmp_path: Path) -> None:
-    """Its telemetry keeps the number it goes by in the user's home, but not where there is a CI."""
+def test_openvino_sends_no_telemetry(exported: Path, tmp_path: Path) -> None:
+    """OpenVINO's telemetry writes its client id into the user's home, unless the variable CI is set."""
     needs("openvino-f32")
     environment = {name: value for name, value in os.environ.items() if name != "CI"}
-    command = [sys.executable, "-c", TELLTALE, str(exported)]
+    command = [sys.executable, "-c", WITH_OPENVINO, str(exported)]
     here = Path(__file__).parents[3]
     subprocess.run(command, check=True, cwd=here, env=environment | {"HOME": str(tmp_path)})
     assert list(tmp_path.iterdir()) == []

@@ -22,7 +22,7 @@ def test_every_frame_gets_its_own_answer(tmp_path: Path, count: int) -> None:
     predictor.close()
 
 
-def test_start_tells_engine_guard_band_and_deviation(tmp_path: Path) -> None:
+def test_start_gives_engine_guard_band_and_deviation(tmp_path: Path) -> None:
     predictor = Bundle.open(make_bundle(tmp_path, guard_band=0.004)).start()
     assert predictor.engine_id == "onnx-f32"
     assert predictor.batch_sizes == (1, 2, 4, 8)
@@ -32,34 +32,34 @@ def test_start_tells_engine_guard_band_and_deviation(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("bias", "told"),
+    ("bias", "message"),
     [
         (0.3, "golden/0.png at batch size 1 scores 0.3000, not 0.0000"),
         (0.001, "golden/0.png at batch size 1 scores 0.0010, not 0.0000"),
         (math.nan, "scores nan"),
     ],
 )
-def test_an_engine_that_answers_differently_is_refused(tmp_path: Path, bias: float, told: str) -> None:
+def test_an_engine_with_different_scores_is_refused(tmp_path: Path, bias: float, message: str) -> None:
     bundle = Bundle.open(make_bundle(tmp_path, network=grey_level_network((32, 32), bias=bias)))
     with pytest.raises(BundleError, match="no engine can be used") as caught:
         bundle.start()
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_an_engine_whose_heatmaps_differ_is_refused(tmp_path: Path) -> None:
     bundle = Bundle.open(make_bundle(tmp_path, golden_map_bias=0.001))
-    with pytest.raises(BundleError, match=r"golden/0\.png at batch size 1: its heatmap is off by 0\.0010"):
+    with pytest.raises(BundleError, match=r"golden/0\.png at batch size 1: its heatmap deviates by 0\.0010"):
         bundle.start()
 
 
-def test_an_engine_not_run_at_export_may_not_draw_another_heatmap(tmp_path: Path) -> None:
+def test_an_engine_not_run_at_export_must_give_the_same_heatmap(tmp_path: Path) -> None:
     Bundle.open(make_bundle(tmp_path / "near", guard_band=None, golden_map_bias=0.01)).start()
     far = Bundle.open(make_bundle(tmp_path / "far", guard_band=None, golden_map_bias=0.03))
-    with pytest.raises(BundleError, match=r"its heatmap is off by 0\.0300"):
+    with pytest.raises(BundleError, match=r"its heatmap deviates by 0\.0300"):
         far.start()
 
 
-def test_an_engine_whose_answer_depends_on_the_batch_is_refused(tmp_path: Path) -> None:
+def test_an_engine_whose_output_depends_on_the_batch_is_refused(tmp_path: Path) -> None:
     bundle = Bundle.open(make_bundle(tmp_path, network=grey_level_network((32, 32), drift=0.01)))
     with pytest.raises(BundleError, match="at batch size 2"):
         bundle.start("onnx-f32")
@@ -78,7 +78,7 @@ def test_an_engine_not_run_at_export_must_fit_the_widest_guard_band(tmp_path: Pa
         Bundle.open(make_bundle(tmp_path, guard_band=None, network=network)).start()
 
 
-def test_auto_takes_the_first_engine_that_runs_and_tells_why_not_the_others(tmp_path: Path) -> None:
+def test_auto_takes_the_first_engine_that_runs_and_gives_reasons_for_the_others(tmp_path: Path) -> None:
     path = make_bundle(tmp_path)
 
     def prefer_an_unknown_one(facts: dict[str, Any]) -> None:

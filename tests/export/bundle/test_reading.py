@@ -1,4 +1,5 @@
-"""Verdicts, regions, pictures. Maps are 32 x 32; thresholds are 0.5 raw, so raw values to 0.5 are scores."""
+"""Verdicts, regions, pictures. Maps are 32 x 32; thresholds are 0.5 raw, so raw values up to 0.5 are
+scores."""
 
 import math
 from dataclasses import astuple
@@ -72,7 +73,7 @@ def test_verdict_by_score_and_guard_band(
 
 
 @given(score=st.floats(0, 10), deviation=st.floats(-1, 1), guard_band=st.floats(1e-6, 0.02))
-def test_no_deviation_within_half_the_guard_band_turns_a_verdict_around(
+def test_no_deviation_within_half_the_guard_band_reverses_a_verdict(
     manifest: Manifest, score: float, deviation: float, guard_band: float
 ) -> None:
     scale = manifest.thresholds.image
@@ -103,7 +104,7 @@ def test_an_unfamiliar_frame_is_for_review(manifest: Manifest, statistic: str, s
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_what_is_not_a_number_is_never_a_verdict(manifest: Manifest, bad: float) -> None:
+def test_nan_and_infinity_never_give_a_verdict(manifest: Manifest, bad: float) -> None:
     with pytest.raises(FrameFailed):
         read(flat(), bad, STATISTICS, manifest, 0.0, SOURCE)
     heatmap = flat()
@@ -138,7 +139,7 @@ def test_ng_without_a_region_reports_the_peak(manifest: Manifest) -> None:
 
 
 @given(width=st.integers(32, 200), height=st.integers(32, 200), seed=st.integers(0, 2**16))
-def test_regions_and_mask_tell_the_same(width: int, height: int, seed: int) -> None:
+def test_regions_and_mask_agree(width: int, height: int, seed: int) -> None:
     pixel_scores = np.random.default_rng(seed).random((32, 32)).astype(np.float32) ** 4
     mask = decoded(mask_png(pixel_scores, (width, height)))
     assert mask.shape == (height, width)
@@ -151,7 +152,7 @@ def test_regions_and_mask_tell_the_same(width: int, height: int, seed: int) -> N
 
 
 @given(power=st.integers(1, 8), seed=st.integers(0, 2**16))
-def test_regions_are_what_scipy_finds_one_by_one(power: int, seed: int) -> None:
+def test_regions_are_those_of_scipy(power: int, seed: int) -> None:
     pixel_scores = np.random.default_rng(seed).random((24, 40)).astype(np.float32) ** power
     labels, count = ndimage.label(pixel_scores >= 0.5, structure=np.ones((3, 3)))
     expected = [
@@ -183,7 +184,7 @@ def test_128_and_above_is_over_the_threshold() -> None:
     assert decoded(mask_png(values, (4, 1))).tolist() == [[False, False, True, True]]
 
 
-def test_pictures_have_the_sizes_and_depths_of_the_contract(manifest: Manifest) -> None:
+def test_pictures_have_the_documented_sizes_and_bit_depths(manifest: Manifest) -> None:
     pixel_scores = read(with_block(), 0.9, STATISTICS, manifest, 0.0, SOURCE).pixel_scores
     rgb = np.full((320, 640, 3), 60, np.uint8)
     pictures = [heatmap_png(pixel_scores), mask_png(pixel_scores, SOURCE), overlay_png(rgb, pixel_scores)]

@@ -34,11 +34,11 @@ def test_a_higher_raw_value_never_scores_lower(first: float, second: float) -> N
     assert 0 <= scale.score(low) <= scale.score(high) <= 1
 
 
-def test_not_a_number_stays_visible() -> None:
+def test_nan_stays_nan() -> None:
     assert math.isnan(Scale(median=0, threshold=1).score(math.nan))
 
 
 @pytest.mark.parametrize(("median", "threshold"), [(1, 1), (2, 1), (0, math.nan), (0, math.inf)])
-def test_refuses_a_scale_that_is_none(median: float, threshold: float) -> None:
+def test_an_invalid_scale_is_refused(median: float, threshold: float) -> None:
     with pytest.raises(ValidationError):
         Scale(median=median, threshold=threshold)

@@ -1,0 +1,7 @@
+"""The rule for product names: one for command lines, manifest, models folder and tokens."""
+
+import re
+
+PRODUCT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+"""For `fullmatch`. A product's name is also its folder's name: without separators and a leading dot it can
+be neither a path nor a hidden folder."""
