@@ -107,7 +107,9 @@ def build(order: Order, say: Say) -> Path:
     roi = _apply_roi(order.roi, drd, geometry, say)
     good = _calibration_images(checkpoint, order.calibration, say)
     defective = _defective_images(checkpoint, order.calibration)
-    calibration = calibrate(score_pictures(drd.predict, good, geometry, "calibrate"), order.max_false_reject)
+    inside = drd.heatmap.roi.numpy() > 0
+    scored = score_pictures(drd.predict, good, geometry, "calibrate")
+    calibration = calibrate(scored, order.max_false_reject, inside)
     thresholds = calibration.thresholds
     show_thresholds(thresholds, say)
     golden = choose_golden(calibration.scores, thresholds.image.threshold, defective, geometry, drd.predict)
@@ -172,6 +174,8 @@ def _write_certificate(
 def _calibration_images(checkpoint: Checkpoint, folder: Path | None, say: Say) -> list[Path]:
     """Good images that training has not seen: those it set aside, or the new ones in `folder`."""
     if folder is None:
+        checkpoint.images("fit")  # a changed data set is refused, whichever of its pictures changed
+        checkpoint.images("select")
         paths = checkpoint.images("calibrate")
         say("Calibration", f"{len(paths)} good images that training set aside")
         return paths

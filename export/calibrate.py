@@ -31,10 +31,13 @@ class Calibration:
     scores: dict[Path, float]
 
 
-def calibrate(pictures: Iterable[Scored], max_false_reject: float) -> Calibration:
+def calibrate(
+    pictures: Iterable[Scored], max_false_reject: float, inside: NDArray[np.bool_] | None = None
+) -> Calibration:
     """Fits thresholds for the error budget `max_false_reject` (0 to 1) on good, unseen `pictures`.
 
-    Raises CalibrationError if they are too few, or so alike that the threshold would equal the median.
+    `inside` [H, W] are the pixels of the region of interest, on the heatmap's grid; None: all of them. Raises
+    CalibrationError if they are too few, or so alike that the threshold would equal the median.
     """
     scores, peaks, pixels, statistics = list[float](), list[float](), [], []
     by_path = dict[Path, float]()
@@ -42,7 +45,7 @@ def calibrate(pictures: Iterable[Scored], max_false_reject: float) -> Calibratio
         by_path[picture.path] = picture.raw_score
         scores.append(picture.raw_score)
         peaks.append(float(picture.heatmap.max()))
-        pixels.append(picture.heatmap[::_PIXEL_STEP, ::_PIXEL_STEP].ravel().copy())
+        pixels.append(picture.heatmap[_sampled(picture.heatmap, inside)])
         statistics.append(picture.statistics)
     if len(scores) < 2:
         raise CalibrationError(
@@ -56,6 +59,14 @@ def calibrate(pictures: Iterable[Scored], max_false_reject: float) -> Calibratio
         promised=is_promised(len(scores), max_false_reject),
     )
     return Calibration(thresholds, frame_ranges(statistics), by_path)
+
+
+def _sampled(heatmap: NDArray[np.float32], inside: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
+    """The pixels that the median is computed from: outside a region of interest all are 0 and say nothing."""
+    inside = np.ones(heatmap.shape, np.bool_) if inside is None else inside
+    coarse = np.zeros_like(inside)
+    coarse[::_PIXEL_STEP, ::_PIXEL_STEP] = inside[::_PIXEL_STEP, ::_PIXEL_STEP]
+    return coarse if coarse.any() else inside
 
 
 def is_promised(count: int, budget: float) -> bool:

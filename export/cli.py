@@ -114,8 +114,11 @@ def pixels(text: str) -> int:
 
 
 def engines(text: str) -> tuple[str, ...]:
+    names = [name for name in text.split(",") if name]
+    if not names:
+        raise argparse.ArgumentTypeError("no engine is named; leave the option out for all")
     try:
-        return check_ids(name for name in text.split(",") if name)
+        return check_ids(names)
     except UnknownEngineError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 

@@ -207,7 +207,9 @@ def _allowed(entry: EngineEntry) -> tuple[float, float]:
     """Largest deviations of score and heatmap (0 to 1 scales) that are allowed at the start."""
     if entry.guard_band is None or entry.heatmap_deviation is None:
         return MAX_GUARD_BAND / 2, MAX_GUARD_BAND
-    return max(entry.guard_band, _ROUNDING), max(2 * entry.heatmap_deviation, _ROUNDING)
+    # The guard band becomes twice the deviation seen here, and may not exceed the widest there is.
+    score = min(max(entry.guard_band, _ROUNDING), MAX_GUARD_BAND / 2)
+    return score, max(2 * entry.heatmap_deviation, _ROUNDING)
 
 
 def cyclic_windows(count: int, batch_sizes: tuple[int, ...], *, every: bool = False) -> Iterator[list[int]]:

@@ -81,6 +81,16 @@ def test_calibrate_by_hand() -> None:
     assert result.scores[Path("7.png")] == 7
 
 
+def test_the_pixel_median_is_that_of_the_region_of_interest() -> None:
+    inside = np.zeros((8, 8), np.bool_)
+    inside[:, 4:] = True
+    pictures = [scored(number, score=number, peak=10 * number) for number in range(1, 20)]
+    assert calibrate(pictures, 0.05, inside).thresholds.pixel.median == 3
+    narrow = np.zeros((8, 8), np.bool_)
+    narrow[1, 2] = True  # between the pixels that are usually sampled
+    assert calibrate(pictures, 0.05, narrow).thresholds.pixel.median == 1
+
+
 @pytest.mark.parametrize("scores", [[], [1.0], [2.0, 2.0, 2.0]])
 def test_too_few_or_too_alike_images_are_refused(scores: Sequence[float]) -> None:
     with pytest.raises(CalibrationError):

@@ -65,6 +65,15 @@ def test_an_engine_whose_output_depends_on_the_batch_is_refused(tmp_path: Path) 
         bundle.start("onnx-f32")
 
 
+def test_no_engine_serves_with_more_than_the_widest_guard_band(tmp_path: Path) -> None:
+    """Within its own band, but twice this deviation would be a band of 0.03."""
+    bundle = Bundle.open(
+        make_bundle(tmp_path, guard_band=0.02, network=grey_level_network((32, 32), bias=0.015))
+    )
+    with pytest.raises(BundleError, match=r"± 0\.0100"):
+        bundle.start("onnx-f32")
+
+
 def test_an_engine_not_run_at_export_gets_its_guard_band_from_the_start(tmp_path: Path) -> None:
     network = grey_level_network((32, 32), bias=0.005)
     predictor = Bundle.open(make_bundle(tmp_path, guard_band=None, network=network)).start()
