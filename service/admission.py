@@ -1,6 +1,7 @@
-"""Who may come in: a bound on frames per product and on bytes in all, and only deadlines that can be met.
+"""Admission: limits the frames of each product version and the bytes of all, and refuses deadlines that can't
+be met.
 
-Every answer here is immediate. Runs on the event loop only.
+Decides at once, never waits. Runs on the event loop only.
 """
 
 import time

@@ -9,6 +9,8 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from export.bundle import cores_allowed
+
 MEBIBYTE = 2**20
 
 
@@ -57,7 +59,9 @@ Addresses = Annotated[tuple[OneAddress, ...], NoDecode, BeforeValidator(_address
 
 
 def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """A container's CPU quota may allow fewer than the node has."""
+    present = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(present, cores_allowed() or present)
 
 
 class Settings(BaseSettings):
@@ -101,9 +105,9 @@ class Settings(BaseSettings):
     decode_bytes: PositiveInt = 1536 * MEBIBYTE
     """Memory that one image may take, over what a worker has at its start; 40 megapixels take 1 GiB."""
     max_queued_frames: PositiveInt = 256
-    """Frames accepted and not yet answered, over all products."""
+    """Frames accepted and not yet answered, of each product version."""
     max_queued_bytes: PositiveInt = 512 * MEBIBYTE
-    """Bytes those frames hold, bodies still being received included."""
+    """Bytes of all requests together, over all products; bodies still being received included."""
     workers: PositiveInt = Field(default_factory=lambda: _cores() + 1)
     """Processes that decode images, read maps and encode pictures. One more than there are cores: while the
     answer of one waits for the event loop, its core has another to run."""

@@ -1,11 +1,12 @@
 """The bundle: what export writes and the service serves. This door is all the service imports."""
 
+from export.bundle.engines.cores import cores_allowed
 from export.bundle.engines.engine import EngineFailed
 from export.bundle.frame import FrameStatistics, frame_statistics
 from export.bundle.manifest import BATCH_SIZES, BundleError, Manifest, parse_manifest
 from export.bundle.pictures import heatmap_png, mask_png, overlay_png
 from export.bundle.predict import Bundle, Prediction, Predictor
-from export.bundle.reading import Finding, FrameFailed, Reading, Region, read
+from export.bundle.reading import Finding, FrameFailed, Reading, Region, Verdict, read
 from export.bundle.scale import THRESHOLD
 from export.bundle.signature import TrustedKey
 from training.geometry import IMAGE_FORMATS, Geometry, UnreadableImage, to_rgb
@@ -28,6 +29,8 @@ __all__ = [
     "Region",
     "TrustedKey",
     "UnreadableImage",
+    "Verdict",
+    "cores_allowed",
     "frame_statistics",
     "heatmap_png",
     "mask_png",
