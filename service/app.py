@@ -17,7 +17,7 @@ from export.bundle import Bundle, TrustedKey
 from service.access.access import Access
 from service.calls import Calls
 from service.catalog import Start
-from service.console.history import History
+from service.history import History
 from service.http.app import make_admin_app, make_app
 from service.http.protocol import Limits
 from service.http.server import Server as HttpServer
@@ -26,8 +26,9 @@ from service.listen import listen, name_of
 from service.metrics import Metrics
 from service.rpc.server import Server as GrpcServer
 from service.settings import Address, Settings
+from service.telemetry import open_traces
 from service.tls import Tls
-from service.traces import Traces, open_traces
+from service.traces import Traces
 
 _logger = logging.getLogger(__name__)
 

@@ -6,17 +6,16 @@ import secrets
 import time
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Literal, Self
+from typing import Self
 
-from service.console.history import NOT_INSPECTED, History
-from service.console.record import Record
 from service.errors import Denied, Outcome, Refused, ServiceError
-from service.inspection import Inspection
+from service.history import NOT_INSPECTED, History
+from service.inspection import Door, Inspection
 from service.inspector import Inspector
 from service.metrics import UNKNOWN, Metrics
+from service.record import Record
 from service.traces import Carrier, Traces
 
-Door = Literal["http", "grpc"]
 _logger = logging.getLogger(__name__)
 
 

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from export.bundle import Bundle, BundleError, Predictor, TrustedKey
 from service.errors import NotLoaded, NotServing
@@ -22,8 +21,8 @@ from service.lane import Lane
 from service.metrics import Metrics
 from service.settings import Settings
 from service.slot import Slot
+from service.state import State
 
-State = Literal["STARTING", "READY", "DRAINING", "FAILED"]
 Start = Callable[[Bundle, str], Predictor]
 """How the engine of a bundle is started: `Bundle.start`, unless a test or a benchmark has another."""
 _logger = logging.getLogger(__name__)
@@ -100,12 +99,6 @@ class Catalog:
             if candidate.number == version and candidate.lane is not None:
                 return candidate.lane
         raise NotLoaded(f"version {version} of product {product!r} is not loaded")
-
-    async def watch(self, seconds: float) -> None:
-        """Looks at the folder every `seconds`, for ever."""
-        while True:
-            await asyncio.sleep(seconds)
-            await self.refresh()
 
     async def refresh(self) -> None:
         """Loads what is new, lets go what is gone. Nothing in the folder makes it raise."""

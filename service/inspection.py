@@ -2,8 +2,8 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Literal, cast
+from dataclasses import dataclass, fields
+from typing import Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from export.bundle import Finding, FrameStatistics
 from service.errors import BadParameter
 
-STAGES = ("decode", "queue", "infer", "post", "encode")
+Door = Literal["http", "grpc"]
 Part = Literal["heatmap", "mask", "regions", "overlay"]
-PARTS: tuple[Part, ...] = ("heatmap", "mask", "regions", "overlay")
+PARTS: tuple[Part, ...] = get_args(Part)
 _ID = re.compile(r"[\x20-\x7e]{0,128}")
 DEFAULT_PARTS: frozenset[Part] = frozenset({"heatmap", "mask", "regions"})
 
@@ -32,6 +32,9 @@ class Timings:
     def milliseconds(self) -> dict[str, float]:
         """By stage, as they are answered and logged."""
         return {stage: round(1000 * getattr(self, stage), 3) for stage in (*STAGES, "total")}
+
+
+STAGES = tuple(field.name for field in fields(Timings) if field.name != "total")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,7 @@ class Decoded:
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class PngPicture:
     width: int
     height: int
     png: bytes
@@ -71,7 +74,7 @@ class Read:
     """What a map says, the pictures of it that are wanted, and the map to be remembered."""
 
     finding: Finding
-    pictures: Mapping[Part, Picture]
+    pictures: Mapping[Part, PngPicture]
     heatmap: bytes | NDArray[np.float32]
     """As PNG where that is wanted, else its scores, float32 [H, W]."""
 
@@ -92,7 +95,7 @@ class Inspection:
     """The image as it was sent."""
     image: Decoded
     parts: frozenset[Part]
-    pictures: Mapping[Part, Picture]
+    pictures: Mapping[Part, PngPicture]
     heatmap: bytes | NDArray[np.float32]
     """As in `Read`."""
     timings: Timings

@@ -74,11 +74,6 @@ class Lane:
         self._empty = asyncio.Event()
         self._empty.set()
 
-    @property
-    def frame_bytes(self) -> int:
-        """Bytes of one network input."""
-        return self.manifest.geometry.height * self.manifest.geometry.width * 3
-
     def measure(self) -> None:
         """Runs every batch size once, so that the first deadlines are judged by something."""
         geometry = self.manifest.geometry

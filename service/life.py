@@ -1,9 +1,10 @@
 """The service's own state, named: STARTING, READY, DRAINING or FAILED."""
 
-from service.catalog import Catalog, State
+from service.catalog import Catalog
 from service.errors import NotServing
 from service.metrics import Metrics
 from service.slot import Slot
+from service.state import State
 
 
 class Life:

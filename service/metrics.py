@@ -15,20 +15,18 @@ from prometheus_client import (
 )
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from export.bundle import BATCH_SIZES
+from export.bundle import BATCH_SIZES, Verdict
 from service.errors import Outcome
-from service.inspection import STAGES, Inspection
+from service.inspection import STAGES, Door, Inspection
 from service.lane import Lane
+from service.state import State
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
-STATES = ("STARTING", "READY", "DRAINING", "FAILED")
 UNKNOWN = "unknown"
 """The product of requests that name none there is: callers can't make up series."""
 
 _EDGES = (0.001, 0.002, 0.004, 0.008, 0.016, 0.03, 0.06, 0.125, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0)
 _SCORES = tuple(i / 20 for i in range(1, 21))
-_DOORS = ("http", "grpc")
-_VERDICTS = ("OK", "NG", "REVIEW")
 
 
 class Metrics:
@@ -113,7 +111,7 @@ class Metrics:
         self._forget_versions(product)
         lanes = list[Lane]()
         for number, state, lane in versions:
-            for name in STATES:
+            for name in get_args(State):
                 self.product_state.labels(product, str(number), name).set(name == state)
             if lane is not None:
                 lanes.append(lane)
@@ -129,10 +127,10 @@ class Metrics:
 
     def _begin_at_zero(self, product: str) -> None:
         """Makes the counters alerts are raised on: the rate of one that appears as 1 misses the first."""
-        for door in _DOORS:
+        for door in get_args(Door):
             for outcome in get_args(Outcome):
                 self.requests.labels(product, door, outcome)
-        for verdict in _VERDICTS:
+        for verdict in get_args(Verdict):
             self.verdicts.labels(product, verdict)
         for counter in (self.late, self.deadline_missed, self.engine_busy_seconds):
             counter.labels(product)

@@ -36,9 +36,9 @@ from export.bundle import (
     read,
 )
 from service.channel import Bytes, Channel, DoesNotFit, Head
-from service.console.preview import preview_jpeg
 from service.errors import ServiceError
 from service.image import ImageLimits, decode, decode_rgb
+from service.preview import preview_jpeg
 
 Answer = tuple[Head, Sequence[Bytes]]
 _ALLOWANCE_FOR_PICTURES = 4  # their image has been decoded in time before, and to encode takes longer

@@ -15,7 +15,7 @@ from pydantic import BaseModel, NonNegativeInt, PositiveInt
 from export.bundle import Finding, FrameStatistics, Geometry, Region
 from service.channel import Channel, Head
 from service.image import ImageLimits
-from service.inspection import Decoded, Part, Picture, Read
+from service.inspection import Decoded, Part, PngPicture, Read
 from service.job import Done
 from service.lane import Lane
 from service.nursery import new_worker
@@ -126,7 +126,7 @@ def _read(
         start, end = end, end + length
         sent[name] = bytes(payload[start:end])
     sizes: dict[Part, tuple[int, int]] = {"heatmap": (shape[1], shape[0])}
-    pictures = {part: Picture(*sizes.get(part, source), sent[part]) for part in sorted(wanted)}
+    pictures = {part: PngPicture(*sizes.get(part, source), sent[part]) for part in sorted(wanted)}
     finding = replace(facts.finding, regions=_regions(shape, sent["regions"]))
     if "heatmap" in wanted:
         return Read(finding, pictures, sent["heatmap"])

@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from service.console.history import History, Sees
+from service.history import History, Sees
 
 RATE, BATCH = 4, 100
 FIRST_BATCH = 1000

@@ -3,19 +3,19 @@
 import asyncio
 from functools import partial
 from itertools import islice
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import Response, StreamingResponse
 
-from export.bundle import heatmap_png
+from export.bundle import Verdict, heatmap_png
+from service.access.granted import grant_of
 from service.console.events import events
-from service.console.history import MAX_RECORDS, History, Sees
 from service.console.page import Page
-from service.console.record import Pictures
 from service.console.state import state_of
-from service.http.guard import grant_of
+from service.history import MAX_RECORDS, History, Sees
 from service.inspector import Inspector
+from service.record import FrameAndMap
 
 THUMBNAIL_SIDE, FRAME_SIDE = 160, 2400
 """Pixels per side at most."""
@@ -46,7 +46,7 @@ def verdict_routes(inspector: Inspector, history: History) -> APIRouter:
     async def list_verdicts(
         request: Request,
         product: str | None = None,
-        verdict: Literal["OK", "NG", "REVIEW"] | None = None,
+        verdict: Verdict | None = None,
         limit: Annotated[int, Query(ge=1, le=MAX_RECORDS)] = 100,
     ) -> dict[str, Any]:
         """Verdicts this process gave, the newest first, as far as it remembers them."""
@@ -101,11 +101,11 @@ def _sees(request: Request) -> Sees:
     return grant_of(request.scope).covers
 
 
-def _small(pictures: Pictures) -> bool:
+def _small(pictures: FrameAndMap) -> bool:
     return len(pictures.sent) <= _SMALL_BYTES and pictures.width * pictures.height <= _SMALL_PIXELS
 
 
-def _as_it_is(pictures: Pictures) -> Response | None:
+def _as_it_is(pictures: FrameAndMap) -> Response | None:
     for begins, kind in _SHOWN:
         if pictures.sent.startswith(begins):
             return _picture(pictures.sent, kind)

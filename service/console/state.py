@@ -4,7 +4,7 @@ from typing import Any
 
 from service.access.tokens import Grant
 from service.catalog import Version
-from service.console.history import History
+from service.history import History
 from service.inspector import Inspector
 from service.life import Life
 

@@ -5,10 +5,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from export.bundle import THRESHOLD
-from service.catalog import Catalog, State
-from service.inspection import Inspection
-from service.inspection import Picture as Png
+from export.bundle import THRESHOLD, Verdict
+from service.catalog import Catalog
+from service.inspection import Inspection, PngPicture
+from service.state import State
 
 
 class Size(BaseModel):
@@ -54,7 +54,7 @@ class Answer(BaseModel):
     version: int
     bundle_digest: str
     engine: str
-    verdict: Literal["OK", "REVIEW", "NG"]
+    verdict: Verdict
     reason: str = Field(description="why, where the score alone does not say it", examples=["small_region"])
     score: float = Field(ge=0, le=1)
     threshold: float
@@ -145,6 +145,6 @@ def _product(name: str, versions: list[Version]) -> Product:
     return Product(name=name, state=state, version=serving, versions=versions)
 
 
-def _picture(picture: Png) -> dict[str, Any]:
+def _picture(picture: PngPicture) -> dict[str, Any]:
     data = b64encode(picture.png).decode()
     return {"encoding": "png", "width": picture.width, "height": picture.height, "data": data}

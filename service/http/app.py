@@ -15,6 +15,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.access.access import Access
+from service.access.granted import grant_of
 from service.access.tokens import EVERYTHING, Grant
 from service.calls import Calls
 from service.console.routes import page_routes, verdict_routes
@@ -22,7 +23,7 @@ from service.console.state import why_not_ready
 from service.errors import Denied, ServiceError
 from service.http import problems
 from service.http.answers import Health, Product, Products, products_of
-from service.http.guard import Guard, grant_of
+from service.http.guard import Guard
 from service.http.inspect import InspectEndpoint
 from service.http.openapi import describe_inspect, require_token
 from service.http.session import session_routes

@@ -10,6 +10,7 @@ from starlette.requests import cookie_parser
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.access.access import Access
+from service.access.granted import GRANT
 from service.access.tokens import Grant
 from service.errors import Denied, Forbidden
 from service.http.problems import problem_of
@@ -30,7 +31,7 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not _is_open(scope["path"]):
             try:
-                scope["drd.grant"] = self._admit(scope)
+                scope[GRANT] = self._admit(scope)
             except Denied as error:
                 self._access.denied("http", error)
                 await problem_of(error)(scope, receive, send)
@@ -50,12 +51,6 @@ class Guard:
 
 def _is_open(path: str) -> bool:
     return path in OPEN or path.startswith(OPEN_BELOW)
-
-
-def grant_of(scope: Scope) -> Grant:
-    """What the caller may do whom the guard let through."""
-    grant: Grant = scope["drd.grant"]
-    return grant
 
 
 def cookie_name(scope: Scope) -> str:

@@ -8,11 +8,11 @@ import orjson
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from service.access.granted import grant_of
 from service.calls import Call, Calls
 from service.errors import CallerGone, InspectionFailed, NotServing, ServiceError
 from service.http import wire
 from service.http.answers import answer_of
-from service.http.guard import grant_of
 from service.http.problems import problem_of
 from service.http.protocol import ARRIVED
 from service.image import declared_type

@@ -181,7 +181,8 @@ def test_where_the_extra_is_missing_the_service_says_so_and_runs(tmp_path: Path)
 
 def test_nothing_of_it_is_imported_unless_asked_for() -> None:
     program = (
-        "import json, os, sys; import service.cli; from service.traces import open_traces; open_traces({});"
+        "import json, os, sys; import service.cli; from service.telemetry import open_traces;"
+        "open_traces({});"
         "open_traces({'OTEL_TRACES_EXPORTER': 'none', 'OTEL_EXPORTER_OTLP_ENDPOINT': 'http://x'});"
         "open_traces({'OTEL_SDK_DISABLED': 'true', 'OTEL_TRACES_EXPORTER': 'otlp'});"
         "print(json.dumps([name for name in sys.modules if name.startswith('opentelemetry.sdk')]))"

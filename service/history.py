@@ -11,8 +11,8 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
-from service.console.record import Pictures, Record
 from service.errors import Busy, NotLoaded
+from service.record import FrameAndMap, Record
 
 MAX_RECORDS = 2000
 MAX_WATCHERS = 32
@@ -94,7 +94,7 @@ class History:
             return record
         raise NotLoaded(f"verdict {record_id[:40]!r} is not remembered")
 
-    def pictures(self, record_id: str, sees: Sees) -> Pictures:
+    def pictures(self, record_id: str, sees: Sees) -> FrameAndMap:
         """That record's pictures; NotLoaded also when they had to make room for newer ones."""
         pictures = self.get(record_id, sees).pictures
         if pictures is None:

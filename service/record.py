@@ -14,7 +14,7 @@ _MAX_REGIONS = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Pictures:
+class FrameAndMap:
     """The image as it was sent, and its map: a PNG if the caller wanted one, else float32 [H, W]."""
 
     sent: bytes
@@ -54,7 +54,7 @@ class Record:
     """The sent image's, upright."""
     batch_size: int
     timings: Timings
-    pictures: Pictures | None
+    pictures: FrameAndMap | None
     number: int = 0
     at: float = field(default_factory=time.time)
     """Unix time of the answer, seconds."""
@@ -81,7 +81,7 @@ class Record:
             height=image.height,
             batch_size=inspection.batch_size,
             timings=inspection.timings,
-            pictures=Pictures(inspection.sent, image.width, image.height, inspection.heatmap),
+            pictures=FrameAndMap(inspection.sent, image.width, image.height, inspection.heatmap),
         )
 
     def facts(self, history_id: str) -> dict[str, Any]:

@@ -1,0 +1,31 @@
+"""Whether requests are traced: only where OpenTelemetry's own environment variables ask for it."""
+
+import logging
+from collections.abc import Mapping
+
+from service.traces import Traces
+
+_ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+_logger = logging.getLogger(__name__)
+
+
+def open_traces(environment: Mapping[str, str]) -> Traces | None:
+    """What the environment asks for, an exporter or an endpoint; None and a warning where it can't be had."""
+    if not _asked(environment):
+        return None
+    try:  # an extra: it may not be installed
+        from service.otel import OpenTelemetry
+
+        return OpenTelemetry.exporting(environment)
+    except ImportError as error:
+        _logger.warning("no traces: %s; the extra drd-inspect[otel] is not installed", error)
+    except LookupError as error:
+        _logger.warning("no traces: there is no exporter %s", error)
+    return None
+
+
+def _asked(environment: Mapping[str, str]) -> bool:
+    if environment.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return False
+    exporter = environment.get("OTEL_TRACES_EXPORTER") or ""
+    return exporter != "none" and bool(exporter or any(environment.get(name) for name in _ENDPOINTS))
