@@ -352,7 +352,7 @@ SERIES = """requests_total verdicts_total request_seconds_bucket stage_seconds_b
     certificate_expiry_seconds ready"""
 
 
-def test_every_metric_of_the_contract_is_scraped(http: httpx.Client) -> None:
+def test_every_documented_metric_is_scraped(http: httpx.Client) -> None:
     inspect(http, plain(200))
     text = http.get("/metrics").text
 

@@ -2,7 +2,7 @@
 
 import { $, sized } from "/console/dom.js";
 
-const OVER = 128; // of 255: the contract's "over the threshold"
+const OVER = 128; // of 255: from here on a pixel is over its threshold
 const STOPS = [ // grey, red, green, blue, opacity: lighter is hotter, for every kind of eye
   [0, 60, 20, 110, 0], [50, 72, 22, 120, 0], [90, 120, 28, 109, 0.45], [128, 213, 68, 60, 0.75],
   [175, 250, 144, 30, 0.9], [215, 249, 201, 50, 0.95], [255, 252, 255, 164, 1],

@@ -183,7 +183,7 @@ def test_128_and_above_is_over_the_threshold() -> None:
     assert decoded(mask_png(values, (4, 1))).tolist() == [[False, False, True, True]]
 
 
-def test_pictures_have_the_sizes_and_depths_of_the_contract(manifest: Manifest) -> None:
+def test_pictures_have_the_documented_sizes_and_bit_depths(manifest: Manifest) -> None:
     pixel_scores = read(with_block(), 0.9, STATISTICS, manifest, 0.0, SOURCE).pixel_scores
     rgb = np.full((320, 640, 3), 60, np.uint8)
     pictures = [heatmap_png(pixel_scores), mask_png(pixel_scores, SOURCE), overlay_png(rgb, pixel_scores)]
