@@ -1,8 +1,8 @@
-"""Which versions of which products there are on disk, which are loaded, and which one serves.
+"""Which product versions are on disk, which are loaded, and which one serves.
 
-`refresh` makes what is loaded follow the models folder: at the start, and whenever the folder is looked at.
-A new version is loaded beside the old one and takes over when it has proved itself; one that fails keeps the
-old one serving. Everything but the loading itself happens on the event loop.
+`refresh` loads and unloads versions to follow the models folder. A new version is loaded beside the old one
+and takes over when its golden frames have passed; if it fails, the old one keeps serving. Only the loading
+itself runs outside the event loop.
 """
 
 import asyncio
@@ -24,13 +24,13 @@ from service.slot import Slot
 from service.state import State
 
 Start = Callable[[Bundle, str], Predictor]
-"""How the engine of a bundle is started: `Bundle.start`, unless a test or a benchmark has another."""
+"""Starts a bundle's engine: `Bundle.start`, or a replacement in tests and benchmarks."""
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, eq=False)
 class Version:
-    """One version of one product, as the service knows it. `lane` is there while it can answer."""
+    """One version of one product. `lane` is set while it can answer."""
 
     product: str
     number: int
@@ -40,7 +40,7 @@ class Version:
     reason: str = ""
     lane: Lane | None = None
     hurry: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when a replaced version need not be kept any longer for those who ask for it by number."""
+    """Set when a replaced version need not be kept any longer for requests with its number."""
 
 
 @dataclass(slots=True, eq=False)
@@ -65,7 +65,7 @@ class Catalog:
         self._retiring = set[asyncio.Task[None]]()
 
     def versions(self, product: str | None = None) -> list[Version]:
-        """All versions known, of all products or one, the newest first; NotLoaded when it is unknown."""
+        """All known versions of all products or of one, newest first; NotLoaded for an unknown product."""
         if product is not None and product not in self._products:
             raise NotLoaded(f"there is no product {product!r}")
         chosen = sorted(self._products) if product is None else [product]
@@ -84,7 +84,7 @@ class Catalog:
         return any(product.serving for product in self._products.values())
 
     def lane(self, product: str, version: int | None = None) -> Lane:
-        """The lane that serves `product`, or that of a `version` still loaded; NotLoaded or NotServing."""
+        """The lane that serves `product`, or that of a loaded `version`. Raises NotLoaded or NotServing."""
         if product not in self._products:
             raise NotLoaded(f"there is no product {product!r}")
         known = self._products[product]
@@ -101,22 +101,22 @@ class Catalog:
         raise NotLoaded(f"version {version} of product {product!r} is not loaded")
 
     async def refresh(self) -> None:
-        """Loads what is new, lets go what is gone. Nothing in the folder makes it raise."""
+        """Loads new versions, unloads removed ones. Whatever the folder holds, it does not raise."""
         try:
             found = await asyncio.to_thread(scan, self._folder)
         except OSError as error:
-            _logger.error("the models folder can't be read, what is loaded stays: %s", error)
+            _logger.error("the models folder can't be read, loaded versions stay: %s", error)
             return
         for name in self._products.keys() - found.keys():
             self._remove(self._products[name])
         for name, versions in found.items():
-            if isinstance(versions, OSError):  # a copy under another user, a share that is away for a moment
-                _logger.error("%s can't be read, what is loaded of it stays: %s", name, versions)
+            if isinstance(versions, OSError):  # no permission, or a network share that is away
+                _logger.error("%s can't be read, its loaded versions stay: %s", name, versions)
             else:
                 await self._follow(name, versions)
 
     async def close(self) -> None:
-        """Lets go of everything, once what was accepted has been answered."""
+        """Unloads everything, once all accepted frames have been answered."""
         for product in list(self._products.values()):
             self._remove(product)
         while self._retiring:
@@ -148,7 +148,7 @@ class Catalog:
             version.state, version.reason = "FAILED", str(error)
             _logger.error("%s version %d is FAILED: %s", version.product, version.number, error)
             return False
-        except Exception as error:  # the boundary to native runtimes: a version's failure is its own
+        except Exception as error:  # native runtimes raise anything: it fails this version only
             version.state, version.reason = "FAILED", f"{type(error).__name__}: {error}"
             _logger.exception("%s version %d is FAILED", version.product, version.number)
             return False
@@ -192,7 +192,7 @@ class Catalog:
         lane, version.lane = version.lane, None
         assert lane is not None
         await lane.emptied()
-        if await asyncio.to_thread(self._slot.remove, lane):  # what hangs can't be freed
+        if await asyncio.to_thread(self._slot.remove, lane):  # a hanging engine can't be freed
             await asyncio.to_thread(_free, lane)
         product = self._products[version.product]
         product.versions.remove(version)
@@ -219,10 +219,10 @@ def _open(version: Version, trusted: TrustedKey | None, start: Start, engine: st
 
 
 def _free(lane: Lane) -> None:
-    """Closes the engine and gives its memory back: the C library would keep most of it for itself."""
+    """Closes the engine and returns its memory to the system: the C library would keep most of it."""
     lane.predictor.close()
     gc.collect()
-    with suppress(OSError, AttributeError):  # another C library has no such call
+    with suppress(OSError, AttributeError):  # not glibc
         ctypes.CDLL(None).malloc_trim(0)
 
 

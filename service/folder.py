@@ -1,4 +1,4 @@
-"""The models folder as it is on disk: MODELS_DIR/PRODUCT/VERSION/."""
+"""Lists the models folder: MODELS_DIR/PRODUCT/VERSION/."""
 
 import os
 import re
@@ -7,16 +7,16 @@ from contextlib import suppress
 from pathlib import Path
 
 Fingerprint = tuple[tuple[str, int, int, int], ...]
-"""Name, size, time and inode of every file of a bundle: with another one it is another bundle."""
+"""Name, size, modification time and inode of every file of a bundle: when it differs, so does the bundle."""
 
 _PRODUCT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _VERSION = re.compile(r"[1-9][0-9]{0,8}")
 
 
 def scan(models: Path) -> dict[str, dict[int, Fingerprint] | OSError]:
-    """Every product with its versions, or with why it can't be read. OSError when `models` itself can't be.
+    """Every product with its versions, or with the error on reading it. OSError when `models` is unreadable.
 
-    What has no product's or version's name is passed over: bundles in the making have none.
+    Folders with other names are ignored: among them are bundles still being written.
     """
     return {
         product.name: versions
@@ -33,7 +33,7 @@ def _versions(product: Path) -> dict[int, Fingerprint] | OSError:
                 with suppress(FileNotFoundError):
                     versions[int(version.name)] = tuple(sorted(_files(version)))
     except (FileNotFoundError, NotADirectoryError):
-        pass  # no folder, or taken away while being looked at
+        pass  # not a folder, or removed meanwhile
     except OSError as error:
         return error
     return versions

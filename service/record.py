@@ -1,4 +1,4 @@
-"""One verdict that was given, as it is remembered: numbers always, pictures while there is room for them."""
+"""What is kept of one verdict: numbers always, images while memory allows."""
 
 import time
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ _MAX_REGIONS = 32
 
 @dataclass(frozen=True, slots=True)
 class FrameAndMap:
-    """The image as it was sent, and its map: a PNG if the caller wanted one, else float32 [H, W]."""
+    """The sent image file and its heatmap: a PNG if the caller asked for one, else scores, float32 [H, W]."""
 
     sent: bytes
     width: int
@@ -31,7 +31,7 @@ class FrameAndMap:
 
 @dataclass(slots=True, eq=False)
 class Record:
-    """What is kept of an inspection; `number` is set by the history that keeps it."""
+    """What is kept of an inspection. `number` is set by the history."""
 
     request_id: str
     frame_id: str
@@ -85,7 +85,7 @@ class Record:
         )
 
     def facts(self, history_id: str) -> dict[str, Any]:
-        """As it goes over the wire."""
+        """As JSON for the operator page."""
         return {
             "id": f"{history_id}-{self.number}",
             "at": self.at,
@@ -115,5 +115,5 @@ class Record:
 
 
 def _area(region: Region) -> int:
-    """Zero for the region that an NG without any is given at its peak."""
+    """In pixels; 0 for the region that is only reported because an NG had none over the pixel threshold."""
     return region.area if region.peak >= THRESHOLD else 0

@@ -1,4 +1,4 @@
-"""Whether requests are traced: only where OpenTelemetry's own environment variables ask for it."""
+"""Decides whether requests are traced: only where OpenTelemetry's environment variables ask for it."""
 
 import logging
 from collections.abc import Mapping
@@ -10,7 +10,8 @@ _logger = logging.getLogger(__name__)
 
 
 def open_traces(environment: Mapping[str, str]) -> Traces | None:
-    """What the environment asks for, an exporter or an endpoint; None and a warning where it can't be had."""
+    """Traces to the exporter or endpoint of `environment`. None if it names none; None and a warning if it is
+    not installed."""
     if not _asked(environment):
         return None
     try:  # an extra: it may not be installed
@@ -20,7 +21,7 @@ def open_traces(environment: Mapping[str, str]) -> Traces | None:
     except ImportError as error:
         _logger.warning("no traces: %s; the extra drd-inspect[otel] is not installed", error)
     except LookupError as error:
-        _logger.warning("no traces: there is no exporter %s", error)
+        _logger.warning("no traces: the exporter %s is not installed", error)
     return None
 
 

@@ -1,18 +1,18 @@
-"""Traces of requests: off unless OpenTelemetry's own environment asks for them, and an extra to install."""
+"""What a tracing implementation has to offer. Optional: see telemetry.py."""
 
 from collections.abc import Mapping
 from typing import Protocol
 
 Facts = Mapping[str, object]
-"""What a request's log line says; `timings_ms` is a mapping of its own."""
+"""The fields of a request's log line; `timings_ms` is itself a mapping."""
 Carrier = Mapping[str, str]
-"""The caller's W3C trace context: `traceparent` and `tracestate`, where they were sent."""
+"""The caller's W3C trace context: `traceparent` and `tracestate`, if sent."""
 CARRIED = ("traceparent", "tracestate")
 
 
 class Traces(Protocol):
     def record(self, facts: Facts, seconds: float, carrier: Carrier, failure: str | None) -> str:
-        """Makes the span of a request that has just ended after so many seconds; the trace's id."""
+        """Records the span of a request that has just ended after `seconds`; returns the trace's id."""
 
     def close(self) -> None:
-        """Sends what has not been sent; may take seconds."""
+        """Sends the remaining spans; may take seconds."""

@@ -1,5 +1,5 @@
-"""What a frame costs outside the engine is done by processes that are no loss: how they are asked, and what
-they may answer."""
+"""The workers as seen by the service: work on a frame outside the engine, in processes that may crash. Their
+answers are validated here."""
 
 import math
 from collections.abc import Callable
@@ -23,13 +23,13 @@ from service.pool import Pool
 from service.settings import MEBIBYTE, Settings
 from service.worker import REGION, Bounds
 
-_ROOM = 256 * MEBIBYTE  # beside image or overlay: maps of 4096 by 4096, their pictures, a manifest, regions
+_ROOM = 256 * MEBIBYTE  # besides image or overlay: maps of 4096×4096, their PNGs, a manifest, regions
 
 
 class Workers:
-    """Called on the event loop. `order` is an instant: the earliest goes first.
+    """Called on the event loop. `order` is an instant of `time.monotonic`: the earliest goes first.
 
-    Failures are those of service/image.py, FrameFailed, InspectionFailed when a worker ends over a map, and
+    Raises the errors of service/image.py, FrameFailed, InspectionFailed when workers die on a map, and
     NotServing when there is no worker.
     """
 
@@ -41,13 +41,13 @@ class Workers:
         self._pool = Pool(settings.workers, bounds.seconds, partial(start, wanted, room))
 
     async def start(self) -> None:
-        """Returns when the first frame finds every worker waiting."""
+        """Starts all workers."""
         await self._pool.start()
 
     async def decode(
         self, order: float, image: bytes, geometry: Geometry, declared: str | None
     ) -> Done[Decoded]:
-        """The network's input; the time spent is one step."""
+        """The network's input; `spent` has one step."""
         head = {"do": "decode", "geometry": geometry, "declared": declared}
         shape = geometry.height, geometry.width, 3
         return await self._pool.ask(order, head, (image,), partial(_decoded, shape), decodes=True)
@@ -62,10 +62,10 @@ class Workers:
         parts: frozenset[Part],
         image: bytes,
     ) -> Done[Read]:
-        """The reading and its pictures; the time spent is two steps.
+        """The reading and its pictures; `spent` has two steps: reading, encoding.
 
-        For an overlay, `image` is decoded a second time: keeping every frame's own pixels in the queue could
-        fill the memory.
+        For an overlay, `image` is decoded a second time: keeping the pixels of every queued frame could
+        exhaust memory.
         """
         overlay = "overlay" in parts
         head = {
@@ -86,12 +86,12 @@ class Workers:
         return await self._pool.ask(order, head, payload, understand, decodes=overlay)
 
     async def preview(self, image: bytes, side: int) -> bytes:
-        """A JPEG of `image` with at most `side` pixels per side, made when no frame needs the worker."""
+        """A JPEG of `image` with at most `side` pixels per side, made when no frame waits for a worker."""
         head = {"do": "preview", "side": side}
         return (await self._pool.ask(math.inf, head, (image,), _jpeg, decodes=True)).made
 
     async def close(self) -> None:
-        """Ends them, once nothing is under way."""
+        """Ends the workers."""
         await self._pool.close()
 
 
@@ -105,8 +105,8 @@ class _DecodedFacts(BaseModel):
 class _ReadFacts(BaseModel):
     finding: Finding
     pictures: dict[str, NonNegativeInt]
-    """Bytes of each, in the order in which they come; among them the regions, and the scores where no heatmap
-    is wanted."""
+    """Bytes of each, in the order of the payload; includes the regions, and the scores if no heatmap was
+    asked for."""
 
 
 def _decoded(shape: tuple[int, int, int], head: Head, payload: memoryview) -> Decoded:
@@ -120,7 +120,7 @@ def _read(
 ) -> Read:
     facts, end = _ReadFacts.model_validate(head), 0
     if sum(facts.pictures.values()) != len(payload):
-        raise ValueError("the pictures have another length")
+        raise ValueError("the lengths of the pictures do not add up")
     sent = dict[str, bytes]()
     for name, length in facts.pictures.items():
         start, end = end, end + length

@@ -1,4 +1,4 @@
-"""Where the operator page and what it shows are found."""
+"""The routes of the operator page and its data."""
 
 import asyncio
 from functools import partial
@@ -18,7 +18,7 @@ from service.inspector import Inspector
 from service.record import FrameAndMap
 
 THUMBNAIL_SIDE, FRAME_SIDE = 160, 2400
-"""Pixels per side at most."""
+"""Pixels of the longer side, at most."""
 _SMALL_BYTES, _SMALL_PIXELS = 48 * 1024, 512 * 512
 _STREAM_HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
 _PICTURE_HEADERS = {
@@ -27,11 +27,11 @@ _PICTURE_HEADERS = {
     "x-content-type-options": "nosniff",
 }
 _SHOWN = ((b"\x89PNG\r\n\x1a\n", "image/png"), (b"\xff\xd8\xff", "image/jpeg"), (b"BM", "image/bmp"))
-"""How what browsers show by themselves begins."""
+"""First bytes of the formats that browsers show."""
 
 
 def page_routes() -> APIRouter:
-    """The page itself, for everybody: it asks for a token where one is needed."""
+    """The page itself, open to anyone: it asks for a token where one is needed."""
     page, router = Page(), APIRouter(include_in_schema=False)
     router.add_api_route("/", page.index)
     router.add_api_route("/console/{path:path}", page.asset)
@@ -39,7 +39,7 @@ def page_routes() -> APIRouter:
 
 
 def verdict_routes(inspector: Inspector, history: History) -> APIRouter:
-    """The newest verdicts: as a list, as they happen, and with their pictures."""
+    """The newest verdicts: as a list, live, and with their images."""
     router = APIRouter(prefix="/v1/verdicts", tags=["verdicts"])
 
     @router.get("")
@@ -49,7 +49,7 @@ def verdict_routes(inspector: Inspector, history: History) -> APIRouter:
         verdict: Verdict | None = None,
         limit: Annotated[int, Query(ge=1, le=MAX_RECORDS)] = 100,
     ) -> dict[str, Any]:
-        """Verdicts this process gave, the newest first, as far as it remembers them."""
+        """The newest verdicts that this process gave and still keeps, newest first."""
         sees = _sees(request)
         chosen = (
             record.facts(history.id)
@@ -62,7 +62,7 @@ def verdict_routes(inspector: Inspector, history: History) -> APIRouter:
     async def verdict_events(
         request: Request, after: str = "", last_event_id: Annotated[str, Header()] = ""
     ) -> StreamingResponse:
-        """Verdicts as they happen: server-sent events `verdicts` (records, counts) and `state`."""
+        """Live verdicts: server-sent events `verdicts` (records, counts) and `state`."""
         sees = _sees(request)
         state = partial(state_of, inspector, history, grant_of(request.scope))
         stream = events(history.watch(), history, sees, state, last_event_id or after)
@@ -81,14 +81,14 @@ def verdict_routes(inspector: Inspector, history: History) -> APIRouter:
 
     @router.get("/{verdict_id}/thumbnail", response_class=Response)
     async def get_thumbnail(request: Request, verdict_id: str) -> Response:
-        """A small JPEG of it; an image that is small already is its own."""
+        """A small JPEG of the image; an image that is small already is sent as it is."""
         pictures = history.pictures(verdict_id, _sees(request))
         own = _as_it_is(pictures) if _small(pictures) else None
         return own or _jpeg(await inspector.preview(pictures.sent, THUMBNAIL_SIDE))
 
     @router.get("/{verdict_id}/heatmap", response_class=Response)
     async def get_heatmap(request: Request, verdict_id: str) -> Response:
-        """The map, 8-bit grey: 128 and above is over the threshold."""
+        """The map as 8-bit grey PNG: 128 and above is over the threshold."""
         heatmap = history.pictures(verdict_id, _sees(request)).heatmap
         if not isinstance(heatmap, bytes):
             heatmap = await asyncio.to_thread(heatmap_png, heatmap)

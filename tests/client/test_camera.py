@@ -165,7 +165,7 @@ def test_a_pace_that_cannot_be_kept_is_reported(
 
     running.join()
     assert status == 0
-    assert "could not keep 100 a second" in capsys.readouterr().out
+    assert "could not keep 100 per second" in capsys.readouterr().out
 
 
 def test_late_is_counted_from_when_a_picture_was_due(
