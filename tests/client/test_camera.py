@@ -240,7 +240,7 @@ def test_what_cannot_begin_says_so_in_one_line(
     address: str, folder: Path, tmp_path: Path, free_port: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     refused = [
-        (["--product", "nope", "--to", address, str(folder)], "no product 'nope'"),
+        (["--product", "nope", "--to", address, str(folder)], "product 'nope' is not served"),
         (["--product", "tile", "--to", address, str(tmp_path / "nowhere")], "nowhere"),
         (["--product", "tile", "--to", f"http://127.0.0.1:{free_port}", str(folder)], "can't reach"),
         (["--product", "tile", "--to", f"grpc://127.0.0.1:{free_port}", str(folder)], "can't reach"),
