@@ -1,4 +1,4 @@
-"""What is remembered: bounded in bytes and in number, whatever comes."""
+"""The history is limited in bytes and in number."""
 
 import asyncio
 from contextlib import ExitStack
@@ -15,7 +15,7 @@ from service.record import FrameAndMap, Record
 
 
 def record(size: int = 100, product: str = "tile") -> Record:
-    """A verdict whose pictures have `size` bytes."""
+    """A record whose images have `size` bytes."""
     return Record(
         request_id="",
         frame_id="",

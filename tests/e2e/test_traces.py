@@ -1,4 +1,4 @@
-"""Traces: one span per request, in the caller's trace, saying what the answer and the log say."""
+"""Traces: one span per request, in the caller's trace, with the values of answer and log."""
 
 import json
 import subprocess
@@ -149,7 +149,7 @@ def test_the_standard_environment_sends_them_to_a_collector(tmp_path: Path) -> N
             url = f"{service.url}/v1/inspect?product=tile"
             httpx.post(url, content=plain(200), headers=PARENT)
             service.popen.terminate()
-            assert service.popen.wait(20) == 0  # what was not sent yet is sent at the end
+            assert service.popen.wait(20) == 0  # remaining spans are sent at shutdown
             log = service.log()
         collector.shutdown()
         thread.join()

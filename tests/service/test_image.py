@@ -1,4 +1,4 @@
-"""What is decoded, what is refused, and as what."""
+"""Which images are decoded, and which are refused with which error."""
 
 import struct
 from io import BytesIO
