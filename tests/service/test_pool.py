@@ -30,6 +30,7 @@ from service.settings import Settings
 from service.worker import REGION, Bounds
 from service.workers import Workers
 from tests.bundles import make_bundle
+from tests.e2e.serving import wait_until
 from tests.service.family import nurseries, the_worker
 from tests.service.images import plain
 
@@ -269,6 +270,8 @@ def test_a_nursery_that_hangs_is_replaced(runner: asyncio.Runner) -> None:
         pool = Pool(1, 30, lambda: new_worker(WANTED, ROOM, next(patience)))
         await pool.start()
         (nursery,) = nurseries()
+        # Before it sleeps it may still hold the worker's end of the channel, which would then never close.
+        wait_until(lambda: Path(f"/proc/{nursery}/stat").read_text(encoding="ascii").split()[2] == "S")
         os.kill(nursery, signal.SIGSTOP)
         os.kill(the_worker(), signal.SIGKILL)
         with pytest.raises(NotServing, match="no worker"):
