@@ -178,17 +178,17 @@ async def open_service(
 async def run(settings: Settings, announce: Callable[[Service], None], start: Start = Bundle.start) -> None:
     """Serves until SIGTERM or SIGINT; a second signal shortens the shutdown. `announce` is called
     when the products are loaded."""
-    told_to_end = asyncio.Event()
+    end_requested = asyncio.Event()
     async with open_service(settings, start, open_traces(os.environ)) as service:
 
         def on_signal() -> None:
-            if told_to_end.is_set():
+            if end_requested.is_set():
                 service.hurry()
-            told_to_end.set()
+            end_requested.set()
 
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, on_signal)
-        ending = asyncio.create_task(told_to_end.wait())
+        ending = asyncio.create_task(end_requested.wait())
         loading = asyncio.create_task(service.load())
         await asyncio.wait({ending, loading}, return_when=asyncio.FIRST_COMPLETED)
         if loading.done():

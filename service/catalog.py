@@ -182,11 +182,11 @@ class Catalog:
     def _retire(self, version: Version) -> None:
         version.state = "DRAINING"
         self._show(self._products[version.product])
-        task = asyncio.create_task(self._let_go(version))
+        task = asyncio.create_task(self._unload(version))
         self._retiring.add(task)
         task.add_done_callback(self._retiring.discard)
 
-    async def _let_go(self, version: Version) -> None:
+    async def _unload(self, version: Version) -> None:
         with suppress(TimeoutError):
             await asyncio.wait_for(version.hurry.wait(), self._keep_old_seconds)
         lane, version.lane = version.lane, None

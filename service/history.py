@@ -51,12 +51,12 @@ class History:
         """Counts a verdict, or NOT_INSPECTED."""
         self.counts.setdefault(product, Counter())[what] += 1
         if self._watchers:
-            self._tell()
+            self._notify()
 
     def close(self) -> None:
         """Ends the streams of all watchers."""
         self.closed = True
-        self._tell()
+        self._notify()
 
     def watch(self) -> AbstractContextManager[None]:
         """Reserves a place for a watcher, who then awaits `news`; Busy when all are taken."""
@@ -127,6 +127,6 @@ class History:
         self.picture_bytes -= record.pictures.size
         record.pictures = None
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         self._news.set()
         self._news = asyncio.Event()

@@ -26,7 +26,7 @@ class _Worker:
     """The current job's, unguessable: a compromised worker can't answer a job before it has been given it. It
     can still answer wrongly afterwards."""
     since: float = 0.0
-    forgotten: asyncio.TimerHandle | None = None
+    timeout: asyncio.TimerHandle | None = None
 
 
 class Pool:
@@ -105,7 +105,7 @@ class Pool:
     def _give(self, worker: _Worker, job: Job[Any]) -> None:
         worker.job, worker.since, worker.number = job, time.monotonic(), secrets.token_hex(8)
         patience = _PATIENCE * self._seconds
-        worker.forgotten = asyncio.get_running_loop().call_later(patience, self._ended, worker)
+        worker.timeout = asyncio.get_running_loop().call_later(patience, self._ended, worker)
         try:
             worker.channel.send(job.head | {"number": worker.number}, job.payload)
         except DoesNotFit:
@@ -193,8 +193,8 @@ class Pool:
 
     def _free(self, worker: _Worker) -> None:
         worker.job = None
-        if worker.forgotten is not None:
-            worker.forgotten.cancel()
+        if worker.timeout is not None:
+            worker.timeout.cancel()
         self._idle.append(worker)
 
     def _ended(self, worker: _Worker) -> None:
@@ -216,8 +216,8 @@ class Pool:
         asyncio.get_running_loop().remove_reader(worker.channel.fileno())
         worker.channel.close()
         self._workers.remove(worker)
-        if worker.forgotten is not None:
-            worker.forgotten.cancel()
+        if worker.timeout is not None:
+            worker.timeout.cancel()
         if worker in self._idle:
             self._idle.remove(worker)
 

@@ -135,7 +135,7 @@ class Settings(BaseSettings):
     """Concurrent gRPC calls per connection."""
 
     stream_window: PositiveInt = 16
-    """Unanswered frames per gRPC stream; while there are so many, the stream is not read."""
+    """Unanswered frames per gRPC stream; at this number, the stream is not read."""
     max_connection_age_seconds: PositiveFloat = 1800
     """After this time a gRPC client is asked to reconnect, so that new replicas get their share."""
     max_connection_age_grace_seconds: PositiveFloat = 30

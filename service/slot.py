@@ -101,14 +101,16 @@ class Slot:
                         taken = lane.queue.take(time.monotonic())
                         frames += taken.batch + taken.expired
                 if frames:
-                    _tell(frames, [InspectionFailed("the engine's thread has ended") for _ in frames])
+                    _settle_on_loop(
+                        frames, [InspectionFailed("the engine's thread has ended") for _ in frames]
+                    )
 
     def _run(self) -> None:
         while (work := self._next()) is not None:
             lane, taken = work
             if taken.expired:
                 late = [DeadlinePassed("the deadline passed in the queue") for _ in taken.expired]
-                _tell(taken.expired, late)
+                _settle_on_loop(taken.expired, late)
             self._batch = taken.batch
             if taken.batch:
                 self._infer(lane, taken.batch)
@@ -140,17 +142,19 @@ class Slot:
                 for frame in batch:
                     self._infer(lane, [frame])
             else:
-                _tell(batch, [InspectionFailed("the engine failed on this frame") for _ in batch])
+                _settle_on_loop(batch, [InspectionFailed("the engine failed on this frame") for _ in batch])
             return
         seconds = time.monotonic() - started
         lane.pace.infer[len(batch)].learn(seconds)
         self._metrics.batch_size.labels(lane.product).observe(len(batch))
         self._metrics.engine_busy_seconds.labels(lane.product).inc(seconds)
         answers = zip(prediction.heatmap, prediction.score, strict=True)
-        _tell(batch, [Predicted(each, float(score), seconds, len(batch)) for each, score in answers])
+        _settle_on_loop(
+            batch, [Predicted(each, float(score), seconds, len(batch)) for each, score in answers]
+        )
 
 
-def _tell(frames: list[Frame], outcomes: Sequence[Predicted | Exception]) -> None:
+def _settle_on_loop(frames: list[Frame], outcomes: Sequence[Predicted | Exception]) -> None:
     """Sets the results of the frames of a batch, on the event loop."""
     with suppress(RuntimeError):  # the loop is closed: a hanging call has returned after the shutdown
         frames[0].predicted.get_loop().call_soon_threadsafe(_settle, frames, outcomes)

@@ -20,7 +20,7 @@ class Access:
         self._content = b"" if path is None else read_tokens(path)
         self._tokens: tuple[Token, ...] = parse_tokens(self._content)
         self._trouble = ""
-        self._told, self._untold = -math.inf, 0
+        self._logged_at, self._unlogged = -math.inf, 0
 
     @property
     def needed(self) -> bool:
@@ -34,11 +34,11 @@ class Access:
     def denied(self, door: str, error: Denied) -> None:
         """Counts a refused caller, and logs at most one a second, so that strangers can't fill the disk."""
         self._metrics.denied.labels(door, error.reason).inc()
-        self._untold += 1
-        if time.monotonic() - self._told >= 1:
-            facts = {"door": door, "reason": error.reason, "since_last": self._untold}
-            _logger.info("turned away: %s", error, extra=facts)
-            self._told, self._untold = time.monotonic(), 0
+        self._unlogged += 1
+        if time.monotonic() - self._logged_at >= 1:
+            facts = {"door": door, "reason": error.reason, "since_last": self._unlogged}
+            _logger.info("refused: %s", error, extra=facts)
+            self._logged_at, self._unlogged = time.monotonic(), 0
 
     def refresh(self) -> None:
         """Reloads a changed file. An unreadable or invalid one changes nothing and is logged once."""

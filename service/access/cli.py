@@ -99,8 +99,8 @@ def _replace(path: Path, content: str) -> None:
     after = kept.stat()
     kept.replace(path)
     if (after.st_uid, after.st_gid) != (before.st_uid, before.st_gid):
-        told = f"you may not restore the owner or group {path} had: check that the service can read it"
-        print(f"drd-serve token: {told}", file=sys.stderr)
+        warning = f"you may not restore the owner or group {path} had: check that the service can read it"
+        print(f"drd-serve token: {warning}", file=sys.stderr)
 
 
 def _shown(token: Token) -> str:

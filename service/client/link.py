@@ -132,10 +132,12 @@ class _Stream:
         left = [sent for sent in self._waiting.values() if not sent.answer.done()]
         largest = max((len(sent.message.image) for sent in left), default=0)
         for sent in left:
-            sent.answer.set_exception(_told(sent, reason, guilty=len(sent.message.image) == largest))
+            sent.answer.set_exception(
+                _error_of_frame(sent, reason, guilty=len(sent.message.image) == largest)
+            )
 
 
-def _told(sent: _Sent, reason: errors.ClientError, *, guilty: bool) -> errors.ClientError:
+def _error_of_frame(sent: _Sent, reason: errors.ClientError, *, guilty: bool) -> errors.ClientError:
     """The error of one frame after the stream has ended. `guilty`: it is the largest, TooLarge means it."""
     if isinstance(reason, errors.AccessDenied):
         return reason

@@ -67,7 +67,7 @@ def make_app(calls: Calls, access: Access, settings: Settings) -> ASGIApp:
     app.include_router(_health(inspector.life, calls.metrics, grant_of))
 
     @app.exception_handler(Denied)
-    async def turned_away(request: Request, error: Denied) -> Response:
+    async def on_denied(request: Request, error: Denied) -> Response:
         asks_whether_to_log_in = request.scope["path"] == "/session" and error.reason == "missing"
         if not asks_whether_to_log_in:
             access.denied("http", error)

@@ -30,7 +30,7 @@ class Guard(grpc.aio.ServerInterceptor):
                 self._access.admit(secret_of(handler_call_details.invocation_metadata))
         except Unauthenticated as error:
             self._access.denied("grpc", error)
-            return _turning_away(error)
+            return _refusing(error)
         return await continuation(handler_call_details)
 
 
@@ -40,7 +40,7 @@ def secret_of(metadata: Iterable[tuple[str, str | bytes]] | None) -> str | None:
     return secret.strip() if scheme.lower() == "bearer" else None
 
 
-def _turning_away(error: Unauthenticated) -> _Handler:
+def _refusing(error: Unauthenticated) -> _Handler:
     """A handler that refuses calls of any kind: as stream to stream, it need not wait for a message."""
 
     async def abort(_: object, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:

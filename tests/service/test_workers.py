@@ -99,12 +99,12 @@ def test_time_is_bounded() -> None:
 
 def test_a_worker_that_never_answers_is_given_up() -> None:
     with working(decode_seconds=0.05) as bounded:
-        forgotten = the_worker()
-        os.kill(forgotten, signal.SIGSTOP)
+        stopped = the_worker()
+        os.kill(stopped, signal.SIGSTOP)
         with pytest.raises(TooLarge, match="takes more than"):
             bounded.decoded(plain(8))
         bounded.level(9)
-        assert the_worker() != forgotten  # though it ignores all signals but SIGKILL
+        assert the_worker() != stopped  # though it ignores all signals but SIGKILL
 
 
 def test_memory_is_bounded() -> None:
