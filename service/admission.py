@@ -1,6 +1,7 @@
-"""Who may come in: a bound on frames per product and on bytes in all, and only deadlines that can be met.
+"""Admission: limits the frames of each product version and the bytes of all, and refuses deadlines that can't
+be met.
 
-Every answer here is immediate. Runs on the event loop only.
+Decides at once, never waits. Runs on the event loop only.
 """
 
 import time
@@ -12,13 +13,13 @@ from service.errors import Busy, DeadlinePassed
 from service.lane import Frame, Lane, Stage
 
 _PROBE_SECONDS = 1.0
-_FEW = 0.05  # the share of frames that may be let in and come late
+_FEW = 0.05  # of the admitted frames, the fraction that may be late
 _STEP = 0.02
 _LEAST, _MOST = 0.25, 4.0
 
 
 class Holding:
-    """The bytes one request holds, from its first received byte to its answer."""
+    """The bytes of one request, counted from its first received byte until it is answered."""
 
     __slots__ = ("_admission", "bytes")
 
@@ -27,9 +28,9 @@ class Holding:
         self.bytes = 0
 
     def grow(self, size: int) -> None:
-        """Raises Busy when `size` more bytes are more than there may be."""
+        """Adds `size` bytes; raises Busy when that exceeds the limit."""
         if self._admission.bytes + size > self._admission.max_bytes:
-            raise Busy("too many bytes are waiting already", reason="queue_bytes", retry_after=1)
+            raise Busy("the bytes waiting have reached their limit", reason="queue_bytes", retry_after=1)
         self._admission.bytes += size
         self.bytes += size
 
@@ -42,7 +43,7 @@ class Admission:
         self.bytes = 0
         self._workers = workers
         self._frames = set[Frame]()
-        self._caution = 1.0  # measured over forecast time: what the model does not know is learned here
+        self._caution = 1.0  # measured / forecast time: corrects what the forecast leaves out
         self._last_probe = 0.0
 
     @contextmanager
@@ -54,8 +55,8 @@ class Admission:
             self.bytes -= holding.bytes
 
     def check(self, lane: Lane, order: float, deadline: float | None) -> float:
-        """Raises Busy when there is no place for a frame that came now, or it would be late; otherwise the
-        forecast for it, in seconds, if it has a deadline."""
+        """Raises Busy when the queue is full or the frame would be late. Returns its forecast in seconds, 0
+        without a deadline."""
         if lane.frames >= self.max_frames:
             wait = lane.frames * lane.pace.per_frame
             raise Busy("the queue is full", reason="queue_frames", retry_after=wait)
@@ -69,7 +70,7 @@ class Admission:
 
     @contextmanager
     def admitted(self, frame: Frame) -> Iterator[None]:
-        """Gives `frame` its place until it is answered or left; raises what `check` does."""
+        """Holds a place for `frame` until the block ends; raises what `check` does."""
         deadline = frame.request.deadline
         forecast = self.check(frame.lane, frame.order, deadline)
         if deadline is not None and self._late(forecast, deadline) > 0:
@@ -88,7 +89,7 @@ class Admission:
             frame.lane.leave()
 
     def _learn(self, frame: Frame, forecast: float) -> None:
-        """Moves `_caution` to where it is enough for all but a few of the frames it matters for."""
+        """Adapts `_caution` until it covers all but a fraction `_FEW` of the frames with tight deadlines."""
         arrived, deadline = frame.request.arrived, frame.request.deadline
         if deadline is None or forecast * self._caution < (deadline - arrived) / 2:
             return
@@ -97,15 +98,15 @@ class Admission:
         self._caution = min(max(self._caution, _LEAST), _MOST)
 
     def _may_probe(self) -> bool:
-        """Now and then a frame that looks late is let in while nothing waits: to unlearn a wrong forecast."""
+        """Whether to admit a frame that looks late: once in a while, to correct the forecast."""
         return not self._frames and time.monotonic() - self._last_probe >= _PROBE_SECONDS
 
     def _late(self, forecast: float, deadline: float) -> float:
-        """By how much a frame that comes now would miss its deadline, in seconds."""
+        """Seconds by which a frame admitted now would miss its deadline; negative if it would be in time."""
         return time.monotonic() + forecast * self._caution - deadline
 
     def _forecast(self, lane: Lane, order: float) -> float:
-        """Seconds to the answer of one more frame of `lane`, given all that is ahead of it."""
+        """Seconds until one more frame of `lane` is answered, given the frames ahead of it."""
         on_workers, on_engine, waiting = 0.0, 0.0, 1
         ahead = Counter((frame.lane, frame.stage) for frame in self._frames if frame.order <= order)
         for (other, stage), frames in ahead.items():

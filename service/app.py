@@ -17,7 +17,7 @@ from export.bundle import Bundle, TrustedKey
 from service.access.access import Access
 from service.calls import Calls
 from service.catalog import Start
-from service.console.history import History
+from service.history import History
 from service.http.app import make_admin_app, make_app
 from service.http.protocol import Limits
 from service.http.server import Server as HttpServer
@@ -26,14 +26,15 @@ from service.listen import listen, name_of
 from service.metrics import Metrics
 from service.rpc.server import Server as GrpcServer
 from service.settings import Address, Settings
+from service.telemetry import open_traces
 from service.tls import Tls
-from service.traces import Traces, open_traces
+from service.traces import Traces
 
 _logger = logging.getLogger(__name__)
 
 
 class Service:
-    """A service whose doors are open. `http`, `grpc` and `admin` are the addresses it really has."""
+    """A service whose doors are open. `http`, `grpc` and `admin` are the addresses it is bound to."""
 
     def __init__(self, settings: Settings, ends: AsyncExitStack, start: Start, traces: Traces | None) -> None:
         self._settings, self._ends = settings, ends
@@ -55,7 +56,7 @@ class Service:
         self._why_not_ready = ""
 
     async def open(self) -> None:
-        """Listens everywhere, or raises CannotListen. What is registered first ends last."""
+        """Listens on every address, or raises CannotListen. What is registered first is closed last."""
         settings, ends = self._settings, self._ends
         if self.access.needed and not self.tls and not all(a.is_local for a in settings.http + settings.grpc):
             _logger.warning("tokens are sent in clear text, unless a proxy adds TLS: see --tls-certificate")
@@ -79,7 +80,7 @@ class Service:
         ends.callback(self.history.close)
 
     async def load(self) -> None:
-        """Loads the products and follows their folder from then on."""
+        """Loads the products, then follows changes of their folder, of tokens and of certificates."""
         await asyncio.gather(self.inspector.catalog.refresh(), self.inspector.warm_up())
         self.inspector.life.start()
         self._ends.push_async_callback(self._withdraw)
@@ -88,11 +89,11 @@ class Service:
             self._ends.callback(asyncio.create_task(repeat(follow, self._settings.watch_seconds)).cancel)
 
     def hurry(self) -> None:
-        """Cuts the end short: no lame duck, and a second for what is under way."""
+        """Shortens the shutdown: no lame-duck time, and one second for requests under way."""
         self._hurry.set()
 
     async def _follow_models(self) -> None:
-        """It holds up no other: loading a product may take minutes."""
+        """In a task of its own, so that nothing else waits: loading a product may take minutes."""
         await self.inspector.catalog.refresh()
         await self._show_health()
 
@@ -104,7 +105,7 @@ class Service:
             await asyncio.to_thread(self.tls.refresh)
 
     async def _withdraw(self) -> None:
-        """Not ready any more, but still serving: time for others to stop sending."""
+        """Not ready any more, but still serving: callers get time to stop sending."""
         self.inspector.life.drain()
         await self._show_health()
         with suppress(TimeoutError):
@@ -142,16 +143,16 @@ class Service:
 
 
 async def repeat(step: Callable[[], Awaitable[None]], seconds: float) -> None:
-    """Takes `step` every `seconds`, for ever: a failure that it did not expect is told, once."""
+    """Runs `step` every `seconds`, for ever. An unexpected failure that repeats is logged once."""
     trouble = ""
     while True:
         await asyncio.sleep(seconds)
         try:
             await step()
             trouble = ""
-        except Exception as error:  # the boundary to faults of our own: nobody would miss a task that ended
+        except Exception as error:  # a bug must not end the task unnoticed
             if repr(error) != trouble:
-                _logger.exception("a change on disk could not be followed; the next look may")
+                _logger.exception("a change on disk could not be applied; it is tried again")
             trouble = repr(error)
 
 
@@ -166,7 +167,7 @@ def _tls(settings: Settings) -> Tls | None:
 async def open_service(
     settings: Settings, start: Start = Bundle.start, traces: Traces | None = None
 ) -> AsyncIterator[Service]:
-    """A service with open doors, its products still to be loaded. Ends in order, all accepted answered."""
+    """A service with open doors, its products not loaded yet. On exit it first answers what it accepted."""
     Image.MAX_IMAGE_PIXELS = None  # the service has a limit of its own, which is a setting
     async with AsyncExitStack() as ends:
         service = Service(settings, ends, start, traces)
@@ -175,18 +176,19 @@ async def open_service(
 
 
 async def run(settings: Settings, announce: Callable[[Service], None], start: Start = Bundle.start) -> None:
-    """Serves until SIGTERM or SIGINT; a second one hurries. `announce` comes when products are loaded."""
-    told_to_end = asyncio.Event()
+    """Serves until SIGTERM or SIGINT; a second signal shortens the shutdown. `announce` is called
+    when the products are loaded."""
+    end_requested = asyncio.Event()
     async with open_service(settings, start, open_traces(os.environ)) as service:
 
         def on_signal() -> None:
-            if told_to_end.is_set():
+            if end_requested.is_set():
                 service.hurry()
-            told_to_end.set()
+            end_requested.set()
 
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, on_signal)
-        ending = asyncio.create_task(told_to_end.wait())
+        ending = asyncio.create_task(end_requested.wait())
         loading = asyncio.create_task(service.load())
         await asyncio.wait({ending, loading}, return_when=asyncio.FIRST_COMPLETED)
         if loading.done():

@@ -1,6 +1,6 @@
-"""One product's queue as plain data: earliest deadline first. No clock, no thread, no lock of its own.
+"""A queue ordered by deadline, as plain data: no clock, thread or lock of its own.
 
-How much may wait in it is decided before, at admission.
+Its length is limited before, at admission.
 """
 
 import heapq
@@ -24,7 +24,7 @@ class Entry(Generic[Item]):
 
 @dataclass(frozen=True, slots=True)
 class Taken(Generic[Item]):
-    """`batch` is of an allowed size, or empty; `expired` were too late and are no part of it."""
+    """`batch` has an allowed size or is empty; `expired` entries were too late and are not in it."""
 
     batch: list[Item]
     expired: list[Item]
@@ -45,7 +45,7 @@ class BatchQueue(Generic[Item]):
         return self._queued
 
     def offer(self, item: Item, *, order: float, expires: float | None = None) -> Entry[Item]:
-        """Puts `item` behind all of earlier or equal `order`."""
+        """Queues `item` behind all entries of an earlier or equal `order`."""
         self._arrivals += 1
         entry = Entry(order, self._arrivals, item, expires)
         heapq.heappush(self._heap, entry)
@@ -53,11 +53,11 @@ class BatchQueue(Generic[Item]):
         return entry
 
     def withdraw(self, entry: Entry[Item]) -> bool:
-        """Frees the place of `entry` at once; False when it has left the queue already."""
+        """Removes `entry` from the queue; False when it has left it already."""
         if not entry.queued:
             return False
         self._leave(entry)
-        if len(self._heap) > 2 * self._queued + 8:  # the husks of withdrawn entries may not pile up
+        if len(self._heap) > 2 * self._queued + 8:  # withdrawn entries stay in the heap until now
             self._heap = [entry for entry in self._heap if entry.queued]
             heapq.heapify(self._heap)
         return True
@@ -69,7 +69,7 @@ class BatchQueue(Generic[Item]):
         return self._heap[0].order if self._heap else None
 
     def take(self, now: float) -> Taken[Item]:
-        """Pops the largest allowed batch there is, and drops what expired before it."""
+        """Pops the largest allowed batch, and drops expired entries ahead of it."""
         alive, expired = list[Entry[Item]](), list[Item]()
         while len(alive) < self._sizes[0] and self.head() is not None:
             entry = heapq.heappop(self._heap)

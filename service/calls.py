@@ -1,4 +1,4 @@
-"""One call at a door, from its first byte to its end, however it ends: counted, logged and traced once."""
+"""One call at a door: counted, logged and traced exactly once, however it ends."""
 
 import asyncio
 import logging
@@ -6,23 +6,22 @@ import secrets
 import time
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Literal, Self
+from typing import Self
 
-from service.console.history import NOT_INSPECTED, History
-from service.console.record import Record
 from service.errors import Denied, Outcome, Refused, ServiceError
-from service.inspection import Inspection
+from service.history import NOT_INSPECTED, History
+from service.inspection import Door, Inspection
 from service.inspector import Inspector
 from service.metrics import UNKNOWN, Metrics
+from service.record import Record
 from service.traces import Carrier, Traces
 
-Door = Literal["http", "grpc"]
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Calls:
-    """What all calls share: who answers them, and where they are counted, traced and remembered."""
+    """What all calls share: the inspector, metrics, history and traces."""
 
     inspector: Inspector
     metrics: Metrics
@@ -30,14 +29,14 @@ class Calls:
     traces: Traces | None = None
 
     def begin(self, door: Door, arrived: float | None = None) -> "Call":
-        """`arrived` is an instant of `time.monotonic`, if it was before now."""
+        """`arrived` is an instant of `time.monotonic`; default: now."""
         return Call(door, self, time.monotonic() if arrived is None else arrived)
 
 
 class Call:
-    """A context: what leaves it, an exception or not, is how the call ended.
+    """A context manager: how its block ends, with which exception or none, is the call's outcome.
 
-    The door fills in what it learns on the way.
+    The door sets the attributes as it learns them.
     """
 
     def __init__(self, door: Door, calls: Calls, arrived: float) -> None:
@@ -56,8 +55,7 @@ class Call:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # In the loop's next turn: the answer is on its way by then, or its stream's to send, and nothing has
-        # been asked after it.
+        # Recorded in the loop's next iteration, so that the answer is sent first.
         seconds = time.monotonic() - self.arrived
         asyncio.get_running_loop().call_soon(self._end, _outcome(error), error, seconds)
 

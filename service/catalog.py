@@ -1,8 +1,8 @@
-"""Which versions of which products there are on disk, which are loaded, and which one serves.
+"""Which product versions are on disk, which are loaded, and which one serves.
 
-`refresh` makes what is loaded follow the models folder: at the start, and whenever the folder is looked at.
-A new version is loaded beside the old one and takes over when it has proved itself; one that fails keeps the
-old one serving. Everything but the loading itself happens on the event loop.
+`refresh` loads and unloads versions to follow the models folder. A new version is loaded beside the old one
+and takes over when its golden frames have passed; if it fails, the old one keeps serving. Only the loading
+itself runs outside the event loop.
 """
 
 import asyncio
@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from export.bundle import Bundle, BundleError, Predictor, TrustedKey
 from service.errors import NotLoaded, NotServing
@@ -22,16 +21,16 @@ from service.lane import Lane
 from service.metrics import Metrics
 from service.settings import Settings
 from service.slot import Slot
+from service.state import State
 
-State = Literal["STARTING", "READY", "DRAINING", "FAILED"]
 Start = Callable[[Bundle, str], Predictor]
-"""How the engine of a bundle is started: `Bundle.start`, unless a test or a benchmark has another."""
+"""Starts a bundle's engine: `Bundle.start`, or a replacement in tests and benchmarks."""
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, eq=False)
 class Version:
-    """One version of one product, as the service knows it. `lane` is there while it can answer."""
+    """One version of one product. `lane` is set while it can answer."""
 
     product: str
     number: int
@@ -41,7 +40,7 @@ class Version:
     reason: str = ""
     lane: Lane | None = None
     hurry: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when a replaced version need not be kept any longer for those who ask for it by number."""
+    """Set when a replaced version need not be kept any longer for requests with its number."""
 
 
 @dataclass(slots=True, eq=False)
@@ -66,7 +65,7 @@ class Catalog:
         self._retiring = set[asyncio.Task[None]]()
 
     def versions(self, product: str | None = None) -> list[Version]:
-        """All versions known, of all products or one, the newest first; NotLoaded when it is unknown."""
+        """All known versions of all products or of one, newest first; NotLoaded for an unknown product."""
         if product is not None and product not in self._products:
             raise NotLoaded(f"there is no product {product!r}")
         chosen = sorted(self._products) if product is None else [product]
@@ -85,7 +84,7 @@ class Catalog:
         return any(product.serving for product in self._products.values())
 
     def lane(self, product: str, version: int | None = None) -> Lane:
-        """The lane that serves `product`, or that of a `version` still loaded; NotLoaded or NotServing."""
+        """The lane that serves `product`, or that of a loaded `version`. Raises NotLoaded or NotServing."""
         if product not in self._products:
             raise NotLoaded(f"there is no product {product!r}")
         known = self._products[product]
@@ -101,29 +100,23 @@ class Catalog:
                 return candidate.lane
         raise NotLoaded(f"version {version} of product {product!r} is not loaded")
 
-    async def watch(self, seconds: float) -> None:
-        """Looks at the folder every `seconds`, for ever."""
-        while True:
-            await asyncio.sleep(seconds)
-            await self.refresh()
-
     async def refresh(self) -> None:
-        """Loads what is new, lets go what is gone. Nothing in the folder makes it raise."""
+        """Loads new versions, unloads removed ones. Whatever the folder holds, it does not raise."""
         try:
             found = await asyncio.to_thread(scan, self._folder)
         except OSError as error:
-            _logger.error("the models folder can't be read, what is loaded stays: %s", error)
+            _logger.error("the models folder can't be read, loaded versions stay: %s", error)
             return
         for name in self._products.keys() - found.keys():
             self._remove(self._products[name])
         for name, versions in found.items():
-            if isinstance(versions, OSError):  # a copy under another user, a share that is away for a moment
-                _logger.error("%s can't be read, what is loaded of it stays: %s", name, versions)
+            if isinstance(versions, OSError):  # no permission, or a network share that is away
+                _logger.error("%s can't be read, its loaded versions stay: %s", name, versions)
             else:
                 await self._follow(name, versions)
 
     async def close(self) -> None:
-        """Lets go of everything, once what was accepted has been answered."""
+        """Unloads everything, once all accepted frames have been answered."""
         for product in list(self._products.values()):
             self._remove(product)
         while self._retiring:
@@ -155,7 +148,7 @@ class Catalog:
             version.state, version.reason = "FAILED", str(error)
             _logger.error("%s version %d is FAILED: %s", version.product, version.number, error)
             return False
-        except Exception as error:  # the boundary to native runtimes: a version's failure is its own
+        except Exception as error:  # native runtimes raise anything: it fails this version only
             version.state, version.reason = "FAILED", f"{type(error).__name__}: {error}"
             _logger.exception("%s version %d is FAILED", version.product, version.number)
             return False
@@ -189,17 +182,17 @@ class Catalog:
     def _retire(self, version: Version) -> None:
         version.state = "DRAINING"
         self._show(self._products[version.product])
-        task = asyncio.create_task(self._let_go(version))
+        task = asyncio.create_task(self._unload(version))
         self._retiring.add(task)
         task.add_done_callback(self._retiring.discard)
 
-    async def _let_go(self, version: Version) -> None:
+    async def _unload(self, version: Version) -> None:
         with suppress(TimeoutError):
             await asyncio.wait_for(version.hurry.wait(), self._keep_old_seconds)
         lane, version.lane = version.lane, None
         assert lane is not None
         await lane.emptied()
-        if await asyncio.to_thread(self._slot.remove, lane):  # what hangs can't be freed
+        if await asyncio.to_thread(self._slot.remove, lane):  # a hanging engine can't be freed
             await asyncio.to_thread(_free, lane)
         product = self._products[version.product]
         product.versions.remove(version)
@@ -226,10 +219,10 @@ def _open(version: Version, trusted: TrustedKey | None, start: Start, engine: st
 
 
 def _free(lane: Lane) -> None:
-    """Closes the engine and gives its memory back: the C library would keep most of it for itself."""
+    """Closes the engine and returns its memory to the system: the C library would keep most of it."""
     lane.predictor.close()
     gc.collect()
-    with suppress(OSError, AttributeError):  # another C library has no such call
+    with suppress(OSError, AttributeError):  # not glibc
         ctypes.CDLL(None).malloc_trim(0)
 
 

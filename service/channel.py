@@ -1,8 +1,8 @@
-"""Messages between the service and a worker: a JSON object and bytes, never a pickle, for a worker that has
-been taken over may send what it likes.
+"""Messages between the service and a worker: a JSON object and bytes. Never a pickle: a compromised worker
+could make that run code.
 
-They lie in memory that both see; only their lengths go through a socket. So a message costs two changes of
-process however large it is, and whoever waits for it can do so on the event loop.
+They are in shared memory; only their lengths go through a socket. So a message of any size costs two context
+switches, and can be awaited on the event loop.
 """
 
 import fcntl
@@ -18,19 +18,19 @@ import orjson
 Head = dict[str, Any]
 Bytes = bytes | memoryview
 LARGE = 8 * 2**20
-"""Bytes of a message whose memory is not kept for the next one."""
+"""Above this size, in bytes, a message's memory is returned to the system."""
 _MOST_OF_HEAD = 2**14
-"""Bytes: who reads a head soon knows what it is. What there may be many of is payload."""
+"""Largest head in bytes, so that parsing it is quick. Long lists belong in the payload."""
 _LENGTHS = struct.Struct("!QQ")
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
 class DoesNotFit(ValueError):
-    """The message is larger than the memory, or its head than a head may be."""
+    """The message is larger than the shared memory, or its head too large."""
 
 
 class Channel:
-    """One end. `receive` before the next `send`: both directions use the same memory."""
+    """One end. Call `receive` before the next `send`: both directions use the same memory."""
 
     def __init__(self, connected: socket.socket, memory: int) -> None:
         self._socket = connected
@@ -38,7 +38,7 @@ class Channel:
         self._received = 0
 
     def send(self, head: Head, payload: Sequence[Bytes] = ()) -> None:
-        """DoesNotFit, or OSError when nobody is there any more. Never waits."""
+        """Raises DoesNotFit, or OSError when the other end is closed. Never waits."""
         encoded, end = orjson.dumps(head), 0
         too_long = len(encoded) > _MOST_OF_HEAD
         if too_long or sum(map(len, payload)) + len(encoded) > len(self._memory):
@@ -49,8 +49,8 @@ class Channel:
         self._socket.send(_LENGTHS.pack(end - len(encoded), len(encoded)))
 
     def receive(self) -> tuple[Head, memoryview]:
-        """The payload is there until the next `send`. EOFError when the other side has ended, or sends what
-        is no message."""
+        """The payload is valid until the next `send`. EOFError when the other side has ended or has sent
+        something that is not a message."""
         lengths = self._socket.recv(_LENGTHS.size)
         if len(lengths) < _LENGTHS.size:
             raise EOFError
@@ -67,23 +67,23 @@ class Channel:
         return head, memoryview(self._memory)[:of_payload]
 
     def give_back(self) -> None:
-        """Lets go of the memory of a large message, once that has been read."""
+        """Returns the memory of a large message to the system, once it has been read."""
         if self._received > LARGE:
             self._memory.madvise(mmap.MADV_REMOVE)
 
     def fileno(self) -> int:
-        """Of the socket: it becomes readable when there is something to receive."""
+        """The socket's: readable when there is a message to receive."""
         return self._socket.fileno()
 
     def close(self) -> None:
-        """The memory goes with the last view of it."""
+        """Closes the socket; the memory is freed with the last view of it."""
         self._socket.close()
 
 
 def shared_memory(room: int) -> int:
-    """A descriptor of memory that two channels can share, and neither can take away from under the other.
+    """A file descriptor of `room` bytes of memory for two channels, which neither can shrink for the other.
 
-    Of its `room` there is only as much as has been written.
+    Only what has been written takes physical memory.
     """
     memory = os.memfd_create("worker", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.ftruncate(memory, room)

@@ -1,4 +1,4 @@
-"""drd-serve: answers for the products of a models folder, over HTTP and gRPC."""
+"""drd-serve: inspects images with the products of a models folder, over HTTP and gRPC."""
 
 import argparse
 import shlex
@@ -59,42 +59,42 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--grpc", action="append", metavar="ADDRESS", help="gRPC; may be repeated (default 127.0.0.1:8081)"
     )
-    parser.add_argument("--admin", metavar="ADDRESS", help="one more address for health and metrics only")
+    parser.add_argument("--admin", metavar="ADDRESS", help="another address, for health and metrics only")
     parser.add_argument(
         "--tokens",
         type=Path,
         metavar="FILE",
-        help="who may ask: see drd-serve token --help (default: anyone)",
+        help="tokens of the callers who may ask: see drd-serve token --help (default: anyone)",
     )
     for name, help_ in (
-        ("certificate", "PEM; with --tls-key, TCP addresses speak TLS"),
-        ("key", "PEM"),
-        ("client-ca", "PEM; callers over TCP then need a certificate that it has signed"),
+        ("certificate", "certificate chain, PEM; with --tls-key, TCP addresses use TLS"),
+        ("key", "private key of the certificate, PEM"),
+        ("client-ca", "certificate authorities, PEM; callers over TCP then need a certificate signed by one"),
     ):
         parser.add_argument(f"--tls-{name}", type=Path, metavar="FILE", help=help_)
     parser.add_argument(
         "--open-to-anyone",
         action="store_true",
         default=None,
-        help="listen where others can reach it without --tokens or --tls-client-ca",
+        help="listen on addresses that other machines reach without --tokens or --tls-client-ca",
     )
     parser.add_argument(
         "--trusted-key",
         type=Path,
         metavar="FILE",
-        help="public key in PEM: only bundles signed by its owner (drd-export --sign) are served",
+        help="public key, PEM: only bundles signed with its private key (drd-export --sign) are served",
     )
-    parser.add_argument("--engine", metavar="auto|ID", help="default: the first that works here, best first")
+    parser.add_argument("--engine", metavar="auto|ID", help="default auto: the best that works here")
     return parser
 
 
-_EPILOG = """ADDRESS is HOST:PORT or unix:PATH. Every option may be given in the
-environment instead, as DRD_MODELS, DRD_HTTP and so on (addresses separated by commas).
+_EPILOG = """ADDRESS is HOST:PORT or unix:PATH. Every option may also be set in the
+environment, as DRD_MODELS, DRD_HTTP and so on (addresses separated by commas).
 Files of tokens and certificates are read again when they change. drd-serve token makes tokens."""
 
 
 def announce(service: Service) -> None:
-    """Tells a person where to go, and one line to try."""
+    """Prints the addresses, the versions, and one curl line to try."""
     for title, addresses in (("HTTP", service.http), ("gRPC", service.grpc), ("admin", service.admin)):
         for address in addresses:
             secure = title == "HTTP" and service.tls is not None
@@ -118,7 +118,7 @@ def announce(service: Service) -> None:
 
 
 def _picture(bundle: Bundle) -> Path:
-    """A golden frame worth trying: a clear defect where there is one; as short as it can be written."""
+    """The path of a golden frame, with a defect if there is one; relative where possible, to be short."""
     ranks = {"defective": 0, "pseudo-abnormal": 1}
     chosen = min(bundle.manifest.golden, key=lambda frame: ranks.get(frame.kind, 2))
     path = (bundle.path / chosen.file).absolute()

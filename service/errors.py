@@ -1,22 +1,22 @@
-"""Everything that can keep a frame from its verdict. Its meaning on the wire is each door's own table.
+"""Every reason why a frame gets no verdict. Each door has one table from these errors to its status codes.
 
 ServiceError
-├── BadInput            the caller's doing; the same request will fail again
-│   ├── UnreadableImage     not a picture, damaged, or of another format
-│   ├── UnlikeDeclared      another format than its declared type, or a type that is not served
+├── BadInput            the caller's mistake; the same request will fail again
+│   ├── UnreadableImage     not an image, damaged, or of an unsupported format
+│   ├── UnlikeDeclared      the content differs from its declared type, or the type is unsupported
 │   ├── BadParameter        missing, unknown, malformed or contradictory
 │   ├── TooLarge            too many bytes or pixels
-│   ├── TooSlow             did not arrive in time
+│   ├── TooSlow             the request did not arrive in time
 │   ├── NotLoaded           no such product, or not in that version
-│   └── Denied              nobody who may ask
-│       ├── Unauthenticated     no token, or none that is valid
-│       └── Forbidden           a valid one, but not for this
+│   └── Denied              the caller has no right to ask
+│       ├── Unauthenticated     no valid token
+│       └── Forbidden           a valid token, but not for this
 ├── Refused             not now: the same request may succeed after `retry_after` seconds
-│   ├── Busy                no place in the queue, or the deadline can't be met
-│   └── NotServing          starting or draining
-├── DeadlinePassed      too late for the caller to act on
-├── CallerGone          nobody is there to be answered
-└── InspectionFailed    the engine failed on this frame, or the service has a fault
+│   ├── Busy                the queue is full, or the deadline can't be met
+│   └── NotServing          starting or draining, or no version is READY
+├── DeadlinePassed      the deadline passed before the answer
+├── CallerGone          the caller has disconnected
+└── InspectionFailed    the engine failed on this frame, or the service has a bug
 """
 
 from typing import ClassVar, Literal

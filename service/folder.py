@@ -1,4 +1,4 @@
-"""The models folder as it is on disk: MODELS_DIR/PRODUCT/VERSION/."""
+"""Lists the models folder: MODELS_DIR/PRODUCT/VERSION/."""
 
 import os
 import re
@@ -9,15 +9,15 @@ from pathlib import Path
 from export.bundle import MAX_VERSION, PRODUCT_NAME
 
 Fingerprint = tuple[tuple[str, int, int, int], ...]
-"""Name, size, time and inode of every file of a bundle: with another one it is another bundle."""
+"""Name, size, modification time and inode of every file of a bundle: when it differs, so does the bundle."""
 
 _VERSION = re.compile(r"[1-9][0-9]*")
 
 
 def scan(models: Path) -> dict[str, dict[int, Fingerprint] | OSError]:
-    """Every product with its versions, or with why it can't be read. OSError when `models` itself can't be.
+    """Every product with its versions, or with the error on reading it. OSError when `models` is unreadable.
 
-    What has no product's or version's name is passed over: bundles in the making have none.
+    Folders with other names are ignored: among them are bundles still being written.
     """
     return {
         product.name: versions
@@ -34,7 +34,7 @@ def _versions(product: Path) -> dict[int, Fingerprint] | OSError:
                 with suppress(FileNotFoundError):
                     versions[int(version.name)] = tuple(sorted(_files(version)))
     except (FileNotFoundError, NotADirectoryError):
-        pass  # no folder, or taken away while being looked at
+        pass  # not a folder, or removed meanwhile
     except OSError as error:
         return error
     return versions

@@ -1,4 +1,4 @@
-"""From the bytes a caller sent to the network's input."""
+"""Decodes the bytes of a caller's image into the network's input."""
 
 import hashlib
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ _FORMAT_OF_TYPE = {
     "image/tiff": "TIFF",
 }
 _TYPES_THAT_SAY_NOTHING = {"", "application/octet-stream", "application/x-www-form-urlencoded"}
-_FORMAT_OF_PILLOW = {"MPO": "JPEG"}  # a JPEG with further pictures behind it, as phones write
+_FORMAT_OF_PILLOW = {"MPO": "JPEG"}  # a JPEG followed by more images, as phones write
 _TIFF_COMPRESSIONS = {
     "raw",
     "packbits",
@@ -36,12 +36,12 @@ _TIFF_COMPRESSIONS = {
     "group4",
     "tiff_raw_16",
 }
-"""What a TIFF may hold: libtiff would also open WebP, Zstandard, LZMA and rarer ones."""
+"""Accepted in a TIFF: libtiff would also open WebP, Zstandard, LZMA and others, untested here."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageLimits:
-    """What is looked at before a pixel is decoded: pixels in all, per side, and pictures in one file."""
+    """Checked before a pixel is decoded: pixels in total and per side, and images in one file."""
 
     pixels: int
     side: int
@@ -49,21 +49,21 @@ class ImageLimits:
 
 
 def declared_type(header: str | None) -> str | None:
-    """The media type of a Content-Type header, None if that says nothing; UnlikeDeclared if not served."""
+    """The media type of a Content-Type header; None if it is unspecific, UnlikeDeclared if unsupported."""
     kind = (header or "").partition(";")[0].strip().lower()
     if kind in _TYPES_THAT_SAY_NOTHING:
         return None
     if kind not in _FORMAT_OF_TYPE:
         raise UnlikeDeclared(
-            f"{kind[:100]!r} is not served: send image/jpeg, image/png, image/bmp or image/tiff"
+            f"{kind[:100]!r} is not supported: send image/jpeg, image/png, image/bmp or image/tiff"
         )
     return kind
 
 
 def decode(body: bytes, geometry: Geometry, *, declared: str | None, limits: ImageLimits) -> Decoded:
-    """The network's input for `geometry`, made from an encoded image; of several pictures, the first.
+    """The network's input for `geometry` from an encoded image; the first of several in one file.
 
-    Raises UnreadableImage, UnlikeDeclared or TooLarge; the latter from the header, before a pixel is decoded.
+    Raises UnreadableImage, UnlikeDeclared, or TooLarge: that from the header, before a pixel is decoded.
     """
     with _opened(body, declared, limits) as image:
         rgb = _rgb(image)
@@ -85,8 +85,8 @@ def _opened(body: bytes, declared: str | None, limits: ImageLimits) -> Image.Ima
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise TooLarge(f"the image has more than {limits.pixels} pixels") from error
     except MemoryError as error:
-        raise TooLarge("the image's header needs more memory than there may be") from error
-    except Exception as error:  # the boundary to decoders: on damaged data they raise what they like
+        raise TooLarge("the image's header needs more memory than is allowed") from error
+    except Exception as error:  # decoders raise all kinds of exceptions on damaged data
         raise UnreadableImage("the body is not a readable JPEG, PNG, BMP or TIFF image") from error
     kind = _FORMAT_OF_PILLOW.get(image.format or "", image.format)
     if declared is not None and _FORMAT_OF_TYPE[declared] != kind:
@@ -97,19 +97,19 @@ def _opened(body: bytes, declared: str | None, limits: ImageLimits) -> Image.Ima
 
 def _check(image: Image.Image, limits: ImageLimits) -> None:
     if image.width * image.height > limits.pixels:
-        raise TooLarge(
-            f"{image.width} by {image.height} is more than the {limits.pixels} pixels that are served"
-        )
+        raise TooLarge(f"{image.width} by {image.height} is more than the limit of {limits.pixels} pixels")
     if max(image.size) > limits.side:
-        raise TooLarge(f"{image.width} by {image.height} is more than {limits.side} pixels per side")
+        raise TooLarge(
+            f"{image.width} by {image.height} is more than the limit of {limits.side} pixels per side"
+        )
     if image.format == "TIFF" and image.info.get("compression") not in _TIFF_COMPRESSIONS:
-        raise UnreadableImage(f"a TIFF compressed as {image.info.get('compression')!s:.50} is not served")
+        raise UnreadableImage(f"a TIFF compressed as {image.info.get('compression')!s:.50} is not supported")
     if _more_frames(image, limits.frames):
-        raise TooLarge(f"the file has more than the {limits.frames} pictures that are served")
+        raise TooLarge(f"the file has more than {limits.frames} images")
 
 
 def _more_frames(image: Image.Image, most: int) -> bool:
-    """Whether there are more than `most` pictures in the file, without looking at more than those."""
+    """Whether the file has more than `most` images, without reading further than that."""
     try:
         if image.format != "TIFF":
             return getattr(image, "n_frames", 1) > most  # the header says it
@@ -120,7 +120,7 @@ def _more_frames(image: Image.Image, most: int) -> bool:
         finally:
             image.seek(0)
     except Exception as error:  # as above
-        raise UnreadableImage("the file's further pictures are damaged") from error
+        raise UnreadableImage("a further image in the file is damaged") from error
     return True
 
 
@@ -139,7 +139,7 @@ def _rgb(image: Image.Image) -> NDArray[np.uint8]:
 
 
 def _needs_too_much() -> TooLarge:
-    return TooLarge("decoding the image needs more memory than there may be")
+    return TooLarge("decoding the image needs more memory than is allowed")
 
 
 def _one_line(error: Exception) -> str:

@@ -1,9 +1,9 @@
-"""What a door asks and what it gets: the values that pass between doors and inspector."""
+"""The values that pass between the doors and the inspector."""
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Literal, cast
+from dataclasses import dataclass, fields
+from typing import Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 from export.bundle import Finding, FrameStatistics
 from service.errors import BadParameter
 
-STAGES = ("decode", "queue", "infer", "post", "encode")
+Door = Literal["http", "grpc"]
 Part = Literal["heatmap", "mask", "regions", "overlay"]
-PARTS: tuple[Part, ...] = ("heatmap", "mask", "regions", "overlay")
+PARTS: tuple[Part, ...] = get_args(Part)
 _ID = re.compile(r"[\x20-\x7e]{0,128}")
 DEFAULT_PARTS: frozenset[Part] = frozenset({"heatmap", "mask", "regions"})
 
 
 @dataclass(slots=True)
 class Timings:
-    """Seconds. `queue` is all waiting between the other stages; `total` runs from the request's arrival."""
+    """Seconds. `queue` is all waiting between the other stages; `total` counts from the request's arrival."""
 
     decode: float = 0.0
     queue: float = 0.0
@@ -30,13 +30,16 @@ class Timings:
     total: float = 0.0
 
     def milliseconds(self) -> dict[str, float]:
-        """By stage, as they are answered and logged."""
+        """By stage, rounded to microseconds, for answers and log lines."""
         return {stage: round(1000 * getattr(self, stage), 3) for stage in (*STAGES, "total")}
+
+
+STAGES = tuple(field.name for field in fields(Timings) if field.name != "total")
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a door asks of the inspector. `arrived` and `deadline` are instants of `time.monotonic`."""
+    """One inspection to be done. `arrived` and `deadline` are instants of `time.monotonic`."""
 
     image: bytes
     product: str
@@ -45,12 +48,12 @@ class Request:
     version: int | None = None
     parts: frozenset[Part] = DEFAULT_PARTS
     declared: str | None = None
-    """The media type the caller says the image has; None: recognised by content."""
+    """The media type that the caller declared; None: recognised by content."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """`pixels`, uint8 [H, W, 3], is the network's input; the size is the sent image's, upright."""
+    """`pixels`, uint8 [H, W, 3], is the network's input; width and height are the upright sent image's."""
 
     pixels: NDArray[np.uint8]
     width: int
@@ -60,7 +63,7 @@ class Decoded:
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class PngPicture:
     width: int
     height: int
     png: bytes
@@ -68,12 +71,12 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """What a map says, the pictures of it that are wanted, and the map to be remembered."""
+    """The finding of a map, the pictures that were asked for, and the map for the history."""
 
     finding: Finding
-    pictures: Mapping[Part, Picture]
+    pictures: Mapping[Part, PngPicture]
     heatmap: bytes | NDArray[np.float32]
-    """As PNG where that is wanted, else its scores, float32 [H, W]."""
+    """A PNG if that was asked for, else the scores, float32 [H, W]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +92,10 @@ class Inspection:
     guard_band: float
     min_area: int
     sent: bytes
-    """The image as it was sent."""
+    """The image file as it was sent."""
     image: Decoded
     parts: frozenset[Part]
-    pictures: Mapping[Part, Picture]
+    pictures: Mapping[Part, PngPicture]
     heatmap: bytes | NDArray[np.float32]
     """As in `Read`."""
     timings: Timings
@@ -100,14 +103,14 @@ class Inspection:
 
 
 def parse_id(name: str, text: str) -> str:
-    """An id that may be echoed and logged; BadParameter otherwise."""
+    """Returns `text` if it may be echoed and logged; raises BadParameter otherwise."""
     if not _ID.fullmatch(text):
-        raise BadParameter(f"{name} is more than 128 printable ASCII characters")
+        raise BadParameter(f"{name} must be at most 128 printable ASCII characters")
     return text
 
 
 def parse_parts(names: Iterable[str]) -> frozenset[Part]:
-    """The parts of an answer that are wanted, empty names passed over; BadParameter for unknown ones."""
+    """The parts of an answer to include; empty names are ignored, unknown ones raise BadParameter."""
     wanted = frozenset(name for name in names if name)
     if unknown := wanted - set(PARTS):
         raise BadParameter(f"include {min(unknown)[:100]!r}: there are {', '.join(PARTS)}")

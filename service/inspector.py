@@ -1,4 +1,4 @@
-"""The one way from a request to its verdict, behind every door.
+"""The path from a request to its verdict, the same for every door.
 
 inspect ──▶ admission ──▶ decode ──▶ slot (queue, engine) ──▶ read ──▶ answer
 event loop                worker     engine's thread          worker   event loop
@@ -25,7 +25,7 @@ _logger = logging.getLogger(__name__)
 
 
 class Inspector:
-    """Owns the workers and the engine slot. Everything here happens on the event loop."""
+    """Owns the workers and the engine slot. Runs on the event loop only."""
 
     def __init__(
         self,
@@ -46,24 +46,24 @@ class Inspector:
         )
 
     def hold(self) -> AbstractContextManager[Holding]:
-        """Where a door accounts for the bytes of a request, while they arrive and until it is answered."""
+        """Counts the bytes of a request while they arrive and until it is answered."""
         return self._admission.hold()
 
     async def warm_up(self) -> None:
-        """Returns when the first frame finds everything waiting for it."""
+        """Starts the workers, so that the first frame need not wait for it."""
         await self._workers.start()
 
     def check(self, product: str, version: int | None, arrived: float, deadline: float | None) -> None:
-        """Raises what would refuse a frame that came now: to be asked before its image is received.
+        """Raises what would refuse a frame now, before its image is received.
 
-        It gives no place: a frame whose image never comes would keep it from others.
+        It reserves no place: a frame whose image never arrives would block it.
         """
         self.life.check()
         lane = self.catalog.lane(product, version)
         self._admission.check(lane, self._order(arrived, deadline), deadline)
 
     async def inspect(self, request: Request) -> Inspection:
-        """The verdict on one image, or a ServiceError. Cancelling it frees the frame's place at once."""
+        """The verdict on one image; raises ServiceError. Cancelling it frees the frame's place at once."""
         self.life.check()
         lane = self.catalog.lane(request.product, request.version)
         order = self._order(request.arrived, request.deadline)
@@ -82,7 +82,7 @@ class Inspector:
         return inspection
 
     async def preview(self, image: bytes, side: int) -> bytes:
-        """A JPEG of `image` with at most `side` pixels per side, made when no frame needs the worker."""
+        """A JPEG of `image` with at most `side` pixels per side, made when no frame waits for a worker."""
         try:
             return await self._workers.preview(image, side)
         except ServiceError:
@@ -90,7 +90,7 @@ class Inspector:
             raise
 
     async def close(self) -> None:
-        """Ends the engine's thread and the workers, once everything accepted has been answered."""
+        """Ends the engine's thread and the workers, once all accepted frames have been answered."""
         await asyncio.to_thread(self._slot.close)
         await self._workers.close()
 
@@ -98,7 +98,7 @@ class Inspector:
         return deadline or arrived + self._default_deadline
 
     async def _inspected(self, frame: Frame) -> Inspection:
-        """What fails it is the frame's failure and no other's."""
+        """Turns any failure into a ServiceError of this frame only."""
         try:
             return await self._through_all_stages(frame)
         except ServiceError:
@@ -106,7 +106,7 @@ class Inspector:
         except FrameFailed as error:
             _logger.error("%s: %s", frame.lane.product, error)
             raise InspectionFailed(str(error)) from error
-        except Exception as error:  # the boundary to faults of our own
+        except Exception as error:  # a bug fails this frame only
             _logger.exception("a frame of %s failed", frame.lane.product)
             raise InspectionFailed("the service failed on this frame") from error
 

@@ -1,4 +1,4 @@
-"""A job for a worker: what it is asked, what it may answer, and how either of them may fail."""
+"""A job for a worker: its request, its answer, and how either can fail."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -19,8 +19,8 @@ _FAILURES: dict[str, type[Exception]] = {
 
 @dataclass(frozen=True, slots=True)
 class Done(Generic[Made]):
-    """What a worker made. `seconds` run from handing over the job to the answer; of these, the worker says to
-    have `spent` so many on each step."""
+    """What a worker made. `seconds` is the time from handing over the job to its answer; `spent` are the
+    seconds of each step, as the worker reports them."""
 
     made: Made
     spent: tuple[float, ...]
@@ -29,23 +29,23 @@ class Done(Generic[Made]):
 
 @dataclass(slots=True, eq=False)
 class Job(Generic[Made]):
-    """`understand` makes of head and payload what was asked for; it raises anything if they are no answer."""
+    """`understand` converts head and payload into the result, raising any exception if they are invalid."""
 
     order: float
     head: Head
     payload: Sequence[Bytes]
     understand: Callable[[Head, memoryview], Made]
     decodes: bool
-    """Whether it opens an image: what goes wrong is the image's fault then."""
+    """Whether it opens an image: a failure is then blamed on the image."""
     answer: asyncio.Future[Done[Made]]
     again: bool = False
-    """A worker has ended over it already."""
+    """Whether a worker has died on it already."""
 
     def settle(self, outcome: Done[Made] | Exception) -> None:
         settle(self.answer, outcome)
 
     def outcome(self, head: Head, payload: memoryview, seconds: float) -> Done[Made] | Exception:
-        """What the worker answers, or the failure it names; raises anything if that is no answer."""
+        """The worker's result, or the failure it reports; raises any exception if the answer is invalid."""
         if "error" in head:
             return _FAILURES[head["error"]](str(head["detail"]))
         spent = tuple(map(float, head["spent"]))
@@ -54,9 +54,9 @@ class Job(Generic[Made]):
         return Done(self.understand(head, payload), spent, seconds)
 
     def failure(self, limit: float, *, too_long: bool) -> ServiceError:
-        """What it means that a worker has ended over it: after its time `limit`, or before."""
+        """The error when a worker has died on this job: after its time `limit` in seconds, or before."""
         if not self.decodes:
             return InspectionFailed("the service failed on this frame")
         if too_long:
             return TooLarge(f"decoding the image takes more than {limit:g} s")
-        return UnreadableImage("the image is damaged: its decoder ended")
+        return UnreadableImage("the image is damaged: its decoder crashed")

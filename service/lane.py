@@ -1,4 +1,4 @@
-"""A lane is one product version's way to its engine; a frame is one accepted request on it."""
+"""A lane is one loaded product version with its queue; a frame is one accepted request in it."""
 
 import asyncio
 import time
@@ -15,7 +15,7 @@ from service.pace import Pace
 
 
 class Stage(IntEnum):
-    """How far a frame is."""
+    """The stage a frame is in."""
 
     DECODE = 0
     QUEUE = 1
@@ -25,7 +25,7 @@ class Stage(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Predicted:
-    """What the engine says to one frame, in a batch that took so many seconds; both raw."""
+    """The engine's raw output for one frame. `seconds` and `batch_size` are those of its batch."""
 
     heatmap: NDArray[np.float32]
     score: float
@@ -40,17 +40,17 @@ class Frame:
     request: Request
     lane: "Lane"
     order: float
-    """Where it stands in every queue: its deadline, or the instant that frames without one are given."""
+    """Its sort key in every queue: its deadline, or the default one. An instant of `time.monotonic`."""
     since: float
-    """When the last stage ended."""
+    """When the last stage ended; an instant of `time.monotonic`."""
     predicted: asyncio.Future[Predicted]
-    """Settled by the slot."""
+    """Its result is set by the slot."""
     stage: Stage = Stage.DECODE
     timings: Timings = field(default_factory=Timings)
     decoded: Decoded | None = None
 
     def end(self, stage: Stage, *spent: float) -> None:
-        """Ends a stage that took so long, in steps, and enters the next; the rest of the time was waiting."""
+        """Enters `stage`. `spent` are the seconds of the steps before; the rest counts as waiting."""
         now = time.monotonic()
         self.timings.queue += now - self.since - sum(spent)
         self.since, self.stage = now, stage
@@ -63,7 +63,7 @@ class Lane:
         self.predictor = predictor
         self.manifest = predictor.bundle.manifest
         self.manifest_json = self.manifest.model_dump_json().encode()
-        """As the workers get it, with every map."""
+        """Sent to a worker with every map."""
         self.product = self.manifest.product
         self.version = self.manifest.version
         self.digest = predictor.bundle.digest
@@ -74,13 +74,8 @@ class Lane:
         self._empty = asyncio.Event()
         self._empty.set()
 
-    @property
-    def frame_bytes(self) -> int:
-        """Bytes of one network input."""
-        return self.manifest.geometry.height * self.manifest.geometry.width * 3
-
     def measure(self) -> None:
-        """Runs every batch size once, so that the first deadlines are judged by something."""
+        """Times every batch size once, so that the first deadlines can be judged."""
         geometry = self.manifest.geometry
         for size, pace in self.pace.infer.items():
             frames = np.zeros((size, geometry.height, geometry.width, 3), np.uint8)

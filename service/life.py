@@ -1,24 +1,25 @@
-"""The service's own state, named: STARTING, READY, DRAINING or FAILED."""
+"""The state of the service as a whole, for its health checks."""
 
-from service.catalog import Catalog, State
+from service.catalog import Catalog
 from service.errors import NotServing
 from service.metrics import Metrics
 from service.slot import Slot
+from service.state import State
 
 
 class Life:
-    """Where the service stands. READY is a state, not that the process is up."""
+    """READY is a state of its own: that the process runs does not imply it."""
 
     def __init__(self, catalog: Catalog, slot: Slot, metrics: Metrics) -> None:
         self._catalog, self._slot = catalog, slot
         self.state: State = "STARTING"
         self.accepting = False
-        """While draining, the lame-duck time: not ready, but still serving."""
+        """Still true in the lame-duck time, in which the service is DRAINING but serves."""
         metrics.ready.set_function(lambda: self.ready)
 
     @property
     def alive(self) -> bool:
-        """False when only a restart helps."""
+        """False when only a restart of the process helps."""
         return not self._slot.trouble
 
     @property
@@ -27,7 +28,7 @@ class Life:
 
     @property
     def why_not_ready(self) -> str:
-        """One line; empty when ready."""
+        """The reason in one line; empty when ready."""
         if self.ready:
             return ""
         if not self.alive:

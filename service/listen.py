@@ -1,4 +1,4 @@
-"""Listening sockets, and what is wrong when there can't be one."""
+"""Opens listening sockets, with clear errors."""
 
 import errno
 import os
@@ -12,7 +12,7 @@ _BACKLOG = 2048
 
 
 class CannotListen(Exception):
-    """The address can't be had; the message is one clear line."""
+    """The address can't be listened on; the message is one clear line."""
 
 
 def listen(address: Address) -> socket.socket:
@@ -26,7 +26,7 @@ def listen(address: Address) -> socket.socket:
 
 
 def name_of(listening: socket.socket) -> Address:
-    """Where a socket listens: the port is known only now when 0 was asked for."""
+    """The address a socket is bound to, with the actual port where 0 was asked for."""
     if listening.family == socket.AF_UNIX:
         return Address(path=listening.getsockname())
     return Address(*listening.getsockname()[:2])
@@ -61,7 +61,7 @@ def _unix(path: Path) -> socket.socket:
 
 
 def _remove_leftover(path: Path) -> None:
-    """A socket nobody listens on any more is in the way; one that somebody listens on is not ours to take."""
+    """Removes the socket file of an earlier run; OSError when a program still listens on it."""
     if not path.exists() or not stat.S_ISSOCK(path.stat().st_mode):
         return
     with socket.socket(socket.AF_UNIX) as probe:

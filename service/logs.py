@@ -1,4 +1,4 @@
-"""JSON lines on standard error: one per request at level info, and what the service has to say besides."""
+"""The log: JSON lines on standard error, one per request at level info, and the service's own messages."""
 
 import logging
 import sys
@@ -26,8 +26,9 @@ class JsonLines(logging.Formatter):
 
 
 def set_up_logs(level: str, to: IO[str] = sys.stderr) -> None:
-    """Sends the service's and its libraries' records to `to`."""
-    # What no line says is not looked up: a third of a record's time (Python's logging HOWTO, "Optimization").
+    """Writes log records of the service (from `level` on) and of libraries (warnings) to `to`."""
+    # Fields that no line contains are not collected, which saves a third of the time per record
+    # (Python's logging HOWTO, "Optimization").
     logging._srcfile = None
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = logging.StreamHandler(to)

@@ -1,4 +1,4 @@
-"""Every series there is, on a registry of its own. Latencies are in seconds, an edge lies at the takt."""
+"""All Prometheus series, on their own registry. Latencies are in seconds, with a bucket edge at the takt."""
 
 from collections.abc import Iterable
 from typing import get_args
@@ -15,27 +15,25 @@ from prometheus_client import (
 )
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from export.bundle import BATCH_SIZES
+from export.bundle import BATCH_SIZES, Verdict
 from service.errors import Outcome
-from service.inspection import STAGES, Inspection
+from service.inspection import STAGES, Door, Inspection
 from service.lane import Lane
+from service.state import State
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
-STATES = ("STARTING", "READY", "DRAINING", "FAILED")
 UNKNOWN = "unknown"
-"""The product of requests that name none there is: callers can't make up series."""
+"""The product label of requests for unknown products, so that callers can't create series."""
 
 _EDGES = (0.001, 0.002, 0.004, 0.008, 0.016, 0.03, 0.06, 0.125, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0)
 _SCORES = tuple(i / 20 for i in range(1, 21))
-_DOORS = ("http", "grpc")
-_VERDICTS = ("OK", "NG", "REVIEW")
 
 
 class Metrics:
     """One attribute per series. Thread-safe."""
 
     def __init__(self, *, takt_seconds: float) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # series that nobody reads
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # series nobody uses
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
@@ -56,10 +54,10 @@ class Metrics:
         self.requests = counter("requests", "Requests by how they ended", "product", "door", "outcome")
         self.verdicts = counter("verdicts", "Verdicts given", "product", "verdict")
         self.reviews = counter("reviews", "REVIEW verdicts by their reason", "product", "reason")
-        # What the histograms' edge at the takt says too, for rules that then need not know where it lies.
+        # Also in the histograms, but alert rules would need to know the edge at the takt.
         self.late = counter("late", "Verdicts that took longer than the takt", "product")
-        self.rejected = counter("rejected", "Requests refused at the door, by the limit", "product", "reason")
-        self.denied = counter("denied", "Callers turned away for want of a right", "door", "reason")
+        self.rejected = counter("rejected", "Requests refused at the door, by reason", "product", "reason")
+        self.denied = counter("denied", "Callers without a valid token or the right to ask", "door", "reason")
         self.deadline_missed = counter("deadline_missed", "Frames whose deadline passed", "product")
         self.request_seconds = histogram("request_seconds", "Arrival to answer", edges, "product", "door")
         self.stage_seconds = histogram(
@@ -84,18 +82,18 @@ class Metrics:
         self.takt_seconds.set(takt_seconds)
         self.ready = gauge("ready", "1 while the service is ready")
         self.certificate_expiry_seconds = gauge(
-            "certificate_expiry_seconds", "Until the certificate in use expires; infinite without one"
+            "certificate_expiry_seconds", "Seconds until the certificate in use expires; infinite without one"
         )
         self.certificate_expiry_seconds.set(float("inf"))
 
     def ended(self, product: str, door: str, outcome: Outcome) -> None:
-        """Counts a request, however it ended."""
+        """Counts a request by its outcome."""
         self.requests.labels(product, door, outcome).inc()
         if outcome == "expired":
             self.deadline_missed.labels(product).inc()
 
     def answered(self, door: str, inspection: Inspection) -> None:
-        """Observes a request that got its verdict."""
+        """Records a request that got its verdict."""
         product, timings = inspection.product, inspection.timings
         self.verdicts.labels(product, inspection.reading.verdict).inc()
         if inspection.reading.verdict == "REVIEW":
@@ -108,12 +106,12 @@ class Metrics:
             self.stage_seconds.labels(product, stage).observe(getattr(timings, stage))
 
     def show(self, product: str, versions: Iterable[tuple[int, str, Lane | None]]) -> None:
-        """Shows what there is of `product`: number, state and, where loaded, the lane of each version."""
+        """Sets the gauges of `product` from number, state and, where loaded, lane of each version."""
         self._begin_at_zero(product)
         self._forget_versions(product)
         lanes = list[Lane]()
         for number, state, lane in versions:
-            for name in STATES:
+            for name in get_args(State):
                 self.product_state.labels(product, str(number), name).set(name == state)
             if lane is not None:
                 lanes.append(lane)
@@ -123,16 +121,16 @@ class Metrics:
         self.queue_depth.labels(product).set_function(lambda: sum(lane.frames for lane in lanes))
 
     def forget(self, product: str) -> None:
-        """Removes the gauges of a product that is gone; counters stay, as rates need them."""
+        """Removes the gauges of a removed product; counters stay, as rates need them."""
         self._forget_versions(product)
         self.queue_depth.remove(product)
 
     def _begin_at_zero(self, product: str) -> None:
-        """Makes the counters alerts are raised on: the rate of one that appears as 1 misses the first."""
-        for door in _DOORS:
+        """Creates the counters used by alerts at 0: the rate of one that appears at 1 misses it."""
+        for door in get_args(Door):
             for outcome in get_args(Outcome):
                 self.requests.labels(product, door, outcome)
-        for verdict in _VERDICTS:
+        for verdict in get_args(Verdict):
             self.verdicts.labels(product, verdict)
         for counter in (self.late, self.deadline_missed, self.engine_busy_seconds):
             counter.labels(product)
@@ -142,5 +140,5 @@ class Metrics:
             gauge.remove_by_labels({"product": product})
 
     def text(self) -> bytes:
-        """What a scrape gets."""
+        """The series in Prometheus' text format."""
         return generate_latest(self.registry)

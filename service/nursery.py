@@ -1,4 +1,4 @@
-"""Where workers come from: forked from a process that has done all imports, within milliseconds."""
+"""Starts workers: forked within milliseconds from a process that has done all imports, the nursery."""
 
 import atexit
 import os
@@ -12,22 +12,22 @@ from contextlib import suppress
 from service.channel import Channel, shared_memory
 from service.settings import MEBIBYTE
 
-_START_SECONDS = 60  # the first worker waits for the nursery's imports, on a machine that may be busy
+_START_SECONDS = 60  # the first worker waits for the nursery's imports, perhaps on a busy machine
 _END_SECONDS = 5
 _ENVIRONMENT = {
-    "OPENBLAS_NUM_THREADS": "1",  # what forks may have no threads
-    # The memory of a frame is kept for the next, up to 64 MiB: to have it from the system anew, page by page,
-    # takes 40 % of a megapixel's time.
+    "OPENBLAS_NUM_THREADS": "1",  # a process that forks must not have threads
+    # Up to 64 MiB of a frame's memory is kept for the next one: getting it from the system again, page by
+    # page, takes 40 % of the time for a megapixel.
     "MALLOC_MMAP_THRESHOLD_": str(32 * MEBIBYTE),
     "MALLOC_TRIM_THRESHOLD_": str(64 * MEBIBYTE),
 }
 
 
 def new_worker(wanted: bytes, room: int, seconds: float = _START_SECONDS) -> Channel:
-    """To a worker that waits for its first job. Blocks; EOFError or OSError when there can't be one."""
+    """Starts a worker. Blocks at most about twice `seconds`; EOFError or OSError when it can't be started."""
     try:
         return _forked(wanted, room, seconds)
-    except (EOFError, ConnectionError):  # the nursery has ended, unnoticed until now: there will be another
+    except (EOFError, ConnectionError):  # the nursery had died unnoticed: the next call starts a new one
         return _forked(wanted, room, seconds)
 
 
@@ -41,7 +41,7 @@ def _forked(wanted: bytes, room: int, seconds: float) -> Channel:
         other.close()
         try:
             worker.fasten()
-        except TimeoutError:  # the nursery hangs: the next worker comes from another
+        except TimeoutError:  # the nursery hangs: the next worker needs a new one
             nursery.kill()
             nursery.wait()
             raise
@@ -56,12 +56,12 @@ def _forked(wanted: bytes, room: int, seconds: float) -> Channel:
 
 
 class _Leash(Channel):
-    """A channel whose worker ends with it: one that has been taken over, or hangs, would go on."""
+    """A channel that kills its worker when closed: a compromised or hanging one would not end by itself."""
 
     _process: int | None = None
 
     def fasten(self) -> None:
-        """The worker says who it is, before it has seen anything that could take it over."""
+        """Receives the worker's process id, before it has seen any input that could compromise it."""
         head, _ = self.receive()
         self._process = os.pidfd_open(head["process"])
 
@@ -74,7 +74,7 @@ class _Leash(Channel):
 
 
 class Nursery:
-    """The process that workers are forked from; one for all, started when first needed."""
+    """The process that workers are forked from: one for all pools, started when first needed."""
 
     def __init__(self) -> None:
         self._changing = threading.Lock()
@@ -83,8 +83,8 @@ class Nursery:
         atexit.register(self.close)
 
     def fork(self, other: socket.socket, memory: int, wanted: bytes) -> subprocess.Popen[bytes]:
-        """Has the other end of a channel served by a new process; OSError when that can't be. The process
-        that has been asked for it."""
+        """Asks for a new worker at the other end of a channel, and returns the nursery process; OSError on
+        failure."""
         with self._changing:
             if self._process is None or self._process.poll() is not None:
                 self.close()
@@ -95,7 +95,7 @@ class Nursery:
             return self._process
 
     def close(self) -> None:
-        """Workers that work go on."""
+        """Ends the nursery; its workers continue."""
         if self._channel is not None and self._process is not None:
             self._channel.close()
             try:

@@ -1,6 +1,7 @@
-"""OpenTelemetry: one span per request, made when the request has ended, of what its log line says.
+"""OpenTelemetry: one span per request, made when the request has ended, with the fields of its log line.
 
-The only file that imports it. Sampling, names and addresses are the library's own variables, OTEL_*.
+The only file that imports opentelemetry. Sampling, names and addresses are set by the library's OTEL_*
+variables.
 """
 
 import time
@@ -16,11 +17,11 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from service.traces import Carrier, Facts
 
 _OTLP = {"http/protobuf": "otlp_proto_http", "grpc": "otlp_proto_grpc"}
-"""The name under which an exporter is installed, by protocol."""
+"""Entry point name of the exporter, by protocol."""
 
 
 class OpenTelemetry:
-    """Traces of one provider, which it owns."""
+    """Records spans with `provider`, and shuts it down on close."""
 
     def __init__(self, provider: TracerProvider) -> None:
         self._provider = provider
@@ -29,7 +30,7 @@ class OpenTelemetry:
 
     @staticmethod
     def exporting(environment: Mapping[str, str]) -> "OpenTelemetry":
-        """To where `environment` says; LookupError where no such exporter is installed."""
+        """Exports to where `environment` says; LookupError when that exporter is not installed."""
         name = OTELResourceDetector().detect().attributes.get("service.name", "drd-inspect")
         provider = TracerProvider(resource=Resource.create({"service.name": name}))
         for exporter in (environment.get("OTEL_TRACES_EXPORTER") or "otlp").split(","):

@@ -1,8 +1,8 @@
-"""How long the steps of one product's frames take, learned from what was measured. Seconds."""
+"""How long the steps of one product's frames take, averaged over measurements. Seconds."""
 
 from collections.abc import Sequence
 
-_WEIGHT = 0.1  # of a new measurement: the last ten or so count
+_WEIGHT = 0.1  # of a new measurement: roughly the last ten count
 
 
 class Average:
@@ -18,7 +18,7 @@ class Average:
 
 
 class Pace:
-    """One product's averages, messages included. Written by whoever measures, read by the event loop."""
+    """One lane's averages. Decode and post include the messages to and from the worker."""
 
     def __init__(self, batch_sizes: Sequence[int]) -> None:
         self.decode = Average()
@@ -26,10 +26,10 @@ class Pace:
         self.infer = {size: Average() for size in sorted(batch_sizes)}
 
     def batch(self, frames: int) -> float:
-        """How long the engine takes over the batch that `frames` waiting frames would form."""
+        """Seconds the engine takes for the batch that `frames` waiting frames would form."""
         return next(pace.seconds for size, pace in reversed(self.infer.items()) if size <= max(1, frames))
 
     @property
     def per_frame(self) -> float:
-        """How long one of many waiting frames occupies the engine."""
+        """Seconds of the engine per frame when many wait."""
         return min(pace.seconds / size for size, pace in self.infer.items())

@@ -1,4 +1,4 @@
-"""Jobs for workers, the most urgent first. All of it on the event loop: no thread, no lock."""
+"""Gives jobs to workers, the most urgent first. Runs on the event loop only: no lock."""
 
 import asyncio
 import logging
@@ -13,8 +13,8 @@ from service.channel import Bytes, Channel, DoesNotFit, Head
 from service.errors import NotServing, TooLarge
 from service.job import Done, Job, Made
 
-_PATIENCE = 20  # times its CPU time: a worker that waits this long for a core has been forgotten
-_PAUSE_SECONDS = 1.0  # between a start that failed and the next, while there are other workers
+_PATIENCE = 20  # times its CPU time limit: a worker that takes this long is given up
+_PAUSE_SECONDS = 1.0  # after a failed start, while there are other workers
 _logger = logging.getLogger(__name__)
 
 
@@ -23,17 +23,17 @@ class _Worker:
     channel: Channel
     job: Job[Any] | None = None
     number: str = ""
-    """The job's, which nobody can guess: what a worker that has been taken over says before it is given a job
-    is never taken for the answer to it; about a job that it has been given, it may still lie."""
+    """The current job's, unguessable: a compromised worker can't answer a job before it has been given it. It
+    can still answer wrongly afterwards."""
     since: float = 0.0
-    forgotten: asyncio.TimerHandle | None = None
+    timeout: asyncio.TimerHandle | None = None
 
 
 class Pool:
     """At most `count` workers, each made by `start` when it is first needed.
 
-    A worker may take `seconds` of CPU time for an image. A job on which a worker ends gets a second one that
-    has done nothing yet: a job before may have left the first one damaged, and others that wait may be gone.
+    A worker may take `seconds` of CPU time for an image. A job on which a worker dies is repeated once on a
+    new worker, as an earlier job may have damaged the first one.
     """
 
     def __init__(self, count: int, seconds: float, start: Callable[[], Channel]) -> None:
@@ -49,7 +49,7 @@ class Pool:
         self._closed = False
 
     async def start(self) -> None:
-        """Returns when every worker waits for a job; NotServing when there can't be one."""
+        """Starts all workers; NotServing when one can't be started."""
         while self._missing:
             self._missing -= 1
             try:
@@ -67,7 +67,7 @@ class Pool:
         *,
         decodes: bool,
     ) -> Done[Made]:
-        """The answer, or the failure it names. Cancelled, a job that waits is dropped at once."""
+        """The worker's result; raises the failure it reports. Cancelling drops a waiting job at once."""
         if self._closed:
             raise _ending()
         answer: asyncio.Future[Done[Made]] = asyncio.get_running_loop().create_future()
@@ -81,7 +81,7 @@ class Pool:
             job.payload = ()
 
     async def close(self) -> None:
-        """Ends the workers. Whoever still waits for one is told so."""
+        """Ends the workers. Jobs that still wait fail with NotServing."""
         self._closed = True
         self._refuse(_ending)
         for worker in list(self._workers):
@@ -91,7 +91,7 @@ class Pool:
         await asyncio.gather(*self._starting)
 
     def _assign(self) -> None:
-        """Gives jobs to idle workers, and has as many made as there are jobs left."""
+        """Gives jobs to idle workers, and starts a worker for each job left, up to the limit."""
         while self._waiting and self._idle:
             (job,) = self._waiting.take(0).batch
             if not job.answer.done():
@@ -105,7 +105,7 @@ class Pool:
     def _give(self, worker: _Worker, job: Job[Any]) -> None:
         worker.job, worker.since, worker.number = job, time.monotonic(), secrets.token_hex(8)
         patience = _PATIENCE * self._seconds
-        worker.forgotten = asyncio.get_running_loop().call_later(patience, self._ended, worker)
+        worker.timeout = asyncio.get_running_loop().call_later(patience, self._ended, worker)
         try:
             worker.channel.send(job.head | {"number": worker.number}, job.payload)
         except DoesNotFit:
@@ -117,8 +117,8 @@ class Pool:
     async def _start_one(self) -> None:
         try:
             channel = await asyncio.to_thread(self._start)
-        except Exception:  # whatever it is, there is one worker less
-            _logger.exception("there is no worker")
+        except Exception:  # whatever it is, this worker is missing
+            _logger.exception("a worker could not be started")
             self._missing += 1
             self._started()
             self._go_on_without()
@@ -132,7 +132,7 @@ class Pool:
         self._starting.discard(task)
 
     def _go_on_without(self) -> None:
-        """After a start that failed: other workers take the jobs, if there are any or will be."""
+        """After a failed start: the other workers take the jobs; without any, waiting jobs are refused."""
         if self._workers:
             for job in self._again:
                 self._waiting.offer(job, order=job.order)
@@ -149,7 +149,7 @@ class Pool:
             self._assign()
 
     def _refuse(self, error: Callable[[], NotServing]) -> None:
-        """Settles all jobs that wait."""
+        """Fails all waiting jobs."""
         while self._waiting:
             self._waiting.take(0).batch[0].settle(error())
         for job in self._again:
@@ -171,12 +171,12 @@ class Pool:
         self._assign()
 
     def _hear(self, worker: _Worker) -> None:
-        """There is an answer, or the worker has ended."""
+        """Receives an answer, or learns that the worker has died."""
         job = worker.job
         try:
             head, payload = worker.channel.receive()
             if job is None or head.get("number") != worker.number:
-                raise EOFError  # nobody has asked it that
+                raise EOFError  # not the answer to its current job
             if not job.answer.done():
                 job.settle(job.outcome(head, payload, time.monotonic() - worker.since))
             worker.channel.give_back()
@@ -184,8 +184,8 @@ class Pool:
             return
         except (EOFError, OSError):
             self._ended(worker)
-        except Exception:  # the boundary to a process that may have been taken over
-            _logger.warning("a worker's answer is none", exc_info=True)
+        except Exception:  # a compromised worker may send anything
+            _logger.warning("a worker's answer is invalid", exc_info=True)
             self._ended(worker)
         else:
             self._free(worker)
@@ -193,17 +193,17 @@ class Pool:
 
     def _free(self, worker: _Worker) -> None:
         worker.job = None
-        if worker.forgotten is not None:
-            worker.forgotten.cancel()
+        if worker.timeout is not None:
+            worker.timeout.cancel()
         self._idle.append(worker)
 
     def _ended(self, worker: _Worker) -> None:
-        """It has ended, perhaps over its job; or it is given up, and ends with its channel."""
+        """The worker has died, or is killed by closing its channel. Its job is repeated or fails."""
         self._remove(worker)
         self._missing += 1
         job = worker.job
         if job is not None:
-            _logger.warning("a worker ended over a frame")
+            _logger.warning("a worker died while working on a frame")
             too_long = time.monotonic() - worker.since >= self._seconds
             if job.again or too_long:
                 job.settle(job.failure(self._seconds, too_long=too_long))
@@ -216,8 +216,8 @@ class Pool:
         asyncio.get_running_loop().remove_reader(worker.channel.fileno())
         worker.channel.close()
         self._workers.remove(worker)
-        if worker.forgotten is not None:
-            worker.forgotten.cancel()
+        if worker.timeout is not None:
+            worker.timeout.cancel()
         if worker in self._idle:
             self._idle.remove(worker)
 

@@ -1,4 +1,4 @@
-"""How what is awaited comes to its end."""
+"""Sets the outcome of a future."""
 
 import asyncio
 from typing import TypeVar
@@ -7,7 +7,7 @@ Outcome = TypeVar("Outcome")
 
 
 def settle(future: asyncio.Future[Outcome], outcome: Outcome | Exception) -> None:
-    """On the event loop of `future`. Whoever comes second, or after a cancellation, comes too late."""
+    """Call on the event loop of `future`. Does nothing if it is done or cancelled already."""
     if future.done():
         return
     if isinstance(outcome, Exception):

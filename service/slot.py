@@ -1,7 +1,7 @@
 """The engine slot: one thread per device, shared by all products.
 
-The slot is held first and the queues are popped then, so batches form while the engine is busy: a lone frame
-never waits for company, and no timer exists.
+Queues are popped only when the engine is free, so batches form while it is busy: a lone frame never waits for
+others, and no timer is needed.
 """
 
 import logging
@@ -24,7 +24,8 @@ _logger = logging.getLogger(__name__)
 
 
 class Slot:
-    """All lanes' queues, guarded by one lock. A batch that runs longer than `hang_seconds` hangs."""
+    """Runs the batches of all lanes; one lock guards their queues. A batch that runs longer than
+    `hang_seconds` counts as hanging."""
 
     def __init__(self, metrics: Metrics, hang_seconds: float) -> None:
         self._metrics = metrics
@@ -32,19 +33,19 @@ class Slot:
         self._lanes = list[Lane]()
         self._running: Lane | None = None
         self._batch = list[Frame]()
-        """What the engine works on: nobody may wait for it when the thread ends."""
+        """The frames the engine works on: they must be answered even if the thread ends."""
         self._changed = threading.Condition()
         self._closing = False
         self.failure: BaseException | None = None
-        """What ended the thread before its time."""
+        """The exception that ended the thread unexpectedly."""
         self._busy_since: float | None = None
-        # A daemon: what hangs in a native runtime can't be ended, and may not keep the process from its end.
+        # A daemon: a call that hangs in native code cannot be stopped, and must not block the process's exit.
         self._thread = threading.Thread(target=self._guard, name="engine", daemon=True)
         self._thread.start()
 
     @property
     def trouble(self) -> str:
-        """Why no batch will be answered, in one line; empty while all is well."""
+        """Why the engine answers no more batches, in one line; empty while it works."""
         since = self._busy_since
         if self.failure is not None:
             return "the engine's thread has ended"
@@ -57,7 +58,7 @@ class Slot:
             self._lanes.append(lane)
 
     def remove(self, lane: Lane) -> bool:
-        """Takes `lane` out of the way of all others; whether none of its batches runs any more."""
+        """Removes `lane` and waits for its running batch; False if that hangs."""
         with self._changed:
             self._lanes.remove(lane)
             while self._running is lane and not self.trouble:
@@ -65,7 +66,7 @@ class Slot:
             return self._running is not lane
 
     async def run(self, frame: Frame) -> Predicted:
-        """What the engine says to a decoded frame. Cancelling it frees the frame's place at once."""
+        """The engine's output for a decoded frame. Cancelling it frees the frame's place at once."""
         with self._changed:
             if self.failure is not None:
                 raise NotServing("the engine's thread has ended", reason="failed", retry_after=5)
@@ -80,7 +81,7 @@ class Slot:
                     queue.withdraw(entry)
 
     def close(self) -> None:
-        """Returns when everything queued has been run, or never will be."""
+        """Returns when all queued frames have been run, or the engine hangs or has failed."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
@@ -90,7 +91,7 @@ class Slot:
     def _guard(self) -> None:
         try:
             self._run()
-        except BaseException as error:  # the thread's end is the service's: it may not go unnoticed
+        except BaseException as error:  # without this thread nothing is inspected: liveness must fail
             _logger.exception("the engine's thread has ended")
             with self._changed:
                 self.failure = error
@@ -100,21 +101,23 @@ class Slot:
                         taken = lane.queue.take(time.monotonic())
                         frames += taken.batch + taken.expired
                 if frames:
-                    _tell(frames, [InspectionFailed("the engine's thread has ended") for _ in frames])
+                    _settle_on_loop(
+                        frames, [InspectionFailed("the engine's thread has ended") for _ in frames]
+                    )
 
     def _run(self) -> None:
         while (work := self._next()) is not None:
             lane, taken = work
             if taken.expired:
                 late = [DeadlinePassed("the deadline passed in the queue") for _ in taken.expired]
-                _tell(taken.expired, late)
+                _settle_on_loop(taken.expired, late)
             self._batch = taken.batch
             if taken.batch:
                 self._infer(lane, taken.batch)
             self._batch = []
 
     def _next(self) -> tuple[Lane, Taken[Frame]] | None:
-        """The most urgent lane and what it has for the engine, once there is something; None at the end."""
+        """Waits for the most urgent lane and takes its batch; None when closing."""
         with self._changed:
             self._running = self._busy_since = None
             self._changed.notify_all()
@@ -133,25 +136,27 @@ class Slot:
         self._busy_since = started = time.monotonic()
         try:
             prediction = _predict(lane, batch)
-        except Exception as error:  # the boundary to the engine: what it raises fails this batch and no other
+        except Exception as error:  # an engine may raise anything: it fails this batch only
             _logger.exception("a batch of %d frames of %s failed", len(batch), lane.product)
             if len(batch) > 1 and _out_of_memory(error):
                 for frame in batch:
                     self._infer(lane, [frame])
             else:
-                _tell(batch, [InspectionFailed("the engine failed on this frame") for _ in batch])
+                _settle_on_loop(batch, [InspectionFailed("the engine failed on this frame") for _ in batch])
             return
         seconds = time.monotonic() - started
         lane.pace.infer[len(batch)].learn(seconds)
         self._metrics.batch_size.labels(lane.product).observe(len(batch))
         self._metrics.engine_busy_seconds.labels(lane.product).inc(seconds)
         answers = zip(prediction.heatmap, prediction.score, strict=True)
-        _tell(batch, [Predicted(each, float(score), seconds, len(batch)) for each, score in answers])
+        _settle_on_loop(
+            batch, [Predicted(each, float(score), seconds, len(batch)) for each, score in answers]
+        )
 
 
-def _tell(frames: list[Frame], outcomes: Sequence[Predicted | Exception]) -> None:
-    """Settles the frames of a batch, on the event loop."""
-    with suppress(RuntimeError):  # the loop has been closed: what hung has come back after the end
+def _settle_on_loop(frames: list[Frame], outcomes: Sequence[Predicted | Exception]) -> None:
+    """Sets the results of the frames of a batch, on the event loop."""
+    with suppress(RuntimeError):  # the loop is closed: a hanging call has returned after the shutdown
         frames[0].predicted.get_loop().call_soon_threadsafe(_settle, frames, outcomes)
 
 
@@ -164,11 +169,11 @@ def _predict(lane: Lane, batch: list[Frame]) -> Prediction:
     pixels = np.stack([frame.decoded.pixels for frame in batch if frame.decoded is not None])
     prediction = lane.predictor.predict(pixels)
     if not len(batch) == len(prediction.score) == len(prediction.heatmap):
-        raise EngineFailed(f"{len(prediction.score)} answers to {len(batch)} frames")
+        raise EngineFailed(f"{len(prediction.score)} answers for {len(batch)} frames")
     return prediction
 
 
 def _out_of_memory(error: Exception) -> bool:
-    """Runtimes have no error of their own for it, only words (CUDA's, ONNX Runtime's arena's)."""
+    """Runtimes have no exception type for it, only messages (of CUDA, of ONNX Runtime's arena)."""
     said = str(error).lower()
     return isinstance(error, MemoryError) or "out of memory" in said or "failed to allocate memory" in said

@@ -1,6 +1,6 @@
-"""Certificates of both doors: one set of files, read anew when they change, in force from the next handshake.
+"""Certificates of both doors: one set of files, reloaded when they change, used from the next handshake on.
 
-Connections that stand go on with what they began with.
+Open connections keep the certificate they began with.
 """
 
 import logging
@@ -22,7 +22,7 @@ class TlsError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class _Material:
-    """What the files hold, in PEM."""
+    """The content of the files, in PEM."""
 
     chain: bytes
     key: bytes
@@ -30,7 +30,7 @@ class _Material:
 
 
 class _FollowingContext(ssl.SSLContext):
-    """The context a listener is given once: every handshake begins in the one that is `current` by then."""
+    """Given to a listener once; every handshake uses the context that is `current` at that time."""
 
     current: ssl.SSLContext
 
@@ -39,36 +39,36 @@ class _FollowingContext(ssl.SSLContext):
 
 
 class Tls:
-    """The certificates in force. TlsError when there are none at the start; later the last good ones stay."""
+    """The certificates in use. TlsError if they are invalid at the start; later the last valid ones stay."""
 
     def __init__(self, chain: Path, key: Path, client_ca: Path | None) -> None:
         self._chain, self._key, self._client_ca = chain, key, client_ca
         self.context = _FollowingContext(ssl.PROTOCOL_TLS_SERVER)
-        """What uvicorn listens with."""
+        """For uvicorn's listeners."""
         self._material = self._read()
         self._put_in_force(self._material)
         self._trouble = ""
 
     def refresh(self) -> None:
-        """Follows the files. What can't be used, like a certificate before its key, changes nothing."""
+        """Reloads changed files. Invalid ones, such as a new certificate before its key, change nothing."""
         try:
             material = self._read()
             if material != self._material:
                 self._put_in_force(material)
-                _logger.info("certificate read anew, valid until %s", self.expires.isoformat())
+                _logger.info("certificate reloaded, valid until %s", self.expires.isoformat())
         except TlsError as error:
             if str(error) != self._trouble:
-                _logger.error("the certificate stays as it was: %s", error)
+                _logger.error("the certificate in use is kept: %s", error)
             self._trouble = str(error)
             return
         self._material, self._trouble = material, ""
 
     def seconds_left(self) -> float:
-        """Until the first certificate of the chain in force expires; negative afterwards."""
+        """Seconds until the first certificate of the chain in use expires; negative afterwards."""
         return (self.expires - datetime.now(UTC)).total_seconds()
 
     def credentials(self) -> grpc.ServerCredentials:
-        """What one port of the gRPC server listens with: it fetches what has changed at a handshake."""
+        """For one port of the gRPC server: it fetches changed certificates at a handshake."""
         given = self._material
 
         def fetch() -> grpc.ServerCertificateConfiguration | None:
@@ -80,7 +80,7 @@ class Tls:
 
         return grpc.dynamic_ssl_server_credentials(
             _for_grpc(given),
-            fetch,  # type: ignore[arg-type]  # the stubs do not know None: nothing has changed
+            fetch,  # type: ignore[arg-type]  # the stubs lack None, which means unchanged
             require_client_authentication=self._client_ca is not None,
         )
 
@@ -103,16 +103,16 @@ class Tls:
     def _make_context(self) -> ssl.SSLContext:
         try:
             context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=self._client_ca)
-        except OSError as error:  # ssl.SSLError too: the second certificate may be half there
+        except OSError as error:  # includes ssl.SSLError: the file may be incomplete
             raise TlsError(f"{self._client_ca} can't be used: {error}") from error
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_alpn_protocols(["http/1.1"])
         if self._client_ca is not None:
             context.verify_mode = ssl.CERT_REQUIRED
         try:
-            # Without a password of ours, OpenSSL would ask for one at the terminal.
+            # Without a password, OpenSSL would ask for one at the terminal.
             context.load_cert_chain(self._chain, self._key, password=lambda: "")
-        except OSError as error:  # ssl.SSLError too
+        except OSError as error:  # includes ssl.SSLError
             raise TlsError(f"{self._key} is not the key of {self._chain}, or is encrypted") from error
         return context
 
@@ -133,4 +133,4 @@ def _certificates(path: Path, content: bytes) -> list[x509.Certificate]:
     try:
         return x509.load_pem_x509_certificates(content)
     except (ValueError, x509.InvalidVersion) as error:
-        raise TlsError(f"{path} holds no certificate in PEM") from error
+        raise TlsError(f"{path} contains no PEM certificate") from error

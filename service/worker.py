@@ -1,9 +1,9 @@
-"""The worker: a process that does what a frame costs outside the engine, job by job, and can do no more.
+"""The worker: a confined process that does all work on a frame outside the engine, job by job.
 
     service ── asks for one ──▶ nursery ──fork──▶ worker ◀── jobs, over a channel of its own ──▶ service
 
-An image that makes it loop, grow or abort ends this process and nothing else. The nursery has done all
-imports, so that the next worker is there within milliseconds.
+An image that makes it loop, exhaust memory or crash ends only this process. The nursery has done all imports,
+so a new worker starts within milliseconds.
 """
 
 import os
@@ -36,21 +36,21 @@ from export.bundle import (
     read,
 )
 from service.channel import Bytes, Channel, DoesNotFit, Head
-from service.console.preview import preview_jpeg
 from service.errors import ServiceError
 from service.image import ImageLimits, decode, decode_rgb
+from service.preview import preview_jpeg
 
 Answer = tuple[Head, Sequence[Bytes]]
-_ALLOWANCE_FOR_PICTURES = 4  # their image has been decoded in time before, and to encode takes longer
+_ALLOWANCE_FOR_PICTURES = 4  # the image was decoded in time before, and encoding takes longer
 REGION = np.dtype([(field.name, "<f8" if field.name == "peak" else "<u4") for field in fields(Region)])
-"""As it is sent: there may be thousands."""
+"""A region as it is sent, in binary: there may be thousands."""
 _numbers = attrgetter(*(field.name for field in fields(Region)))
 _manifest = lru_cache(maxsize=64)(parse_manifest)
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What one image may take: CPU time, and bytes over what a worker has at its start."""
+    """Limits per image: CPU time, and bytes of memory in addition to a worker's at its start."""
 
     seconds: float
     bytes: int
@@ -112,7 +112,7 @@ _WORK: dict[str, Callable[[Head, memoryview, ImageLimits], Answer]] = {
 
 
 def _serve(channel: Channel, bounds: Bounds, limits: ImageLimits) -> None:
-    """Answers until the service has ended. An image that takes too long ends this process: SIGPROF."""
+    """Answers jobs until the service ends. SIGPROF ends this process when an image takes too long."""
     channel.send({"process": os.getpid()})
     while True:
         head, payload = channel.receive()
@@ -123,7 +123,7 @@ def _serve(channel: Channel, bounds: Bounds, limits: ImageLimits) -> None:
         except (ServiceError, FrameFailed) as error:
             answer = _failure(type(error).__name__, str(error))
         except MemoryError:
-            answer = _failure("TooLarge", "the image needs more memory than there may be")
+            answer = _failure("TooLarge", "the image needs more memory than is allowed")
         signal.setitimer(signal.ITIMER_PROF, 0)
         channel.give_back()
         number = {"number": head["number"]}
@@ -139,8 +139,8 @@ def _failure(name: str, detail: str) -> Answer:
 
 
 def _confine(most: int) -> None:
-    """From now on: `most` more bytes of memory, and no file, socket, process or core dump can be made."""
-    with open("/proc/self/statm", encoding="ascii") as statm:  # noqa: PTH123  # nothing to import any more
+    """Limits memory to `most` more bytes, and forbids new files, sockets, processes and core dumps."""
+    with open("/proc/self/statm", encoding="ascii") as statm:  # noqa: PTH123  # without further imports
         data = int(statm.read().split()[5]) * resource.getpagesize()
     for what, limit in (
         (resource.RLIMIT_DATA, data + most),
@@ -153,7 +153,7 @@ def _confine(most: int) -> None:
 
 
 def _rehearse() -> None:
-    """Runs every format and every step once: what they import and set up is then there after each fork."""
+    """Runs every format and step once, so that each fork has their imports and set-up done."""
     limits = ImageLimits(pixels=10_000, side=100, frames=2)
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -170,10 +170,10 @@ def _rehearse() -> None:
 
 
 def main(nursery: socket.socket) -> None:
-    """Forks a worker for every socket and memory that come, until nobody is there to send any."""
-    Image.MAX_IMAGE_PIXELS = None  # the service has a limit of its own, which is a setting
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how a worker ended
-    for number in (signal.SIGINT, signal.SIGTERM):  # for the service, which still has frames to answer
+    """The nursery: forks a worker for every socket and memory received, until the service closes its end."""
+    Image.MAX_IMAGE_PIXELS = None  # the service has its own limit, a setting
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no zombies: exit statuses are not needed
+    for number in (signal.SIGINT, signal.SIGTERM):  # meant for the service, which still has frames to answer
         signal.signal(number, signal.SIG_IGN)
     _rehearse()
     while True:

@@ -1,5 +1,5 @@
-"""What a frame costs outside the engine is done by processes that are no loss: how they are asked, and what
-they may answer."""
+"""The workers as seen by the service: work on a frame outside the engine, in processes that may crash. Their
+answers are validated here."""
 
 import math
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from pydantic import BaseModel, NonNegativeInt, PositiveInt
 from export.bundle import MAX_INPUT_SIDE, Finding, FrameStatistics, Geometry, Region
 from service.channel import Channel, Head
 from service.image import ImageLimits
-from service.inspection import Decoded, Part, Picture, Read
+from service.inspection import Decoded, Part, PngPicture, Read
 from service.job import Done
 from service.lane import Lane
 from service.nursery import new_worker
@@ -27,9 +27,9 @@ _ROOM = 16 * MAX_INPUT_SIDE**2  # bytes beside image or overlay: maps, their pic
 
 
 class Workers:
-    """Called on the event loop. `order` is an instant: the earliest goes first.
+    """Called on the event loop. `order` is an instant of `time.monotonic`: the earliest goes first.
 
-    Failures are those of service/image.py, FrameFailed, InspectionFailed when a worker ends over a map, and
+    Raises the errors of service/image.py, FrameFailed, InspectionFailed when workers die on a map, and
     NotServing when there is no worker.
     """
 
@@ -41,13 +41,13 @@ class Workers:
         self._pool = Pool(settings.workers, bounds.seconds, partial(start, wanted, room))
 
     async def start(self) -> None:
-        """Returns when the first frame finds every worker waiting."""
+        """Starts all workers."""
         await self._pool.start()
 
     async def decode(
         self, order: float, image: bytes, geometry: Geometry, declared: str | None
     ) -> Done[Decoded]:
-        """The network's input; the time spent is one step."""
+        """The network's input; `spent` has one step."""
         head = {"do": "decode", "geometry": geometry, "declared": declared}
         shape = geometry.height, geometry.width, 3
         return await self._pool.ask(order, head, (image,), partial(_decoded, shape), decodes=True)
@@ -62,10 +62,10 @@ class Workers:
         parts: frozenset[Part],
         image: bytes,
     ) -> Done[Read]:
-        """The reading and its pictures; the time spent is two steps.
+        """The reading and its pictures; `spent` has two steps: reading, encoding.
 
-        For an overlay, `image` is decoded a second time: keeping every frame's own pixels in the queue could
-        fill the memory.
+        For an overlay, `image` is decoded a second time: keeping the pixels of every queued frame could
+        exhaust memory.
         """
         overlay = "overlay" in parts
         head = {
@@ -86,12 +86,12 @@ class Workers:
         return await self._pool.ask(order, head, payload, understand, decodes=overlay)
 
     async def preview(self, image: bytes, side: int) -> bytes:
-        """A JPEG of `image` with at most `side` pixels per side, made when no frame needs the worker."""
+        """A JPEG of `image` with at most `side` pixels per side, made when no frame waits for a worker."""
         head = {"do": "preview", "side": side}
         return (await self._pool.ask(math.inf, head, (image,), _jpeg, decodes=True)).made
 
     async def close(self) -> None:
-        """Ends them, once nothing is under way."""
+        """Ends the workers."""
         await self._pool.close()
 
 
@@ -105,8 +105,8 @@ class _DecodedFacts(BaseModel):
 class _ReadFacts(BaseModel):
     finding: Finding
     pictures: dict[str, NonNegativeInt]
-    """Bytes of each, in the order in which they come; among them the regions, and the scores where no heatmap
-    is wanted."""
+    """Bytes of each, in the order of the payload; includes the regions, and the scores if no heatmap was
+    asked for."""
 
 
 def _decoded(shape: tuple[int, int, int], head: Head, payload: memoryview) -> Decoded:
@@ -120,13 +120,13 @@ def _read(
 ) -> Read:
     facts, end = _ReadFacts.model_validate(head), 0
     if sum(facts.pictures.values()) != len(payload):
-        raise ValueError("the pictures have another length")
+        raise ValueError("the lengths of the pictures do not add up")
     sent = dict[str, bytes]()
     for name, length in facts.pictures.items():
         start, end = end, end + length
         sent[name] = bytes(payload[start:end])
     sizes: dict[Part, tuple[int, int]] = {"heatmap": (shape[1], shape[0])}
-    pictures = {part: Picture(*sizes.get(part, source), sent[part]) for part in sorted(wanted)}
+    pictures = {part: PngPicture(*sizes.get(part, source), sent[part]) for part in sorted(wanted)}
     finding = replace(facts.finding, regions=_regions(shape, sent["regions"]))
     if "heatmap" in wanted:
         return Read(finding, pictures, sent["heatmap"])

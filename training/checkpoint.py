@@ -5,7 +5,6 @@ checkpoint.json          recipe, score rule, splits with digests, versions
 metrics.json, report.png for people
 """
 
-import hashlib
 import json
 import os
 import sys
@@ -20,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from training.datasets import Sample
+from training.files import file_digest
 from training.geometry import Geometry
 from training.model.drd import DRD
 from training.model.heatmap import ScoreRule
@@ -87,7 +87,7 @@ class Checkpoint(BaseModel):
         for path, record in zip(paths, self.splits[split], strict=True):
             if not path.is_file():
                 raise CheckpointError(f"{path}: missing; training had it for '{split}'")
-            if digest(path) != record.sha256:
+            if file_digest(path) != record.sha256:
                 raise CheckpointError(f"{path}: changed since training, which had it for '{split}'")
         return paths
 
@@ -142,13 +142,7 @@ def write_json(path: Path, content: Mapping[str, object]) -> None:
 
 
 def records(samples: Iterable[Sample]) -> tuple[ImageRecord, ...]:
-    return tuple(ImageRecord(name=sample.name, sha256=digest(sample.path)) for sample in samples)
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return tuple(ImageRecord(name=sample.name, sha256=file_digest(sample.path)) for sample in samples)
 
 
 def libraries() -> dict[str, str]:

@@ -1,7 +1,6 @@
 """`drd-train`: good pictures → checkpoint."""
 
 import argparse
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from training.datasets import DatasetError
 from training.geometry import UnreadableImage
 from training.loop import TrainingError
 from training.model.teacher import BackboneError
+from training.names import PRODUCT_NAME
 from training.recipe import PRESETS, RecipeError
 from training.run import Request, train
 
@@ -26,9 +26,6 @@ _FAILURES = (
     UnreadableImage,
     OSError,
 )
-
-
-_PRODUCT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _product(name: str) -> str:
-    if not _PRODUCT.fullmatch(name):
+    if not PRODUCT_NAME.fullmatch(name):
         raise argparse.ArgumentTypeError(f"{name!r}: letters, digits, '-', '_' and '.' only, 64 at most")
     return name
 

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from training.checkpoint import Checkpoint, digest, libraries, records, save_checkpoint, write_json
+from training.checkpoint import Checkpoint, libraries, records, save_checkpoint, write_json
 from training.choose import Candidate, choose_rule, preset
 from training.datasets import DatasetError, Sample, open_dataset, read_mask
 from training.evaluate import evaluate, score_images
+from training.files import file_digest
 from training.geometry import Geometry, UnreadableImage, read_rgb
 from training.loop import Trainer, TrainingError
 from training.model.drd import DRD
@@ -142,7 +143,7 @@ def _network(recipe: Recipe, request: Request) -> DRD:
 
 
 def _resume_file(recipe: Recipe, request: Request, fit: Tensor) -> ResumeFile:
-    weights = digest(request.weights) if request.weights else None
+    weights = file_digest(request.weights) if request.weights else None
     pictures = hashlib.sha256(fit.numpy().tobytes()).hexdigest()
     return ResumeFile(request.out / "resume.safetensors", f"{recipe!r} {request.seed} {weights} {pictures}")
 

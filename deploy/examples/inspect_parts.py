@@ -1,8 +1,8 @@
-"""Inspects a stream of parts in Python: pictures in, a decision for each within the takt.
+"""Inspects a stream of parts in Python, with a decision for each within the takt.
 
     python inspect_parts.py grpc://127.0.0.1:8081 gasket pictures/*.png
 
-Needs this repository's extra `client`. In your program, `camera` is where your pictures come from.
+Needs this repository's extra `client`. In your program, replace `camera` by your source of pictures.
 """
 
 import os
@@ -17,7 +17,7 @@ TAKT = float(os.environ.get("DRD_DEADLINE_MS", "200")) / 1000
 
 
 def camera(product: str, names: list[str]) -> Iterator[Frame]:
-    """Each picture as a frame, named by its part."""
+    """Yields a frame per picture, with the part's name as frame id."""
     for name in names:
         yield Frame(Path(name).read_bytes(), product, frame_id=Path(name).stem, deadline=TAKT)
 
@@ -26,7 +26,7 @@ def main(address: str, product: str, *names: str) -> None:
     with Client(address, token=os.environ.get("DRD_TOKEN")) as drd:
         for outcome in drd.stream(camera(product, list(names)), window=2):
             part, answer = outcome.frame.frame_id, outcome.answer
-            if answer is None:  # refused, late, unreachable …: the part is sorted out, never let through
+            if answer is None:  # refused, late, unreachable …: the part is ejected, never passed
                 print(f"{part}: eject, not inspected: {outcome.error}")
             elif answer.verdict == "OK":
                 print(f"{part}: pass, {answer.score:.2f} in {1000 * outcome.seconds:.0f} ms")

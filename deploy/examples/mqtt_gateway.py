@@ -1,15 +1,15 @@
 """A gateway between a line's MQTT broker and the inspection service.
 
-    line/STATION/trigger ──▶ {"part": "4711", "picture": "4711.png"}      and, if you like, "product", "at"
+    line/STATION/trigger ──▶ {"part": "4711", "picture": "4711.png"}      and optionally "product", "at"
     line/STATION/verdict ◀── {"part": "4711", "verdict": "OK", "score": 0.21, "valid_until": 1764000000.1}
 
-The verdict is OK, REVIEW, NG, or NOT INSPECTED with a reason, once for each trigger. The takt counts from the
-trigger's "at" (seconds since 1970, where the clocks agree), else from its arrival here. What is not known
---reserve-ms before its end is NOT INSPECTED: a late answer is never passed on, not after an outage of the
-service, and not after one of the broker. No message at all means the same: let the PLC's own timer have the
-last word, and look at `valid_until` where the clocks agree. line/gateway says "here" or "away".
+The verdict is OK, REVIEW, NG, or NOT INSPECTED with a reason, once for each trigger. The takt starts at the
+trigger's "at" (seconds since 1970, needs synchronised clocks), or at its arrival here. A part without a
+verdict --reserve-ms before the end of its takt is NOT INSPECTED: a late answer is never passed on, not even
+after an outage of service or broker. No message means the same: let the PLC's own timer decide, and check
+`valid_until` if clocks are synchronised. line/gateway is "here" or "away".
 
-Needs this repository's extra `client`, and aiomqtt. Write pictures under another name and rename them.
+Needs this repository's extra `client`, and aiomqtt. Write pictures under a temporary name, then rename them.
 """
 
 import argparse
@@ -36,7 +36,7 @@ BROKER_HELP = "default 127.0.0.1:1883; MQTT_USERNAME and MQTT_PASSWORD from the 
 
 @dataclass(frozen=True)
 class Part:
-    """A part before the camera. `since` and `ends` are instants of `time.monotonic`."""
+    """A part to be inspected. `since` and `ends` are instants of `time.monotonic`."""
 
     station: str
     name: str
@@ -51,7 +51,7 @@ class Part:
 
     @staticmethod
     def parse(station: str, payload: bytes, product: str, takt: float) -> "Part":
-        """ValueError for what is no trigger."""
+        """Raises ValueError if `payload` is not a valid trigger; `takt` is in seconds."""
         try:
             given = json.loads(payload)
             name, picture = str(given["part"]), str(given["picture"])
@@ -60,13 +60,13 @@ class Part:
         except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise ValueError(f"a trigger is an object with 'part' and 'picture' ({error!r})") from error
         if not 0 <= at < math.inf:
-            raise ValueError(f"'at' is seconds since 1970, and not {at}")
+            raise ValueError(f"'at' must be seconds since 1970, not {at}")
         since = time.monotonic() - max(0.0, time.time() - at)
         return Part(station, name, picture, product, since, since + takt)
 
 
 def message(part: Part, outcome: Outcome | None, reason: str, now: float) -> dict[str, object]:
-    """What is published of a part at the instant `now`: a verdict only while it is in time."""
+    """The message for a part at the instant `now`: with a verdict only if it is in time."""
     said: dict[str, object] = {
         "part": part.name,
         "ms": round(1000 * (now - part.since)),
@@ -86,14 +86,14 @@ def message(part: Part, outcome: Outcome | None, reason: str, now: float) -> dic
 
 
 class Pictures:
-    """Fetches pictures from a folder or from below a URL; waits for those that are not there yet."""
+    """Fetches pictures from a folder or URL; waits for those that do not exist yet."""
 
     def __init__(self, where: str) -> None:
         self._where = where.rstrip("/")
         self._http = httpx.AsyncClient(trust_env=False) if "://" in where else None
 
     async def fetch(self, name: str) -> bytes:
-        """ValueError for a name that leads elsewhere, OSError or httpx.HTTPError for what can't be read."""
+        """Raises ValueError for a name outside the folder, OSError or httpx.HTTPError if it can't be read."""
         if ".." in Path(name).parts or name.startswith("/"):
             raise ValueError(f"the picture {name!r} is not below {self._where}")
         while True:
@@ -114,13 +114,13 @@ class Pictures:
 
 
 class Gateway:
-    """Triggers in, exactly one message for each out. Everything that waits, waits here."""
+    """Receives triggers and sends exactly one message for each."""
 
     def __init__(self, service: AsyncClient, pictures: Pictures, options: argparse.Namespace) -> None:
         self._service, self._pictures, self._options = service, pictures, options
         self._takt, self._reserve = options.takt_ms / 1000, options.reserve_ms / 1000
         self._frames = asyncio.Queue[Frame]()
-        self._under_way = dict[str, asyncio.Future[Outcome]]()  # by request: a part may be triggered again
+        self._under_way = dict[str, asyncio.Future[Outcome]]()  # by request id: a part may be triggered again
         self._outgoing = asyncio.Queue[tuple[Part, Outcome | None, str]]()
         self._tasks = set[asyncio.Task[None]]()
 
@@ -130,7 +130,7 @@ class Gateway:
             both.create_task(self._follow_broker())
 
     async def _follow_broker(self) -> None:
-        """One session after the other: with a new one nothing is left of the old one's messages."""
+        """Reconnects for ever, each time with a new session, so that no old messages are delivered."""
         prefix, (host, port) = self._options.prefix, self._options.broker
         ca = self._options.broker_ca
         while True:
@@ -152,13 +152,13 @@ class Gateway:
                         session.create_task(self._listen(broker))
                         session.create_task(self._publish(broker))
             except* aiomqtt.MqttError as errors:
-                tell(f"the broker is away: {errors.exceptions[0]}")
+                tell(f"no connection to the broker: {errors.exceptions[0]}")
             await asyncio.sleep(RECONNECT_SECONDS)
 
     async def _listen(self, broker: aiomqtt.Client) -> None:
         async for trigger in broker.messages:
             if trigger.retain:
-                continue  # of a part that has long gone by
+                continue  # of an earlier part
             station = str(trigger.topic).split("/")[-2]
             try:
                 part = Part.parse(station, bytes(trigger.payload), self._options.product, self._takt)
@@ -170,7 +170,7 @@ class Gateway:
             task.add_done_callback(self._tasks.discard)
 
     async def _publish(self, broker: aiomqtt.Client) -> None:
-        """The one place where a message leaves, and where it is looked at whether it still may."""
+        """Sends all messages, after a last check that a verdict is still in time."""
         while True:
             part, outcome, reason = await self._outgoing.get()
             said = message(part, outcome, reason, time.monotonic())
@@ -178,11 +178,11 @@ class Gateway:
 
     async def _handle(self, part: Part) -> None:
         budget = self._takt - self._reserve
-        outcome, reason, doing = None, "", "the picture did not come"
+        outcome, reason, doing = None, "", "the picture did not arrive"
         try:
             async with asyncio.timeout(part.since + budget - time.monotonic()):
                 image = await self._pictures.fetch(part.picture)
-                doing = "no verdict came"
+                doing = "no verdict arrived"
                 frame = Frame(image, part.product, part.frame_id, deadline=budget, since=part.since)
                 outcome = await self._inspect(frame)
         except TimeoutError:
@@ -201,7 +201,7 @@ class Gateway:
             del self._under_way[frame.request_id]
 
     async def _follow_stream(self) -> None:
-        """One gRPC stream for all parts; the client opens it anew when the service comes back."""
+        """One gRPC stream for all parts; the client reopens it when the service is back."""
 
         async def frames() -> AsyncIterator[Frame]:
             while True:
@@ -232,14 +232,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--product", required=True, metavar="NAME", help="of triggers that name none")
-    add("--pictures", required=True, metavar="DIR|URL", help="what pictures' names are below")
+    add("--product", required=True, metavar="NAME", help="product for triggers without one")
+    add("--pictures", required=True, metavar="DIR|URL", help="folder or URL of the pictures")
     add("--takt-ms", type=float, default=200, metavar="N", help="from trigger to verdict (default 200)")
-    add("--reserve-ms", type=float, default=20, metavar="N", help="of it, for the message's way (default 20)")
+    add("--reserve-ms", type=float, default=20, metavar="N", help="of it, to send the verdict (default 20)")
     add("--to", default="grpc://127.0.0.1:8081", metavar="ADDRESS", help="the service; token: DRD_TOKEN")
-    add("--ca", type=Path, metavar="PEM", help="who signed the service's certificate")
+    add("--ca", type=Path, metavar="PEM", help="certificate authorities of the service")
     add("--broker", type=place, default="127.0.0.1:1883", metavar="HOST:PORT", help=BROKER_HELP)
-    add("--broker-ca", metavar="PEM", help="who signed the broker's certificate: then over TLS")
+    add("--broker-ca", metavar="PEM", help="certificate authorities of the broker; enables TLS")
     add("--prefix", default="line", metavar="TOPIC", help="default: line")
     options = parser.parse_args()
     try:

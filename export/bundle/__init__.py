@@ -1,5 +1,6 @@
 """The bundle, which export writes and the service runs: the only package that the service imports."""
 
+from export.bundle.engines.cores import cores_allowed
 from export.bundle.engines.engine import EngineFailed
 from export.bundle.frame import FrameStatistics, frame_statistics
 from export.bundle.manifest import (
@@ -12,7 +13,7 @@ from export.bundle.manifest import (
 )
 from export.bundle.pictures import heatmap_png, mask_png, overlay_png
 from export.bundle.predict import Bundle, Prediction, Predictor
-from export.bundle.reading import Finding, FrameFailed, Reading, Region, read
+from export.bundle.reading import Finding, FrameFailed, Reading, Region, Verdict, read
 from export.bundle.scale import THRESHOLD
 from export.bundle.signature import TrustedKey
 from training.geometry import IMAGE_FORMATS, Geometry, UnreadableImage, to_rgb
@@ -39,6 +40,8 @@ __all__ = [
     "Region",
     "TrustedKey",
     "UnreadableImage",
+    "Verdict",
+    "cores_allowed",
     "frame_statistics",
     "heatmap_png",
     "mask_png",

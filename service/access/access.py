@@ -1,4 +1,4 @@
-"""Who may ask, at every door: the bearers of tokens where a tokens file is given, else whoever gets there."""
+"""Access control of both doors: callers need a token if a tokens file is given; otherwise anyone may ask."""
 
 import logging
 import math
@@ -13,35 +13,35 @@ _logger = logging.getLogger(__name__)
 
 
 class Access:
-    """The tokens in force. TokensError for a bad file at the start; later the last good ones stay."""
+    """The tokens in use. Raises TokensError for a bad file at the start; later the last valid ones stay."""
 
     def __init__(self, path: Path | None, metrics: Metrics) -> None:
         self._path, self._metrics = path, metrics
         self._content = b"" if path is None else read_tokens(path)
         self._tokens: tuple[Token, ...] = parse_tokens(self._content)
         self._trouble = ""
-        self._told, self._untold = -math.inf, 0
+        self._logged_at, self._unlogged = -math.inf, 0
 
     @property
     def needed(self) -> bool:
-        """Whether a token is needed at all."""
+        """Whether callers need a token."""
         return self._path is not None
 
     def admit(self, secret: str | None) -> Grant:
-        """What the bearer of `secret` may do; Unauthenticated if that is nothing."""
+        """What the holder of `secret` may do; raises Unauthenticated if it is not valid."""
         return find(self._tokens, secret) if self.needed else EVERYTHING
 
     def denied(self, door: str, error: Denied) -> None:
-        """Counts a caller who was turned away, and logs one a second: strangers fill no disk."""
+        """Counts a refused caller, and logs at most one a second, so that strangers can't fill the disk."""
         self._metrics.denied.labels(door, error.reason).inc()
-        self._untold += 1
-        if time.monotonic() - self._told >= 1:
-            facts = {"door": door, "reason": error.reason, "since_last": self._untold}
-            _logger.info("turned away: %s", error, extra=facts)
-            self._told, self._untold = time.monotonic(), 0
+        self._unlogged += 1
+        if time.monotonic() - self._logged_at >= 1:
+            facts = {"door": door, "reason": error.reason, "since_last": self._unlogged}
+            _logger.info("refused: %s", error, extra=facts)
+            self._logged_at, self._unlogged = time.monotonic(), 0
 
     def refresh(self) -> None:
-        """Follows the file. What can't be read or understood changes nothing, and is told once."""
+        """Reloads a changed file. An unreadable or invalid one changes nothing and is logged once."""
         if self._path is None:
             return
         try:
@@ -49,9 +49,9 @@ class Access:
             tokens = self._tokens if content == self._content else parse_tokens(content)
         except TokensError as error:
             if str(error) != self._trouble:
-                _logger.error("the tokens stay as they were: %s", error)
+                _logger.error("the tokens in use are kept: %s", error)
             self._trouble = str(error)
             return
         if tokens is not self._tokens:
-            _logger.info("tokens read anew: %s", ", ".join(token.grant.caller for token in tokens) or "none")
+            _logger.info("tokens reloaded: %s", ", ".join(token.grant.caller for token in tokens) or "none")
         self._tokens, self._content, self._trouble = tokens, content, ""

@@ -1,4 +1,4 @@
-"""drd-serve token: makes, lists and removes the tokens of a tokens file; a running service follows it."""
+"""drd-serve token: adds, lists and removes tokens of a tokens file, which a running service reloads."""
 
 import argparse
 import os
@@ -11,8 +11,8 @@ from pathlib import Path
 
 from service.access.tokens import Token, TokensError, make_token, parse_tokens, read_tokens
 
-_EPILOG = """The file keeps each token's SHA-256 only. To rotate one: add a second under another name, give it
-to the callers, remove the first. To ask with it: Authorization: Bearer TOKEN."""
+_EPILOG = """The file stores only the SHA-256 of each token. To rotate one: add a second under another name,
+give it to the callers, remove the first. Callers send it as the header Authorization: Bearer TOKEN."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,18 +41,21 @@ def _fail(reason: str) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("drd-serve token", description=__doc__, epilog=_EPILOG)
     actions = parser.add_subparsers(dest="action", required=True, metavar="add|list|remove")
-    add = actions.add_parser("add", help="a new token: it is printed, this once, and nothing else is")
-    remove = actions.add_parser("remove", help="ends a token's validity")
-    every = actions.add_parser("list", help="names, products and last days")
+    add = actions.add_parser("add", help="make a token and print it: only now, and nothing else")
+    remove = actions.add_parser("remove", help="make a token invalid")
+    every = actions.add_parser("list", help="show names, products and last days")
     for action in (add, remove, every):
-        action.add_argument("--file", type=Path, required=True, metavar="FILE", help="what --tokens names")
+        action.add_argument("--file", type=Path, required=True, metavar="FILE", help="the tokens file")
     for action in (add, remove):
-        action.add_argument("name", metavar="NAME", help="who it is for, as the log will say")
+        action.add_argument("name", metavar="NAME", help="name of the token's holder, used in the log")
     add.add_argument(
-        "--product", action="append", metavar="NAME", help="valid for it; may be repeated (default: for all)"
+        "--product",
+        action="append",
+        metavar="NAME",
+        help="valid for this product; repeatable (default: for all)",
     )
     last = add.add_mutually_exclusive_group()
-    last.add_argument("--days", type=int, metavar="N", help="valid for so long (default: for ever)")
+    last.add_argument("--days", type=int, metavar="N", help="valid for N days (default: for ever)")
     last.add_argument("--until", type=date.fromisoformat, metavar="YYYY-MM-DD", help="its last day, in UTC")
     return parser
 
@@ -68,7 +71,7 @@ def _add(path: Path, name: str, products: list[str] | None, until: date | None) 
     content = read_tokens(path) if path.exists() else b""
     secret, token = make_token(name, products, until)
     line = token.line() if content.endswith(b"\n") or not content else f"\n{token.line()}"
-    parse_tokens(content + line.encode())  # the name may be taken, or the file damaged already
+    parse_tokens(content + line.encode())  # raises if the name is taken or the file is damaged
     path.touch(mode=0o600)
     with path.open("a", encoding="utf-8") as file:
         file.write(line)
@@ -84,20 +87,20 @@ def _remove(path: Path, name: str) -> None:
 
 
 def _replace(path: Path, content: str) -> None:
-    """At once, as the service may be reading; and readable by whom it was, or it could not follow."""
+    """Replaces the file atomically, as the service may be reading it, and keeps its owner and mode."""
     before = path.stat()
     kept = path.with_name(f".{path.name}.new")
     kept.touch(mode=0o600)
     kept.write_text(content, encoding="utf-8")
-    for owner, group in ((-1, before.st_gid), (before.st_uid, -1)):  # who may not give one may give the other
+    for owner, group in ((-1, before.st_gid), (before.st_uid, -1)):  # one of them may be allowed
         with suppress(PermissionError):
             os.chown(kept, owner, group)
     kept.chmod(stat.S_IMODE(before.st_mode))
     after = kept.stat()
     kept.replace(path)
     if (after.st_uid, after.st_gid) != (before.st_uid, before.st_gid):
-        told = f"{path} had another owner or group, which were not yours to give: can the service read it?"
-        print(f"drd-serve token: {told}", file=sys.stderr)
+        warning = f"you may not restore the owner or group {path} had: check that the service can read it"
+        print(f"drd-serve token: {warning}", file=sys.stderr)
 
 
 def _shown(token: Token) -> str:

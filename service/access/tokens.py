@@ -4,7 +4,7 @@
     line-3    9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08  gasket,bolt  2027-01-31
     page      60303ae22b998861bce3b28f33eec1be758a213c86c93c076dbe9f558c11c752  *            never
 
-A token has 256 random bits, so its plain SHA-256 gives nothing away: there is no dictionary to try.
+A token has 256 random bits, so a plain SHA-256 is safe: there is no dictionary to try.
 """
 
 import hashlib
@@ -20,18 +20,18 @@ from export.bundle import PRODUCT_NAME
 from service.errors import Forbidden, Unauthenticated
 
 PREFIX = "drd_"
-"""Scanners for leaked secrets know a token by it."""
+"""By it, scanners for leaked secrets recognise a token."""
 MAX_BYTES = 2**20
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 class TokensError(ValueError):
-    """The file of tokens can't be used; the message is one clear line, without anything secret."""
+    """The tokens file is invalid; the message is one clear line without secrets."""
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What a caller may do. `caller` names it in the log; `products` None are all there are."""
+    """What a caller may do. `caller` is its name in the log; `products` None means all."""
 
     caller: str = ""
     products: frozenset[str] | None = None
@@ -40,12 +40,12 @@ class Grant:
         return self.products is None or product in self.products
 
     def check(self, product: str) -> None:
-        """Raises Forbidden, alike for products that exist and that don't."""
+        """Raises Forbidden, with the same message whether the product exists or not."""
         if not self.covers(product):
             raise Forbidden(f"this token is not for product {product[:100]!r}", reason="product")
 
     def check_all(self) -> None:
-        """Raises Forbidden unless it covers all products there are."""
+        """Raises Forbidden unless it covers all products."""
         if self.products is not None:
             raise Forbidden("this token is not for all products", reason="product")
 
@@ -67,7 +67,7 @@ class Token:
 
 
 def make_token(name: str, products: Iterable[str] | None, until: date | None) -> tuple[str, Token]:
-    """A new secret, and what the file keeps of it. TokensError for a name or product that is none."""
+    """A new secret, and what the file keeps of it. TokensError for an invalid name or product."""
     secret = PREFIX + secrets.token_urlsafe(32)
     token = Token(Grant(name, None if products is None else frozenset(products)), _digest(secret), until)
     return secret, _parse_line(token.line())
@@ -86,7 +86,7 @@ def read_tokens(path: Path) -> bytes:
 
 
 def parse_tokens(content: bytes) -> tuple[Token, ...]:
-    """Every token of the file; TokensError names the line that is none."""
+    """All tokens of the file; TokensError names the first invalid line."""
     tokens = dict[str, Token]()
     for number, line in enumerate(content.decode("utf-8", "replace").splitlines(), start=1):
         if not (text := line.partition("#")[0].strip()):
@@ -96,15 +96,15 @@ def parse_tokens(content: bytes) -> tuple[Token, ...]:
         except TokensError as error:
             raise TokensError(f"line {number} of the tokens file: {error}") from error
         if token.grant.caller in tokens:
-            raise TokensError(f"line {number} of the tokens file: the name is taken by a line before")
+            raise TokensError(f"line {number} of the tokens file: the name is used by an earlier line")
         tokens[token.grant.caller] = token
     return tuple(tokens.values())
 
 
 def find(tokens: Iterable[Token], secret: str | None) -> Grant:
-    """What the bearer of `secret` may do; Unauthenticated if that is nothing.
+    """What the holder of `secret` may do; raises Unauthenticated if it is not valid.
 
-    Every digest is compared, each in constant time: how long it takes tells nothing.
+    Compares with every digest in constant time, so that timing reveals nothing.
     """
     if not secret:
         raise Unauthenticated("a token is needed: Authorization: Bearer TOKEN", reason="missing")
@@ -132,9 +132,9 @@ def _parse_line(line: str) -> Token:
     if not all(PRODUCT_NAME.fullmatch(each) for each in (name, *(names or ()))):
         raise TokensError("names and products are letters, digits, '.', '_' and '-', at most 64")
     if not _DIGEST.fullmatch(digest):
-        raise TokensError("the second field is no SHA-256 in 64 hexadecimal digits")
+        raise TokensError("the second field is not a SHA-256 in 64 hexadecimal digits")
     try:
         last = None if until == "never" else date.fromisoformat(until)
     except ValueError as error:
-        raise TokensError("the last field is neither a day, YYYY-MM-DD, nor 'never'") from error
+        raise TokensError("the last field is neither a date, YYYY-MM-DD, nor 'never'") from error
     return Token(Grant(name, names), bytes.fromhex(digest), last)

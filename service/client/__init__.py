@@ -6,10 +6,10 @@
         try:
             answer = drd.inspect(Frame(picture, "elpv-mono", frame_id="4711", deadline=0.2))
             print(answer.verdict, answer.score, answer.regions)
-        except ClientError as error:                   # refused, late, unreachable …: never an OK
+        except ClientError as error:                   # refused, late, unreachable …: not inspected
             print("not inspected:", error)
 
-`AsyncClient` is the same with `await`; `stream` takes any number of frames and says what became of each.
+`AsyncClient` is the same with `await`; `stream` sends any number of frames and yields the outcome of each.
 """
 
 from service.client.address import Address

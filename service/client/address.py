@@ -1,4 +1,4 @@
-"""Where a service is and how it is entered."""
+"""The address of a service, and the credentials for it."""
 
 import re
 import ssl
@@ -37,7 +37,7 @@ class Address:
 
     @property
     def target(self) -> str:
-        """As gRPC wants it."""
+        """In gRPC's syntax."""
         return f"unix:{self.place}" if self.unix else self.place
 
     def __str__(self) -> str:
@@ -48,20 +48,20 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """What lets a client in, and how it knows the service."""
+    """The client's credentials, and how it verifies the service."""
 
     token: str | None = None
     ca: Path | None = None
-    """PEM: who may have signed the service's certificate; None: the system's authorities."""
+    """PEM: certificate authorities for the service's certificate; None: the system's."""
     certificate: tuple[Path, Path] | None = None
-    """PEM: the client's own certificate and its key, where the service asks for one."""
+    """PEM: the client's certificate and its key, if the service asks for one."""
 
     def __post_init__(self) -> None:
         if self.token is not None and not _TOKEN.fullmatch(self.token):
-            raise ValueError("the token is not one a service could have given: visible ASCII, without spaces")
+            raise ValueError("the token is not valid: it must be visible ASCII without spaces")
 
     def headers(self) -> dict[str, str]:
-        """By lower-case name; of both doors."""
+        """By lower-case name; for both doors."""
         return {} if self.token is None else {"authorization": f"Bearer {self.token}"}
 
     def tls(self) -> ssl.SSLContext:

@@ -1,4 +1,4 @@
-"""The asynchronous client, behind either door."""
+"""The asynchronous client, for either door."""
 
 import asyncio
 import itertools
@@ -21,29 +21,29 @@ from service.client.rpc import RpcDoor
 from service.client.values import Answer, Frame, Outcome, Product, Verdict
 
 _FIRST_WAIT = 0.05
-"""Seconds before the first retry of a connection that was refused; each further one waits twice as long."""
+"""Seconds before the first retry of a failed connection; each further retry waits twice as long."""
 
 
 class Options(TypedDict, total=False):
-    """How to enter, and how patient to be."""
+    """Credentials, deadline and retries."""
 
     token: str | None
     """Sent as `Authorization: Bearer …`."""
     ca: Path | None
-    """PEM: who may have signed the service's certificate; None: the system's authorities."""
+    """PEM: certificate authorities for the service's certificate; None: the system's."""
     certificate: tuple[Path, Path] | None
-    """PEM: the client's own certificate and its key, where the service asks for one."""
+    """PEM: the client's certificate and its key, if the service asks for one."""
     deadline: float
-    """Seconds, retries included, for frames that have none of their own: 10."""
+    """Seconds, retries included, for frames without a deadline of their own; default 10."""
     retries: int
-    """How often a frame is sent again where that is safe: 3."""
+    """How often a frame is sent again where that is safe; default 3."""
 
 
 class AsyncClient:
-    """Opened in a running event loop; `address` chooses the door.
+    """Create it in a running event loop; `address` selects the door.
 
     http://HOST:PORT, https://…, http+unix:PATH: REST. grpc://HOST:PORT, grpcs://…, grpc+unix:PATH: gRPC.
-    Raises ValueError for anything else or an impossible token, OSError for a certificate that can't be read.
+    Raises ValueError for another address or an invalid token, OSError for a certificate that can't be read.
     """
 
     def __init__(self, address: str, **options: Unpack[Options]) -> None:
@@ -53,16 +53,16 @@ class AsyncClient:
         self._door = RpcDoor(place, access) if place.door == "grpc" else RestDoor(place, access)
 
     async def inspect(self, frame: Frame) -> Answer:
-        """The verdict on one frame, or what kept it from one: ClientError."""
+        """The verdict on one frame; raises ClientError if there is none."""
         return await self._inspect(self._door, frame, _begun(frame))
 
     async def stream(
         self, frames: AsyncIterable[Frame] | Iterable[Frame], window: int = 16
     ) -> AsyncGenerator[Outcome]:
-        """What becomes of each frame, as soon as it is known; at most `window` frames are under way.
+        """Yields the outcome of each frame as soon as it is known; at most `window` frames are in flight.
 
-        Over gRPC all of them go through one InspectStream, which is opened anew when it ends, and need
-        frame ids that differ while they are under way. Over REST each is a request.
+        Over gRPC all frames share one InspectStream, which is reopened when it ends; frame ids in flight must
+        differ. Over REST each frame is a request.
         """
         grpc = self._address.door == "grpc"
         door: Door = RpcLink(self._address, self._access) if grpc else self._door
@@ -85,7 +85,7 @@ class AsyncClient:
                 yield outcome
                 places.release()
             await feeding
-        except BaseExceptionGroup as group:  # of one: what `frames` raised
+        except BaseExceptionGroup as group:  # of one exception, raised by `frames`
             raise group.exceptions[0] from None
         finally:
             feeding.cancel()
@@ -94,7 +94,7 @@ class AsyncClient:
                 await door.close()
 
     async def products(self) -> tuple[Product, ...]:
-        """Every version of every product, whether it serves or not."""
+        """Every version of every product, in any state."""
         try:
             async with asyncio.timeout(self._deadline):
                 return await self._door.products(self._deadline)
@@ -121,12 +121,12 @@ class AsyncClient:
         return Outcome(frame, answer, error, time.monotonic() - since)
 
     async def _inspect(self, door: Door, frame: Frame, since: float) -> Answer:
-        """Within the deadline, or not at all: a late answer is none."""
+        """The answer, if it comes within the deadline: a late one is discarded."""
         budget = self._deadline if frame.deadline is None else frame.deadline
         with writing():
             ends = since + budget
-            if not math.isfinite(ends):  # no timer takes it
-                raise ValueError(f"no instant is {budget} s after {since}")
+            if not math.isfinite(ends):  # asyncio.timeout can't take it
+                raise ValueError(f"a deadline of {budget} s after {since} is not finite")
         try:
             async with asyncio.timeout(ends - time.monotonic()):
                 answer = await self._attempts(door, frame, ends)
@@ -156,23 +156,23 @@ def _begun(frame: Frame) -> float:
 
 
 def _wait(error: errors.Refused | errors.Unreachable, retry: int) -> float | None:
-    """Seconds until it is worth trying again; None when nobody said that it is."""
+    """Seconds until a retry; None if the service gave no time for one."""
     asked = error.retry_after if isinstance(error, errors.Refused) else _FIRST_WAIT * 2**retry
-    # A little more for some than for others, so that not all callers are back in the same moment.
+    # With random jitter, so that not all callers retry at the same moment.
     return None if asked is None else asked * random.uniform(1, 1.25)
 
 
 def _checked(answer: Answer, frame: Frame) -> Answer:
-    """An answer is only one to the frame that was sent, and only a verdict that is known."""
+    """Returns `answer` if it belongs to `frame` and has a known verdict; UnexpectedAnswer otherwise."""
     if answer.verdict not in get_args(Verdict):
-        raise errors.UnexpectedAnswer(f"{answer.verdict!r} is no verdict that this client knows")
+        raise errors.UnexpectedAnswer(f"{answer.verdict!r} is not a verdict that this client knows")
     if (answer.request_id, answer.frame_id) != (frame.request_id, frame.frame_id):
-        raise errors.UnexpectedAnswer(f"an answer to another frame came for {frame.frame_id!r}")
+        raise errors.UnexpectedAnswer(f"the answer to {frame.frame_id!r} is that of another frame")
     return answer
 
 
 async def _in_thread(frames: Iterable[Frame]) -> AsyncIterator[Frame]:
-    """`frames` may block, as cameras do."""
+    """Iterates in a thread: `frames` may block, as cameras do."""
     source = iter(frames)
     while (frame := await anyio.to_thread.run_sync(next, source, None, abandon_on_cancel=True)) is not None:
         yield frame

@@ -1,4 +1,4 @@
-"""What the doors have in common: one attempt for one frame."""
+"""What both doors implement: one attempt to inspect one frame."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,11 +10,11 @@ from service.client.errors import BadInput
 from service.client.values import Answer, Frame
 
 KEEP_SECONDS = 30.0
-"""An idle connection is given up after this time: well before the service does, which takes 75."""
+"""An idle connection is closed after this time: well before the service closes it, after 75 s."""
 
 
 class Door(Protocol):
-    """`left` is the time there is, in seconds. Everything raises of ClientError's tree."""
+    """`left` is the time left, in seconds. Raises ClientError."""
 
     async def inspect(self, frame: Frame, left: float) -> Answer: ...
 
@@ -23,7 +23,7 @@ class Door(Protocol):
 
 @contextmanager
 def writing() -> Iterator[None]:
-    """Around what makes a request of a frame: one that can't be written is bad input, and harms no other."""
+    """Turns errors while building a request into BadInput: an invalid frame must not affect others."""
     try:
         yield
     except (TypeError, ValueError, OverflowError, httpx.InvalidURL) as error:

@@ -1,7 +1,7 @@
-"""The gRPC door, all frames in one InspectStream, which is opened anew whenever it has ended.
+"""The gRPC door with all frames in one InspectStream, which is reopened whenever it has ended.
 
-On gRPC's threads and not on its asyncio: that one loses the status with which a service ends a stream when
-a write is under way in the same moment (one stream in ten), and so whether its frames may be sent again.
+Uses gRPC's threads, not its asyncio API: when the service ends a stream during a write, that one loses the
+status (for one stream in ten), and with it whether the frames may be sent again.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from service.rpc.pb.inspection_pb2_grpc import InspectionServiceStub
 
 
 class RpcLink:
-    """As the door, while one stream of frames lasts; their ids differ while they are under way."""
+    """A Door for one stream of frames; frame ids in flight must differ."""
 
     def __init__(self, address: Address, access: Access) -> None:
         self._address, self._access = address, access
@@ -33,7 +33,7 @@ class RpcLink:
         message = message_of(frame, left)
         async with self._opening:
             if (stream := self._stream) is not None and stream.ended.is_set():
-                # A service that ends a stream may be about to close its connection: a new one then.
+                # A service that ends a stream may close its connection soon: use a new one.
                 self._channel.close()
                 self._channel, self._stream = _channel(self._address, self._access), None
             if self._stream is None:
@@ -49,14 +49,14 @@ class RpcLink:
         self._channel.close()
 
     def _connect(self, stub: InspectionServiceStub, left: float) -> None:
-        """Makes a harmless call, so that it is known whether a frame has been sent: Unreachable."""
+        """Makes a harmless call first: if that raises Unreachable, no frame has been sent."""
         try:
             stub.ListProducts(pb.ListProductsRequest(), timeout=left, metadata=self._metadata)
         except grpc.RpcError as error:
             reason = error_of_call(error)
             if isinstance(reason, errors.ConnectionLost):
                 raise errors.Unreachable(f"can't reach {self._address}: {reason}") from error
-            # Anything else came from there: the frame will hear it for itself.
+            # Any other error comes from the service: the frame's own call will get it.
 
 
 def _channel(address: Address, access: Access) -> grpc.Channel:
@@ -66,7 +66,7 @@ def _channel(address: Address, access: Access) -> grpc.Channel:
 
 
 class _Sent:
-    """A frame that waits for its answer; `left_here` when it may have reached the service."""
+    """A frame that waits for its answer; `left_here` if it may have reached the service."""
 
     def __init__(self, message: pb.InspectRequest) -> None:
         self.message = message
@@ -75,7 +75,7 @@ class _Sent:
 
 
 class _Stream:
-    """One call. It ends when the service wants it to, when the connection breaks, or when it is closed."""
+    """One InspectStream call. It ends when the service ends it, the connection breaks, or it is closed."""
 
     def __init__(self, stub: InspectionServiceStub, metadata: tuple[tuple[str, str], ...]) -> None:
         self.ended = asyncio.Event()
@@ -87,7 +87,7 @@ class _Stream:
 
     async def inspect(self, message: pb.InspectRequest) -> Answer:
         if message.frame_id in self._waiting:
-            raise errors.BadInput(f"a frame {message.frame_id!r} is under way already")
+            raise errors.BadInput(f"a frame with id {message.frame_id!r} is in flight already")
         sent = self._waiting[message.frame_id] = _Sent(message)
         self._outgoing.put(sent)
         try:
@@ -100,14 +100,14 @@ class _Stream:
         await self.ended.wait()
 
     def _messages(self) -> Iterator[pb.InspectRequest]:
-        """On gRPC's thread, which takes the next when it has sent the last."""
+        """Runs on gRPC's thread, which takes the next message when it has sent the last."""
         while (sent := self._outgoing.get()) is not None:
             if not sent.answer.done():
                 sent.left_here = True
                 yield sent.message
 
     def _read(self) -> None:
-        """On a thread of its own."""
+        """Runs on a thread of its own."""
         reason: errors.ClientError = errors.ConnectionLost("the service ended the stream")
         try:
             for response in self._call:
@@ -120,23 +120,25 @@ class _Stream:
     def _settle(self, response: pb.InspectStreamResponse) -> None:
         sent = self._waiting.get(response.frame_id)
         if sent is None or sent.answer.done():
-            return  # nobody waits for it any more
+            return  # its caller does not wait any more
         if response.HasField("error"):
             sent.answer.set_exception(error_of(response.error))
         elif response.result.request_id == sent.message.request_id:
             sent.answer.set_result(answer_of(response.result))
-        # Otherwise it is the late answer to an earlier frame of this name.
+        # Otherwise it is the late answer to an earlier frame with this id.
 
     def _end(self, reason: errors.ClientError) -> None:
         self.ended.set()
         left = [sent for sent in self._waiting.values() if not sent.answer.done()]
         largest = max((len(sent.message.image) for sent in left), default=0)
         for sent in left:
-            sent.answer.set_exception(_told(sent, reason, guilty=len(sent.message.image) == largest))
+            sent.answer.set_exception(
+                _error_of_frame(sent, reason, guilty=len(sent.message.image) == largest)
+            )
 
 
-def _told(sent: _Sent, reason: errors.ClientError, *, guilty: bool) -> errors.ClientError:
-    """What the end of the stream means for one of its frames."""
+def _error_of_frame(sent: _Sent, reason: errors.ClientError, *, guilty: bool) -> errors.ClientError:
+    """The error of one frame after the stream has ended. `guilty`: it is the largest, TooLarge means it."""
     if isinstance(reason, errors.AccessDenied):
         return reason
     if not sent.left_here:

@@ -34,15 +34,15 @@ class RestDoor:
         self._address = address
         transport = httpx.AsyncHTTPTransport(
             verify=access.tls() if address.tls else True,
-            # As many connections as there are frames under way: who sends them bounds them.
+            # One connection per frame in flight: the caller limits these.
             limits=httpx.Limits(max_connections=None, keepalive_expiry=KEEP_SECONDS),
             uds=address.place if address.unix else None,
-            trust_env=False,  # a takt has no time for the proxy that an office's environment names
+            trust_env=False,  # proxies set for office use would cost time
         )
         self._http = httpx.AsyncClient(
             base_url=f"http{'s' * address.tls}://{'service' if address.unix else address.place}",
             headers=access.headers(),
-            timeout=None,  # whoever calls has a deadline around it all
+            timeout=None,  # the caller enforces the deadline
             transport=transport,
             trust_env=False,
         )
@@ -54,7 +54,7 @@ class RestDoor:
         try:
             return _answer(response.json())
         except (KeyError, TypeError, ValueError) as error:
-            raise errors.UnexpectedAnswer(f"{self._address} answered what is no verdict") from error
+            raise errors.UnexpectedAnswer(f"{self._address} answered, but not with a verdict") from error
 
     async def products(self, left: float) -> tuple[Product, ...]:
         response = await self._ask(self._http.build_request("GET", "/v1/products"))
@@ -65,7 +65,7 @@ class RestDoor:
                 for version in product["versions"]
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise errors.UnexpectedAnswer(f"{self._address} answered what is no list of products") from error
+            raise errors.UnexpectedAnswer(f"{self._address} answered, but not with products") from error
 
     async def close(self) -> None:
         await self._http.aclose()
@@ -81,11 +81,11 @@ class RestDoor:
             "x-deadline-ms": str(max(1, int(1000 * left))),
             "x-request-id": frame.request_id,
         }
-        image = bytes(frame.image)  # what drivers give may be a bytearray, which httpx takes for a stream
+        image = bytes(frame.image)  # httpx would treat a bytearray, which some drivers give, as a stream
         return self._http.build_request("POST", "/v1/inspect", params=query, headers=headers, content=image)
 
     async def _ask(self, request: httpx.Request) -> httpx.Response:
-        """The response 200, or what it says went wrong."""
+        """The response if its status is 200; raises ClientError otherwise."""
         try:
             response = await self._http.send(request)
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
@@ -94,7 +94,7 @@ class RestDoor:
             raise errors.BadInput(f"the request can't be sent: {error}") from error
         except httpx.DecodingError as error:
             raise errors.UnexpectedAnswer(
-                f"{self._address} answered what can't be decoded: {error}"
+                f"the answer of {self._address} can't be decoded: {error}"
             ) from error
         except httpx.RequestError as error:
             raise errors.ConnectionLost(
@@ -127,14 +127,14 @@ def _seconds(text: str) -> float | None:
 
 
 def _root(error: BaseException) -> BaseException:
-    """What really happened, below what each library says of the one beneath it."""
+    """The original error at the end of the chain of causes."""
     while (cause := error.__cause__ or error.__context__) is not None:
         error = cause
     return error
 
 
 def _answer(given: Mapping[str, Any]) -> Answer:
-    """KeyError, TypeError or ValueError when it is not as documented."""
+    """Raises KeyError, TypeError or ValueError if `given` is not an answer as documented."""
     image = given["image"]
     return Answer(
         request_id=given["request_id"],

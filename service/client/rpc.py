@@ -18,15 +18,15 @@ from service.rpc.pb.inspection_pb2_grpc import InspectionServiceStub
 OPTIONS: list[tuple[str, int]] = [
     ("grpc.max_receive_message_length", -1),  # an overlay may be large
     ("grpc.max_send_message_length", -1),
-    # A service that was restarted is found again within a part or two, not after a minute.
+    # After a restart of the service, reconnect within about a second, not a minute.
     ("grpc.initial_reconnect_backoff_ms", 50),
     ("grpc.min_reconnect_backoff_ms", 1000),
     ("grpc.max_reconnect_backoff_ms", 1000),
-    # What is not acknowledged for 3 s is a connection that is no more (this sets TCP_USER_TIMEOUT), so that
-    # a network that was away is used again at once. The ping itself is rarer than what services forbid.
+    # Data not acknowledged for 3 s breaks the connection (this sets TCP_USER_TIMEOUT), so that a network that
+    # was interrupted is used again at once. The ping itself is rarer than the minimum servers enforce.
     ("grpc.keepalive_timeout_ms", 3000),
     ("grpc.keepalive_time_ms", 330_000),
-    ("grpc.enable_http_proxy", 0),  # a takt has no time for the proxy that an office's environment names
+    ("grpc.enable_http_proxy", 0),  # proxies set for office use would cost time
     ("grpc.use_local_subchannel_pool", 1),  # each client has a connection of its own
 ]
 _ERRORS: dict[int, type[errors.ClientError]] = {
@@ -72,15 +72,15 @@ class RpcDoor:
             raise error_of_call(error) from error
 
     async def _connect(self, left: float) -> None:
-        """Sees to it that there is a connection, or raises Unreachable: then nothing has been sent."""
+        """Ensures that there is a connection, or raises Unreachable: then nothing has been sent."""
         if self._channel.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY:
             return
         try:
-            await self._products(left)  # a harmless call, which says why it can't be made
+            await self._products(left)  # a harmless call, whose error gives the reason
         except grpc.aio.AioRpcError as error:
             if isinstance(error_of_call(error), errors.ConnectionLost):
                 raise errors.Unreachable(f"can't reach {self._address}: {error.details()}") from error
-            # Anything else came from there: the frame will hear it for itself.
+            # Any other error comes from the service: the frame's own call will get it.
 
     async def close(self) -> None:
         await self._channel.close()
@@ -91,7 +91,7 @@ class RpcDoor:
 
 
 def message_of(frame: Frame, left: float) -> pb.InspectRequest:
-    """Or BadInput."""
+    """Raises BadInput if the frame can't be encoded."""
     with writing():
         return pb.InspectRequest(
             image=bytes(frame.image),
@@ -132,7 +132,7 @@ def answer_of(response: pb.InspectResponse) -> Answer:
 
 
 def error_of(status: status_pb2.Status) -> errors.ClientError:
-    """A refusal carries RetryInfo; without it RESOURCE_EXHAUSTED is too large, UNAVAILABLE the transport."""
+    """A refusal carries RetryInfo. Without it, RESOURCE_EXHAUSTED is TooLarge, UNAVAILABLE the transport."""
     kind = _ERRORS.get(status.code, errors.UnexpectedAnswer)
     retry = error_details_pb2.RetryInfo()
     if any(detail.Unpack(retry) for detail in status.details):

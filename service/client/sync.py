@@ -1,4 +1,4 @@
-"""The client for programs without an event loop: the asynchronous one, in a thread of its own."""
+"""The client for programs without an event loop: runs AsyncClient in a thread of its own."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
@@ -12,7 +12,7 @@ from service.client.values import Answer, Frame, Outcome, Product
 
 
 class Client:
-    """As AsyncClient, whose docstrings hold here too. Any number of threads may share one."""
+    """As AsyncClient, see there. Any number of threads may share one."""
 
     def __init__(self, address: str, **options: Unpack[Options]) -> None:
         async def open_client() -> AsyncClient:
@@ -26,11 +26,11 @@ class Client:
             self._opened = opened.pop_all()
 
     def inspect(self, frame: Frame) -> Answer:
-        """The verdict on one frame, or what kept it from one: ClientError."""
+        """The verdict on one frame; raises ClientError if there is none."""
         return self._portal.call(self._client.inspect, frame)
 
     def stream(self, frames: Iterable[Frame], window: int = 16) -> Iterator[Outcome]:
-        """What becomes of each frame, as soon as it is known. `frames` is read in another thread."""
+        """Yields the outcome of each frame as soon as it is known. `frames` is read in another thread."""
         outcomes = self._client.stream(frames, window)
 
         async def following() -> Outcome | None:
@@ -40,11 +40,11 @@ class Client:
             while (outcome := self._portal.call(following)) is not None:
                 yield outcome
         finally:
-            if not self._closed:  # which ends its streams, too
+            if not self._closed:  # closing the client ends its streams
                 self._portal.call(outcomes.aclose)
 
     def products(self) -> tuple[Product, ...]:
-        """Every version of every product, whether it serves or not."""
+        """Every version of every product, in any state."""
         return self._portal.call(self._client.products)
 
     def close(self) -> None:

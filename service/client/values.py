@@ -1,4 +1,4 @@
-"""What a client sends and what it gets."""
+"""What a client sends and receives."""
 
 import secrets
 from collections.abc import Collection
@@ -13,26 +13,26 @@ Part = Literal["heatmap", "mask", "regions", "overlay"]
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One picture to be inspected: JPEG, PNG, BMP or TIFF, as it comes from the camera or the file."""
+    """One image to be inspected: the bytes of a JPEG, PNG, BMP or TIFF file."""
 
     image: bytes = field(repr=False)
     product: str
     frame_id: str = ""
-    """The part's name, at most 128 printable ASCII characters: it comes back with the answer."""
+    """Identifies the part, at most 128 printable ASCII characters; echoed in the answer."""
     version: int | None = None
     """None: the newest."""
     include: Collection[Part] = frozenset[Part]({"regions"})
     deadline: float | None = None
-    """Seconds from `since` to the answer, retries included; None: the client's."""
+    """Seconds from `since` to the answer, retries included; None: the client's default."""
     request_id: str = field(default_factory=lambda: secrets.token_hex(8))
     since: float | None = None
-    """The instant of `time.monotonic` from which the deadline counts: the picture's, or the trigger's.
-    None: when the client takes the frame in hand."""
+    """The instant of `time.monotonic` from which the deadline counts, such as the trigger's. None: when the
+    client takes the frame."""
 
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A connected area over the pixel threshold, in the sent picture's pixels; `peak` on the score scale."""
+    """A connected area over the pixel threshold, in pixels of the sent image; `peak` is a score, 0 to 1."""
 
     x: int
     y: int
@@ -51,7 +51,7 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Milliseconds inside the service."""
+    """Milliseconds spent in the service."""
 
     decode: float
     queue: float
@@ -63,7 +63,7 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A verdict and all that belongs to it. A score of `threshold`, 0.5, is where rejecting begins."""
+    """A verdict with its details. `score` is between 0 and 1; parts above `threshold`, 0.5, are rejected."""
 
     request_id: str
     frame_id: str
@@ -73,14 +73,14 @@ class Answer:
     engine: str
     verdict: Verdict
     reason: str
-    """Why, where the score alone does not say it."""
+    """Why, if not by the score alone."""
     score: float
     threshold: float
     raw_score: float
     raw_threshold: float
     width: int
     height: int
-    """The sent picture's size, upright."""
+    """The upright sent image's size in pixels."""
     sha256: str
     regions: tuple[Region, ...]
     heatmap: Picture | None
@@ -92,18 +92,18 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a frame of a stream: an answer or an error, never both."""
+    """The outcome of a frame in a stream: an answer or an error, never both."""
 
     frame: Frame
     answer: Answer | None
     error: ClientError | None
     seconds: float
-    """From the frame's `since` until it was known."""
+    """From the frame's `since` to the outcome."""
 
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """One version of one product, whether it serves or not."""
+    """One version of one product, in any state."""
 
     name: str
     version: int

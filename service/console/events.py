@@ -1,7 +1,7 @@
-"""Verdicts as they happen, as server-sent events: at most `RATE` batches a second, of `BATCH` records each.
+"""Live verdicts as server-sent events: at most `RATE` batches per second, of at most `BATCH` records each.
 
-A page that is slow or behind gets the newest and misses some: nothing is queued for anybody, so a watcher
-costs the same at 20 verdicts a second as at 2000. The counts in every batch are complete.
+Nothing is queued per page: a slow page gets the newest records and misses some, so a watcher costs the same
+at 20 verdicts per second as at 2000. The counts in every batch are complete.
 """
 
 import asyncio
@@ -12,14 +12,14 @@ from typing import Any
 
 import orjson
 
-from service.console.history import History, Sees
+from service.history import History, Sees
 
 RATE, BATCH = 4, 100
 FIRST_BATCH = 1000
 BEAT_SECONDS = 2.0
-"""The longest silence. A page that hears nothing for longer knows that the service is gone."""
+"""An event comes at least this often; otherwise the page assumes that the service is gone."""
 MAX_AGE_SECONDS = 300.0
-"""Then the page has to come again, and is admitted only if its token still counts."""
+"""Then the page has to reconnect, and is admitted only if its token is still valid."""
 
 
 async def events(
@@ -29,7 +29,7 @@ async def events(
     state: Callable[[], dict[str, Any]],
     last_id: str,
 ) -> AsyncIterator[bytes]:
-    """First what was missed since `last_id`, then what happens; ends with the service."""
+    """First the records since `last_id`, then new ones; ends when the service does."""
     after, limit, shown = history.number(last_id), FIRST_BATCH, None
     ends = time.monotonic() + MAX_AGE_SECONDS
     with place:

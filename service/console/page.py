@@ -1,4 +1,4 @@
-"""The operator page's own files: read once, served from memory, never from anywhere else."""
+"""The operator page's static files: read once at the start, served from memory."""
 
 import hashlib
 import mimetypes
@@ -15,7 +15,7 @@ _POLICY = (
     "img-src 'self' blob: data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
     "require-trusted-types-for 'script'; trusted-types 'none'"
 )
-"""Nothing from elsewhere, nothing inline, nothing made from text; `blob:` and `data:` are pictures."""
+"""No other origins, no inline code, no scripts from strings; `blob:` and `data:` are images."""
 _HEADERS = {
     "content-security-policy": _POLICY,
     "permissions-policy": "camera=(self), microphone=(), geolocation=()",
@@ -24,7 +24,7 @@ _HEADERS = {
     "x-frame-options": "DENY",
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
-    "cache-control": "no-cache",  # asked for again each time, and answered 304: never yesterday's page
+    "cache-control": "no-cache",  # revalidated each time with an ETag, so that the page is never outdated
 }
 _TYPES = {".woff2": "font/woff2", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
@@ -37,7 +37,7 @@ class _File:
 
 
 class Page:
-    """Answers for `/` and `/console/…`."""
+    """Answers `/` and `/console/…`."""
 
     def __init__(self) -> None:
         self._files = dict(_read(files("service.console") / "assets"))

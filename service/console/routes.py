@@ -1,24 +1,24 @@
-"""Where the operator page and what it shows are found."""
+"""The routes of the operator page and its data."""
 
 import asyncio
 from functools import partial
 from itertools import islice
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import Response, StreamingResponse
 
-from export.bundle import heatmap_png
+from export.bundle import Verdict, heatmap_png
+from service.access.granted import grant_of
 from service.console.events import events
-from service.console.history import MAX_RECORDS, History, Sees
 from service.console.page import Page
-from service.console.record import Pictures
 from service.console.state import state_of
-from service.http.guard import grant_of
+from service.history import MAX_RECORDS, History, Sees
 from service.inspector import Inspector
+from service.record import FrameAndMap
 
 THUMBNAIL_SIDE, FRAME_SIDE = 160, 2400
-"""Pixels per side at most."""
+"""Pixels of the longer side, at most."""
 _SMALL_BYTES, _SMALL_PIXELS = 48 * 1024, 512 * 512
 _STREAM_HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
 _PICTURE_HEADERS = {
@@ -27,11 +27,11 @@ _PICTURE_HEADERS = {
     "x-content-type-options": "nosniff",
 }
 _SHOWN = ((b"\x89PNG\r\n\x1a\n", "image/png"), (b"\xff\xd8\xff", "image/jpeg"), (b"BM", "image/bmp"))
-"""How what browsers show by themselves begins."""
+"""First bytes of the formats that browsers show."""
 
 
 def page_routes() -> APIRouter:
-    """The page itself, for everybody: it asks for a token where one is needed."""
+    """The page itself, open to anyone: it asks for a token where one is needed."""
     page, router = Page(), APIRouter(include_in_schema=False)
     router.add_api_route("/", page.index)
     router.add_api_route("/console/{path:path}", page.asset)
@@ -39,17 +39,17 @@ def page_routes() -> APIRouter:
 
 
 def verdict_routes(inspector: Inspector, history: History) -> APIRouter:
-    """The newest verdicts: as a list, as they happen, and with their pictures."""
+    """The newest verdicts: as a list, live, and with their images."""
     router = APIRouter(prefix="/v1/verdicts", tags=["verdicts"])
 
     @router.get("")
     async def list_verdicts(
         request: Request,
         product: str | None = None,
-        verdict: Literal["OK", "NG", "REVIEW"] | None = None,
+        verdict: Verdict | None = None,
         limit: Annotated[int, Query(ge=1, le=MAX_RECORDS)] = 100,
     ) -> dict[str, Any]:
-        """Verdicts this process gave, the newest first, as far as it remembers them."""
+        """The newest verdicts that this process gave and still keeps, newest first."""
         sees = _sees(request)
         chosen = (
             record.facts(history.id)
@@ -62,7 +62,7 @@ def verdict_routes(inspector: Inspector, history: History) -> APIRouter:
     async def verdict_events(
         request: Request, after: str = "", last_event_id: Annotated[str, Header()] = ""
     ) -> StreamingResponse:
-        """Verdicts as they happen: server-sent events `verdicts` (records, counts) and `state`."""
+        """Live verdicts: server-sent events `verdicts` (records, counts) and `state`."""
         sees = _sees(request)
         state = partial(state_of, inspector, history, grant_of(request.scope))
         stream = events(history.watch(), history, sees, state, last_event_id or after)
@@ -81,14 +81,14 @@ def verdict_routes(inspector: Inspector, history: History) -> APIRouter:
 
     @router.get("/{verdict_id}/thumbnail", response_class=Response)
     async def get_thumbnail(request: Request, verdict_id: str) -> Response:
-        """A small JPEG of it; an image that is small already is its own."""
+        """A small JPEG of the image; an image that is small already is sent as it is."""
         pictures = history.pictures(verdict_id, _sees(request))
         own = _as_it_is(pictures) if _small(pictures) else None
         return own or _jpeg(await inspector.preview(pictures.sent, THUMBNAIL_SIDE))
 
     @router.get("/{verdict_id}/heatmap", response_class=Response)
     async def get_heatmap(request: Request, verdict_id: str) -> Response:
-        """The map, 8-bit grey: 128 and above is over the threshold."""
+        """The map as 8-bit grey PNG: 128 and above is over the threshold."""
         heatmap = history.pictures(verdict_id, _sees(request)).heatmap
         if not isinstance(heatmap, bytes):
             heatmap = await asyncio.to_thread(heatmap_png, heatmap)
@@ -101,11 +101,11 @@ def _sees(request: Request) -> Sees:
     return grant_of(request.scope).covers
 
 
-def _small(pictures: Pictures) -> bool:
+def _small(pictures: FrameAndMap) -> bool:
     return len(pictures.sent) <= _SMALL_BYTES and pictures.width * pictures.height <= _SMALL_PIXELS
 
 
-def _as_it_is(pictures: Pictures) -> Response | None:
+def _as_it_is(pictures: FrameAndMap) -> Response | None:
     for begins, kind in _SHOWN:
         if pictures.sent.startswith(begins):
             return _picture(pictures.sent, kind)

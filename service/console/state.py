@@ -1,10 +1,10 @@
-"""What the page shows of service and products: small, and sent again only when it has changed."""
+"""The state of service and products for the operator page: small, sent again only when it changes."""
 
 from typing import Any
 
 from service.access.tokens import Grant
 from service.catalog import Version
-from service.console.history import History
+from service.history import History
 from service.inspector import Inspector
 from service.life import Life
 
@@ -24,7 +24,7 @@ def state_of(inspector: Inspector, history: History, grant: Grant) -> dict[str, 
 
 
 def why_not_ready(life: Life, grant: Grant) -> str:
-    """One line; empty when ready. It names no product to whom some are hidden."""
+    """The reason in one line; empty when ready. Names no product unless `grant` covers all."""
     if grant.products is None:
         return life.why_not_ready
     if life.ready:
@@ -33,7 +33,7 @@ def why_not_ready(life: Life, grant: Grant) -> str:
 
 
 def _show(product: dict[str, Any], version: Version) -> None:
-    """Versions come newest first: the first is the one whose state is of interest, should none serve."""
+    """Call with the newest version first: its state is shown if no version serves."""
     product.setdefault("state", version.state)
     product.setdefault("reason", version.reason)
     product.setdefault("version", version.number)

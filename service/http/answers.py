@@ -1,14 +1,14 @@
-"""What the HTTP door answers, as documented, and how an inspection becomes that."""
+"""The HTTP door's answers as documented in OpenAPI, and the conversion of an inspection to them."""
 
 from base64 import b64encode
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from export.bundle import THRESHOLD
-from service.catalog import Catalog, State
-from service.inspection import Inspection
-from service.inspection import Picture as Png
+from export.bundle import THRESHOLD, Verdict
+from service.catalog import Catalog
+from service.inspection import Inspection, PngPicture
+from service.state import State
 
 
 class Size(BaseModel):
@@ -46,7 +46,7 @@ class Timings(BaseModel):
 
 
 class Answer(BaseModel):
-    """A verdict. `score` 0.5 is the reject threshold; parts that `include` does not name are not there."""
+    """A verdict. `score` 0.5 is the reject threshold; parts that `include` does not name are left out."""
 
     request_id: str
     frame_id: str
@@ -54,8 +54,8 @@ class Answer(BaseModel):
     version: int
     bundle_digest: str
     engine: str
-    verdict: Literal["OK", "REVIEW", "NG"]
-    reason: str = Field(description="why, where the score alone does not say it", examples=["small_region"])
+    verdict: Verdict
+    reason: str = Field(description="why, if not by the score alone", examples=["small_region"])
     score: float = Field(ge=0, le=1)
     threshold: float
     raw_score: float
@@ -70,7 +70,7 @@ class Answer(BaseModel):
 
 
 class Version(BaseModel):
-    """One version of a product, whether it serves or not."""
+    """One version of a product, in any state."""
 
     version: int
     state: State
@@ -82,7 +82,7 @@ class Version(BaseModel):
 class Product(BaseModel):
     name: str
     state: State
-    version: int | None = Field(description="the one that serves")
+    version: int | None = Field(description="the version that serves")
     versions: list[Version]
 
 
@@ -95,7 +95,7 @@ class Health(BaseModel):
 
 
 def answer_of(inspection: Inspection, request_id: str, frame_id: str) -> dict[str, Any]:
-    """An `Answer` as a plain dictionary: on the hot path, and checked against the model by a test."""
+    """An `Answer` as a plain dictionary, for speed; a test compares it with the model."""
     reading, image = inspection.reading, inspection.image
     answer = {
         "request_id": request_id,
@@ -123,7 +123,7 @@ def answer_of(inspection: Inspection, request_id: str, frame_id: str) -> dict[st
 
 
 def products_of(catalog: Catalog, product: str | None = None) -> list[Product]:
-    """All products or one; NotLoaded when there is no such product."""
+    """All products or one; NotLoaded for an unknown product."""
     by_name = dict[str, list[Version]]()
     for version in catalog.versions(product):
         lane = version.lane
@@ -145,6 +145,6 @@ def _product(name: str, versions: list[Version]) -> Product:
     return Product(name=name, state=state, version=serving, versions=versions)
 
 
-def _picture(picture: Png) -> dict[str, Any]:
+def _picture(picture: PngPicture) -> dict[str, Any]:
     data = b64encode(picture.png).decode()
     return {"encoding": "png", "width": picture.width, "height": picture.height, "data": data}

@@ -1,4 +1,4 @@
-"""The HTTP door's routes, and the admin address's: health and metrics only."""
+"""The routes of the HTTP door and of the admin address (health and metrics only)."""
 
 from collections.abc import Callable
 from importlib.resources import files
@@ -15,6 +15,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.access.access import Access
+from service.access.granted import grant_of
 from service.access.tokens import EVERYTHING, Grant
 from service.calls import Calls
 from service.console.routes import page_routes, verdict_routes
@@ -22,7 +23,7 @@ from service.console.state import why_not_ready
 from service.errors import Denied, ServiceError
 from service.http import problems
 from service.http.answers import Health, Product, Products, products_of
-from service.http.guard import Guard, grant_of
+from service.http.guard import Guard
 from service.http.inspect import InspectEndpoint
 from service.http.openapi import describe_inspect, require_token
 from service.http.session import session_routes
@@ -38,7 +39,7 @@ _PROBLEM: dict[str, Any] = {
 
 
 class Api(FastAPI):
-    """FastAPI that also describes what it does not do itself: /v1/inspect and the guard."""
+    """FastAPI whose OpenAPI document also covers what is outside it: /v1/inspect and the guard."""
 
     needs_token = False
 
@@ -53,7 +54,7 @@ class Api(FastAPI):
 
 
 def make_app(calls: Calls, access: Access, settings: Settings) -> ASGIApp:
-    """The HTTP door: everything through FastAPI, but the hot path, and all of it behind the guard."""
+    """The HTTP door: FastAPI for all routes but the hot path /v1/inspect, and the guard before both."""
     inspector = calls.inspector
     inspect = InspectEndpoint(calls, settings)
     app = _app(docs=True)
@@ -66,7 +67,7 @@ def make_app(calls: Calls, access: Access, settings: Settings) -> ASGIApp:
     app.include_router(_health(inspector.life, calls.metrics, grant_of))
 
     @app.exception_handler(Denied)
-    async def turned_away(request: Request, error: Denied) -> Response:
+    async def on_denied(request: Request, error: Denied) -> Response:
         asks_whether_to_log_in = request.scope["path"] == "/session" and error.reason == "missing"
         if not asks_whether_to_log_in:
             access.denied("http", error)
@@ -80,7 +81,7 @@ def make_app(calls: Calls, access: Access, settings: Settings) -> ASGIApp:
 
 
 def make_admin_app(life: Life, metrics: Metrics) -> FastAPI:
-    """The admin address."""
+    """The app of the admin address, which needs no token."""
     app = _app(docs=False)
     app.include_router(_health(life, metrics, lambda scope: EVERYTHING))
     return app
@@ -112,7 +113,7 @@ def _products(inspector: Inspector) -> APIRouter:
 
     @router.get("/v1/products")
     async def list_products(request: Request) -> Products:
-        """Every product the caller may ask for, with the version that serves it and all others known."""
+        """Every product the caller may ask for, with all its known versions."""
         grant = grant_of(request.scope)
         return Products(products=[each for each in products_of(inspector.catalog) if grant.covers(each.name)])
 
@@ -133,17 +134,17 @@ def _health(life: Life, metrics: Metrics, grant: Callable[[Scope], Grant]) -> AP
 
     @router.get("/health/live", response_model=Health, responses={503: _PROBLEM})
     async def live(request: Request) -> Response:
-        """Alive until only a restart helps."""
+        """503 when only a restart helps."""
         return JSONResponse({"status": "alive"}) if life.alive else unwell(request)
 
     @router.get("/health/ready", response_model=Health, responses={503: _PROBLEM})
     async def ready(request: Request) -> Response:
-        """Ready while at least one product can be inspected and the service is not about to end."""
+        """Ready while at least one product can be inspected and the service is not draining."""
         return JSONResponse({"status": "ready"}) if life.ready else unwell(request)
 
     @router.get("/metrics", response_class=Response)
     async def scrape(request: Request) -> Response:
-        """For Prometheus. They tell of all products: a token for some of them is not enough."""
+        """For Prometheus. They cover all products: a token for some of them is not enough."""
         grant(request.scope).check_all()
         return Response(metrics.text(), headers={"content-type": CONTENT_TYPE})
 

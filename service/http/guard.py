@@ -1,7 +1,7 @@
-"""Who gets through the HTTP door: a bearer's token in the Authorization header, or a person's in a cookie.
+"""Access control of the HTTP door: a token in the Authorization header, or in a logged-in person's cookie.
 
-A cookie is sent by the browser whoever makes it: so where it is what lets a caller in, only the service's own
-pages may change anything (SameSite keeps other sites out, but not other ports of this machine).
+Browsers send a cookie with requests of any page. So with a cookie, only the service's own pages may change
+anything (SameSite stops other sites, but not other ports of this machine).
 """
 
 from urllib.parse import urlsplit
@@ -10,19 +10,20 @@ from starlette.requests import cookie_parser
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.access.access import Access
+from service.access.granted import GRANT
 from service.access.tokens import Grant
 from service.errors import Denied, Forbidden
 from service.http.problems import problem_of
 from service.http.wire import headers_of
 
 OPEN = ("/", "/session", "/favicon.ico")
-"""What a page needs to let a person log in: no fact of any product is there."""
+"""What the login page needs; contains nothing about any product."""
 OPEN_BELOW = ("/console/", "/docs/assets/")
 _READS = ("GET", "HEAD")
 
 
 class Guard:
-    """Lets through who may ask; what they may do is `grant_of(scope)` from then on."""
+    """Admits requests with a valid token, and stores what it grants for `grant_of(scope)`."""
 
     def __init__(self, app: ASGIApp, access: Access) -> None:
         self._app, self._access = app, access
@@ -30,7 +31,7 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not _is_open(scope["path"]):
             try:
-                scope["drd.grant"] = self._admit(scope)
+                scope[GRANT] = self._admit(scope)
             except Denied as error:
                 self._access.denied("http", error)
                 await problem_of(error)(scope, receive, send)
@@ -52,25 +53,19 @@ def _is_open(path: str) -> bool:
     return path in OPEN or path.startswith(OPEN_BELOW)
 
 
-def grant_of(scope: Scope) -> Grant:
-    """What the caller may do whom the guard let through."""
-    grant: Grant = scope["drd.grant"]
-    return grant
-
-
 def cookie_name(scope: Scope) -> str:
-    """Under TLS a name that browsers keep for cookies that are Secure and this host's own."""
+    """Under TLS a `__Host-` name, which browsers accept only for Secure cookies of this host."""
     return "__Host-drd" if scope["scheme"] == "https" else "drd"
 
 
 def cookie_of(scope: Scope) -> str | None:
-    """The token in the cookie of a person who has logged in."""
+    """The token in the cookie of a logged-in person."""
     return cookie_parser(headers_of(scope).get(b"cookie", "")).get(cookie_name(scope))
 
 
 def check_origin(headers: dict[bytes, str], *, required: bool) -> None:
-    """Raises Forbidden for what a browser sends on behalf of another origin; `required`: for what does not
-    come from a browser, either."""
+    """Raises Forbidden for requests made by a page of another origin. If `required`, also for those without
+    an origin, which do not come from a browser."""
     site, origin = headers.get(b"sec-fetch-site"), headers.get(b"origin")
     if site is not None:
         own = site == "same-origin"

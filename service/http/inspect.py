@@ -1,4 +1,4 @@
-"""POST /v1/inspect. A plain ASGI application: this is the hot path."""
+"""POST /v1/inspect: the hot path, so a plain ASGI application without FastAPI's overhead."""
 
 import asyncio
 import logging
@@ -8,11 +8,11 @@ import orjson
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from service.access.granted import grant_of
 from service.calls import Call, Calls
 from service.errors import CallerGone, InspectionFailed, NotServing, ServiceError
 from service.http import wire
 from service.http.answers import answer_of
-from service.http.guard import grant_of
 from service.http.problems import problem_of
 from service.http.protocol import ARRIVED
 from service.image import declared_type
@@ -39,10 +39,10 @@ class InspectEndpoint:
             return
         except ServiceError as error:
             response = problem_of(error, call.request_id)
-        except asyncio.CancelledError:  # the service ends, and has waited for this long enough
+        except asyncio.CancelledError:  # the shutdown has waited for drain_seconds
             ending = NotServing("the service is ending", reason="draining", retry_after=1)
             response = problem_of(ending, call.request_id)
-        except Exception:  # the boundary to faults of our own: never a traceback on the wire
+        except Exception:  # a bug: no traceback for the caller
             _logger.exception("a request failed")
             response = problem_of(InspectionFailed("the service failed on this request"), call.request_id)
         await response(scope, receive, send)
@@ -81,7 +81,7 @@ class InspectEndpoint:
 
 
 async def unless_gone(receive: Receive, work: Awaitable[Inspection]) -> Inspection:
-    """The result of `work`, which is cancelled when the caller disconnects: CallerGone then."""
+    """The result of `work`. When the caller disconnects, `work` is cancelled and CallerGone raised."""
     waiting = asyncio.current_task()
     assert waiting is not None
     gone = False

@@ -1,4 +1,4 @@
-"""The description of POST /v1/inspect, which is routed past FastAPI."""
+"""The OpenAPI description of POST /v1/inspect, which bypasses FastAPI."""
 
 from typing import Any
 
@@ -14,12 +14,12 @@ _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _ID = {"type": "string", "maxLength": 128, "pattern": r"^[\x20-\x7e]*$"}
 _PROBLEMS = {
     400: "Not a readable image",
-    401: "No token, or none that is valid, where one is needed",
+    401: "No valid token, where one is needed",
     403: "The token is not for this product",
-    404: "No such product, or not in that version",
+    404: "Unknown product or version",
     408: "The request took too long to arrive",
     413: "Too many bytes or pixels",
-    415: "The content is unlike its declared type, or the type is not served",
+    415: "The content differs from its declared type, or the type is not supported",
     422: "A parameter is missing, unknown or malformed",
     429: "The queue is full, or the deadline can't be met",
     500: "The engine failed on this frame",
@@ -33,7 +33,7 @@ def describe_inspect(document: dict[str, Any]) -> None:
     models = models_json_schema([(Answer, "serialization"), (Problem, "serialization")], ref_template=_REF)
     schemas = document["components"]["schemas"]
     schemas |= models[1]["$defs"]
-    for name in ("HTTPValidationError", "ValidationError"):  # FastAPI's own, which nobody gets to see here
+    for name in ("HTTPValidationError", "ValidationError"):  # FastAPI's own, which this service never sends
         schemas.pop(name, None)
     for path in document["paths"].values():
         for operation in path.values():
@@ -43,7 +43,7 @@ def describe_inspect(document: dict[str, Any]) -> None:
 
 
 def require_token(document: dict[str, Any]) -> None:
-    """Says that all operations need a bearer token."""
+    """Marks all operations as needing a bearer token."""
     document["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
     document["security"] = [{"token": []}]
 
@@ -59,12 +59,12 @@ def _operation() -> dict[str, Any]:
             _parameter("version", "query", {"type": "integer", "minimum": 1, "maximum": MAX_VERSION}),
             _parameter("include", "query", {"type": "string"}, description=_include()),
             _parameter("frame_id", "query", _ID, description="echoed"),
-            _parameter("X-Request-Id", "header", _ID, description="echoed; made up without one"),
+            _parameter("X-Request-Id", "header", _ID, description="echoed; generated if missing"),
             _parameter(
                 "X-Deadline-Ms",
                 "header",
                 {"type": "integer", "minimum": 1, "maximum": 999_999_999},
-                description="time budget from the end of the request's head",
+                description="time budget in ms, from the end of the request's head",
             ),
         ],
         "requestBody": {

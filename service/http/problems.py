@@ -1,4 +1,4 @@
-"""Every error of the HTTP door as a problem document (RFC 9457), and the one table from failure to status."""
+"""Errors of the HTTP door as problem documents (RFC 9457), and the table from error to status."""
 
 import math
 from http import HTTPStatus
@@ -27,7 +27,7 @@ STATUS: dict[type[errors.ServiceError], int] = {
 
 
 class Problem(BaseModel):
-    """What went wrong: `title` is the status in words, `detail` this case in one line."""
+    """`title` is the status in words, `detail` the cause in one line."""
 
     type: str = "about:blank"
     title: str
@@ -55,12 +55,12 @@ def as_it_is_sent(status: int, detail: str, headers: bytes = b"") -> bytes:
 
 
 def problem_of(error: errors.ServiceError, request_id: str | None = None) -> Response:
-    """The response to a failure of the tree."""
+    """The response to a ServiceError."""
     headers = {}
     if isinstance(error, errors.Refused):
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after)))
     if isinstance(error, errors.Unauthenticated):
         headers["www-authenticate"] = "Bearer"
     if isinstance(error, errors.TooLarge | errors.TooSlow):
-        headers["connection"] = "close"  # what is left of the body is not wanted
+        headers["connection"] = "close"  # the rest of the body is not read
     return problem(STATUS[type(error)], str(error), request_id, headers)

@@ -1,12 +1,12 @@
-"""A connection before and after an application sees it: the limits that uvicorn does not have.
+"""Limits per HTTP connection that uvicorn lacks: size, time and number.
 
         ┌────────────── answered ──────────────┐
         ▼                                      │
     IDLE ──first byte──▶ HEAD ──▶ BODY ──▶ ANSWER
       idle_seconds        head_seconds  receive_seconds  answer_seconds, from the last byte written
 
-Nothing is timed per request: each connection notes when it entered its phase, and `sweep` looks at all of
-them now and then.
+There is no timer per request: each connection notes when it entered its phase, and `sweep` checks all of
+them every half second.
 """
 
 import math
@@ -22,8 +22,8 @@ from service.http.problems import as_it_is_sent, problem
 from service.settings import Settings
 
 ARRIVED = "drd.arrived"
-"""In a request's scope: the instant of `time.monotonic` at which its head was complete."""
-_GRACE_SECONDS = 2.0  # the application's own limit comes first: it counts and logs who it sends away
+"""Key in a request's scope: the instant of `time.monotonic` at which its head was complete."""
+_GRACE_SECONDS = 2.0  # the application's own limit comes first, as it counts and logs the request
 
 
 class Phase(Enum):
@@ -35,7 +35,7 @@ class Phase(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Of one door, and of each of its connections."""
+    """Limits of a door and of each of its connections; times in seconds."""
 
     connections: int
     url_bytes: int
@@ -50,7 +50,7 @@ class Limits:
             Phase.IDLE: settings.idle_seconds,
             Phase.HEAD: settings.head_seconds,
             Phase.BODY: settings.receive_seconds + _GRACE_SECONDS,
-            Phase.ANSWER: math.inf,  # how long that may take is the application's affair
+            Phase.ANSWER: math.inf,  # limited by the application
         }
         return Limits(
             connections=settings.max_connections,
@@ -67,11 +67,11 @@ class _Refused(Exception):
 
 
 class Protocol(HttpToolsProtocol):
-    """One connection. Whatever is refused here is answered with a problem document, too."""
+    """One connection. What it refuses is also answered with a problem document."""
 
     limits: ClassVar[Limits]
     idle: ClassVar[dict["Protocol", None]]
-    """The door's idle connections, in the order in which they became so. Both are set in a subclass."""
+    """The door's idle connections, longest idle first. Both are set in a subclass."""
 
     def __init__(self, *given: Any, **options: Any) -> None:
         super().__init__(*given, **options)
@@ -80,7 +80,7 @@ class Protocol(HttpToolsProtocol):
         self._refusal: tuple[int, str] | None = None
         self._answers = 0
         self._unread: tuple[int, float] | None = None
-        """With which answer, and since when, what was written has not been taken."""
+        """Which answer the caller has not fully read, and since when."""
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -129,7 +129,7 @@ class Protocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         self._answers += 1
         if self.pipeline:
-            self._enter(self.phase)  # what waits behind an answer is not read, and has its time from now on
+            self._enter(self.phase)  # a pipelined request was not read until now: its time starts here
         elif self.phase is Phase.ANSWER:
             self._enter(Phase.IDLE)
         super().on_response_complete()
@@ -139,7 +139,7 @@ class Protocol(HttpToolsProtocol):
         self._refuse(status, detail)
 
     def sweep(self, now: float) -> None:
-        """Ends what takes too long. An instant of `time.monotonic`."""
+        """Ends the connection if it exceeds a time limit. `now` is an instant of `time.monotonic`."""
         if self._untaken(now) > self.limits.answer_seconds:
             self.transport.abort()
         elif not self.pipeline and now - self.since > self.limits.seconds[self.phase]:
@@ -155,7 +155,7 @@ class Protocol(HttpToolsProtocol):
             self.idle[self] = None
 
     def _make_room(self) -> bool:
-        """Closes the connection that has been idle for longest; whether there was one."""
+        """Closes the longest idle connection; False if no other is idle."""
         longest = next(iter(self.idle))
         if longest is self:
             return False
@@ -164,7 +164,7 @@ class Protocol(HttpToolsProtocol):
         return True
 
     def _untaken(self, now: float) -> float:
-        """For how long the caller has left lying what was written for it, in seconds."""
+        """Seconds for which the caller has not read what was written."""
         if not self.transport.get_write_buffer_size():
             self._unread = None
         elif self._unread is None or self._unread[0] != self._answers:
@@ -176,17 +176,17 @@ class Protocol(HttpToolsProtocol):
         raise _Refused(detail)
 
     def _refuse(self, status: int, detail: str, headers: bytes = b"") -> None:
-        """Answers with a problem and closes the connection, once requests before have been answered."""
+        """Answers with a problem and closes the connection, after earlier requests have been answered."""
         if self.transport.is_closing():
             return
         if self.cycle is not None and not self.cycle.response_complete:
-            if not self.cycle.more_body:  # it is a request behind that one that is refused
+            if not self.cycle.more_body:  # the refused request follows that one
                 self.cycle.keep_alive = False
                 return
             if self.cycle.response_started:
                 self.transport.abort()
                 return
-            if self.pipeline:  # it is the last of them, and refused in its turn
+            if self.pipeline:  # the last of them is refused, in its turn
                 self.cycle.keep_alive = False
                 self.pipeline[0] = self.cycle, cast(Any, problem(status, detail))
                 return

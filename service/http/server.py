@@ -1,4 +1,4 @@
-"""uvicorn with uvloop and httptools on sockets of our own; signals stay with the service."""
+"""uvicorn with uvloop and httptools on the service's sockets, without its signal handlers."""
 
 import asyncio
 import math
@@ -20,7 +20,7 @@ _LAST_WORD_SECONDS = 1.0
 
 
 class Server(uvicorn.Server):
-    """One application on several listening sockets: with `tls`, TCP speaks TLS, and unix sockets never do."""
+    """One application on several listening sockets. With `tls`, TCP sockets use TLS; unix sockets don't."""
 
     def __init__(self, app: ASGIApp, sockets: list[socket], limits: Limits, tls: Tls | None = None) -> None:
         self._protocol = type("LimitedProtocol", (Protocol,), {"limits": limits, "idle": {}})
@@ -47,7 +47,7 @@ class Server(uvicorn.Server):
         yield
 
     async def startup(self, sockets: list[socket] | None = None) -> None:
-        """Listens by itself: uvicorn has one way for all sockets, and gives a TLS handshake a minute."""
+        """Listens without uvicorn, which treats all sockets alike and allows a minute per TLS handshake."""
         await super().startup([])
         config, loop = self.config, asyncio.get_running_loop()
         protocol = partial(self._protocol, config, self.server_state, self.lifespan.state)
@@ -67,23 +67,23 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter)
 
     async def start(self) -> None:
-        """Returns when connections are accepted."""
+        """Returns once connections are accepted."""
         self._task = asyncio.create_task(self.serve(self._sockets))
         await self._listening.wait()
 
     async def stop(self, seconds: float) -> None:
-        """Accepts nothing more; returns when everything accepted has been answered, or after `seconds`."""
+        """Accepts no more requests; returns when all accepted ones are answered, or after `seconds`."""
         assert self._task is not None
         self.config.timeout_graceful_shutdown = max(1, round(seconds))
         self.should_exit = True
         await self._task
         under_way = tuple(self.server_state.tasks)
-        if self.force_exit:  # uvicorn then leaves them to themselves
+        if self.force_exit:  # uvicorn does not end them then
             for task in under_way:
                 task.cancel()
         if under_way:
             await asyncio.wait(under_way, timeout=_LAST_WORD_SECONDS)
 
     async def cut(self) -> None:
-        """Ends a `stop` that takes too long."""
+        """Makes a running `stop` return soon."""
         self.force_exit = True

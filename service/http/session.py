@@ -1,11 +1,11 @@
-"""Logging in, for people: the page sends a token once, and the browser keeps it where no script can read it.
+"""Login for people: the page sends a token once, and the browser keeps it in a cookie no script can read.
 
     POST   /session   {"token": "drd_…"}   204 and the cookie; 401 unless the token is valid
-    GET    /session                        200 {"needed", "caller", "products"}; 401 before the login
+    GET    /session                        200 {"needed", "caller", "products"}; 401 before login
     DELETE /session                        204, the cookie is gone
 
-The cookie is the token itself: it is worth exactly what the token is worth, at every replica, and no longer
-than the token's line stands in the tokens file. `needed` is false where no token is asked for.
+The cookie is the token itself: valid at every replica for the same products, and only while the token is in
+the tokens file. `needed` is false where no token is needed.
 """
 
 import time
@@ -24,7 +24,7 @@ from service.settings import Settings
 
 _MAX_BYTES = 4096
 _MAX_AGE_SECONDS = 12 * 3600
-"""After a shift the browser forgets it."""
+"""The browser drops it after a shift."""
 
 
 class Login(BaseModel):
@@ -47,7 +47,7 @@ _LOGIN: dict[str, Any] = {
 
 
 def session_routes(access: Access, inspector: Inspector, settings: Settings) -> APIRouter:
-    """The three routes above. They stand open, and look after themselves."""
+    """The three routes above. The guard lets them pass; they check access themselves."""
     router = APIRouter(prefix="/session", tags=["session"])
 
     @router.get("")
@@ -67,7 +67,7 @@ def session_routes(access: Access, inspector: Inspector, settings: Settings) -> 
             body = await wire.read_body(request.receive, headers, holding, limits)
         try:
             token = Login.model_validate_json(body).token
-        except ValidationError as error:  # which would repeat what was sent
+        except ValidationError as error:  # its message would contain the token
             raise BadParameter('the body is not {"token": "…"}') from error
         access.admit(token)
         if not access.needed:
@@ -76,7 +76,7 @@ def session_routes(access: Access, inspector: Inspector, settings: Settings) -> 
 
     @router.delete("", status_code=204)
     async def log_out(request: Request) -> Response:
-        """Removes the cookie. The token stays valid: that is ended in the tokens file."""
+        """Removes the cookie. The token stays valid until it is removed from the tokens file."""
         check_origin(wire.headers_of(request.scope), required=False)
         return _with_cookie(request, "", 0)
 

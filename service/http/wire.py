@@ -26,7 +26,7 @@ _NUMBER = re.compile(r"[0-9]{1,9}")
 
 @dataclass(frozen=True, slots=True)
 class BodyLimits:
-    """Bytes, the instant by which the last one has to be here, and the one by which the answer has to."""
+    """`size` in bytes; `until` (body) and `deadline` (answer) are instants of `time.monotonic`."""
 
     size: int
     until: float
@@ -35,7 +35,7 @@ class BodyLimits:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """What the head of a request to /v1/inspect says."""
+    """The parsed head of a request to /v1/inspect."""
 
     product: str
     version: int | None
@@ -47,12 +47,12 @@ class Head:
 
 
 def headers_of(scope: Scope) -> dict[bytes, str]:
-    """By lower-case name, the last of each."""
+    """Headers by lower-case name; the last one wins."""
     return {name: value.decode("latin-1") for name, value in scope["headers"]}
 
 
 def parse_head(scope: Scope, headers: dict[bytes, str]) -> Head:
-    """Raises BadParameter for anything missing, malformed, unknown or given twice."""
+    """Raises BadParameter for missing, malformed, unknown or repeated parameters."""
     query = _query(scope["query_string"])
     if not query.get("product"):
         raise BadParameter("the parameter 'product' is missing")
@@ -71,7 +71,7 @@ def parse_head(scope: Scope, headers: dict[bytes, str]) -> Head:
 
 
 def prefers_picture(accept: str) -> bool:
-    """Whether an Accept header asks for the picture rather than for JSON."""
+    """Whether an Accept header asks for the overlay picture rather than for JSON."""
     for offer in accept.split(","):
         kind = offer.partition(";")[0].strip().lower()
         if kind in ("application/json", "*/*", "application/*"):
@@ -84,11 +84,11 @@ def prefers_picture(accept: str) -> bool:
 async def read_body(
     receive: Receive, headers: dict[bytes, str], holding: Holding, limits: BodyLimits
 ) -> bytes:
-    """The whole body, counted while it arrives. TooLarge, TooSlow, Busy, DeadlinePassed or CallerGone."""
+    """The whole body, counted while it arrives. TooLarge, TooSlow, Busy, DeadlinePassed, CallerGone."""
     try:
         announced = headers.get(b"content-length", "")
         if announced.isdigit() and int(announced) > limits.size:
-            raise TooLarge(f"{announced} bytes are more than the {limits.size} that are served")
+            raise TooLarge(f"{announced} bytes exceed the limit of {limits.size}")
         async with asyncio.timeout_at(min(limits.until, limits.deadline or limits.until)):
             return await _collect(receive, holding, limits.size)
     except TooLarge:
@@ -112,13 +112,13 @@ async def _collect(receive: Receive, holding: Holding, limit: int) -> bytes:
         chunks.append(chunk)
         size += len(chunk)
         if size > limit:
-            raise TooLarge(f"more than the {limit} bytes that are served")
+            raise TooLarge(f"the body exceeds the limit of {limit} bytes")
         if not message.get("more_body"):
             return b"".join(chunks)
 
 
 async def _discard(receive: Receive) -> None:
-    """Reads on for a moment: a caller that is still sending does not look at the answer yet."""
+    """Reads on for a moment: a caller that is still sending does not read the answer yet."""
     with suppress(TimeoutError):
         async with asyncio.timeout(_LINGER_SECONDS):
             while (message := await receive())["type"] == "http.request" and message.get("more_body"):
@@ -144,14 +144,15 @@ def image_part(body: bytes, content_type: str, max_parts: int) -> tuple[bytes, s
 
 
 def _check_delimiters(body: bytes, delimiter: bytes, max_parts: int) -> None:
-    """Few, and no long padding behind any: through both the parser goes byte by byte, on everybody's loop."""
+    """Limits the number of boundaries and the padding after each: the parser reads both byte by byte, which
+    would block the event loop."""
     count, place = 0, body.find(delimiter)
     while place >= 0:
         count, end = count + 1, place + len(delimiter)
         if count > max_parts + 1:  # the last delimiter ends the form
             raise BadParameter(f"the form has more than {max_parts} parts")
         if not body[end : end + _MOST_PADDING].strip(b" \t"):
-            raise BadParameter("a boundary of the form is followed by nothing but blanks")
+            raise BadParameter("a boundary of the form is followed by blanks only")
         place = body.find(delimiter, end)
 
 
@@ -206,7 +207,7 @@ def _query(raw: bytes) -> dict[str, str]:
         raise BadParameter("the query is malformed") from error
     query = dict(pairs)
     if unknown := query.keys() - PARAMETERS:
-        raise BadParameter(f"unknown parameter {min(unknown)[:100]!r}: there are {', '.join(PARAMETERS)}")
+        raise BadParameter(f"unknown parameter {min(unknown)[:100]!r}: use {', '.join(PARAMETERS)}")
     if len(query) < len(pairs):
         raise BadParameter("a parameter is given twice")
     return query
@@ -214,5 +215,5 @@ def _query(raw: bytes) -> dict[str, str]:
 
 def _whole(name: str, text: str) -> int:
     if not _NUMBER.fullmatch(text) or not int(text):
-        raise BadParameter(f"{name} {text[:100]!r} is not a whole number from 1")
+        raise BadParameter(f"{name} {text[:100]!r} is not a whole number from 1 to 999999999")
     return int(text)

@@ -1,4 +1,4 @@
-"""Between messages of the wire and values of the service, and the one table from failure to status code."""
+"""Converts values of the service to gRPC messages, and errors to status codes: the one table of these."""
 
 from google.protobuf.any_pb2 import Any
 from google.protobuf.duration_pb2 import Duration
@@ -27,7 +27,7 @@ CODE: dict[type[errors.ServiceError], StatusCode] = {
 
 
 def status_of(error: errors.ServiceError) -> status_pb2.Status:
-    """The failure as google.rpc.Status; a refusal says in RetryInfo when to come again."""
+    """The error as google.rpc.Status; a refusal carries RetryInfo: when to try again."""
     number: int = CODE[type(error)].value[0]
     status = status_pb2.Status(code=number, message=str(error))
     if isinstance(error, errors.Refused):

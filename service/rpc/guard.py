@@ -1,5 +1,5 @@
-"""Who gets through the gRPC door: every method, reflection too, needs the metadata `authorization: Bearer
-TOKEN`. Only health does not: kubelets and load balancers ask for it, and can't send any."""
+"""Access control of the gRPC door: every method, reflection too, needs the metadata `authorization: Bearer
+TOKEN`. Only the health service does not: kubelets and load balancers can't send metadata."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any, TypeAlias
@@ -17,7 +17,7 @@ _Continuation: TypeAlias = "Callable[[grpc.HandlerCallDetails], Awaitable[_Handl
 
 
 class Guard(grpc.aio.ServerInterceptor):
-    """Turns callers away before their first message is read."""
+    """Refuses callers without a valid token before their first message is read."""
 
     def __init__(self, access: Access) -> None:
         self._access = access
@@ -30,7 +30,7 @@ class Guard(grpc.aio.ServerInterceptor):
                 self._access.admit(secret_of(handler_call_details.invocation_metadata))
         except Unauthenticated as error:
             self._access.denied("grpc", error)
-            return _turning_away(error)
+            return _refusing(error)
         return await continuation(handler_call_details)
 
 
@@ -40,8 +40,8 @@ def secret_of(metadata: Iterable[tuple[str, str | bytes]] | None) -> str | None:
     return secret.strip() if scheme.lower() == "bearer" else None
 
 
-def _turning_away(error: Unauthenticated) -> _Handler:
-    """A handler for methods of all kinds: a stream to a stream is the one that waits for no message."""
+def _refusing(error: Unauthenticated) -> _Handler:
+    """A handler that refuses calls of any kind: as stream to stream, it need not wait for a message."""
 
     async def abort(_: object, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
         await context.abort(CODE[type(error)], str(error))

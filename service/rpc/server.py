@@ -28,9 +28,9 @@ class Server:
         self._server = grpc.aio.server(
             interceptors=[Guard(access)] if access.needed else [],
             options=[
-                # Otherwise a second server would share the port instead of being told that it is taken.
+                # Otherwise a second server would share the port instead of failing.
                 ("grpc.so_reuseport", 0),
-                # An image that is a little too large is answered in-band; only absurd ones end the call.
+                # A slightly too large image is answered in-band; a message above this ends the call.
                 ("grpc.max_receive_message_length", settings.max_image_bytes + MEBIBYTE),
                 ("grpc.max_send_message_length", -1),
                 ("grpc.max_allowed_incoming_connections", settings.max_connections),
@@ -38,13 +38,13 @@ class Server:
                 ("grpc.max_metadata_size", settings.max_head_bytes),
                 ("grpc.absolute_max_metadata_size", settings.max_head_bytes),
                 ("grpc.server_handshake_timeout_ms", int(1000 * settings.head_seconds)),
-                # A camera that lost its power says no goodbye.
+                # A camera that loses power does not close its connection.
                 ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
                 ("grpc.keepalive_timeout_ms", _KEEPALIVE_MS),
-                # Streams end themselves at the age, all answered. A connection takes no new calls some time
-                # after it, although gRPC spreads that by a tenth: were it closed in the moment in which its
-                # stream ends, a caller still writing would hear of a broken pipe instead. The transport
-                # only cuts off what outlives both.
+                # At `age` a stream ends itself, with every frame answered. The connection refuses new calls a
+                # quarter later (gRPC varies this by a tenth): if it closed together with its stream, a caller
+                # still writing would get a broken pipe instead of the status. gRPC then cuts off only
+                # what outlives the grace time.
                 ("grpc.max_connection_age_ms", age + age // 4 + 1000),
                 (
                     "grpc.max_connection_age_grace_ms",
@@ -63,8 +63,8 @@ class Server:
         )
 
     def bind(self, address: Address) -> Address:
-        """Takes `address`, or raises CannotListen; with port 0 the answer says which port it became."""
-        with listen(address) as probe:  # says clearly what is wrong, which gRPC's core does not
+        """Binds `address` and returns it, with the actual port instead of 0; raises CannotListen."""
+        with listen(address) as probe:  # its errors are clear, those of gRPC's core are not
             address = name_of(probe)
         try:
             if self._tls is None or address.path:
@@ -76,21 +76,21 @@ class Server:
         return address
 
     async def start(self) -> None:
-        """Not serving until told otherwise, says the health service."""
+        """Starts with the health service at NOT_SERVING."""
         await self.show(ready=False)
         await self._server.start()
 
     async def show(self, *, ready: bool) -> None:
-        """What the health service answers."""
+        """Sets what the health service answers."""
         status = health_pb2.HealthCheckResponse
         for name in ("", _NAME):
             await self._health.set(name, status.SERVING if ready else status.NOT_SERVING)
 
     async def stop(self, seconds: float) -> None:
-        """Accepts nothing more; returns when everything accepted has been answered, or after `seconds`."""
+        """Accepts no more requests; returns when all accepted ones are answered, or after `seconds`."""
         self._servicer.stop_streams()
         await self._server.stop(seconds)
 
     async def cut(self) -> None:
-        """Ends a `stop` that takes too long."""
+        """Makes a running `stop` return soon."""
         await self._server.stop(1)

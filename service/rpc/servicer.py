@@ -1,4 +1,4 @@
-"""The gRPC door: converts, asks the inspector, converts back."""
+"""The gRPC door: converts messages to requests and inspections to messages."""
 
 import asyncio
 import logging
@@ -73,13 +73,13 @@ class Servicer(InspectionServiceServicer):
     ) -> pb.ListProductsResponse:
         try:
             grant = self._access.admit(secret_of(_sent(context).items()))
-        except ServiceError as error:  # valid a moment ago, when the guard let it through
+        except ServiceError as error:  # it has become invalid since the guard checked it
             await _abort(context, error)
         versions = (each for each in self._inspector.catalog.versions() if grant.covers(each.product))
         return pb.ListProductsResponse(products=map(product_of, versions))
 
     def stop_streams(self) -> None:
-        """No stream reads on; each ends when what it has read is answered."""
+        """Streams read no more requests, and end when those they have read are answered."""
         self._ending = True
         for stream in self._streams:
             stream.stop_reading()
@@ -94,14 +94,12 @@ class Servicer(InspectionServiceServicer):
             call.product = parse_id("product", message.product)
             call.request_id = parse_id("request_id", message.request_id) or call.request_id
             call.frame_id = parse_id("frame_id", message.frame_id)
-            # For every frame anew: a stream may outlive its token.
+            # Checked for every frame: a stream may outlive its token.
             grant = self._access.admit(secret_of(sent.items()))
             call.caller = grant.caller
             grant.check(call.product)
             if len(message.image) > self._max_bytes:
-                raise TooLarge(
-                    f"{len(message.image)} bytes are more than the {self._max_bytes} that are served"
-                )
+                raise TooLarge(f"{len(message.image)} bytes exceed the limit of {self._max_bytes}")
             holding.grow(message.ByteSize())
             own = call.arrived + message.deadline_ms / 1000 if message.deadline_ms else None
             request = Request(
@@ -116,15 +114,15 @@ class Servicer(InspectionServiceServicer):
                 call.inspection = await self._inspector.inspect(request)
             except ServiceError:
                 raise
-            except Exception as error:  # the boundary to faults of our own
+            except Exception as error:  # a bug fails this frame only
                 _logger.exception("a request failed")
                 raise InspectionFailed("the service failed on this request") from error
             return response_of(call.inspection, call.request_id, call.frame_id)
 
 
 def methods_of(servicer: Servicer) -> "dict[str, grpc.RpcMethodHandler[Any, Any]]":
-    """The methods by name. Unlike those of the generated code they read messages that are malformed, too: one
-    of them in a stream is answered in-band."""
+    """The methods by name. Unlike the generated code they accept malformed messages, so that one in a stream
+    is answered in-band."""
     return {
         "Inspect": grpc.unary_unary_rpc_method_handler(
             servicer.Inspect, _read, pb.InspectResponse.SerializeToString
@@ -148,7 +146,7 @@ def _read(message: bytes) -> pb.InspectRequest:
 
 
 def _ends(context: _Context) -> float | None:
-    """The instant at which the call's own deadline passes."""
+    """The call's own deadline, an instant of `time.monotonic`."""
     remaining: float | None = context.time_remaining()
     return None if remaining is None else time.monotonic() + remaining
 

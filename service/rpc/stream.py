@@ -1,4 +1,4 @@
-"""One stream of frames: a window of them under way, answered in the order in which they are done."""
+"""One stream of frames: at most a window of them at a time, answered in completion order."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -9,7 +9,7 @@ Answer = Callable[[pb.InspectRequest], Awaitable[pb.InspectStreamResponse]]
 
 
 class Stream:
-    """Reads on only while fewer than `window` are unanswered: the transport's flow control does the rest."""
+    """Reads a request only while fewer than `window` are unanswered; flow control holds back the caller."""
 
     def __init__(self, requests: AsyncIterator[pb.InspectRequest], answer: Answer, window: int) -> None:
         self._requests, self._answer = requests, answer
@@ -17,10 +17,10 @@ class Stream:
         self._done = asyncio.Queue[pb.InspectStreamResponse | None]()
         self._reader: asyncio.Task[None] | None = None
         self.stopped = False
-        """Whether reading was ended from this side."""
+        """Whether `stop_reading` was called."""
 
     async def responses(self) -> AsyncIterator[pb.InspectStreamResponse]:
-        """Every response, until all requests are answered. To close it early cancels what is under way."""
+        """Responses until all requests are answered. Closing it early cancels requests under way."""
         everything = asyncio.create_task(self._answer_everything())
         everything.add_done_callback(lambda _: self._done.put_nowait(None))
         try:
@@ -32,7 +32,7 @@ class Stream:
             everything.cancel()
 
     def stop_reading(self) -> None:
-        """What has been read is still answered."""
+        """Reads no more requests; those already read are still answered."""
         self.stopped = True
         if self._reader is not None:
             self._reader.cancel()
@@ -42,7 +42,7 @@ class Stream:
             self._reader = frames.create_task(self._read(frames))
 
     async def _read(self, frames: asyncio.TaskGroup) -> None:
-        while not self.stopped:  # perhaps before this task could be cancelled
+        while not self.stopped:  # it may be stopped before this task runs
             await self._window.acquire()
             request = await anext(self._requests, None)
             if request is None:

@@ -121,7 +121,7 @@ def test_a_certificate_whose_key_is_missing_changes_nothing(
     with serving(models, **server.settings()) as running:
         before = ask_http(running, plant)
         server.certificate.write_bytes(plant.issue("other").certificate.read_bytes())
-        wait_until(lambda: "the certificate stays as it was" in caplog.text)
+        wait_until(lambda: "the certificate in use is kept" in caplog.text)
         assert ask_http(running, plant) == before
         server.key.unlink()
         wait_until(lambda: "No such file" in caplog.text)
@@ -140,7 +140,7 @@ def test_a_client_authority_that_is_half_written_changes_nothing_until_it_is_who
     authorities.write_bytes(plant.certificate.read_bytes())
     with serving(models, **server.settings(authorities)) as running:
         authorities.write_bytes(both[: -len(both) // 4])
-        wait_until(lambda: f"the certificate stays as it was: {authorities} can't be used" in caplog.text)
+        wait_until(lambda: f"the certificate in use is kept: {authorities} can't be used" in caplog.text)
         with pytest.raises(REFUSED):
             ask_http(running, plant, next_camera)
         before = in_force(running)
@@ -237,11 +237,11 @@ def test_what_can_not_be_used_is_said_in_one_line(plant: Authority, tmp_path: Pa
         (server.certificate, other.key, None): "is not the key of",
         (server.certificate, locked, None): "or is encrypted",  # and nobody is asked for a password
         (server.certificate, tmp_path / "none", None): "No such file",
-        (text, server.key, None): "holds no certificate in PEM",
-        (server.certificate, server.key, text): "holds no certificate in PEM",
+        (text, server.key, None): "contains no PEM certificate",
+        (server.certificate, server.key, text): "contains no PEM certificate",
         (server.certificate, server.key, tmp_path / "none"): "No such file",
         (server.certificate, server.key, half): "half can't be used",
-        (server.certificate, server.key, later): "holds no certificate in PEM",
+        (server.certificate, server.key, later): "contains no PEM certificate",
     }
     for files, told in cases.items():
         with pytest.raises(TlsError, match=told):

@@ -90,14 +90,14 @@ def test_a_file_that_is_damaged_or_gone_changes_nothing(
     [
         ("line-3", "NAME SHA256 PRODUCTS UNTIL"),
         (f"line-3 {DIGEST} * never more", "NAME SHA256 PRODUCTS UNTIL"),
-        (f"line-3 {DIGEST[1:]} * never", "no SHA-256"),
-        (f"line-3 {'G' * 64} * never", "no SHA-256"),
+        (f"line-3 {DIGEST[1:]} * never", "not a SHA-256"),
+        (f"line-3 {'G' * 64} * never", "not a SHA-256"),
         (f"../line {DIGEST} * never", "names and products"),
         (f"line-3 {DIGEST} tile,../bolt never", "names and products"),
         (f"line-3 {DIGEST} tile, never", "names and products"),
-        (f"line-3 {DIGEST} * tomorrow", "neither a day"),
+        (f"line-3 {DIGEST} * tomorrow", "neither a date"),
         (f"a {DIGEST} * never\nb {DIGEST} * 2027-02-30", "line 2 "),
-        (f"a {DIGEST} * never\na {DIGEST} * never", "the name is taken"),
+        (f"a {DIGEST} * never\na {DIGEST} * never", "the name is used"),
         ("a \xff", "NAME SHA256 PRODUCTS UNTIL"),
     ],
 )
@@ -133,10 +133,10 @@ def test_what_is_stored_does_not_open_the_door() -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--http", "0.0.0.0:0"], "others can reach 0.0.0.0:0"),
-        (["--grpc", "[::]:0"], "others can reach [::]:0"),
-        (["--http", "127.0.0.1:0", "--grpc", "plant.example:0"], "others can reach plant.example:0"),
-        (["--tls-key", "key"], "need each other"),
+        (["--http", "0.0.0.0:0"], "other machines can reach 0.0.0.0:0"),
+        (["--grpc", "[::]:0"], "other machines can reach [::]:0"),
+        (["--http", "127.0.0.1:0", "--grpc", "plant.example:0"], "other machines can reach plant.example:0"),
+        (["--tls-key", "key"], "must be given together"),
         (["--tls-client-ca", "ca"], "--tls-client-ca needs"),
     ],
 )
@@ -203,7 +203,7 @@ def test_a_flood_of_strangers_does_not_flood_the_log(
     access = Access(tmp_path / "tokens", Metrics(takt_seconds=0.2))
     for _ in range(10_000):
         access.denied("http", Unauthenticated("a token is needed", reason="missing"))
-    lines = [record for record in caplog.records if "turned away" in record.message]
+    lines = [record for record in caplog.records if "refused" in record.message]
     assert 1 <= len(lines) < 1000
 
 
@@ -228,7 +228,7 @@ def test_no_secret_gets_into_the_log(models: Path, tmp_path: Path) -> None:
             http.post("/session", json={"tokens": used})
             http.delete("/session", headers=header)
         (tmp_path / "tokens").write_text(f"line-3 {secret} * never")  # in place of its digest
-        wait_until(lambda: any("stay as they were" in line["message"] for line in service.log()))
+        wait_until(lambda: any("tokens in use are kept" in line["message"] for line in service.log()))
         log = Path(service.errors.name).read_text(encoding="utf-8")
         printed = "\n".join(service.lines)
 

@@ -14,7 +14,7 @@ from tests.service.images import plain
 
 
 def frame(level: int, **more: Any) -> Frame:
-    """With more time than any machine needs."""
+    """A frame with a long deadline."""
     given: dict[str, Any] = {"image": plain(level), "product": "tile", "frame_id": f"part {level}"}
     return Frame(**given | {"deadline": 60} | more)
 
@@ -35,7 +35,7 @@ def running(tmp_path_factory: pytest.TempPathFactory, gate: Gate) -> Iterator[Ru
 
 @pytest.fixture(params=["http", "grpc"])
 def address(request: pytest.FixtureRequest, running: Running) -> str:
-    """The service's address, once for each door."""
+    """The service's address; each test runs once per door."""
     return running.url if request.param == "http" else f"grpc://{running.target}"
 
 
@@ -45,7 +45,7 @@ def free_port() -> int:
 
 
 def unused_port() -> int:
-    """Nobody listens there, and the kernel gives it to nobody in between, unlike one of its own choice."""
+    """A port on which nothing listens and which the kernel does not assign by itself."""
     while True:
         port = random.randrange(20_000, 30_000)
         with socket() as probe, suppress(OSError):

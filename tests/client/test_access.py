@@ -1,4 +1,4 @@
-"""Clients of a service that asks who they are: tokens, TLS, and certificates of their own."""
+"""Clients of a service that needs tokens, TLS, and client certificates."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,7 +28,7 @@ def plant(folder: Path) -> Authority:
 
 @pytest.fixture(scope="module")
 def tokens(folder: Path) -> dict[str, str]:
-    """One for everything, one for `bolt` alone; the service's file of them is `tokens`."""
+    """A token for everything and one for `bolt` only; the service's file is `tokens`."""
     made = {"all": make_token("all", None, None), "bolt": make_token("bolt", ["bolt"], None)}
     (folder / "tokens").write_text("".join(token.line() for _, token in made.values()))
     return {name: secret for name, (secret, _) in made.items()}
@@ -50,12 +50,12 @@ def guarded_address(request: pytest.FixtureRequest, guarded: Running) -> str:
 
 @pytest.fixture(scope="module")
 def options(plant: Authority, tokens: dict[str, str]) -> client.Options:
-    """All that is needed."""
+    """Everything the service asks for."""
     own = plant.issue("camera")
     return {"ca": plant.certificate, "certificate": (own.certificate, own.key), "token": tokens["all"]}
 
 
-def test_who_has_all_that_is_asked_for_gets_in(guarded_address: str, options: client.Options) -> None:
+def test_full_credentials_are_admitted(guarded_address: str, options: client.Options) -> None:
     with Client(guarded_address, **options) as drd:
         answer = drd.inspect(frame(200))
         streamed = [outcome.answer for outcome in drd.stream([frame(200)])]
@@ -65,7 +65,7 @@ def test_who_has_all_that_is_asked_for_gets_in(guarded_address: str, options: cl
 
 
 @pytest.mark.parametrize("name", ["none", "unknown", "bolt"])
-def test_a_token_that_is_not_enough_is_told(
+def test_an_insufficient_token_is_access_denied(
     guarded_address: str, options: client.Options, tokens: dict[str, str], name: str
 ) -> None:
     token = {"none": None, "unknown": "a" * 43, "bolt": tokens["bolt"]}[name]
@@ -87,7 +87,7 @@ def test_an_authority_that_is_not_trusted_and_a_certificate_that_is_missing(
 
     with Client(guarded_address, **other) as drd, pytest.raises(client.Unreachable):
         drd.inspect(frame(200))
-    # The newest TLS says only after the handshake that a certificate was missing.
+    # TLS 1.3 reports a missing certificate only after the handshake.
     with (
         Client(guarded_address, **nameless) as drd,
         pytest.raises((client.Unreachable, client.ConnectionLost)),

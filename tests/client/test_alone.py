@@ -1,4 +1,4 @@
-"""The client in a program that has nothing of the server."""
+"""The client in an environment without the server's dependencies."""
 
 import subprocess
 import sys
@@ -14,7 +14,7 @@ print(*sorted(name for name in own if not name.startswith("service.client")))
 """
 
 
-def test_it_imports_messages_and_nothing_else_of_ours() -> None:
+def test_it_imports_only_messages_of_this_project() -> None:
     loaded = subprocess.run([sys.executable, "-c", _LISTS_ROOMS], capture_output=True, text=True, check=True)
 
     assert set(loaded.stdout.split()) == {
@@ -28,7 +28,7 @@ def test_it_imports_messages_and_nothing_else_of_ours() -> None:
 
 @pytest.mark.system
 def test_an_environment_of_its_own_is_enough(tmp_path: Path) -> None:
-    """Typed there, too: a program that misuses it does not pass mypy."""
+    """Its types are installed too: a program that misuses it does not pass mypy."""
     pins = tmp_path / "pins.txt"
     wanted = ("grpcio", "googleapis-common-protos", "protobuf", "httpx", "anyio", "mypy", "types-grpcio")
     lines = (REPOSITORY / "requirements/dev.txt").read_text().splitlines()

@@ -1,4 +1,4 @@
-"""drd-camera against a real service: what it sends, keeps, says and ends with."""
+"""drd-camera against a real service: what it sends, saves and prints, and its exit status."""
 
 import csv
 import json
@@ -24,7 +24,7 @@ ANYHOW = ("--product", "tile", "--retries", "1000", "--deadline-ms", "60000")
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two dark pictures, which are OK, and below them a bright one, which is NG."""
+    """Two dark pictures, which are OK, and in a subfolder a bright one, which is NG."""
     put(tmp_path / "in/a.png", DARK)
     put(tmp_path / "in/b.png", DARK)
     put(tmp_path / "in/deeper/c.png", BRIGHT)
@@ -70,7 +70,7 @@ def test_all_ok_is_0(address: str, folder: Path) -> None:
     assert camera(address, folder / "a.png", folder / "b.png", "--quiet") == 0
 
 
-def test_what_was_not_inspected_is_1_whatever_else_there_was(
+def test_a_picture_not_inspected_is_status_1_whatever_the_others(
     address: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "broken.png").write_bytes(b"no picture")
@@ -81,7 +81,7 @@ def test_what_was_not_inspected_is_1_whatever_else_there_was(
     assert "BadInput" in capsys.readouterr().out
 
 
-def test_a_file_that_cannot_be_read_is_told(address: str, folder: Path, tmp_path: Path) -> None:
+def test_an_unreadable_file_is_reported(address: str, folder: Path, tmp_path: Path) -> None:
     (folder / "a.png").unlink()
     (folder / "a.png").symlink_to(folder / "nowhere.png")
     names = "\n".join(str(folder / name) for name in ("a.png", "b.png"))
@@ -95,7 +95,7 @@ def test_a_file_that_cannot_be_read_is_told(address: str, folder: Path, tmp_path
     }
 
 
-def test_a_name_that_is_no_text_ends_nothing(address: str, folder: Path, tmp_path: Path) -> None:
+def test_a_name_that_is_not_text_does_not_stop_the_run(address: str, folder: Path, tmp_path: Path) -> None:
     """In a folder and in a list, readable or not."""
     odd, gone = (Path(os.fsdecode(bytes(folder) + name)) for name in (b"/f\xfcr.png", b"/g\xfcr.png"))
     put(odd, BRIGHT)
@@ -139,12 +139,12 @@ def run_camera(address: str, *arguments: str | Path, given: str) -> subprocess.C
         check=False,
         encoding="utf-8",
         errors="surrogateescape",
-        env=os.environ | {"PYTHONIOENCODING": "utf-8:strict"},  # as in every locale but C
+        env=os.environ | {"PYTHONIOENCODING": "utf-8:strict"},  # as in every locale except C
     )
 
 
 def test_pictures_are_repeated_and_counted(address: str, folder: Path, tmp_path: Path) -> None:
-    """Names that are under way already get a number."""
+    """A name that is in flight already gets a number."""
     again = ("--repeat", 0, "--count", 20, "--window", 2)
 
     assert camera(address, folder / "a.png", *map(str, again), "--csv", tmp_path / "all.csv") == 0
@@ -165,13 +165,13 @@ def test_a_pace_that_cannot_be_kept_is_reported(
 
     running.join()
     assert status == 0
-    assert "could not keep 100 a second" in capsys.readouterr().out
+    assert "could not keep 100 per second" in capsys.readouterr().out
 
 
 def test_late_is_counted_from_when_a_picture_was_due(
     address: str, folder: Path, gate: Gate, tmp_path: Path
 ) -> None:
-    """With a place for one, those behind it are late without having been sent."""
+    """With a window of one, later pictures are late without having been sent."""
     gate.shut()
     paced = ("--rate", "100", "--window", "1", "--deadline-ms", "100", "--retries", "0")
 
@@ -236,11 +236,11 @@ def test_a_picture_that_is_still_being_written_is_left_alone(address: str, tmp_p
     assert [row["verdict"] for row in rows(kept)] == ["OK"]
 
 
-def test_what_cannot_begin_says_so_in_one_line(
+def test_a_failed_start_is_one_line(
     address: str, folder: Path, tmp_path: Path, free_port: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     refused = [
-        (["--product", "nope", "--to", address, str(folder)], "no product 'nope'"),
+        (["--product", "nope", "--to", address, str(folder)], "product 'nope' is not served"),
         (["--product", "tile", "--to", address, str(tmp_path / "nowhere")], "nowhere"),
         (["--product", "tile", "--to", f"http://127.0.0.1:{free_port}", str(folder)], "can't reach"),
         (["--product", "tile", "--to", f"grpc://127.0.0.1:{free_port}", str(folder)], "can't reach"),

@@ -85,16 +85,16 @@ WRONG: dict[str, tuple[type[client.ClientError], Frame]] = {
     "an unknown version": (client.NotLoaded, frame(1, version=9)),
     "too many bytes": (client.TooLarge, frame(1, image=bytes(200_001))),
     "a frame on which the engine fails": (client.InspectionFailed, frame(POISON)),
-    "a frame id that is no text": (client.BadInput, frame(1, frame_id="\udcfc")),
-    "a version that no service has": (client.BadInput, frame(1, version=2**40)),
+    "a frame id that is not text": (client.BadInput, frame(1, frame_id="\udcfc")),
+    "a version out of range": (client.BadInput, frame(1, version=2**40)),
     "a deadline that never comes": (client.BadInput, frame(1, deadline=math.inf)),
-    "a deadline that is no number": (client.BadInput, frame(1, deadline=math.nan)),
+    "a deadline that is not a number": (client.BadInput, frame(1, deadline=math.nan)),
     "a deadline in the past": (client.DeadlinePassed, frame(1, since=-1e6)),
 }
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_what_is_wrong_has_its_name(address: str, case: str) -> None:
+def test_errors_have_their_type(address: str, case: str) -> None:
     kind, wrong = WRONG[case]
 
     with Client(address) as drd, pytest.raises(client.ClientError) as failure:
@@ -104,18 +104,18 @@ def test_what_is_wrong_has_its_name(address: str, case: str) -> None:
     assert str(failure.value)
 
 
-def test_a_late_answer_is_none(address: str, gate: Gate) -> None:
+def test_a_late_answer_is_discarded(address: str, gate: Gate) -> None:
     gate.shut()
     with Client(address) as drd, ThreadPoolExecutor(1) as caller:
         under_way = caller.submit(drd.inspect, frame(9, deadline=30))
         gate.wait_for_batch()
-        with pytest.raises((client.DeadlinePassed, client.Refused)):  # a slow service knows beforehand
+        with pytest.raises((client.DeadlinePassed, client.Refused)):  # or refused beforehand
             drd.inspect(frame(10, deadline=0.3))
         gate.open()
         assert under_way.result().verdict == "OK"
 
 
-def test_a_full_queue_is_asked_again_when_it_said(address: str, gate: Gate, running: Running) -> None:
+def test_a_full_queue_is_retried_after_the_time_it_gave(address: str, gate: Gate, running: Running) -> None:
     gate.shut()
     lane = running.service.inspector.catalog.lane("tile")
     with Client(address, retries=1000) as drd, ThreadPoolExecutor(3) as callers:
@@ -138,7 +138,9 @@ def refusals(running: Running) -> float:
     return running.service.metrics.registry.get_sample_value("drd_rejected_total", labels) or 0.0
 
 
-def test_nobody_there_is_said_soon_and_tried_again(free_port: int, door: str, tmp_path: Path) -> None:
+def test_an_unreachable_service_is_reported_soon_and_retried(
+    free_port: int, door: str, tmp_path: Path
+) -> None:
     make_bundle(tmp_path)
     with Client(f"{door}://127.0.0.1:{free_port}", deadline=60, retries=1000) as drd:
         with (
@@ -158,8 +160,8 @@ def door(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def test_a_connection_that_breaks_is_not_tried_again(door: str) -> None:
-    """Whether it was inspected is not known, and the client says so."""
+def test_a_broken_connection_is_not_retried(door: str) -> None:
+    """It is unknown whether the frame was inspected, and the client says so."""
     accepted = 0
 
     def accept_and_hang_up() -> None:
@@ -189,7 +191,7 @@ def test_a_connection_that_breaks_is_not_tried_again(door: str) -> None:
     assert accepted == 1
 
 
-def test_something_else_at_that_address_is_not_believed(running: Running) -> None:
+def test_answers_of_another_server_are_rejected(running: Running) -> None:
     with Client(f"grpc://{running.url.removeprefix('http://')}") as drd, pytest.raises(client.ClientError):
         drd.inspect(frame(1))
 
@@ -224,13 +226,13 @@ def test_unix_sockets(tmp_path: Path, scheme: str) -> None:
     "text",
     ["", "127.0.0.1:8080", "ftp://a", "http://", "http://a:b", "http://a/path", "grpc+unix:", "grpc://a?b"],
 )
-def test_what_is_no_address_is_refused(text: str) -> None:
+def test_invalid_addresses_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"is not an address|[Pp]ort"):
         client.Address.parse(text)
 
 
 @pytest.mark.parametrize("token", ["", "two words", "new\nline", "schlüssel"])
-def test_what_can_be_no_token_is_refused_before_anything_is_sent(token: str) -> None:
+def test_invalid_tokens_are_refused_before_anything_is_sent(token: str) -> None:
     with pytest.raises(ValueError, match="the token"):
         Client("http://127.0.0.1:1", token=token)
 

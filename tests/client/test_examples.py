@@ -1,4 +1,4 @@
-"""The examples of deploy/examples, as a person would start them."""
+"""The examples in deploy/examples, started from the command line."""
 
 import os
 import socket
@@ -68,7 +68,7 @@ HEAD = b"HTTP/1.1 %s\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
 
 @contextmanager
 def answering(answer: bytes, after: float) -> Iterator[str]:
-    """The URL of a service that gives one request this answer, `after` so many seconds."""
+    """The URL of a service that answers one request with this, `after` seconds."""
     with socket.create_server(("127.0.0.1", 0)) as listening, ThreadPoolExecutor(1) as pool:
         listening.settimeout(60)
 
@@ -97,7 +97,7 @@ def answering(answer: bytes, after: float) -> Iterator[str]:
     ],
     ids=["in-time", "late", "broken-off", "another-status"],
 )
-def test_curl_takes_only_a_whole_answer_in_time(
+def test_curl_accepts_only_a_complete_answer_in_time(
     pictures: dict[str, Path], answer: bytes, after: float, deadline: int, verdict: str, status: int
 ) -> None:
     with answering(answer, after) as url:

@@ -29,12 +29,12 @@ pytestmark = pytest.mark.system
 
 @contextmanager
 def started(command: Sequence[str | Path], announces: str) -> Iterator[None]:
-    """Runs until the end of the block, which begins when it has said `announces` on standard error."""
+    """Starts a process, waits for `announces` on its standard error, and stops it after the block."""
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as popen:
         assert popen.stderr is not None
         try:
             assert any(announces in line for line in popen.stderr)
-            threading.Thread(target=popen.stderr.read).start()  # so that it never waits for a reader
+            threading.Thread(target=popen.stderr.read).start()  # so that its pipe never fills
             yield
         finally:
             popen.kill()
@@ -55,7 +55,7 @@ def gateway(port: int, target: str, pictures: Path, takt_ms: str) -> Iterator[No
 
 
 class Line:
-    """The line's end of the broker: triggers, and the verdicts that have come, by part."""
+    """The line's MQTT client: sends triggers, and collects verdicts by part."""
 
     def __init__(self, port: int) -> None:
         self.said = dict[str, list[dict[str, Any]]]()
@@ -80,7 +80,7 @@ class Line:
         self._client.publish("line/7/trigger", payload, retain=retain)
 
     def verdict(self, part: str) -> str:
-        """The part's one verdict, as soon as it is there."""
+        """Waits for the part's only verdict."""
         wait_until(lambda: part in self.said)
         return str(self.said[part][0]["verdict"])
 
@@ -138,8 +138,8 @@ def test_each_trigger_gets_its_verdict(free_port: int, models: Path, pictures: P
     assert "retained" not in parts.said
 
 
-def test_odd_triggers_end_nothing(free_port: int, models: Path, pictures: Path) -> None:
-    """What is no trigger is passed over; a part whose name can't be sent is not inspected."""
+def test_odd_triggers_do_not_stop_the_gateway(free_port: int, models: Path, pictures: Path) -> None:
+    """An invalid trigger is ignored; a part whose name can't be sent is not inspected."""
     malformed = ("-1e999", "-1e308", "1e999", "NaN", "1" + 400 * "0", "[" * 100_000)
     with (
         broker(free_port),
@@ -159,7 +159,7 @@ def test_odd_triggers_end_nothing(free_port: int, models: Path, pictures: Path) 
     assert "odd" not in parts.said
 
 
-def test_what_is_late_is_not_inspected_and_its_answer_never_comes(
+def test_late_parts_are_not_inspected_and_their_verdicts_never_sent(
     free_port: int, models: Path, pictures: Path
 ) -> None:
     gate = Gate()
@@ -200,7 +200,7 @@ def test_it_survives_the_broker(free_port: int, models: Path, pictures: Path) ->
 
 
 def assert_verdicts_come(parts: Line, when: str) -> None:
-    """Triggers a part now and then, as a line does, until one is inspected: those before may be lost."""
+    """Triggers parts repeatedly until one is inspected: earlier ones may be lost."""
     names = list[str]()
 
     def inspected() -> bool:

@@ -1,4 +1,4 @@
-"""Streams of frames: each has one outcome, whatever happens to the others, the stream or the service."""
+"""Streams of frames: each frame gets one outcome, whatever happens to others, stream or service."""
 
 import asyncio
 import itertools
@@ -49,7 +49,7 @@ def test_an_asynchronous_source_and_client(address: str) -> None:
     assert sorted(asyncio.run(levels())) == [10, 20, 30]
 
 
-def test_what_fails_fails_alone(address: str) -> None:
+def test_a_failing_frame_fails_alone(address: str) -> None:
     frames = [frame(5), frame(6, image=b"no image"), frame(POISON), frame(7, product="no"), frame(8)]
 
     with Client(address) as drd:
@@ -64,8 +64,8 @@ def test_what_fails_fails_alone(address: str) -> None:
     }
 
 
-def test_what_cannot_even_be_sent_fails_alone(address: str, gate: Gate) -> None:
-    """Others are under way meanwhile: they are answered."""
+def test_a_frame_that_cannot_be_sent_fails_alone(address: str, gate: Gate) -> None:
+    """Other frames in flight are still answered."""
     odd: list[dict[str, Any]] = [
         {"frame_id": "\udcfc"},
         {"product": "\ud800"},
@@ -90,8 +90,8 @@ def test_what_cannot_even_be_sent_fails_alone(address: str, gate: Gate) -> None:
     assert sorted(answered) == [5, 7]
 
 
-def test_a_frame_that_ends_the_stream_is_the_one_that_is_told(running: Running) -> None:
-    """More than the transport takes: the service can't answer it in-band."""
+def test_only_the_frame_that_ended_the_stream_is_too_large(running: Running) -> None:
+    """It exceeds the transport's limit, so the service can't answer it in-band."""
     frames = [frame(5), frame(6, image=bytes(3_000_000)), frame(7)]
 
     with Client(f"grpc://{running.target}") as drd:
@@ -103,7 +103,7 @@ def test_a_frame_that_ends_the_stream_is_the_one_that_is_told(running: Running) 
     assert {type(error) for error in beside.values()} <= {type(None), client.ConnectionLost}
 
 
-def test_the_window_bounds_what_is_under_way(address: str, gate: Gate) -> None:
+def test_the_window_limits_frames_in_flight(address: str, gate: Gate) -> None:
     taken = list[int]()
 
     def camera() -> Iterator[Frame]:
@@ -126,8 +126,8 @@ def test_the_window_bounds_what_is_under_way(address: str, gate: Gate) -> None:
     assert len(rest) == 4
 
 
-def test_while_the_engine_stands_still_every_frame_is_told_in_time(address: str, gate: Gate) -> None:
-    """And the same part, sent again, gets the answer to its new picture."""
+def test_while_the_engine_hangs_every_frame_fails_in_time(address: str, gate: Gate) -> None:
+    """The same frame id, sent again, gets the answer to its new picture."""
     with Client(address, retries=0) as drd:
         gate.shut()
         stuck = list(drd.stream([frame(1, frame_id="a", deadline=0.3), frame(2, frame_id="b", deadline=0.3)]))
@@ -152,7 +152,7 @@ def test_two_frames_of_one_name_are_not_mixed_up(running: Running, gate: Gate) -
 
 
 def test_a_frame_counts_from_when_it_is_taken_and_not_from_when_it_was_made(address: str) -> None:
-    """Else those at the end of a long list would all be late. One at a time: their times can't overlap."""
+    """Otherwise the last frames of a long list would be late. One at a time, so that times don't overlap."""
     frames = [frame(20 + number, frame_id=str(number)) for number in range(20)]
 
     with Client(address) as drd:
@@ -164,7 +164,7 @@ def test_a_frame_counts_from_when_it_is_taken_and_not_from_when_it_was_made(addr
     assert sum(outcome.seconds for outcome in outcomes) < elapsed
 
 
-def test_a_source_that_fails_says_so(address: str) -> None:
+def test_an_error_of_the_source_is_raised(address: str) -> None:
     def camera() -> Iterator[Frame]:
         yield frame(1)
         raise OSError("the cable is out")
@@ -182,7 +182,7 @@ def test_a_stream_may_be_left(address: str) -> None:
         assert drd.inspect(frame(9)).verdict == "OK"
 
 
-def test_a_stream_that_grew_old_goes_on(tmp_path: Path) -> None:
+def test_a_stream_goes_on_after_its_maximum_age(tmp_path: Path) -> None:
     make_bundle(tmp_path)
     ends = time.monotonic() + 1.5
 
@@ -204,7 +204,7 @@ def test_a_stream_that_grew_old_goes_on(tmp_path: Path) -> None:
 @pytest.mark.system
 @pytest.mark.parametrize("door", ["http", "grpc"])
 def test_a_stream_outlives_the_service(tmp_path: Path, door: str, free_port: int) -> None:
-    """While the service is away, every frame is told so; those after it is back are answered."""
+    """Frames fail while the service is down, and are answered again after its restart."""
     make_bundle(tmp_path)
     here = (f"--{door}", f"127.0.0.1:{free_port}")
     other = ("--grpc" if door == "http" else "--http", "127.0.0.1:0")
@@ -236,7 +236,7 @@ def test_a_stream_outlives_the_service(tmp_path: Path, door: str, free_port: int
 
 
 def test_a_drained_service_loses_nothing(tmp_path: Path) -> None:
-    """Every frame that was sent while it ended is answered or refused, none is in doubt."""
+    """Every frame sent during the shutdown is answered or refused; none has an unknown outcome."""
     make_bundle(tmp_path)
     seen = threading.Event()
 

@@ -1,4 +1,4 @@
-"""A real browser in front of a real service."""
+"""Tests of the operator page with a real browser and service."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,7 +17,7 @@ Open = Callable[..., Page]
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Debian's Chromium. As root it can't have its sandbox.
+    """Debian's Chromium; as root without its sandbox.
 
     While it is there, no event loop can be run in this thread: Playwright's own is.
     """
@@ -31,7 +31,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def open_page(browser: Browser) -> Iterator[Open]:
-    """Opens pages; in the end none of them may have had anything to complain of but what was `expected`."""
+    """Opens pages; fails if one has logged an error that is not `expected`."""
     with ExitStack() as pages:
 
         def open_(url: str, viewport: ViewportSize = DESK, expected: str = "nothing at all") -> Page:
@@ -60,7 +60,7 @@ def _watched(browser: Browser, url: str, viewport: ViewportSize, expected: str) 
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two products: `tile`, and `bolt`, which has a guard band and a smallest defect."""
+    """Two products: `tile`, and `bolt`, which has a guard band and a minimum defect area."""
     models = tmp_path_factory.mktemp("models")
     make_bundle(models, "bolt", guard_band=0.02, min_area=4)
     make_bundle(models, "tile")

@@ -1,4 +1,4 @@
-"""The page's own files: all there, all from here, and strict about what they may do."""
+"""The page's files: complete, from this service only, and with a strict content security policy."""
 
 import re
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def referred(text: str) -> set[str]:
-    """Every path of the page's own that a file refers to."""
+    """Every local path that a file refers to."""
     return set(re.findall(r'"(/console/[^"]+)"', text))
 
 
@@ -63,5 +63,5 @@ def test_a_page_that_is_known_is_not_sent_again(url: str) -> None:
 @pytest.mark.parametrize(
     "path", ["/console/nothing.js", "/console/", "/console/%2e%2e/page.py", "/console/../page.py"]
 )
-def test_nothing_else_is_to_be_had(url: str, path: str) -> None:
+def test_other_paths_are_not_found(url: str, path: str) -> None:
     assert httpx.get(url + path).status_code == 404

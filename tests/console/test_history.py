@@ -1,4 +1,4 @@
-"""What is remembered: bounded in bytes and in number, whatever comes."""
+"""The history is limited in bytes and in number."""
 
 import asyncio
 from contextlib import ExitStack
@@ -7,15 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.console import history as module
-from service.console.history import MAX_WATCHERS, NOT_INSPECTED, History
-from service.console.record import Pictures, Record
+from service import history as module
 from service.errors import Busy, NotLoaded
+from service.history import MAX_WATCHERS, NOT_INSPECTED, History
 from service.inspection import Timings
+from service.record import FrameAndMap, Record
 
 
 def record(size: int = 100, product: str = "tile") -> Record:
-    """A verdict whose pictures have `size` bytes."""
+    """A record whose images have `size` bytes."""
     return Record(
         request_id="",
         frame_id="",
@@ -35,7 +35,7 @@ def record(size: int = 100, product: str = "tile") -> Record:
         height=1,
         batch_size=1,
         timings=Timings(),
-        pictures=Pictures(sent=bytes(size), width=1, height=1, heatmap=b""),
+        pictures=FrameAndMap(sent=bytes(size), width=1, height=1, heatmap=b""),
     )
 
 

@@ -27,7 +27,7 @@ expect.set_options(timeout=60_000)
 
 
 def part(defects: int = 1) -> bytes:
-    """A dark part with bright squares on it; with three of them its verdict is NG."""
+    """A dark part with bright squares; three of them make it NG."""
     pixels = np.full((64, 96), 30, np.uint8)
     for number in range(defects):
         pixels[4:60, 4 + 31 * number : 32 + 31 * number] = 250
@@ -54,12 +54,12 @@ def send(
 
 
 def shown(page: Page, selector: str) -> NDArray[np.int16]:
-    """What is to be seen of an element: its pixels."""
+    """A screenshot of an element, as pixels."""
     return np.asarray(Image.open(BytesIO(page.locator(selector).screenshot())).convert("RGB"), np.int16)
 
 
 def lamp(page: Page, verdict: str, line: str = "") -> None:
-    """Waits until the lamp shows a verdict, in its word, its shape and its colour's name."""
+    """Waits until the lamp shows a verdict as a word, a shape and a colour class."""
     expect(page.locator("#plate-line")).to_contain_text(line)
     expect(page.locator("#plate-text")).to_have_text(verdict)
     expect(page.locator("#plate-glyph")).to_have_attribute("href", f"#glyph-{verdict}")
@@ -264,7 +264,7 @@ def test_a_service_that_is_gone_is_seen_to_be_gone_and_comes_back(models: Path, 
 
 
 def test_what_waited_for_the_lamp_does_not_outlive_the_service(models: Path, open_page: Open) -> None:
-    """Somebody holds a part while another comes, and then the service begins anew."""
+    """A verdict is held while another one comes, then the service restarts."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"127.0.0.1:{free.getsockname()[1]}"
     url = f"http://{address}"
@@ -278,7 +278,7 @@ def test_what_waited_for_the_lamp_does_not_outlive_the_service(models: Path, ope
         expect(page.locator("#plate-mode")).to_contain_text("Held")
         send(url, part(0), "waiting")
         expect(page.locator(".row-item:visible")).to_have_count(2)
-        page.clock.pause_at(page.evaluate("Date.now() / 1000") + 4)  # no timer goes off by itself any more
+        page.clock.pause_at(page.evaluate("Date.now() / 1000") + 4)  # from here on timers run only on request
         first.popen.kill()
     with process("--models", models, "--http", address):
         expect(page.locator("#plate-text")).to_have_text("Waiting")
@@ -346,7 +346,7 @@ def check_axe(page: Page) -> None:
 @pytest.mark.parametrize("viewport", [DESK, PHONE])
 @pytest.mark.parametrize("theme", ["dark", "light"])
 def test_it_can_be_used_by_everybody(running: Running, open_page: Open, viewport: Any, theme: str) -> None:
-    """What axe finds: names, roles, contrast."""
+    """Accessibility as checked by axe: names, roles, contrast."""
     page = open_page(running.url, viewport)
     if theme == "light":
         page.keyboard.press("t")

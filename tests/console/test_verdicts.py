@@ -1,4 +1,4 @@
-"""The newest verdicts over HTTP: as a list, with their pictures, and as they happen."""
+"""The newest verdicts over HTTP: as a list, with images, and live."""
 
 import json
 from collections.abc import Iterator
@@ -37,7 +37,7 @@ def inspect(url: str, image: bytes, product: str = "tile", **headers: str) -> ht
 
 
 def remembered(url: str, request_id: str, **headers: str) -> dict[str, Any]:
-    """The record of an answered request: it may come a moment later than the answer."""
+    """Waits for the record of an answered request: it may be added just after the answer."""
     found = list[dict[str, Any]]()
 
     def look() -> bool:
@@ -150,7 +150,7 @@ def _events(lines: Iterator[str]) -> Iterator[tuple[str, str, Any]]:
 
 
 def records_until(events: Iterator[tuple[str, str, Any]], request_id: str) -> tuple[str, list[Any]]:
-    """All records up to that of a request, and the id of the event it came with."""
+    """All records up to that of a request, and the id of its event."""
     records = list[Any]()
     for event_id, name, data in events:
         records += data["records"] if name == "verdicts" else []

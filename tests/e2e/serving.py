@@ -1,4 +1,4 @@
-"""A running service on real ports, in a thread of this process, or as a process of its own."""
+"""A running service on real ports, in a thread of this process or in a separate process."""
 
 import asyncio
 import json
@@ -79,7 +79,7 @@ def serving(
 
 @dataclass(frozen=True)
 class Process:
-    """`drd-serve` as a person starts it. `lines` is what it said until it was ready."""
+    """A `drd-serve` process. `lines` is its output until it was ready."""
 
     popen: subprocess.Popen[str]
     lines: tuple[str, ...]
@@ -87,7 +87,7 @@ class Process:
 
     def log(self) -> list[dict[str, Any]]:
         """Its log so far."""
-        # Opened anew: a position shared with the service would move under both.
+        # Opened again: the service would share the position of its own handle.
         whole, _, _ = Path(self.errors.name).read_text(encoding="utf-8").rpartition("\n")
         return [json.loads(line) for line in whole.splitlines()]
 
@@ -101,7 +101,7 @@ class Process:
 
 
 def drd_serve(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """Runs it to its end."""
+    """Runs `drd-serve` until it exits."""
     return subprocess.run(
         [sys.executable, "-m", "service.cli", *arguments],
         capture_output=True,
@@ -114,7 +114,7 @@ def drd_serve(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 @contextmanager
 def process(*arguments: str | Path, **environment: str) -> Iterator[Process]:
-    """Starts it on free ports and waits until it says how to try it."""
+    """Starts it on free ports and waits until it prints the line to try."""
     command = [sys.executable, "-m", "service.cli", "--http", ANYWHERE, "--grpc", ANYWHERE, *arguments]
     with NamedTemporaryFile("w") as errors:
         yield from _started(command, errors, _environment() | environment)
@@ -132,7 +132,7 @@ def _started(command: list[str | Path], errors: IO[str], environment: dict[str, 
 
 
 def first_lines(popen: subprocess.Popen[str]) -> tuple[str, ...]:
-    """What a service says until it tells how to try it, or why it is not ready; it has five minutes."""
+    """The output up to the line to try, or the reason why it is not ready; waits up to five minutes."""
     assert popen.stdout is not None
     too_long = threading.Timer(300, popen.kill)
     too_long.start()
@@ -152,7 +152,7 @@ def _environment() -> dict[str, str]:
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    """Returns when `condition` holds; it has a minute."""
+    """Returns when `condition` holds; fails after a minute."""
     ends = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < ends

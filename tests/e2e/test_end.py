@@ -1,4 +1,4 @@
-"""The end: everything accepted is answered, whatever is under way."""
+"""Shutdown: everything accepted is answered, whatever is in progress."""
 
 import signal
 import threading
@@ -35,7 +35,7 @@ def test_sigterm_under_load_loses_nothing(tmp_path: Path) -> None:
 
 
 def post_until_refused(url: str, caller: int) -> list[str]:
-    """Posts one frame after the other until that fails; the ids of the requests that got their own answer."""
+    """Posts frames in sequence until one fails; returns the ids of correctly answered requests."""
     answered = list[str]()
     with httpx.Client(base_url=url, timeout=20) as http, suppress(httpx.TransportError):
         while True:
@@ -56,7 +56,7 @@ def test_while_a_lame_duck_it_serves_but_is_not_ready(tmp_path: Path) -> None:
         wait_until(lambda: httpx.get(f"{service.url}/health/ready").status_code == 503)
         served = httpx.post(f"{service.url}/v1/inspect?product=tile", content=plain(200))
         started = time.monotonic()
-        service.popen.send_signal(signal.SIGTERM)  # the second one hurries
+        service.popen.send_signal(signal.SIGTERM)  # the second signal shortens the shutdown
         assert service.popen.wait(10) == 0
 
     assert served.json()["verdict"] == "NG"

@@ -90,12 +90,12 @@ WRONG: dict[str, tuple[grpc.StatusCode, pb.InspectRequest]] = {
     "absurdly many bytes": (grpc.StatusCode.RESOURCE_EXHAUSTED, request(1, image=bytes(3_000_000))),
     "too many pixels": (grpc.StatusCode.RESOURCE_EXHAUSTED, request(1, image=bomb())),
     "a frame on which the engine fails": (grpc.StatusCode.INTERNAL, request(POISON)),
-    "a frame that gets no number": (grpc.StatusCode.INTERNAL, request(NOT_A_NUMBER)),
+    "a frame whose score is not a number": (grpc.StatusCode.INTERNAL, request(NOT_A_NUMBER)),
 }
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_what_is_wrong_has_its_status(stub: InspectionServiceStub, case: str) -> None:
+def test_errors_have_their_status(stub: InspectionServiceStub, case: str) -> None:
     code, wrong = WRONG[case]
 
     with pytest.raises(grpc.RpcError) as failure:
@@ -105,9 +105,7 @@ def test_what_is_wrong_has_its_status(stub: InspectionServiceStub, case: str) ->
     assert failure.value.details()
 
 
-def test_a_full_queue_says_when_to_come_again(
-    stub: InspectionServiceStub, gate: Gate, running: Running
-) -> None:
+def test_a_full_queue_says_when_to_retry(stub: InspectionServiceStub, gate: Gate, running: Running) -> None:
     gate.shut()
     with ThreadPoolExecutor(8) as callers:
         answers = [callers.submit(stub.Inspect, request(1))]

@@ -1,4 +1,4 @@
-"""An engine that does not return: the service says so, and can still be ended."""
+"""An engine that hangs: the service reports it, and can still be stopped."""
 
 import logging
 import os
@@ -75,7 +75,7 @@ def test_a_hanging_engine_does_not_keep_the_service_from_its_end(tmp_path: Path,
 
 
 class _Ending(Predictor):
-    """Ends the thread it runs in, at the first frame that is not black: with those the pace is measured."""
+    """Ends its thread at the first frame that is not black: black ones are used to measure the pace."""
 
     def __init__(self, bundle: Bundle, engine: str) -> None:
         self._proven = False
@@ -88,7 +88,7 @@ class _Ending(Predictor):
         return super().predict(frames)
 
 
-def test_when_the_engine_s_thread_ends_its_batch_and_all_after_it_are_told(tmp_path: Path) -> None:
+def test_when_the_engine_s_thread_ends_its_batch_and_all_later_frames_fail(tmp_path: Path) -> None:
     make_bundle(tmp_path)
     with serving(tmp_path, _Ending) as running:
         url = f"{running.url}/v1/inspect?product=tile"
@@ -97,7 +97,7 @@ def test_when_the_engine_s_thread_ends_its_batch_and_all_after_it_are_told(tmp_p
         assert health(running, "live").status_code == 503
 
 
-def test_a_hanging_nursery_keeps_no_frame_and_not_the_end(tmp_path: Path) -> None:
+def test_a_hanging_nursery_blocks_neither_frames_nor_the_shutdown(tmp_path: Path) -> None:
     make_bundle(tmp_path)
     with process("--models", tmp_path, DRD_LAME_DUCK_SECONDS="0") as service:
         (nursery,) = nurseries(service.popen.pid)

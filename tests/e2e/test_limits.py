@@ -1,4 +1,4 @@
-"""What a connection may do: send slowly, send too much, take no answer, be one of many. Plain sockets."""
+"""Limits of connections: slow or oversized requests, unread answers, too many connections. Plain sockets."""
 
 import socket
 from collections.abc import Iterator
@@ -41,7 +41,7 @@ def connected(running: Running) -> socket.socket:
 
 
 def answer_to(running: Running, *sent: bytes) -> bytes:
-    """All that comes back until the connection ends."""
+    """Everything received until the connection ends."""
     with connected(running) as connection:
         for part in sent:
             connection.sendall(part)
@@ -138,10 +138,10 @@ def test_an_answer_that_is_not_taken_is_dropped(running: Running) -> None:
         connection.settimeout(30)
         request = b"GET /docs/assets/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n"
         with pytest.raises(ConnectionError):
-            connection.sendall(request * 1_000_000)  # more than the kernel keeps
+            connection.sendall(request * 1_000_000)  # more than the kernel buffers
 
 
-def test_one_too_many_is_told_so_unless_another_is_idle(running: Running) -> None:
+def test_one_connection_too_many_is_refused_unless_another_is_idle(running: Running) -> None:
     with ExitStack() as open_connections:
         busy = [open_connections.enter_context(connected(running)) for _ in range(CONNECTIONS)]
         for connection in busy:

@@ -1,4 +1,4 @@
-"""The HTTP door on a real port: what it answers, and what it answers to what is wrong."""
+"""The HTTP door on a real port: its answers to correct and to wrong requests."""
 
 import re
 import socket
@@ -82,7 +82,7 @@ def test_include_names_the_parts(http: httpx.Client, include: str, parts: set[st
     assert set(answer) & {"heatmap", "mask", "regions", "overlay"} == parts
 
 
-def test_the_overlay_can_be_had_as_a_picture(http: httpx.Client) -> None:
+def test_the_overlay_can_be_requested_as_a_picture(http: httpx.Client) -> None:
     response = inspect(http, plain(200, (40, 60)), Accept="image/png")
 
     assert response.headers["content-type"] == "image/png"
@@ -108,7 +108,7 @@ def test_a_declared_type_that_is_right_is_accepted(http: httpx.Client, kind: str
 
 
 def form_of(content: bytes) -> bytes:
-    """A form with the boundary x whose part `image` holds a frame and then `content`."""
+    """A form with the boundary x whose part `image` is a frame followed by `content`."""
     head = b'--x\r\nContent-Disposition: form-data; name="image"\r\n\r\n'
     return head + plain(9) + content + b"\r\n--x--\r\n"
 
@@ -119,13 +119,13 @@ WRONG: dict[str, tuple[int, Callable[[httpx.Client], httpx.Response]]] = {
     "nothing": (400, lambda http: inspect(http, b"")),
     "a GIF": (400, lambda http: inspect(http, plain(9, kind="GIF"))),
     "a PNG declared as JPEG": (415, lambda http: inspect(http, plain(9), Content_Type="image/jpeg")),
-    "a type that is not served": (415, lambda http: inspect(http, plain(9), Content_Type="text/plain")),
+    "a type that is not supported": (415, lambda http: inspect(http, plain(9), Content_Type="text/plain")),
     "no product": (422, lambda http: http.post("/v1/inspect", content=plain(9))),
     "an unknown parameter": (422, lambda http: inspect(http, plain(9), "&prodct=tile")),
     "a parameter twice": (422, lambda http: inspect(http, plain(9), "&product=bolt")),
     "an unknown part": (422, lambda http: inspect(http, plain(9), "&include=soul")),
-    "a version that is no number": (422, lambda http: inspect(http, plain(9), "&version=newest")),
-    "a deadline that is no number": (422, lambda http: inspect(http, plain(9), X_Deadline_Ms="soon")),
+    "a version that is not a number": (422, lambda http: inspect(http, plain(9), "&version=newest")),
+    "a deadline that is not a number": (422, lambda http: inspect(http, plain(9), X_Deadline_Ms="soon")),
     "a request id that is too long": (422, lambda http: inspect(http, plain(9), X_Request_Id="x" * 129)),
     "a frame id that is not ASCII": (422, lambda http: inspect(http, plain(9), "&frame_id=%C3%A4")),
     "an unknown product": (404, lambda http: http.post("/v1/inspect?product=no", content=plain(9))),
@@ -141,7 +141,7 @@ WRONG: dict[str, tuple[int, Callable[[httpx.Client], httpx.Response]]] = {
     ),
     "too many pixels": (413, lambda http: inspect(http, bomb())),
     "a frame on which the engine fails": (500, lambda http: inspect(http, plain(POISON))),
-    "a frame that gets no number": (500, lambda http: inspect(http, plain(NOT_A_NUMBER))),
+    "a frame whose score is not a number": (500, lambda http: inspect(http, plain(NOT_A_NUMBER))),
     "a form without an image": (
         422,
         lambda http: http.post("/v1/inspect?product=tile", files={"picture": b"x"}),
@@ -179,7 +179,7 @@ WRONG: dict[str, tuple[int, Callable[[httpx.Client], httpx.Response]]] = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_what_is_wrong_is_a_problem_document(http: httpx.Client, case: str) -> None:
+def test_errors_are_problem_documents(http: httpx.Client, case: str) -> None:
     status, ask = WRONG[case]
 
     response = ask(http)
@@ -195,7 +195,7 @@ def test_what_is_wrong_is_a_problem_document(http: httpx.Client, case: str) -> N
         assert problem["request_id"] == response.headers["x-request-id"]
 
 
-def test_what_is_not_http_is_a_problem_document_too(running: Running) -> None:
+def test_a_request_that_is_not_http_gets_a_problem_document(running: Running) -> None:
     with connected(running) as connection:
         connection.sendall(b"\x16\x03\x01 what is this\r\n\r\n")
         response = connection.makefile("rb").read()
@@ -204,12 +204,12 @@ def test_what_is_not_http_is_a_problem_document_too(running: Running) -> None:
     assert b"application/problem+json" in response
 
 
-def test_a_full_queue_and_a_passed_deadline_are_told_at_once(http: httpx.Client, gate: Gate) -> None:
+def test_a_full_queue_and_a_passed_deadline_are_answered_at_once(http: httpx.Client, gate: Gate) -> None:
     gate.shut()
     with ThreadPoolExecutor(9) as callers:
         answers = [callers.submit(inspect, http, plain(9), X_Deadline_Ms="10000")]
         gate.wait_for_batch()
-        late = inspect(http, plain(9), X_Deadline_Ms="3000")  # well over what batches have taken so far
+        late = inspect(http, plain(9), X_Deadline_Ms="3000")  # much longer than batches have taken so far
         answers += [callers.submit(inspect, http, plain(9)) for _ in range(7)]
         wait_until(lambda: depth(http) == 8)
         full = inspect(http, plain(9))
@@ -232,7 +232,7 @@ def test_a_refusal_does_not_wait_for_the_image(http: httpx.Client, running: Runn
         refusal = connection.recv(4096)
         gate.open()
         assert [answer.result().status_code for answer in answers] == [200] * 8
-        connection.sendall(body + head(len(body)) + body)  # what was refused, and what may come then
+        connection.sendall(body + head(len(body)) + body)  # the refused body, then another request
         answer = connection.recv(12)
 
     assert refusal.startswith(b"HTTP/1.1 429 ")
@@ -317,7 +317,7 @@ def test_health(http: httpx.Client) -> None:
     assert http.get("/health/ready").json() == {"status": "ready"}
 
 
-def test_the_docs_need_nothing_from_elsewhere(http: httpx.Client) -> None:
+def test_the_docs_load_nothing_from_other_servers(http: httpx.Client) -> None:
     page = http.get("/docs").text
 
     assert "http://" not in page
@@ -358,7 +358,7 @@ def test_every_documented_metric_is_scraped(http: httpx.Client) -> None:
 
     for name in SERIES.split():
         assert f"\ndrd_{name}" in text, name
-    assert "\n# TYPE drd_rejected_total counter" in text  # whose samples begin with the first refusal
+    assert "\n# TYPE drd_rejected_total counter" in text  # it has no samples before the first refusal
     assert 'drd_request_seconds_bucket{door="http",le="0.2",product="tile"}' in text
     assert "made-up" not in http.get("/metrics").text
 

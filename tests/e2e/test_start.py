@@ -1,4 +1,4 @@
-"""Starting it as a person does: what it says, and what it says when it can't."""
+"""Starting drd-serve on the command line: its output, and its errors."""
 
 import json
 import shlex

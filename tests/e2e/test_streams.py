@@ -1,4 +1,4 @@
-"""Many streams at once, and streams that grow old."""
+"""Many streams at once, and streams that reach their maximum age."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -45,7 +45,7 @@ def test_a_greedy_stream_takes_its_window_and_no_more(tmp_path: Path) -> None:
 
     def frames() -> Iterator[pb.InspectRequest]:
         yield request(2, "0")
-        gate.wait_for_batch()  # it stands there alone, and whatever comes now is queued
+        gate.wait_for_batch()  # the engine is busy with this one: all others are queued
         yield from (request(2, str(number)) for number in range(1, 50))
 
     with (

@@ -1,4 +1,4 @@
-"""Versions come and go while the service runs: no answer lost, none from something half loaded."""
+"""Versions change while the service runs: no answer is lost or comes from a half-loaded version."""
 
 import shutil
 import threading
@@ -123,14 +123,14 @@ def test_what_is_loaded_stays_when_the_models_folder_vanishes(running: Running, 
 
 def test_a_product_that_can_not_be_read_stays_and_stops_no_other(running: Running, models: Path) -> None:
     (models / "tile").rename(models / ".away")
-    (models / "tile").symlink_to("tile")  # to itself: an OSError, whoever looks
+    (models / "tile").symlink_to("tile")  # a link to itself: reading it is an OSError
     make_bundle(models, "bolt")
 
     wait_until(lambda: "bolt" in httpx.get(f"{running.url}/v1/products").text)
     assert serves(running, 1)
 
 
-def test_a_folder_that_says_it_is_something_else_is_refused(running: Running, models: Path) -> None:
+def test_a_bundle_of_another_product_or_version_is_refused(running: Running, models: Path) -> None:
     shutil.copytree(models / "tile" / "1", models / "bolt" / "7")
     url = f"{running.url}/v1/products/bolt"
     wait_until(lambda: httpx.get(url).json().get("state") == "FAILED")

@@ -1,4 +1,4 @@
-"""Traces: one span per request, in the caller's trace, saying what the answer and the log say."""
+"""Traces: one span per request, in the caller's trace, with the values of answer and log."""
 
 import json
 import subprocess
@@ -149,7 +149,7 @@ def test_the_standard_environment_sends_them_to_a_collector(tmp_path: Path) -> N
             url = f"{service.url}/v1/inspect?product=tile"
             httpx.post(url, content=plain(200), headers=PARENT)
             service.popen.terminate()
-            assert service.popen.wait(20) == 0  # what was not sent yet is sent at the end
+            assert service.popen.wait(20) == 0  # remaining spans are sent at shutdown
             log = service.log()
         collector.shutdown()
         thread.join()
@@ -181,7 +181,8 @@ def test_where_the_extra_is_missing_the_service_says_so_and_runs(tmp_path: Path)
 
 def test_nothing_of_it_is_imported_unless_asked_for() -> None:
     program = (
-        "import json, os, sys; import service.cli; from service.traces import open_traces; open_traces({});"
+        "import json, os, sys; import service.cli; from service.telemetry import open_traces;"
+        "open_traces({});"
         "open_traces({'OTEL_TRACES_EXPORTER': 'none', 'OTEL_EXPORTER_OTLP_ENDPOINT': 'http://x'});"
         "open_traces({'OTEL_SDK_DISABLED': 'true', 'OTEL_TRACES_EXPORTER': 'otlp'});"
         "print(json.dumps([name for name in sys.modules if name.startswith('opentelemetry.sdk')]))"

@@ -1,4 +1,4 @@
-"""Engines that do as a test says: real ones, with a gate in front of them."""
+"""Real engines behind a gate that tests control."""
 
 import threading
 from dataclasses import dataclass, field
@@ -16,12 +16,12 @@ NOT_A_NUMBER = 17
 
 @dataclass
 class Gate:
-    """Starts predictors that wait while the gate is shut, and keeps the batches they ran as grey levels."""
+    """Starts predictors that wait while the gate is shut, and records their batches as grey levels."""
 
     batches: list[tuple[int, ...]] = field(default_factory=list)
     closed: list[Predictor] = field(default_factory=list)
     most: int = 8
-    """Larger batches run out of memory."""
+    """Batches larger than this run out of memory."""
     _open: threading.Event = field(default_factory=threading.Event)
     _reached: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
 
@@ -36,11 +36,11 @@ class Gate:
         self._open.set()
 
     def wait_for_batch(self) -> None:
-        """Returns when another batch stands at the gate, or has passed it."""
+        """Returns when another batch has reached the gate."""
         assert self._reached.acquire(timeout=10)
 
     def start(self, bundle: Bundle, engine: str) -> Predictor:
-        """What the service takes instead of `Bundle.start`."""
+        """Passed to the service instead of `Bundle.start`."""
         proven = bundle.start(engine)
         proven.close()
         return _Gated(self, bundle)

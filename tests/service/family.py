@@ -1,4 +1,4 @@
-"""The nurseries and workers that a process has: this one, where no other is given."""
+"""The nurseries and workers of a process, by default of this one."""
 
 import os
 from pathlib import Path
@@ -16,7 +16,7 @@ def the_worker() -> int:
 
 
 def workers(count: int) -> list[int]:
-    """All of them, once there are so many: those of tests before may be about to end."""
+    """All workers, once there are `count`: those of earlier tests may not have ended yet."""
 
     def found() -> list[int]:
         return [child for nursery in nurseries() for child in _children(nursery)]

@@ -1,4 +1,4 @@
-"""Pictures as bytes."""
+"""Encoded test images."""
 
 from io import BytesIO
 from typing import Any
@@ -15,10 +15,10 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
 
 
 def plain(level: int, size: tuple[int, int] = (32, 32), kind: str = "PNG") -> bytes:
-    """A picture of one grey level; `size` is (height, width)."""
+    """An image of one grey level; `size` is (height, width) in pixels."""
     return encoded(Image.fromarray(plain_frame(level, size)), kind)
 
 
 def bomb(width: int = 10_000, height: int = 10_000) -> bytes:
-    """A PNG of few bytes and 100 million pixels."""
+    """A PNG of few bytes but by default 100 million pixels."""
     return encoded(Image.new("1", (width, height)))

@@ -1,4 +1,4 @@
-"""The core without doors, asked by one caller or by many that do as they like."""
+"""The inspector without doors, called once or by many random callers."""
 
 import asyncio
 import random
@@ -42,7 +42,7 @@ async def inspecting(models: Path, gate: Gate, **settings: Any) -> AsyncIterator
 
 
 async def ask_at_random(models: Path, requests: int, callers: int = 40) -> Counter[str]:
-    """So many requests of random frames to five products, some cancelled, failing or short of time.
+    """Random requests to five products, some cancelled, failing or with a short deadline.
 
     Asserts that every answer is its caller's own and that nothing is left behind; how the requests ended.
     """

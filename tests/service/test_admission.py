@@ -1,4 +1,4 @@
-"""Who may come in, by the forecast alone: frames that nobody decodes and no engine sees."""
+"""Admission by forecast, with frames that are neither decoded nor run."""
 
 import time
 from asyncio import new_event_loop
@@ -20,7 +20,7 @@ FORECAST = 0.18
 
 
 def test_a_frame_that_comes_too_late_never_proves_a_forecast(tmp_path: Path) -> None:
-    """Let in while less caution had been learned: by that of now it would have been refused, and not late."""
+    """It was admitted with a smaller correction factor; with the current one it would have been refused."""
     admission = Admission(max_frames=100, max_bytes=1, workers=1)
     with closing(new_event_loop()) as loop, closing(Bundle.open(make_bundle(tmp_path)).start()) as predictor:
         lane, now = Lane(predictor), time.monotonic()
@@ -33,7 +33,7 @@ def test_a_frame_that_comes_too_late_never_proves_a_forecast(tmp_path: Path) -> 
 
         with admission.admitted(frame(None, now + 1)):
             with ExitStack() as under_way:
-                for number in range(60):  # each before all others: none has to wait for them
+                for number in range(60):  # each more urgent than all before
                     under_way.enter_context(suppress(DeadlinePassed))
                     under_way.enter_context(admission.admitted(frame(now + BUDGET, now - number)))
                     under_way.callback(passing(now + BUDGET))

@@ -1,4 +1,4 @@
-"""The queue's promises, whatever happens in whatever order."""
+"""The queue keeps its guarantees under any sequence of operations."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ SIZES = (1, 2, 4, 8)
 
 
 class AnyHistory(RuleBasedStateMachine):
-    """Compares the queue with a plain list of what must be in it."""
+    """Compares the queue with a plain list of its expected entries."""
 
     def __init__(self) -> None:
         super().__init__()

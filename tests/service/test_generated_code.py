@@ -1,4 +1,4 @@
-"""The generated gRPC code that is checked in is what proto/inspection.proto gives."""
+"""The checked-in gRPC code matches proto/inspection.proto."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The core behind the doors: batches, deadlines, cancellation, failures. Real threads and engines, a gate."""
+"""The inspector: batches, deadlines, cancellation, failures. Real threads and engines behind a gate."""
 
 import asyncio
 import time
@@ -24,9 +24,9 @@ async def reached(gate: Gate) -> None:
 
 
 async def settled(service: Service, frames: int) -> None:
-    """Returns when so many frames are in the queue, decoded."""
+    """Returns when `frames` decoded frames are in the queue."""
     lanes = [version.lane for version in service.inspector.catalog.versions()]
-    while sum(len(lane.queue) for lane in lanes if lane) != frames:  # noqa: ASYNC110  # threads set no event
+    while sum(len(lane.queue) for lane in lanes if lane) != frames:  # noqa: ASYNC110  # no event to wait for
         await asyncio.sleep(0)
 
 
@@ -62,7 +62,7 @@ def test_the_earliest_deadline_goes_first_across_products(tmp_path: Path) -> Non
             asked = [asyncio.create_task(inspect(1))]
             await reached(gate)
             asked += [
-                asyncio.create_task(inspect(20, "tile")),  # none: as if 1 s
+                asyncio.create_task(inspect(20, "tile")),  # no deadline: queued as if 1 s
                 asyncio.create_task(inspect(30, "bolt", budget=20)),
                 asyncio.create_task(inspect(40, "bolt", budget=0.9)),
                 asyncio.create_task(inspect(50, "tile", budget=0.8)),
@@ -92,7 +92,7 @@ def test_a_frame_that_left_never_reaches_the_engine(tmp_path: Path) -> None:
                 await inspect(4)
             leaves.cancel()
             await asyncio.wait([leaves])
-            last = asyncio.create_task(inspect(5))  # into the place that has become free
+            last = asyncio.create_task(inspect(5))  # takes the freed place
             await settled(service, 2)
             gate.open()
             await asyncio.gather(stays, also_stays, last)
@@ -252,7 +252,7 @@ def test_nothing_is_swapped_or_lost_under_random_cancels_failures_and_deadlines(
     ends = asyncio.run(asyncio.wait_for(ask_at_random(tmp_path, 10_000), 120))
 
     assert ends.total() == 10_000
-    assert {"answered", "cancelled", "failed", "late"} <= ends.keys()  # "refused" takes a slow machine
+    assert {"answered", "cancelled", "failed", "late"} <= ends.keys()  # "refused" only on a slow machine
 
 
 def test_failures_before_the_queue_keep_their_kind(tmp_path: Path) -> None:

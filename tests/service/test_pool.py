@@ -1,4 +1,4 @@
-"""The pool, and workers that have been taken over: real channels, a test at their other end."""
+"""The pool with compromised workers: real channels, with the test at their other end."""
 
 import asyncio
 import mmap
@@ -30,6 +30,7 @@ from service.settings import Settings
 from service.worker import REGION, Bounds
 from service.workers import Workers
 from tests.bundles import make_bundle
+from tests.e2e.serving import wait_until
 from tests.service.family import nurseries, the_worker
 from tests.service.images import plain
 
@@ -46,7 +47,7 @@ def runner() -> Iterator[asyncio.Runner]:
 
 
 async def decode(pool: Pool, level: int = 7, *, decodes: bool = True, side: int = SIDE) -> Done[int]:
-    """The grey level of a plain image, after its way to a worker and back."""
+    """The grey level of a plain image that a worker has decoded."""
 
     def understand(head: Head, payload: memoryview) -> int:
         if len(payload) != side * side * 3 or head["width"] != SIDE:
@@ -110,7 +111,7 @@ PIXELS = bytes(3 * SIDE * SIDE)
         lambda raw, *_: raw.send(lengths(2**64 - 1, 1)),
         lambda raw, *_: raw.send(lengths(3, 0)),
         lambda raw, *_: raw.send(b"short"),
-        lambda raw, *_: raw.send(lengths(0, 100)),  # the head is what lies in the memory: an image
+        lambda raw, *_: raw.send(lengths(0, 100)),  # the head is then the image in the memory
         lambda _, channel, __: channel.send(cast(Any, [1, 2])),
         lambda _, channel, number: channel.send(number),
         lambda _, channel, __: channel.send(GOOD, [PIXELS]),
@@ -124,9 +125,7 @@ PIXELS = bytes(3 * SIDE * SIDE)
         lambda _, channel, number: channel.send(number | {"error": "TooLarge"}),
     ],
 )
-def test_what_is_no_answer_is_the_workers_end(
-    runner: asyncio.Runner, ends: Ends, misbehave: Misbehave
-) -> None:
+def test_an_invalid_answer_ends_the_worker(runner: asyncio.Runner, ends: Ends, misbehave: Misbehave) -> None:
     starts = iter([ends.start, real])
 
     async def asked() -> int:
@@ -141,7 +140,7 @@ def test_what_is_no_answer_is_the_workers_end(
     assert runner.run(asked()) == 7
 
 
-def test_an_answer_nobody_asked_for_is_the_workers_end(runner: asyncio.Runner, ends: Ends) -> None:
+def test_an_unrequested_answer_ends_the_worker(runner: asyncio.Runner, ends: Ends) -> None:
     starts = iter([ends.start, real])
 
     async def asked() -> list[int]:
@@ -166,7 +165,7 @@ def test_a_second_answer_is_not_taken_for_that_to_the_next_job(runner: asyncio.R
         await pool.start()
         jobs = [asyncio.create_task(decode(pool, level)) for level in (1, 2)]
         number = await ends.asked()
-        for _ in range(2):  # the next job is given to the worker before the second one is heard
+        for _ in range(2):  # the worker gets the next job before its second answer is read
             ends.channels[0].send(GOOD | number, [PIXELS])
         answers = [(await job).made for job in jobs]
         await pool.close()
@@ -175,7 +174,7 @@ def test_a_second_answer_is_not_taken_for_that_to_the_next_job(runner: asyncio.R
     assert runner.run(asked()) == [0, 2]
 
 
-def test_a_head_that_is_long_to_read_is_the_workers_end(runner: asyncio.Runner, ends: Ends) -> None:
+def test_a_head_that_is_too_long_ends_the_worker(runner: asyncio.Runner, ends: Ends) -> None:
     starts = iter([ends.start, real])
 
     async def asked() -> int:
@@ -195,14 +194,14 @@ def test_a_head_that_is_long_to_read_is_the_workers_end(runner: asyncio.Runner, 
 @pytest.mark.parametrize(
     ("regions", "verdict"),
     [
-        (np.ones(SIDE * SIDE // 4, REGION).tobytes(), "NG"),  # as many as there can be: that is an answer
+        (np.ones(SIDE * SIDE // 4, REGION).tobytes(), "NG"),  # the most regions there can be: a valid answer
         (np.ones(SIDE * SIDE // 4 + 1, REGION).tobytes(), "OK"),
         (np.ones(1, REGION).tobytes()[:-1], "OK"),
         (np.array([(1, 1, 1, 1, 1, np.nan)], REGION).tobytes(), "OK"),
     ],
     ids=["all", "too many", "a part of one", "not a number"],
 )
-def test_regions_that_no_map_has_are_the_workers_end(
+def test_impossible_regions_end_the_worker(
     runner: asyncio.Runner, ends: Ends, tmp_path: Path, regions: bytes, verdict: str
 ) -> None:
     starts = iter([lambda *_: ends.start(), new_worker])
@@ -225,7 +224,7 @@ def test_regions_that_no_map_has_are_the_workers_end(
 
 
 @pytest.mark.parametrize(("decodes", "failure"), [(True, UnreadableImage), (False, InspectionFailed)])
-def test_a_job_on_which_two_workers_end_fails(
+def test_a_job_on_which_two_workers_die_fails(
     runner: asyncio.Runner, ends: Ends, decodes: bool, failure: type[ServiceError]
 ) -> None:
     def start() -> Channel:
@@ -246,7 +245,7 @@ def test_a_job_on_which_two_workers_end_fails(
     assert runner.run(asked()) == 7
 
 
-def test_without_a_worker_each_job_is_told_so_and_the_next_finds_one(runner: asyncio.Runner) -> None:
+def test_without_a_worker_jobs_are_refused_until_one_starts(runner: asyncio.Runner) -> None:
     failing = [OSError("no more processes")]
 
     def start() -> Channel:
@@ -271,6 +270,8 @@ def test_a_nursery_that_hangs_is_replaced(runner: asyncio.Runner) -> None:
         pool = Pool(1, 30, lambda: new_worker(WANTED, ROOM, next(patience)))
         await pool.start()
         (nursery,) = nurseries()
+        # Before it sleeps it may still hold the worker's end of the channel, which would then never close.
+        wait_until(lambda: Path(f"/proc/{nursery}/stat").read_text(encoding="ascii").split()[2] == "S")
         os.kill(nursery, signal.SIGSTOP)
         os.kill(the_worker(), signal.SIGKILL)
         with pytest.raises(NotServing, match="no worker"):
@@ -283,7 +284,7 @@ def test_a_nursery_that_hangs_is_replaced(runner: asyncio.Runner) -> None:
     assert runner.run(asked()) == 7
 
 
-def test_what_another_worker_can_do_does_not_wait_for_a_start_nor_fail_with_it(
+def test_a_failed_start_neither_delays_nor_fails_jobs_of_other_workers(
     runner: asyncio.Runner, ends: Ends
 ) -> None:
     made, failed = list[Channel](), list[OSError]()
@@ -298,16 +299,16 @@ def test_what_another_worker_can_do_does_not_wait_for_a_start_nor_fail_with_it(
     async def asked() -> list[int]:
         pool = Pool(2, 30, start)
         await pool.start()
-        ends.sockets[0].close()  # one of them has ended, and there can't be another
+        ends.sockets[0].close()  # one worker has died, and no new one can be started
         answers = await asyncio.gather(*(decode(pool, level) for level in range(20)))
         await pool.close()
         return [answer.made for answer in answers]
 
     assert runner.run(asked()) == list(range(20))
-    assert len(failed) == 1  # and it was not tried again and again
+    assert len(failed) == 1  # and the start was not repeated without pause
 
 
-def test_what_does_not_fit_is_told(runner: asyncio.Runner) -> None:
+def test_a_message_that_does_not_fit_is_an_error(runner: asyncio.Runner) -> None:
     async def asked() -> int:
         pool = Pool(1, 30, real)
         with pytest.raises(TooLarge, match="larger than there is room for"):
@@ -321,7 +322,7 @@ def test_what_does_not_fit_is_told(runner: asyncio.Runner) -> None:
     assert runner.run(asked()) == 7
 
 
-def test_who_asks_after_the_end_is_told(runner: asyncio.Runner) -> None:
+def test_asking_a_closed_pool_is_refused(runner: asyncio.Runner) -> None:
     async def asked() -> None:
         pool = Pool(1, 30, real)
         await pool.close()
@@ -331,7 +332,7 @@ def test_who_asks_after_the_end_is_told(runner: asyncio.Runner) -> None:
     runner.run(asked())
 
 
-def test_who_still_waits_at_the_end_is_told(runner: asyncio.Runner, ends: Ends) -> None:
+def test_jobs_that_wait_when_the_pool_closes_are_refused(runner: asyncio.Runner, ends: Ends) -> None:
     async def asked() -> list[object]:
         pool = Pool(1, 30, ends.start)
         await pool.start()

@@ -1,4 +1,4 @@
-"""What workers make is what this process would: decoded images, readings, pictures."""
+"""Workers give the same results as this process would: decoded images, readings, pictures."""
 
 from collections.abc import Iterator
 from dataclasses import fields
@@ -140,7 +140,7 @@ def test_large_images_pass_and_give_their_memory_back(reading: tuple[Working, La
 
 
 def shared_bytes() -> int:
-    """Of the memory that is shared with workers, what there is."""
+    """Bytes in use of the memory shared with workers."""
     names = [name for name in Path("/proc/self/fd").iterdir() if "memfd:worker" in str(name.resolve())]
     assert names
     return sum(512 * name.stat().st_blocks for name in names)

@@ -1,4 +1,4 @@
-"""Workers: what ends one harms nobody else. Real processes, real images."""
+"""Workers: the death of one affects no other. Real processes, real images."""
 
 import asyncio
 import os
@@ -34,7 +34,7 @@ def work() -> Iterator[Working]:
         (plain(1, (40_001, 1)), None, TooLarge),
     ],
 )
-def test_failures_are_told_as_they_are(
+def test_failures_keep_their_type(
     work: Working, body: bytes, declared: str | None, failure: type[Exception]
 ) -> None:
     with pytest.raises(failure):
@@ -70,7 +70,7 @@ def test_a_job_outlives_its_worker(work: Working) -> None:
     assert the_worker() != before
 
 
-def test_what_tells_the_service_to_end_does_not_end_its_workers(work: Working) -> None:
+def test_signals_that_end_the_service_do_not_end_its_workers(work: Working) -> None:
     (nursery,) = nurseries()
     before = the_worker()
     for process in (nursery, before):
@@ -99,12 +99,12 @@ def test_time_is_bounded() -> None:
 
 def test_a_worker_that_never_answers_is_given_up() -> None:
     with working(decode_seconds=0.05) as bounded:
-        forgotten = the_worker()
-        os.kill(forgotten, signal.SIGSTOP)
+        stopped = the_worker()
+        os.kill(stopped, signal.SIGSTOP)
         with pytest.raises(TooLarge, match="takes more than"):
             bounded.decoded(plain(8))
         bounded.level(9)
-        assert the_worker() != forgotten  # though that is deaf to everything but its end
+        assert the_worker() != stopped  # though it ignores all signals but SIGKILL
 
 
 def test_memory_is_bounded() -> None:
@@ -165,7 +165,7 @@ def test_a_job_that_is_cancelled_while_it_waits_never_runs() -> None:
             return [(await job).made.pixels[0, 0, 0] for job in (first, last)]
 
         assert bounded.run(asked()) == [1, 3]
-        assert the_worker() == before  # which would have ended over the other one
+        assert the_worker() == before  # the other image would have killed it
 
 
 def test_a_job_that_is_cancelled_under_way_leaves_the_next_alone(work: Working) -> None:
@@ -187,7 +187,7 @@ def test_a_job_that_is_cancelled_under_way_leaves_the_next_alone(work: Working) 
 
 @asynccontextmanager
 async def held(process: int) -> AsyncIterator[None]:
-    """It does nothing meanwhile."""
+    """Suspends the process."""
     os.kill(process, signal.SIGSTOP)
     try:
         yield
@@ -196,7 +196,7 @@ async def held(process: int) -> AsyncIterator[None]:
 
 
 def run_length_bitmap(width: int, height: int) -> bytes:
-    """An 8-bit BMP in run lengths of one: it is unpacked in Python, slowly."""
+    """An 8-bit BMP with run lengths of one, which Pillow decodes slowly in Python."""
     rows = (b"\x01\x00" * width + b"\x00\x00") * height
     palette = bytes(4 * 256)
     offset = 14 + 40 + len(palette)

@@ -1,4 +1,4 @@
-"""Workers on an event loop that runs while they are asked something."""
+"""Workers for synchronous tests."""
 
 import asyncio
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ BODY = encoded(Image.linear_gradient("L").resize(SOURCE), "JPEG")
 
 
 class Working:
-    """Workers on an event loop that runs while it is asked something."""
+    """Workers on an event loop that runs only during calls."""
 
     def __init__(self, runner: asyncio.Runner, settings: dict[str, Any]) -> None:
         given: dict[str, Any] = {
@@ -46,7 +46,7 @@ class Working:
         return self.run(self.decode(body, declared=declared)).made
 
     def level(self, level: int) -> None:
-        """Asserts that a plain image of that grey level is decoded right."""
+        """Asserts that a plain image of that grey level is decoded correctly."""
         assert self.decoded(plain(level)).pixels[0, 0, 0] == level
 
 

@@ -66,8 +66,8 @@ def initialise(module: nn.Module) -> None:
 
 
 def bound(network: nn.Module) -> None:
-    """Let no activation of `network` exceed 6, as in MobileNets: what lies beyond all good parts can't be
-    followed there, and eight bits hold what a good part needs."""
+    """Replace ReLU by ReLU6, as in MobileNets: activations far outside those of good parts are cut off, and
+    what good parts need fits int8."""
     for module in list(network.modules()):
         for name, child in module.named_children():
             if isinstance(child, nn.ReLU):

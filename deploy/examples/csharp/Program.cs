@@ -1,10 +1,10 @@
 // A camera's stream in C#: dotnet run -- http://127.0.0.1:8081 gasket part1.png part2.png …
 //
-// One InspectStream for all pictures, one outcome for each, a deadline for each; what the service refused and
-// said when to come back for is sent once more, nothing else is. Whatever has no decision when it reaches the
-// gate is the gate's to eject: a service that says nothing at all is not noticed here.
+// One InspectStream for all pictures, with a deadline and an outcome for each. Only what the service refused
+// with a time to retry is sent once more. The gate must eject every part without a decision: this program does
+// not notice a service that does not answer.
 //
-// Not compiled by us: there is no .NET where this project is built. Its syntax was parsed, and the names of
+// Never compiled: there is no .NET where this project is built. Its syntax was parsed, and the names of
 // messages and fields are those that protoc gives for proto/inspection.proto.
 
 using System.Collections.Concurrent;
@@ -94,7 +94,7 @@ var reading = Task.Run(async () =>
         }
         else
         {
-            // A late answer is none: whatever it says, the part is not let through.
+            // A late answer is discarded: the part is not passed.
             Decide(response.FrameId, $"not inspected: {response.Error?.Message ?? "too late"}", false);
         }
     }
@@ -120,8 +120,8 @@ try
 }
 catch (RpcException error)
 {
-    // The stream ended or broke. UNAVAILABLE with RetryInfo means: open a new one; what is in `waiting` was
-    // not inspected. A line's program does that here; this example stops.
+    // The stream ended or broke. After UNAVAILABLE with RetryInfo open a new one; parts in `waiting` were not
+    // inspected. A real program does so here; this example stops.
     Console.Error.WriteLine($"{waiting.Count} not inspected: {error.Status.StatusCode} {error.Status.Detail}");
     return 1;
 }

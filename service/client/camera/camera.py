@@ -1,4 +1,4 @@
-"""Sends pictures at their pace and follows what becomes of each."""
+"""Sends pictures at a given rate and reports the outcome of each."""
 
 import asyncio
 import os
@@ -23,17 +23,17 @@ class Unreadable(ClientError):
 
 @dataclass
 class Pace:
-    """Open loop: the n-th picture is due at n / rate seconds, whatever became of those before."""
+    """Open loop: the n-th picture is due at n / rate seconds, however long earlier ones take."""
 
     rate: float | None
-    """Pictures a second; None: one as soon as there is a place for it in the window."""
+    """Pictures per second; None: as fast as the window allows."""
     behind: float = 0.0
-    """Seconds by which the last picture was late, and the latest of them was."""
+    """Seconds by which the last picture was sent late, and the largest such delay."""
     most_behind: float = 0.0
     _due: float | None = None
 
     async def turn(self, stopped: asyncio.Event) -> float:
-        """Waits for the next picture's turn; the instant at which it was due. Ends early when stopped."""
+        """Waits until the next picture is due and returns that instant. Returns early when stopped."""
         now = time.monotonic()
         if self.rate is None:
             return now
@@ -46,13 +46,13 @@ class Pace:
 
     @property
     def kept(self) -> bool:
-        """Whether no picture went out later than the one after it was due."""
+        """Whether every picture was sent before the next one was due."""
         return self.rate is None or self.most_behind < 1 / self.rate
 
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """A picture and what became of it. `number` counts from 1."""
+    """A picture and its outcome. `number` counts from 1."""
 
     number: int
     path: Path
@@ -65,7 +65,7 @@ class Sent:
 
 @dataclass
 class Camera:
-    """One run. `stop` ends it: no more pictures, and all that are under way answered."""
+    """One run. After `stop` it sends no more pictures and waits for those in flight."""
 
     client: AsyncClient
     product: str
@@ -79,7 +79,7 @@ class Camera:
     _unread: list[Sent] = field(default_factory=list)
 
     async def run(self, pictures: AsyncIterator[Picture], count: int | None) -> AsyncGenerator[Sent]:
-        """Everything that was sent, as soon as it is known what became of it; at most `count` pictures."""
+        """Sends at most `count` pictures, and yields each as soon as its outcome is known."""
         async for outcome in self.client.stream(self._frames(pictures, count), self.window):
             number, path = self._under_way.pop(outcome.frame.frame_id)
             yield Sent(number, path, outcome)
@@ -100,7 +100,7 @@ class Camera:
                 frame_id = f"{frame_id[: _LONGEST_ID - 12]}#{number}"
             try:
                 image = await asyncio.to_thread(picture.path.read_bytes)
-            except (OSError, ValueError) as error:  # ValueError: a listed name that no file can have
+            except (OSError, ValueError) as error:  # ValueError: a listed name that is not a valid path
                 self._unread.append(_unread(number, picture, frame_id, self.product, error))
                 continue
             due = await self.pace.turn(self.stopped)
@@ -118,7 +118,7 @@ class Camera:
             )
 
     async def _next(self, pictures: AsyncIterator[Picture]) -> Picture | None:
-        """The next picture, unless there is none or the camera is stopped while it waits for one."""
+        """The next picture; None if there is none or the camera is stopped while waiting."""
         coming = asyncio.ensure_future(anext(pictures, None))
         stopping = asyncio.create_task(self.stopped.wait())
         await asyncio.wait({coming, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -141,10 +141,10 @@ def _unread(number: int, picture: Picture, frame_id: str, product: str, error: E
 
 
 def _frame_id(name: str) -> str:
-    """The picture's name as a frame id: printable ASCII, and its end when it is too long."""
+    """The picture's name as a frame id: escaped to printable ASCII, and only its end if too long."""
     return quote(os.fsencode(name), safe="/ !#$&'()+,;=@[]{}~")[-_LONGEST_ID:]
 
 
 def _readable(path: Path) -> str:
-    """For people and files: a name need not be UTF-8, what is written of it is."""
+    """The path as valid UTF-8: file names need not be."""
     return str(path).encode(errors="backslashreplace").decode()

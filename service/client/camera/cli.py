@@ -1,4 +1,4 @@
-"""drd-camera: stands in for a line's camera, or is one: sends pictures and says what became of each."""
+"""drd-camera: sends pictures to the service, as a line's camera does, and reports the verdict on each."""
 
 import argparse
 import asyncio
@@ -28,8 +28,8 @@ _EPILOG = """exit status:
   1  something was not inspected (refused, late, failed), or nothing could be sent
   2  misuse
 
-What is safe is sent again while its deadline lasts: what the service refused and
-said when to come back for, and what met no connection. A token is read from
+A picture is sent again within its deadline where that is safe: when the service
+refused it and said when to retry, or could not be reached. A token is read from
 --token-file, or from DRD_TOKEN in the environment."""
 
 
@@ -74,15 +74,15 @@ def _status(tally: Tally) -> int:
 
 
 async def _check_product(client: AsyncClient, product: str) -> None:
-    """Says at once what every picture would say otherwise."""
+    """Fails at the start instead of for every picture."""
     products = await client.products()
     ready = sorted({version.name for version in products if version.state == "READY"})
     if product not in ready:
-        raise ClientError(f"no product {product!r} is served there; there are: {', '.join(ready) or 'none'}")
+        raise ClientError(f"product {product!r} is not served there; served: {', '.join(ready) or 'none'}")
 
 
 def _stop_on_signals(camera: Camera) -> None:
-    """The first ends it in order, the second at once."""
+    """The first signal ends the run in order, a second one at once."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
 
     def stop() -> None:
@@ -96,7 +96,7 @@ def _stop_on_signals(camera: Camera) -> None:
 
 
 async def _show(tally: Tally, *, quiet: bool) -> None:
-    """On a terminal one line that changes; in a log a line now and then."""
+    """Shows progress: one changing line on a terminal, a line every ten seconds in a log."""
     if quiet:
         return
     live = sys.stderr.isatty()
@@ -134,7 +134,7 @@ def _options(given: argparse.Namespace) -> Options:
 
 
 def _check(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
-    """Contradictions that argparse can't see."""
+    """Checks that argparse can't express."""
     try:
         Address.parse(given.to)
     except ValueError as error:
@@ -142,11 +142,11 @@ def _check(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
     if given.watch and (len(given.sources) > 1 or not given.sources[0].is_dir()):
         parser.error("--watch takes one folder that exists")
     if given.watch and (given.rate or given.repeat != 1):
-        parser.error("--watch has the pace of whoever writes the pictures: no --rate, no --repeat")
+        parser.error("--watch sends pictures as they are written: no --rate, no --repeat")
     if (given.certificate is None) != (given.key is None):
-        parser.error("--certificate and --key belong together")
+        parser.error("--certificate and --key must be given together")
     if LISTED in given.sources and (len(given.sources) > 1 or given.repeat != 1):
-        parser.error("'-' stands alone, and can't be repeated")
+        parser.error("'-' must be the only source, and can't be repeated")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -162,41 +162,41 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         type=Path,
         metavar="PICTURES",
-        help="files and folders with all below them; or '-': paths from standard input, one a line",
+        help="files, folders (searched recursively), or '-': paths from standard input, one per line",
     )
     add("--product", required=True, metavar="NAME")
     add("--version", type=_positive_int, metavar="N", help="default: the newest")
     add("--to", default="grpc://127.0.0.1:8081", metavar="ADDRESS", help=_ADDRESS_HELP)
-    add("--ca", type=Path, metavar="PEM", help="who signed the service's certificate (default: the system's)")
-    add("--certificate", type=Path, metavar="PEM", help="this camera's own, where the service asks for one")
-    add("--key", type=Path, metavar="PEM", help="the certificate's")
+    add("--ca", type=Path, metavar="PEM", help="the service's certificate authorities (default: system)")
+    add("--certificate", type=Path, metavar="PEM", help="client certificate, if the service asks for one")
+    add("--key", type=Path, metavar="PEM", help="private key of the client certificate")
     add("--token-file", type=Path, metavar="FILE")
-    add("--rate", type=_positive, metavar="N", help="pictures a second, whatever becomes of those before")
+    add("--rate", type=_positive, metavar="N", help="pictures per second, however long earlier ones take")
     add("--deadline-ms", type=_positive, metavar="N", help="per picture, from when it is due (default 10000)")
     add(
         "--window",
         type=_positive_int,
         default=16,
         metavar="N",
-        help="pictures under way at once (default 16)",
+        help="pictures in flight at once (default 16)",
     )
-    add("--retries", type=_count, default=3, metavar="N", help="per picture, where it is safe (default 3)")
+    add("--retries", type=_count, default=3, metavar="N", help="per picture, where safe (default 3)")
     add("--repeat", type=_count, default=1, metavar="N", help="send all N times; 0: until stopped")
-    add("--count", type=_positive_int, metavar="N", help="stop after so many pictures")
+    add("--count", type=_positive_int, metavar="N", help="stop after N pictures")
     add("--watch", action="store_true", help="send pictures that appear in the folder from now on")
     add("--settle-ms", type=_settle, default=40, metavar="N", help=_SETTLE_HELP)
-    add("--csv", type=Path, metavar="FILE", help="a line for each picture")
-    add("--jsonl", type=Path, metavar="FILE", help="the same with regions and timings, as lines of JSON")
+    add("--csv", type=Path, metavar="FILE", help="write one line per picture")
+    add("--jsonl", type=Path, metavar="FILE", help="the same with regions and timings, as JSON lines")
     add("--overlays", type=Path, metavar="DIR", help=_OVERLAYS_HELP)
-    add("--quiet", action="store_true", help="no table while it runs")
+    add("--quiet", action="store_true", help="show no table during the run")
     return parser
 
 
 _ADDRESS_HELP = """grpc://HOST:PORT, grpcs://…, grpc+unix:PATH for the gRPC stream; http://HOST:PORT,
 https://…, http+unix:PATH for REST (default grpc://127.0.0.1:8081)"""
-_SETTLE_HELP = "a watched picture is whole when unchanged for so long (default 40; 0: renamed into place)"
-_OVERLAYS_HELP = """keep the picture with its heat of every part that is NG or REVIEW; asked for with every
-picture, which costs the service a few milliseconds each"""
+_SETTLE_HELP = "a watched picture is complete when unchanged for N ms (default 40; 0: if renamed into place)"
+_OVERLAYS_HELP = """save the picture with its heatmap for every NG or REVIEW. Overlays are then requested for
+every picture, which costs the service a few milliseconds each"""
 
 
 def _positive(text: str) -> float:

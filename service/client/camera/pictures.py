@@ -1,4 +1,4 @@
-"""Where pictures come from: folders and files, a folder that is watched, or a list on standard input."""
+"""Sources of pictures: files and folders, a watched folder, or a list on standard input."""
 
 import asyncio
 import sys
@@ -13,7 +13,7 @@ _LOOK_SECONDS = 0.02
 LISTED = Path("-")
 
 Stamp = tuple[int, int]
-"""When a file was written, and its size."""
+"""A file's modification time in ns, and its size in bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,17 +21,17 @@ class Picture:
     path: Path
     name: str
     since: float | None = None
-    """The instant of `time.monotonic` at which it was first seen whole; None: whenever it is its turn."""
+    """The instant of `time.monotonic` at which it was first seen complete; None: when it is due."""
 
 
 def found(source: Path) -> list[Picture]:
-    """A file, or all pictures in and below a folder, by name. FileNotFoundError when there are none."""
+    """A file, or all pictures in and below a folder, by name. FileNotFoundError if there are none."""
     if source.is_file():
         return [Picture(source, source.name)]
     paths = (path for path in source.rglob("*") if path.suffix.lower() in _SUFFIXES and path.is_file())
     pictures = [Picture(path, path.relative_to(source).as_posix()) for path in sorted(paths)]
     if not pictures:
-        raise FileNotFoundError(f"there are no pictures in {source}" if source.is_dir() else f"no {source}")
+        raise FileNotFoundError(f"no pictures in {source}" if source.is_dir() else f"{source} is missing")
     return pictures
 
 
@@ -45,28 +45,27 @@ async def repeated(pictures: Iterable[Picture], times: int) -> AsyncIterator[Pic
 
 
 async def listed() -> AsyncIterator[Picture]:
-    """The paths on standard input, one a line, as they come."""
+    """The paths on standard input, one per line, as they come."""
     loop, lines = asyncio.get_running_loop(), asyncio.Queue[str]()
 
     def read() -> None:
-        # As names of files are read everywhere else: one need not be text.
+        # File names need not be valid text: decode them as Python does elsewhere.
         encoding, errors = sys.stdin.encoding, "surrogateescape"
         with open(sys.stdin.fileno(), encoding=encoding, errors=errors, closefd=False) as names:
             for line in names:
                 loop.call_soon_threadsafe(lines.put_nowait, line)
         loop.call_soon_threadsafe(lines.put_nowait, "")
 
-    threading.Thread(target=read, daemon=True).start()  # nothing waits for it when the camera is stopped
+    threading.Thread(target=read, daemon=True).start()  # a daemon: it may block after a stop
     while line := await lines.get():
         if name := line.rstrip("\r\n"):
             yield Picture(Path(name), Path(name).name)
 
 
 def watched(folder: Path, settle: float) -> AsyncIterator[Picture]:
-    """Pictures that appear in `folder` from now on or are written anew, once unchanged for `settle` seconds.
+    """Pictures that appear or change in `folder` from now on, once unchanged for `settle` seconds.
 
-    It is looked at fifty times a second instead of asking the kernel: cameras write to network shares,
-    of which the kernel hears nothing.
+    Polls fifty times a second: the kernel does not report changes that cameras make on network shares.
     """
     return _watched(folder, settle, _stamps(folder))
 
@@ -90,13 +89,13 @@ async def _watched(folder: Path, settle: float, sent: dict[Path, Stamp]) -> Asyn
 
 
 def _stamps(folder: Path) -> dict[Path, Stamp]:
-    """Of all pictures of at least a byte."""
+    """Of all non-empty pictures."""
     stamps = dict[Path, Stamp]()
     for path in folder.iterdir():
         if path.suffix.lower() in _SUFFIXES:
             try:
                 facts = path.stat()
-            except FileNotFoundError:  # gone since
+            except FileNotFoundError:  # removed meanwhile
                 continue
             if facts.st_size:
                 stamps[path] = (facts.st_mtime_ns, facts.st_size)

@@ -1,4 +1,4 @@
-"""What is kept of a run: a line per picture, as CSV or JSON, and the overlays of what was not OK."""
+"""The output files of a run: a line per picture, as CSV or JSON, and overlays of what was not OK."""
 
 import csv
 import dataclasses
@@ -18,7 +18,7 @@ _COLUMNS = (
 
 
 class Records:
-    """Opens what is given, or raises OSError. A record is in its file as soon as it is written."""
+    """Opens the given files, or raises OSError. Each line is flushed when written."""
 
     def __init__(self, csv_file: Path | None, json_file: Path | None, overlays: Path | None) -> None:
         self._overlays = overlays

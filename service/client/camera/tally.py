@@ -1,4 +1,4 @@
-"""What a run came to, in figures: counted as it goes, shown as one line of a table."""
+"""Counts and latencies of a run, shown as one line of a table."""
 
 import time
 from collections import Counter
@@ -18,9 +18,9 @@ HEADER = "".join(f"{name:>9}" for name in (*_COLUMNS, *_TIMES))
 class Tally:
     pace: Pace
     counts: Counter[str] = field(default_factory=Counter)
-    """By verdict; or refused, late, failed."""
+    """By verdict, or by refused, late, failed."""
     seconds: list[float] = field(default_factory=list)
-    """Of each answer, from when its picture was due."""
+    """Seconds from when a picture was due to its answer."""
     causes: dict[str, str] = field(default_factory=dict)
     """The first message of each kind of error."""
     started: float = field(default_factory=time.monotonic)
@@ -42,7 +42,7 @@ class Tally:
         return self.done - len(self.seconds)
 
     def line(self, recent: int | None = _RECENT) -> str:
-        """Under HEADER; percentiles of the `recent` last answers, or of all."""
+        """A line below HEADER; percentiles of the last `recent` answers, or of all."""
         elapsed = time.monotonic() - self.started
         counts = "".join(f"{self.counts[name]:>9}" for name in _COLUMNS[3:])
         times = sorted(self.seconds[-recent:] if recent else self.seconds)
@@ -53,11 +53,11 @@ class Tally:
         )
 
     def remarks(self) -> list[str]:
-        """What a person should know besides the figures."""
+        """Messages to show with the figures."""
         said = [f"{kind}: {message}" for kind, message in self.causes.items()]
         if not self.pace.kept:
             said.append(
-                f"could not keep {self.pace.rate:g} a second: up to {self.pace.most_behind:.2f} s behind; "
+                f"could not keep {self.pace.rate:g} per second: up to {self.pace.most_behind:.2f} s behind; "
                 "the service takes longer, or --window is too small"
             )
         return said
@@ -70,5 +70,5 @@ def _fate(error: errors.ClientError) -> str:
 
 
 def _milliseconds(times: list[float], share: float) -> str:
-    """`times` in order."""
+    """`times` must be sorted."""
     return f"{1000 * times[min(len(times) - 1, int(share * len(times)))]:9.1f}" if times else f"{'–':>9}"

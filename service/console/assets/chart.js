@@ -1,4 +1,4 @@
-// Scores, one after the other and how often: one axis and one limit for both.
+// Scores over time and as a histogram, with a common axis and limit.
 
 import { colour, sized } from "/console/dom.js";
 import { LIMIT, NAMES, number } from "/console/verdicts.js";
@@ -55,7 +55,7 @@ export class Chart {
       context.moveTo(LEFT, y);
       context.lineTo(this.area.end, y);
       context.stroke();
-      if (Math.abs(score - this.threshold) < 0.1) continue; // there the tried one is written
+      if (Math.abs(score - this.threshold) < 0.1) continue; // its label would overlap that of the tried threshold
       context.fillText(String(score), 0, Math.min(this.area.bottom - 4, Math.max(this.area.top + 4, y)));
     }
   }
@@ -84,7 +84,7 @@ export class Chart {
     context.fillText(number(score, 2), 0, y);
   }
 
-  /** Where the points are, oldest on the left. */
+  /** Coordinates of the points, oldest on the left. */
   #placed() {
     const records = this.records.slice(0, POINTS);
     const step = (this.area.right - LEFT - 8) / Math.max(60, records.length - 1);
@@ -113,7 +113,7 @@ export class Chart {
       bin[record.verdict]++;
       bin.sum++;
     }
-    // Lengths grow with the root of the count: one part in a thousand has to be seen.
+    // Bar lengths grow with the square root of the count, so that one part in a thousand is visible.
     const most = Math.max(1, ...bins.map((bin) => bin.sum));
     const high = (this.area.bottom - this.area.top) / BINS;
     bins.forEach((bin, i) => {

@@ -26,7 +26,7 @@ export function glyph(verdict) {
 export const setGlyph = (use, verdict) => use.setAttribute("href", `#glyph-${verdict}`);
 export const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 
-/** A canvas as large as it is shown, in device pixels; its context in CSS pixels. */
+/** Sizes a canvas to its layout size in device pixels; the context uses CSS pixels. */
 export function sized(canvas) {
   const { clientWidth: width, clientHeight: height } = canvas;
   const ratio = devicePixelRatio || 1;

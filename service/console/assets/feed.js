@@ -1,10 +1,10 @@
-// The connection: server-sent events, what is wrong when there are none, and the way back.
+// The connection: server-sent events, error messages, and reconnection.
 
 const EVENTS = "/v1/verdicts/events";
-const SILENCE = 7000; // the service speaks every 2 s
-const GRACE = 2500; // a connection renewed within this time was never gone
+const SILENCE = 7000; // ms; the service sends something every 2 s
+const GRACE = 2500; // ms; an interruption shorter than this is not shown
 
-/** Asks the service; 401 calls `denied`. Failures are Errors with one line for people. */
+/** Sends a request to the service; 401 calls `denied`. Throws Errors with a one-line message for people. */
 export async function ask(path, options = {}) {
   let answer;
   try {
@@ -69,7 +69,7 @@ export class Feed {
     try {
       await ask("/v1/products");
     } catch (error) {
-      if (error.status === 401) return; // whoever signs in opens it again
+      if (error.status === 401) return; // reopened after login
     }
     setTimeout(() => this.source || this.open(), 1000);
   }

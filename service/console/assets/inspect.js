@@ -1,10 +1,10 @@
-// Inspecting a picture at hand: dropped, chosen, or taken with the camera.
+// Inspects a picture that was dropped, chosen, or taken with the camera.
 
 import { $, element } from "/console/dom.js";
 import { ask } from "/console/feed.js";
 
 export class Inspecting {
-  /** `onAnswer(record, urls)` gets what the service said, and where its pictures are. */
+  /** `onAnswer(record, urls)` gets the answer and the URLs of its pictures. */
   constructor(store, onAnswer) {
     this.store = store;
     this.onAnswer = onAnswer;
@@ -12,7 +12,7 @@ export class Inspecting {
     this.#listen();
   }
 
-  /** Asks for a picture. */
+  /** Opens the dialog. */
   show() {
     this.refresh();
     $("inspect-product").value = this.#product() ?? "";
@@ -22,7 +22,7 @@ export class Inspecting {
     if (!$("inspect").open) $("inspect").showModal();
   }
 
-  /** Offers the products that are ready now. */
+  /** Lists the products that are ready. */
   refresh() {
     const box = $("inspect-product");
     const names = this.#ready();
@@ -36,7 +36,7 @@ export class Inspecting {
     return this.store.products.filter((product) => product.serving).map((product) => product.name);
   }
 
-  /** The product that is looked at; else the one used last, else the first. */
+  /** The product in view; otherwise the last used one, otherwise the first. */
   #product() {
     const names = this.#ready();
     return [this.store.product, this.last].find((name) => names.includes(name)) ?? names[0];
@@ -71,7 +71,7 @@ export class Inspecting {
     return this.store.products.find((one) => one.name === product)?.serving?.guard_band ?? 0;
   }
 
-  /** The file itself where the browser can show it; a TIFF comes back from the service. */
+  /** The file itself if the browser can show it; a TIFF is fetched from the service as JPEG. */
   async #frame(file, record) {
     const url = URL.createObjectURL(file);
     this.urls.push(url);

@@ -1,4 +1,4 @@
-// Single keys, wherever nobody is typing.
+// Single-key shortcuts, except in input fields.
 
 export function keys(actions) {
   addEventListener("keydown", (event) => {

@@ -1,4 +1,4 @@
-// The list of verdicts: only the rows in view are in the document, and they are used again.
+// The list of verdicts: only the visible rows are in the document, and are reused.
 
 import { element, glyph, setGlyph } from "/console/dom.js";
 import { REASONS, clock, judged, milliseconds, number, part } from "/console/verdicts.js";
@@ -22,7 +22,7 @@ export class List {
     new ResizeObserver(() => this.#lay()).observe(box);
   }
 
-  /** Shows `records`; `added` of them came on top. Who has scrolled down keeps what they look at. */
+  /** Shows `records`, of which `added` are new at the top. A scrolled list keeps its position. */
   show(records, { added = 0, chosen = null, threshold, several }) {
     if (several !== this.several) this.#clear(this.rows.keys());
     Object.assign(this, { records, chosen, threshold, several });

@@ -1,4 +1,4 @@
-// Signing in, where the service asks for a token. The browser keeps it in a cookie no script can read.
+// Login, where the service needs a token. The browser keeps it in a cookie no script can read.
 
 import { $ } from "/console/dom.js";
 
@@ -27,7 +27,7 @@ $("login-form").addEventListener("submit", async (event) => {
   $("login").close();
   return login.done();
 });
-$("login").addEventListener("cancel", (event) => event.preventDefault()); // there is nothing behind it to see
+$("login").addEventListener("cancel", (event) => event.preventDefault()); // the page is empty without login
 
 $("logout").addEventListener("click", async () => {
   await session("DELETE");

@@ -1,4 +1,4 @@
-// The page: what comes in, what is shown of it, and what people do. Drawn at most once per frame.
+// The page: connects data, views and user actions. Renders at most once per animation frame.
 
 import { Chart } from "/console/chart.js";
 import { $, element, glyph } from "/console/dom.js";
@@ -18,18 +18,18 @@ const list = new List($("list"), (record) => hold(record));
 const chart = new Chart($("scores"), (score) => tryThreshold(score), (record) => hold(record));
 const inspecting = new Inspecting(store, (record, urls) => stage.hold(record, urls));
 const feed = new Feed({ state: onState, verdicts: onVerdicts, link: onLink });
-const PAUSE = 800; // ms between two drawings of what came by itself: a calm list, and few pictures asked for
+const PAUSE = 800; // ms between updates with live verdicts: keeps the list calm and image requests few
 let added = 0;
 let drawing = false;
 let drawn = 0;
 let later = null;
-let picked = ""; // the product somebody chose; without one, all are shown, or the only one
+let picked = ""; // the product chosen by the user; empty: all, or the only one
 let worst = null;
 
 function onState(state) {
   if (store.begin(state.history)) {
     stage.clear();
-    worst = null; // or an old OK that waited for the lamp would cover what comes now
+    worst = null; // a verdict from before the restart must not be shown
     added = 0;
   }
   store.choose({ products: state.products, ready: state.ready, reason: state.reason });
@@ -57,7 +57,7 @@ function onVerdicts(message) {
   drawSoon();
 }
 
-/** Of what came since the lamp last changed, the worst is shown: nothing that needs somebody goes by unseen. */
+/** Shows the worst verdict since the lamp last changed, so that none that needs attention is missed. */
 function offerWorst(fresh) {
   const rank = { OK: 0, REVIEW: 1, NG: 2 };
   for (const record of fresh.toReversed()) {
@@ -216,7 +216,7 @@ function showChanges(records) {
   text.replaceChildren(`Of ${records.length}: `, ...what, `${raw} Nothing is changed on the server.`);
 }
 
-/** Looks at one record until told otherwise; null: at what comes. */
+/** Shows one record until the next call; null: live. */
 function hold(record) {
   if (record) stage.hold(record);
   else {

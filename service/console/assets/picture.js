@@ -1,9 +1,9 @@
-// The frame with its heat, the outline of what is over the pixel threshold, and the regions.
+// The frame with heatmap, outline of the area over the pixel threshold, and regions.
 
 import { $, sized } from "/console/dom.js";
 
-const OVER = 128; // of 255: the contract's "over the threshold"
-const STOPS = [ // grey, red, green, blue, opacity: lighter is hotter, for every kind of eye
+const OVER = 128; // of 255: from here on a pixel is over its threshold
+const STOPS = [ // grey, red, green, blue, opacity: lighter is hotter, also for colour-blind people
   [0, 60, 20, 110, 0], [50, 72, 22, 120, 0], [90, 120, 28, 109, 0.45], [128, 213, 68, 60, 0.75],
   [175, 250, 144, 30, 0.9], [215, 249, 201, 50, 0.95], [255, 252, 255, 164, 1],
 ];
@@ -21,14 +21,14 @@ export class Picture {
     fade();
   }
 
-  /** Shows a record once frame and map are both there; whether it did. A later call wins. */
+  /** Shows a record when frame and map are loaded; false if a later call has replaced it. */
   async show(record, urls) {
     const turn = (this.turn = (this.turn ?? 0) + 1);
     let frame, map;
     try {
       [frame, map] = await Promise.all([loaded(urls.frame), loaded(urls.heatmap)]);
     } catch {
-      if (turn === this.turn) this.clear("The picture is not remembered any more");
+      if (turn === this.turn) this.clear("The picture is not kept any more");
       return false;
     }
     if (turn !== this.turn) return false;
@@ -119,7 +119,7 @@ function strokeTwice(context, path, width) {
   }
 }
 
-/** Corners and a number: a full box would hide what it is about. */
+/** Corners and a number: a full box would hide the defect. */
 function drawRegion(context, region, index, sx, sy, current) {
   const [x0, y0] = [region.x * sx, region.y * sy];
   const [x1, y1] = [x0 + region.width * sx, y0 + region.height * sy];

@@ -1,19 +1,19 @@
-// The verdict one looks at: the lamp over everything, its picture and its numbers.
+// The verdict in view: the lamp at the top, its picture and its numbers.
 
 import { $, element, setGlyph } from "/console/dom.js";
 import { Picture } from "/console/picture.js";
 import { LIMIT, REASONS, clock, milliseconds, number, part } from "/console/verdicts.js";
 
-const IDLE = 30; // s without a verdict after which the last one does not shine any more
-const PAUSE = 500; // ms between two verdicts on the lamp: faster, nobody could read them
-const SPEAK = 4000; // ms between two that are spoken
+const IDLE = 30; // s without a verdict after which the lamp goes dim
+const PAUSE = 500; // minimum ms between two verdicts on the lamp, so that people can read them
+const SPEAK = 4000; // minimum ms between two announcements
 
-/** Text that changes only when it does: screen readers and layout are left alone. */
+/** Sets text only if it differs, which avoids layout and screen reader announcements. */
 const say = (id, text) => $(id).textContent === text || ($(id).textContent = text);
 
 export class Stage {
-  current = null; // what came last
-  held = null; // what somebody looks at meanwhile
+  current = null; // the newest record
+  held = null; // the record selected by the user
   #picture = new Picture();
   #changed = 0;
   #spoken = 0;
@@ -23,7 +23,7 @@ export class Stage {
     this.back = back;
   }
 
-  /** Puts a new verdict on the lamp, if it is time for one; whether it did. */
+  /** Shows a new verdict on the lamp; false if the last one is too recent. */
   offer(record, now = false) {
     if (this.held || (!now && Date.now() - this.#changed < PAUSE)) return false;
     this.#changed = Date.now();
@@ -33,7 +33,7 @@ export class Stage {
     return true;
   }
 
-  /** Looks at `record` until it is null; `urls` where the service need not be asked for its pictures. */
+  /** Holds `record` until called with null; `urls` of its pictures, if they are known already. */
   hold(record, urls) {
     this.held = record;
     if (record) this.#show(record, urls);
@@ -41,7 +41,7 @@ export class Stage {
     else this.#show(null);
   }
 
-  /** Nothing of what was is true any more. */
+  /** Clears everything, after a restart of the service. */
   clear() {
     this.current = this.held = null;
     this.#show(null);
@@ -57,7 +57,7 @@ export class Stage {
     $("gauge-try").style.left = `${100 * threshold}%`;
   }
 
-  /** Every now and then: how old what is shown is. */
+  /** Called periodically: updates the age of the verdict shown. */
   tick() {
     const record = this.held ?? this.current;
     if (record) this.#line(record);
@@ -67,7 +67,7 @@ export class Stage {
     this.#lamp(record);
     this.#numbers(record);
     if (!record) return this.#picture.clear("Drop a picture anywhere to inspect it");
-    if (!urls && !record.pictures) return this.#picture.clear("The picture is not remembered any more");
+    if (!urls && !record.pictures) return this.#picture.clear("The picture is not kept any more");
     return this.#picture.show(record, urls ?? { frame: `/v1/verdicts/${record.id}/frame`, heatmap: `/v1/verdicts/${record.id}/heatmap` });
   }
 
@@ -133,7 +133,7 @@ export class Stage {
     return row;
   }
 
-  /** For those who hear the page: what needs somebody, and not twenty times a second. */
+  /** Announces verdicts that need attention to screen readers, at a limited rate. */
   #speak(record) {
     if (record.verdict === "OK" || Date.now() - this.#spoken < SPEAK) return;
     this.#spoken = Date.now();

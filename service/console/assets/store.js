@@ -1,4 +1,4 @@
-// What the page knows: the newest records, the one looked at, and what is chosen.
+// The state of the page: the newest records, the selected one, and the filters.
 
 import { LIMIT, judged } from "/console/verdicts.js";
 
@@ -6,20 +6,20 @@ const MOST = 2000;
 const MINUTE = 60_000;
 
 export class Store {
-  records = []; // the newest first
+  records = []; // newest first
   counts = null;
   products = [];
   ready = true;
   reason = "";
   history = "";
-  product = ""; // all of them
+  product = ""; // empty: all
   filter = "ALL";
   threshold = LIMIT;
 
   #shown = null;
-  #misses = []; // when parts were not inspected, and how many
+  #misses = []; // parts not inspected: {at: ms, more: number}
 
-  /** Takes in what came; the new records, the newest first. */
+  /** Adds received records; returns the new ones, newest first. */
   add({ records, counts }) {
     const before = this.counts && this.#missedIn(this.counts);
     const more = this.#missedIn(counts) - (before ?? this.#missedIn(counts));
@@ -33,7 +33,7 @@ export class Store {
     return fresh;
   }
 
-  /** Another run of the service remembers nothing of what was before. */
+  /** After a restart the service knows no earlier records. */
   begin(history) {
     if (history === this.history) return false;
     const again = this.history !== "";
@@ -60,7 +60,7 @@ export class Store {
     return record.verdict === filter;
   }
 
-  /** The records of the list. */
+  /** The records that pass the filters. */
   shown() {
     return (this.#shown ??= this.records.filter((record) => this.matches(record)));
   }
@@ -69,7 +69,7 @@ export class Store {
     return this.product ? this.records.find((record) => record.product === this.product) : this.records[0];
   }
 
-  /** How many parts were not inspected in the last minute. */
+  /** Number of parts not inspected in the last minute. */
   missed() {
     this.#misses = this.#misses.filter(({ at }) => Date.now() - at < MINUTE);
     return this.#misses.reduce((sum, { more }) => sum + more, 0);

@@ -1,4 +1,4 @@
-// Light or dark, as last chosen here.
+// Light or dark, as last chosen in this browser.
 
 import { $ } from "/console/dom.js";
 
@@ -12,7 +12,7 @@ export function theme(changed) {
   try {
     if (localStorage.getItem("theme") === "light") use("light");
   } catch {
-    // a browser that keeps nothing starts dark
+    // without local storage it starts dark
   }
   $("theme").addEventListener("click", () => {
     const name = root.dataset.theme === "dark" ? "light" : "dark";

@@ -1,4 +1,4 @@
-// What verdicts mean, without a page: also what they would have been at another threshold.
+// The rules of verdicts, without DOM: also for another threshold.
 
 export const LIMIT = 0.5;
 export const NAMES = ["OK", "REVIEW", "NG"];
@@ -8,7 +8,7 @@ export const REASONS = {
   unlike_training: "the picture is unlike those it was calibrated on",
 };
 
-/** The verdict on `record` with the limit at `threshold`: the rule of export/bundle/reading.py. */
+/** The verdict on `record` with `threshold` as the limit, by the rule of export/bundle/reading.py. */
 export function judged(record, threshold) {
   if (record.reason === "unlike_training") return "REVIEW";
   if (record.score < threshold - record.guard_band) return "OK";
@@ -16,7 +16,7 @@ export function judged(record, threshold) {
   return "REVIEW";
 }
 
-/** How many of `records` go from which verdict to which: {"OK → NG": 3}. */
+/** Counts of changed verdicts: {"OK → NG": 3}. */
 export function changes(records, threshold) {
   const counts = new Map();
   for (const record of records) {
@@ -39,7 +39,7 @@ export const clock = (seconds) => new Date(seconds * 1000).toLocaleTimeString("e
 export const milliseconds = (value) => `${value < 100 ? value.toFixed(1) : Math.round(value)} ms`;
 export const part = (record) => record.frame_id || record.request_id;
 
-/** As a table for a spreadsheet. What a caller named cannot become a formula there. */
+/** CSV for a spreadsheet. Text from callers is escaped so that it can't become a formula. */
 export function csv(records) {
   const cell = (value) => {
     const text = typeof value === "string" && /^[=+\-@\t\r]/.test(value) ? `'${value}` : String(value);

@@ -55,15 +55,18 @@ class InspectionServiceServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Inspect(self, request, context):
-        """One frame, one verdict. Failures: see the table in the README; refusals carry google.rpc.RetryInfo.
+        """One frame, one verdict. Errors: INVALID_ARGUMENT (image or parameter), NOT_FOUND (product or version),
+        RESOURCE_EXHAUSTED (image too large; or queue full or deadline too short, then with google.rpc.RetryInfo),
+        UNAVAILABLE (starting or draining, with RetryInfo), DEADLINE_EXCEEDED, INTERNAL (this frame failed),
+        UNAUTHENTICATED, PERMISSION_DENIED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def InspectStream(self, request_iterator, context):
-        """A camera's stream: one response per request, matched by frame_id, in completion order. A frame that
-        fails is answered in-band and never ends the stream. Flow control bounds the unanswered frames.
+        """A stream of frames: one response per request, matched by frame_id, in completion order. A failed frame is
+        answered in-band and does not end the stream. Flow control limits the unanswered frames.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -1,5 +1,5 @@
 # deliver.sh FROM TO: puts every FROM/PRODUCT/VERSION into the models folder TO. Copied under a name that the
-# service passes over, then renamed: a version is there whole or not at all. One that is there stays as it is.
+# service ignores, then renamed, so that a version is never incomplete. An existing version is not replaced.
 set -eu
 cd "$1"
 for bundle in */*; do

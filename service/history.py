@@ -1,7 +1,7 @@
-"""The newest verdicts, kept in memory for people to look at. Nobody who is answered waits for it.
+"""The newest verdicts, kept in memory for the operator page. No answer waits for it.
 
-Numbers are small and kept for `MAX_RECORDS` verdicts; pictures are large, and the oldest are let go when all
-of them together are more than `max_bytes`. Everything happens on the event loop.
+Numbers are kept for the last `MAX_RECORDS` verdicts; images are large, so the oldest are dropped when all
+together exceed `max_bytes`. Runs on the event loop only.
 """
 
 import asyncio
@@ -11,26 +11,26 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
-from service.console.record import Pictures, Record
 from service.errors import Busy, NotLoaded
+from service.record import FrameAndMap, Record
 
 MAX_RECORDS = 2000
 MAX_WATCHERS = 32
 NOT_INSPECTED = "NOT_INSPECTED"
-"""Counted for a frame that was refused, late or failed: of that part nobody knows anything."""
+"""Counted for a frame that was refused, late or failed: nothing is known of that part."""
 Sees = Callable[[str], bool]
-"""Whether somebody may look at the verdicts of a product."""
+"""Whether a viewer may see the verdicts of a product."""
 _ID = re.compile(r"([0-9a-f]{8})-([0-9]{1,15})")
 
 
 class History:
-    """With `max_bytes` 0 no verdict is kept, they are only counted."""
+    """With `max_bytes` 0, verdicts are counted but not kept."""
 
     def __init__(self, max_bytes: int) -> None:
         self.id = secrets.token_hex(4)
-        """Another one after every start: nobody may take a new verdict for an old one."""
+        """Differs after every start, so that an old record id never finds a new record."""
         self.counts = dict[str, Counter[str]]()
-        """How often each verdict was given since the start, NOT_INSPECTED among them, by product."""
+        """Per product: how often each verdict was given since the start, NOT_INSPECTED included."""
         self.picture_bytes = 0
         self.newest = 0
         """The number of the newest record."""
@@ -51,15 +51,15 @@ class History:
         """Counts a verdict, or NOT_INSPECTED."""
         self.counts.setdefault(product, Counter())[what] += 1
         if self._watchers:
-            self._tell()
+            self._notify()
 
     def close(self) -> None:
-        """Sends all watchers away."""
+        """Ends the streams of all watchers."""
         self.closed = True
-        self._tell()
+        self._notify()
 
     def watch(self) -> AbstractContextManager[None]:
-        """A place for one who waits for `news`; Busy when there is none left."""
+        """Reserves a place for a watcher, who then awaits `news`; Busy when all are taken."""
         if self._watchers >= MAX_WATCHERS:
             raise Busy(f"{MAX_WATCHERS} pages are open already", reason="watchers", retry_after=5)
         return self._watching()
@@ -77,7 +77,7 @@ class History:
         await self._news.wait()
 
     def latest(self, sees: Sees, limit: int, after: int = 0) -> list[Record]:
-        """At most `limit` records with numbers over `after`, the newest first."""
+        """At most `limit` records with a number above `after`, newest first."""
         found = list[Record]()
         for record in reversed(self._records):
             if record.number <= after or len(found) == limit:
@@ -87,18 +87,18 @@ class History:
         return found
 
     def get(self, record_id: str, sees: Sees) -> Record:
-        """The record of that id; NotLoaded when it is forgotten, never was or is not to be seen."""
+        """The record of that id; NotLoaded when it was dropped, never existed or may not be seen."""
         number = self.number(record_id)
         first = self._records[0].number if self._records else 1
         if first <= number <= self.newest and sees((record := self._records[number - first]).product):
             return record
-        raise NotLoaded(f"verdict {record_id[:40]!r} is not remembered")
+        raise NotLoaded(f"verdict {record_id[:40]!r} is not kept")
 
-    def pictures(self, record_id: str, sees: Sees) -> Pictures:
-        """That record's pictures; NotLoaded also when they had to make room for newer ones."""
+    def pictures(self, record_id: str, sees: Sees) -> FrameAndMap:
+        """That record's images; NotLoaded also when they were dropped for newer ones."""
         pictures = self.get(record_id, sees).pictures
         if pictures is None:
-            raise NotLoaded(f"the pictures of verdict {record_id!r} are not remembered any more")
+            raise NotLoaded(f"the images of verdict {record_id!r} are not kept any more")
         return pictures
 
     def counts_of(self, sees: Sees) -> dict[str, Counter[str]]:
@@ -127,6 +127,6 @@ class History:
         self.picture_bytes -= record.pictures.size
         record.pictures = None
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         self._news.set()
         self._news = asyncio.Event()

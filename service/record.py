@@ -1,4 +1,4 @@
-"""One verdict that was given, as it is remembered: numbers always, pictures while there is room for them."""
+"""What is kept of one verdict: numbers always, images while memory allows."""
 
 import time
 from dataclasses import dataclass, field
@@ -14,8 +14,8 @@ _MAX_REGIONS = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Pictures:
-    """The image as it was sent, and its map: a PNG if the caller wanted one, else float32 [H, W]."""
+class FrameAndMap:
+    """The sent image file and its heatmap: a PNG if the caller asked for one, else scores, float32 [H, W]."""
 
     sent: bytes
     width: int
@@ -31,7 +31,7 @@ class Pictures:
 
 @dataclass(slots=True, eq=False)
 class Record:
-    """What is kept of an inspection; `number` is set by the history that keeps it."""
+    """What is kept of an inspection. `number` is set by the history."""
 
     request_id: str
     frame_id: str
@@ -54,7 +54,7 @@ class Record:
     """The sent image's, upright."""
     batch_size: int
     timings: Timings
-    pictures: Pictures | None
+    pictures: FrameAndMap | None
     number: int = 0
     at: float = field(default_factory=time.time)
     """Unix time of the answer, seconds."""
@@ -81,11 +81,11 @@ class Record:
             height=image.height,
             batch_size=inspection.batch_size,
             timings=inspection.timings,
-            pictures=Pictures(inspection.sent, image.width, image.height, inspection.heatmap),
+            pictures=FrameAndMap(inspection.sent, image.width, image.height, inspection.heatmap),
         )
 
     def facts(self, history_id: str) -> dict[str, Any]:
-        """As it goes over the wire."""
+        """As JSON for the operator page."""
         return {
             "id": f"{history_id}-{self.number}",
             "at": self.at,
@@ -115,5 +115,5 @@ class Record:
 
 
 def _area(region: Region) -> int:
-    """Zero for the region that an NG without any is given at its peak."""
+    """In pixels; 0 for the region that is only reported because an NG had none over the pixel threshold."""
     return region.area if region.peak >= THRESHOLD else 0

@@ -1,4 +1,4 @@
-"""Small pictures of large ones."""
+"""Scaled-down images for the operator page."""
 
 from io import BytesIO
 

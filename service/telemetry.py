@@ -1,0 +1,32 @@
+"""Decides whether requests are traced: only where OpenTelemetry's environment variables ask for it."""
+
+import logging
+from collections.abc import Mapping
+
+from service.traces import Traces
+
+_ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+_logger = logging.getLogger(__name__)
+
+
+def open_traces(environment: Mapping[str, str]) -> Traces | None:
+    """Traces to the exporter or endpoint of `environment`. None if it names none; None and a warning if it is
+    not installed."""
+    if not _asked(environment):
+        return None
+    try:  # an extra: it may not be installed
+        from service.otel import OpenTelemetry
+
+        return OpenTelemetry.exporting(environment)
+    except ImportError as error:
+        _logger.warning("no traces: %s; the extra drd-inspect[otel] is not installed", error)
+    except LookupError as error:
+        _logger.warning("no traces: the exporter %s is not installed", error)
+    return None
+
+
+def _asked(environment: Mapping[str, str]) -> bool:
+    if environment.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return False
+    exporter = environment.get("OTEL_TRACES_EXPORTER") or ""
+    return exporter != "none" and bool(exporter or any(environment.get(name) for name in _ENDPOINTS))
