@@ -8,7 +8,6 @@ DATA    := var/data/$(PRODUCT)
 MODELS  := var/models
 CHECKPOINT := var/checkpoints/$(PRODUCT)
 FIGURES := var/$(PRODUCT).json
-PB      := service/rpc/pb
 DEBIAN  := buildah chromium debootstrap mosquitto prometheus prometheus-alertmanager runc
 
 .PHONY: help run setup test test-system image-test debian check format rules proto lock sbom audit bench bench-quality soak fuzz clean
@@ -72,6 +71,9 @@ $(RULES): deploy/prometheus/rules/drd.yml Makefile
 	@printf '%s\n' '# Made by `make rules` from $<.' 'apiVersion: monitoring.coreos.com/v1' \
 	  'kind: PrometheusRule' 'metadata: {name: drd-inspect}' 'spec:' > $@
 	@sed '/./s/^/  /' $< >> $@
+
+proto: $(READY)  ## the checked-in gRPC code, from proto/inspection.proto
+	$(BIN)/python proto/generate.py
 
 lock: $(READY)  ## pin requirements/*.txt anew from pyproject.toml
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra dev pyproject.toml -o requirements/dev.txt

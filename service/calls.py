@@ -104,7 +104,10 @@ class Call:
             reading = self.inspection.reading
             facts |= {
                 "version": self.inspection.version,
+                "engine": self.inspection.engine,
                 "verdict": reading.verdict,
+                "reason": reading.reason,
+                "unfamiliar": reading.unfamiliar,
                 "score": round(reading.score, 4),
                 "timings_ms": self.inspection.timings.milliseconds(),
             }

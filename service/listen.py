@@ -8,6 +8,8 @@ from pathlib import Path
 
 from service.settings import Address
 
+SOCKET_MODE = 0o660
+"""Of unix sockets: the owner and the group may connect."""
 _BACKLOG = 2048
 
 
@@ -52,7 +54,7 @@ def _unix(path: Path) -> socket.socket:
     try:
         _remove_leftover(path)
         listening.bind(str(path))
-        path.chmod(0o660)
+        path.chmod(SOCKET_MODE)
         listening.listen(_BACKLOG)
     except OSError:
         listening.close()

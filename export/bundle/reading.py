@@ -41,6 +41,8 @@ class Finding:
 
     verdict: Verdict
     reason: Reason
+    unfamiliar: tuple[str, ...]
+    """The frame statistics outside calibration's range, which make it `unlike_training`."""
     score: float
     raw_score: float
     regions: tuple[Region, ...]
@@ -74,11 +76,12 @@ def read(
     verdict, reason = judge(score, guard_band)
     if verdict == "NG" and manifest.min_area > max((region.area for region in regions), default=0):
         verdict, reason = "REVIEW", "small_region"
-    if manifest.frame_ranges.unfamiliar(statistics):
+    unfamiliar = manifest.frame_ranges.unfamiliar(statistics)
+    if unfamiliar:
         verdict, reason = "REVIEW", "unlike_training"
     if verdict == "NG" and not regions:
         regions = _region_at_peak(pixel_scores, source_size)
-    return Reading(verdict, reason, score, float(raw_score), regions, pixel_scores)
+    return Reading(verdict, reason, unfamiliar, score, float(raw_score), regions, pixel_scores)
 
 
 def judge(score: float, guard_band: float) -> tuple[Verdict, Reason]:

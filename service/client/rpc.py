@@ -115,6 +115,7 @@ def answer_of(response: pb.InspectResponse) -> Answer:
         engine=response.engine,
         verdict=cast(Verdict, response.verdict),
         reason=response.reason,
+        unfamiliar=tuple(response.unfamiliar),
         score=response.score,
         threshold=response.threshold,
         raw_score=response.raw_score,

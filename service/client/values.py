@@ -74,6 +74,8 @@ class Answer:
     verdict: Verdict
     reason: str
     """Why, if not by the score alone."""
+    unfamiliar: tuple[str, ...]
+    """The frame statistics outside calibration's range, if `unlike_training`."""
     score: float
     threshold: float
     raw_score: float

@@ -56,6 +56,10 @@ class Answer(BaseModel):
     engine: str
     verdict: Verdict
     reason: str = Field(description="why, if not by the score alone", examples=["small_region"])
+    unfamiliar: list[str] = Field(
+        description="frame statistics outside calibration's range, if unlike_training",
+        examples=[["brightness"]],
+    )
     score: float = Field(ge=0, le=1)
     threshold: float
     raw_score: float
@@ -76,6 +80,7 @@ class Version(BaseModel):
     state: State
     reason: str = Field(description="why it is FAILED")
     engine: str | None
+    skipped: dict[str, str] = Field(description="engines preferred by the bundle but not used here, and why")
     bundle_digest: str | None
 
 
@@ -106,6 +111,7 @@ def answer_of(inspection: Inspection, request_id: str, frame_id: str) -> dict[st
         "engine": inspection.engine,
         "verdict": reading.verdict,
         "reason": reading.reason,
+        "unfamiliar": reading.unfamiliar,
         "score": reading.score,
         "threshold": THRESHOLD,
         "raw_score": reading.raw_score,
@@ -133,6 +139,7 @@ def products_of(catalog: Catalog, product: str | None = None) -> list[Product]:
                 state=version.state,
                 reason=version.reason,
                 engine=lane and lane.predictor.engine_id,
+                skipped=dict(lane.predictor.skipped) if lane else {},
                 bundle_digest=lane and lane.digest,
             )
         )

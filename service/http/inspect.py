@@ -51,14 +51,16 @@ class InspectEndpoint:
         headers = wire.headers_of(scope)
         call.carrier = {name: value for name in CARRIED if (value := headers.get(name.encode()))}
         call.request_id = parse_id("X-Request-Id", headers.get(b"x-request-id", "")) or call.request_id
-        head = wire.parse_head(scope, headers)
+        query = wire.parse_query(scope)
         grant = grant_of(scope)
-        call.frame_id, call.product, call.caller = head.frame_id, head.product, grant.caller
+        call.product, call.caller = parse_id("product", query.get("product", "")), grant.caller
+        call.frame_id = parse_id("frame_id", query.get("frame_id", ""))
+        head = wire.parse_head(query, headers)
         grant.check(head.product)
         deadline = None if head.deadline_ms is None else call.arrived + head.deadline_ms / 1000
         self._inspector.check(head.product, head.version, call.arrived, deadline)
         with self._inspector.hold() as holding:
-            form = head.content_type.startswith("multipart/form-data")
+            form = head.content_type.lower().startswith("multipart/form-data")
             limits = wire.BodyLimits(
                 size=self._max_bytes + form * _FORM_OVERHEAD,
                 until=call.arrived + self._receive_seconds,

@@ -51,9 +51,8 @@ def headers_of(scope: Scope) -> dict[bytes, str]:
     return {name: value.decode("latin-1") for name, value in scope["headers"]}
 
 
-def parse_head(scope: Scope, headers: dict[bytes, str]) -> Head:
-    """Raises BadParameter for missing, malformed, unknown or repeated parameters."""
-    query = _query(scope["query_string"])
+def parse_head(query: dict[str, str], headers: dict[bytes, str]) -> Head:
+    """Raises BadParameter for missing or malformed parameters."""
     if not query.get("product"):
         raise BadParameter("the parameter 'product' is missing")
     version = query.get("version")
@@ -200,9 +199,12 @@ class _Form:
         self.complete = True
 
 
-def _query(raw: bytes) -> dict[str, str]:
+def parse_query(scope: Scope) -> dict[str, str]:
+    """The parameters by name. Raises BadParameter for malformed, unknown or repeated ones."""
     try:
-        pairs = parse_qsl(raw.decode("ascii"), keep_blank_values=True, max_num_fields=16, errors="strict")
+        pairs = parse_qsl(
+            scope["query_string"].decode("ascii"), keep_blank_values=True, max_num_fields=16, errors="strict"
+        )
     except ValueError as error:
         raise BadParameter("the query is malformed") from error
     query = dict(pairs)

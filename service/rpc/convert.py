@@ -51,6 +51,7 @@ def response_of(inspection: Inspection, request_id: str, frame_id: str) -> pb.In
         engine=inspection.engine,
         verdict=reading.verdict,
         reason=reading.reason,
+        unfamiliar=reading.unfamiliar,
         score=reading.score,
         threshold=THRESHOLD,
         raw_score=reading.raw_score,
@@ -86,6 +87,7 @@ def product_of(version: Version) -> pb.Product:
         reason=version.reason,
         engine=lane.predictor.engine_id if lane else "",
         bundle_digest=lane.digest if lane else "",
+        skipped=lane.predictor.skipped if lane else {},
     )
 
 

@@ -1,5 +1,7 @@
 """The gRPC server: the servicer, the standard health service and reflection."""
 
+from pathlib import Path
+
 import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -8,7 +10,7 @@ from grpc_reflection.v1alpha import reflection
 
 from service.access.access import Access
 from service.calls import Calls
-from service.listen import CannotListen, listen, name_of
+from service.listen import SOCKET_MODE, CannotListen, listen, name_of
 from service.rpc.guard import Guard
 from service.rpc.pb import inspection_pb2 as pb
 from service.rpc.servicer import Servicer, methods_of
@@ -30,8 +32,8 @@ class Server:
             options=[
                 # Otherwise a second server would share the port instead of failing.
                 ("grpc.so_reuseport", 0),
-                # A slightly too large image is answered in-band; a message above this ends the call.
-                ("grpc.max_receive_message_length", settings.max_image_bytes + MEBIBYTE),
+                # A too large image is answered in-band; only a message above this ends the call.
+                ("grpc.max_receive_message_length", 2 * settings.max_image_bytes + MEBIBYTE),
                 ("grpc.max_send_message_length", -1),
                 ("grpc.max_allowed_incoming_connections", settings.max_connections),
                 ("grpc.max_concurrent_streams", settings.max_calls),
@@ -69,6 +71,8 @@ class Server:
         try:
             if self._tls is None or address.path:
                 self._server.add_insecure_port(str(address))
+                if address.path:
+                    Path(address.path).chmod(SOCKET_MODE)  # gRPC has made the file again
             else:
                 self._server.add_secure_port(str(address), self._tls.credentials())
         except RuntimeError as error:

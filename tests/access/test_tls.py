@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import ssl
+import stat
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -215,9 +216,11 @@ def test_a_handshake_that_does_not_come_is_not_waited_for(plant: Authority, mode
 
 def test_unix_sockets_stay_plain(plant: Authority, models: Path, tmp_path: Path) -> None:
     server = plant.issue("server")
-    camera = tmp_path / "camera"
-    with serving(models, http=f"{ANYWHERE} unix:{camera}", **server.settings()) as running:
+    camera, gateway = tmp_path / "camera", tmp_path / "gateway"
+    addresses = [f"{ANYWHERE} unix:{path}" for path in (camera, gateway)]
+    with serving(models, http=addresses[0], grpc=addresses[1], **server.settings()) as running:
         ask_http(running, plant)
+        assert [stat.S_IMODE(path.stat().st_mode) for path in (camera, gateway)] == [0o660, 0o660]
         with httpx.Client(transport=httpx.HTTPTransport(uds=str(camera))) as http:
             assert http.get("http://camera/health/live").status_code == 200
 

@@ -102,6 +102,11 @@ def test_a_form_gives_the_same_answer(http: httpx.Client) -> None:
     assert response.json()["raw_score"] == inspect(http, body).json()["raw_score"]
 
 
+def test_a_form_s_media_type_is_not_case_sensitive(http: httpx.Client) -> None:
+    form = b'--X\r\nContent-Disposition: form-data; name="image"\r\n\r\n' + plain(9) + b"\r\n--X--\r\n"
+    assert inspect(http, form, Content_Type="Multipart/Form-Data; boundary=X").status_code == 200
+
+
 @pytest.mark.parametrize("kind", ["jpeg", "png", "bmp", "tiff"])
 def test_a_declared_type_that_is_right_is_accepted(http: httpx.Client, kind: str) -> None:
     assert inspect(http, plain(9, kind=kind), Content_Type=f"image/{kind}").status_code == 200
@@ -361,6 +366,22 @@ def test_every_documented_metric_is_scraped(http: httpx.Client) -> None:
     assert "\n# TYPE drd_rejected_total counter" in text  # it has no samples before the first refusal
     assert 'drd_request_seconds_bucket{door="http",le="0.2",product="tile"}' in text
     assert "made-up" not in http.get("/metrics").text
+
+
+def test_a_bad_parameter_is_counted_for_its_product(http: httpx.Client) -> None:
+    bad = 'drd_requests_total{door="http",outcome="bad_input",product="tile"} '
+
+    def count() -> float:
+        return sum(float(line.removeprefix(bad)) for line in metrics(http) if line.startswith(bad))
+
+    before = count()
+    assert inspect(http, plain(9), "&include=soul").status_code == 422
+    assert count() == before + 1
+
+
+def metrics(http: httpx.Client) -> list[str]:
+    text: str = http.get("/metrics").text
+    return text.splitlines()
 
 
 def test_callers_cannot_make_up_series(http: httpx.Client) -> None:

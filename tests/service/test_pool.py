@@ -206,7 +206,7 @@ def test_impossible_regions_end_the_worker(
 ) -> None:
     starts = iter([lambda *_: ends.start(), new_worker])
     heatmap = np.zeros((SIDE, SIDE), np.float32)
-    finding = {"verdict": "NG", "reason": "", "score": 1, "raw_score": 1, "regions": ()}
+    finding = {"verdict": "NG", "reason": "", "unfamiliar": (), "score": 1, "raw_score": 1, "regions": ()}
     facts = {"finding": finding, "pictures": {"scores": heatmap.nbytes, "regions": len(regions)}, "spent": ()}
 
     async def asked(lane: Lane) -> Finding:

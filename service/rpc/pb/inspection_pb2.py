@@ -25,33 +25,37 @@ _sym_db = _symbol_database.Default()
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fservice/rpc/pb/inspection.proto\x12\x11\x64rd.inspection.v1\x1a\x17google/rpc/status.proto\"\x8d\x01\n\x0eInspectRequest\x12\r\n\x05image\x18\x01 \x01(\x0c\x12\x0f\n\x07product\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\r\x12\x10\n\x08\x66rame_id\x18\x04 \x01(\t\x12\x0f\n\x07include\x18\x05 \x03(\t\x12\x13\n\x0b\x64\x65\x61\x64line_ms\x18\x06 \x01(\r\x12\x12\n\nrequest_id\x18\x07 \x01(\t\"\x8a\x04\n\x0fInspectResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08\x66rame_id\x18\x02 \x01(\t\x12\x0f\n\x07product\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\r\x12\x15\n\rbundle_digest\x18\x05 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x06 \x01(\t\x12\x0f\n\x07verdict\x18\x07 \x01(\t\x12\x0e\n\x06reason\x18\x08 \x01(\t\x12\r\n\x05score\x18\t \x01(\x01\x12\x11\n\tthreshold\x18\n \x01(\x01\x12\x11\n\traw_score\x18\x0b \x01(\x01\x12\x15\n\rraw_threshold\x18\x0c \x01(\x01\x12\'\n\x05image\x18\r \x01(\x0b\x32\x18.drd.inspection.v1.Image\x12*\n\x07regions\x18\x0e \x03(\x0b\x32\x19.drd.inspection.v1.Region\x12+\n\x07heatmap\x18\x0f \x01(\x0b\x32\x1a.drd.inspection.v1.Picture\x12(\n\x04mask\x18\x10 \x01(\x0b\x32\x1a.drd.inspection.v1.Picture\x12+\n\x07overlay\x18\x11 \x01(\x0b\x32\x1a.drd.inspection.v1.Picture\x12.\n\ntimings_ms\x18\x12 \x01(\x0b\x32\x1a.drd.inspection.v1.Timings\x12\x12\n\nbatch_size\x18\x13 \x01(\r\"6\n\x05Image\x12\r\n\x05width\x18\x01 \x01(\r\x12\x0e\n\x06height\x18\x02 \x01(\r\x12\x0e\n\x06sha256\x18\x03 \x01(\t\"Y\n\x06Region\x12\t\n\x01x\x18\x01 \x01(\r\x12\t\n\x01y\x18\x02 \x01(\r\x12\r\n\x05width\x18\x03 \x01(\r\x12\x0e\n\x06height\x18\x04 \x01(\r\x12\x0c\n\x04\x61rea\x18\x05 \x01(\r\x12\x0c\n\x04peak\x18\x06 \x01(\x01\"H\n\x07Picture\x12\x10\n\x08\x65ncoding\x18\x01 \x01(\t\x12\r\n\x05width\x18\x02 \x01(\r\x12\x0e\n\x06height\x18\x03 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\"d\n\x07Timings\x12\x0e\n\x06\x64\x65\x63ode\x18\x01 \x01(\x01\x12\r\n\x05queue\x18\x02 \x01(\x01\x12\r\n\x05infer\x18\x03 \x01(\x01\x12\x0c\n\x04post\x18\x04 \x01(\x01\x12\x0e\n\x06\x65ncode\x18\x05 \x01(\x01\x12\r\n\x05total\x18\x06 \x01(\x01\"\x8f\x01\n\x15InspectStreamResponse\x12\x10\n\x08\x66rame_id\x18\x01 \x01(\t\x12\x34\n\x06result\x18\x02 \x01(\x0b\x32\".drd.inspection.v1.InspectResponseH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\"\x15\n\x13ListProductsRequest\"D\n\x14ListProductsResponse\x12,\n\x08products\x18\x01 \x03(\x0b\x32\x1a.drd.inspection.v1.Product\"n\n\x07Product\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x05 \x01(\t\x12\x15\n\rbundle_digest\x18\x06 \x01(\t2\xa8\x02\n\x11InspectionService\x12P\n\x07Inspect\x12!.drd.inspection.v1.InspectRequest\x1a\".drd.inspection.v1.InspectResponse\x12`\n\rInspectStream\x12!.drd.inspection.v1.InspectRequest\x1a(.drd.inspection.v1.InspectStreamResponse(\x01\x30\x01\x12_\n\x0cListProducts\x12&.drd.inspection.v1.ListProductsRequest\x1a\'.drd.inspection.v1.ListProductsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fservice/rpc/pb/inspection.proto\x12\x11\x64rd.inspection.v1\x1a\x17google/rpc/status.proto\"\x8d\x01\n\x0eInspectRequest\x12\r\n\x05image\x18\x01 \x01(\x0c\x12\x0f\n\x07product\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\r\x12\x10\n\x08\x66rame_id\x18\x04 \x01(\t\x12\x0f\n\x07include\x18\x05 \x03(\t\x12\x13\n\x0b\x64\x65\x61\x64line_ms\x18\x06 \x01(\r\x12\x12\n\nrequest_id\x18\x07 \x01(\t\"\x9e\x04\n\x0fInspectResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08\x66rame_id\x18\x02 \x01(\t\x12\x0f\n\x07product\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\r\x12\x15\n\rbundle_digest\x18\x05 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x06 \x01(\t\x12\x0f\n\x07verdict\x18\x07 \x01(\t\x12\x0e\n\x06reason\x18\x08 \x01(\t\x12\r\n\x05score\x18\t \x01(\x01\x12\x11\n\tthreshold\x18\n \x01(\x01\x12\x11\n\traw_score\x18\x0b \x01(\x01\x12\x15\n\rraw_threshold\x18\x0c \x01(\x01\x12\'\n\x05image\x18\r \x01(\x0b\x32\x18.drd.inspection.v1.Image\x12*\n\x07regions\x18\x0e \x03(\x0b\x32\x19.drd.inspection.v1.Region\x12+\n\x07heatmap\x18\x0f \x01(\x0b\x32\x1a.drd.inspection.v1.Picture\x12(\n\x04mask\x18\x10 \x01(\x0b\x32\x1a.drd.inspection.v1.Picture\x12+\n\x07overlay\x18\x11 \x01(\x0b\x32\x1a.drd.inspection.v1.Picture\x12.\n\ntimings_ms\x18\x12 \x01(\x0b\x32\x1a.drd.inspection.v1.Timings\x12\x12\n\nbatch_size\x18\x13 \x01(\r\x12\x12\n\nunfamiliar\x18\x14 \x03(\t\"6\n\x05Image\x12\r\n\x05width\x18\x01 \x01(\r\x12\x0e\n\x06height\x18\x02 \x01(\r\x12\x0e\n\x06sha256\x18\x03 \x01(\t\"Y\n\x06Region\x12\t\n\x01x\x18\x01 \x01(\r\x12\t\n\x01y\x18\x02 \x01(\r\x12\r\n\x05width\x18\x03 \x01(\r\x12\x0e\n\x06height\x18\x04 \x01(\r\x12\x0c\n\x04\x61rea\x18\x05 \x01(\r\x12\x0c\n\x04peak\x18\x06 \x01(\x01\"H\n\x07Picture\x12\x10\n\x08\x65ncoding\x18\x01 \x01(\t\x12\r\n\x05width\x18\x02 \x01(\r\x12\x0e\n\x06height\x18\x03 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\"d\n\x07Timings\x12\x0e\n\x06\x64\x65\x63ode\x18\x01 \x01(\x01\x12\r\n\x05queue\x18\x02 \x01(\x01\x12\r\n\x05infer\x18\x03 \x01(\x01\x12\x0c\n\x04post\x18\x04 \x01(\x01\x12\x0e\n\x06\x65ncode\x18\x05 \x01(\x01\x12\r\n\x05total\x18\x06 \x01(\x01\"\x8f\x01\n\x15InspectStreamResponse\x12\x10\n\x08\x66rame_id\x18\x01 \x01(\t\x12\x34\n\x06result\x18\x02 \x01(\x0b\x32\".drd.inspection.v1.InspectResponseH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\"\x15\n\x13ListProductsRequest\"D\n\x14ListProductsResponse\x12,\n\x08products\x18\x01 \x03(\x0b\x32\x1a.drd.inspection.v1.Product\"\xd8\x01\n\x07Product\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x05 \x01(\t\x12\x15\n\rbundle_digest\x18\x06 \x01(\t\x12\x38\n\x07skipped\x18\x07 \x03(\x0b\x32\'.drd.inspection.v1.Product.SkippedEntry\x1a.\n\x0cSkippedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x32\xa8\x02\n\x11InspectionService\x12P\n\x07Inspect\x12!.drd.inspection.v1.InspectRequest\x1a\".drd.inspection.v1.InspectResponse\x12`\n\rInspectStream\x12!.drd.inspection.v1.InspectRequest\x1a(.drd.inspection.v1.InspectStreamResponse(\x01\x30\x01\x12_\n\x0cListProducts\x12&.drd.inspection.v1.ListProductsRequest\x1a\'.drd.inspection.v1.ListProductsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'service.rpc.pb.inspection_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_PRODUCT_SKIPPEDENTRY']._loaded_options = None
+  _globals['_PRODUCT_SKIPPEDENTRY']._serialized_options = b'8\001'
   _globals['_INSPECTREQUEST']._serialized_start=80
   _globals['_INSPECTREQUEST']._serialized_end=221
   _globals['_INSPECTRESPONSE']._serialized_start=224
-  _globals['_INSPECTRESPONSE']._serialized_end=746
-  _globals['_IMAGE']._serialized_start=748
-  _globals['_IMAGE']._serialized_end=802
-  _globals['_REGION']._serialized_start=804
-  _globals['_REGION']._serialized_end=893
-  _globals['_PICTURE']._serialized_start=895
-  _globals['_PICTURE']._serialized_end=967
-  _globals['_TIMINGS']._serialized_start=969
-  _globals['_TIMINGS']._serialized_end=1069
-  _globals['_INSPECTSTREAMRESPONSE']._serialized_start=1072
-  _globals['_INSPECTSTREAMRESPONSE']._serialized_end=1215
-  _globals['_LISTPRODUCTSREQUEST']._serialized_start=1217
-  _globals['_LISTPRODUCTSREQUEST']._serialized_end=1238
-  _globals['_LISTPRODUCTSRESPONSE']._serialized_start=1240
-  _globals['_LISTPRODUCTSRESPONSE']._serialized_end=1308
-  _globals['_PRODUCT']._serialized_start=1310
-  _globals['_PRODUCT']._serialized_end=1420
-  _globals['_INSPECTIONSERVICE']._serialized_start=1423
-  _globals['_INSPECTIONSERVICE']._serialized_end=1719
+  _globals['_INSPECTRESPONSE']._serialized_end=766
+  _globals['_IMAGE']._serialized_start=768
+  _globals['_IMAGE']._serialized_end=822
+  _globals['_REGION']._serialized_start=824
+  _globals['_REGION']._serialized_end=913
+  _globals['_PICTURE']._serialized_start=915
+  _globals['_PICTURE']._serialized_end=987
+  _globals['_TIMINGS']._serialized_start=989
+  _globals['_TIMINGS']._serialized_end=1089
+  _globals['_INSPECTSTREAMRESPONSE']._serialized_start=1092
+  _globals['_INSPECTSTREAMRESPONSE']._serialized_end=1235
+  _globals['_LISTPRODUCTSREQUEST']._serialized_start=1237
+  _globals['_LISTPRODUCTSREQUEST']._serialized_end=1258
+  _globals['_LISTPRODUCTSRESPONSE']._serialized_start=1260
+  _globals['_LISTPRODUCTSRESPONSE']._serialized_end=1328
+  _globals['_PRODUCT']._serialized_start=1331
+  _globals['_PRODUCT']._serialized_end=1547
+  _globals['_PRODUCT_SKIPPEDENTRY']._serialized_start=1501
+  _globals['_PRODUCT_SKIPPEDENTRY']._serialized_end=1547
+  _globals['_INSPECTIONSERVICE']._serialized_start=1550
+  _globals['_INSPECTIONSERVICE']._serialized_end=1846
 # @@protoc_insertion_point(module_scope)

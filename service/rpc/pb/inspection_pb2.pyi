@@ -87,6 +87,7 @@ class InspectResponse(_message.Message):
     OVERLAY_FIELD_NUMBER: _builtins.int
     TIMINGS_MS_FIELD_NUMBER: _builtins.int
     BATCH_SIZE_FIELD_NUMBER: _builtins.int
+    UNFAMILIAR_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     frame_id: _builtins.str
     product: _builtins.str
@@ -116,6 +117,10 @@ class InspectResponse(_message.Message):
     def overlay(self) -> Global___Picture: ...
     @_builtins.property
     def timings_ms(self) -> Global___Timings: ...
+    @_builtins.property
+    def unfamiliar(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """statistics outside calibration's range, if unlike_training"""
+
     def __init__(
         self,
         *,
@@ -138,10 +143,11 @@ class InspectResponse(_message.Message):
         overlay: Global___Picture | None = ...,
         timings_ms: Global___Timings | None = ...,
         batch_size: _builtins.int = ...,
+        unfamiliar: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["heatmap", b"heatmap", "image", b"image", "mask", b"mask", "overlay", b"overlay", "timings_ms", b"timings_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "bundle_digest", b"bundle_digest", "engine", b"engine", "frame_id", b"frame_id", "heatmap", b"heatmap", "image", b"image", "mask", b"mask", "overlay", b"overlay", "product", b"product", "raw_score", b"raw_score", "raw_threshold", b"raw_threshold", "reason", b"reason", "regions", b"regions", "request_id", b"request_id", "score", b"score", "threshold", b"threshold", "timings_ms", b"timings_ms", "verdict", b"verdict", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "bundle_digest", b"bundle_digest", "engine", b"engine", "frame_id", b"frame_id", "heatmap", b"heatmap", "image", b"image", "mask", b"mask", "overlay", b"overlay", "product", b"product", "raw_score", b"raw_score", "raw_threshold", b"raw_threshold", "reason", b"reason", "regions", b"regions", "request_id", b"request_id", "score", b"score", "threshold", b"threshold", "timings_ms", b"timings_ms", "unfamiliar", b"unfamiliar", "verdict", b"verdict", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -347,12 +353,33 @@ class Product(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class SkippedEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NAME_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     ENGINE_FIELD_NUMBER: _builtins.int
     BUNDLE_DIGEST_FIELD_NUMBER: _builtins.int
+    SKIPPED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     version: _builtins.int
     state: _builtins.str
@@ -361,6 +388,10 @@ class Product(_message.Message):
     """why it is FAILED"""
     engine: _builtins.str
     bundle_digest: _builtins.str
+    @_builtins.property
+    def skipped(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """engines preferred by the bundle but not used here, and why"""
+
     def __init__(
         self,
         *,
@@ -370,10 +401,11 @@ class Product(_message.Message):
         reason: _builtins.str = ...,
         engine: _builtins.str = ...,
         bundle_digest: _builtins.str = ...,
+        skipped: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_digest", b"bundle_digest", "engine", b"engine", "name", b"name", "reason", b"reason", "state", b"state", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_digest", b"bundle_digest", "engine", b"engine", "name", b"name", "reason", b"reason", "skipped", b"skipped", "state", b"state", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -96,11 +96,9 @@ def test_an_over_threshold_part_with_too_small_a_region_is_for_review(manifest: 
 @pytest.mark.parametrize("score", [0.1, 0.9])
 def test_an_unfamiliar_frame_is_for_review(manifest: Manifest, statistic: str, score: float) -> None:
     beyond = Range(low=2.5, high=3.0)
-    ranges = ANYTHING.model_copy(update={statistic: beyond})
-    assert verdict(manifest.model_copy(update={"frame_ranges": ranges}), with_block(), score) == (
-        "REVIEW",
-        "unlike_training",
-    )
+    strict = manifest.model_copy(update={"frame_ranges": ANYTHING.model_copy(update={statistic: beyond})})
+    assert verdict(strict, with_block(), score) == ("REVIEW", "unlike_training")
+    assert read(with_block(), score, STATISTICS, strict, 0.0, SOURCE).unfamiliar == (statistic,)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
