@@ -32,12 +32,11 @@ from export.roi import read_roi
 from export.scoring import score_pictures
 from export.survey import Survey
 from export.trace import trace
-from training.checkpoint import TENSORS, Checkpoint, load_checkpoint
+from training.checkpoint import DRD, TENSORS, Checkpoint, load_checkpoint
 from training.datasets import DatasetError, open_dataset
 from training.evaluate import read_frames
 from training.files import file_digest
 from training.geometry import Geometry
-from training.model.drd import DRD
 from training.names import PRODUCT_NAME
 
 _RUNTIMES = ("onnx", "onnxruntime", "openvino", "tensorrt")

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from export.bundle.joints import ANSWER, FRAMES, STUDENT, TEACHER
 from export.bundle.manifest import BATCH_SIZES
+from training.checkpoint import DRD
 from training.geometry import Geometry
-from training.model.drd import DRD
 
 _OPSET = 18
 """The newest opset that all our runtimes can read."""

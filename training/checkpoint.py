@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from training.datasets import Sample
 from training.files import file_digest
 from training.geometry import Geometry
-from training.model.drd import DRD
+from training.model.drd import DRD as DRD  # what a checkpoint gives
 from training.model.heatmap import ScoreRule
 from training.model.teacher import BackboneError, Teacher
 from training.recipe import Recipe
