@@ -60,7 +60,7 @@ check: $(READY)  ## formatter, linter, strict types, import contracts, generated
 	$(BIN)/lint-imports
 	$(BIN)/pytest -q tests/service/test_generated_code.py
 
-format: $(READY)  ## apply the formatter and what the linter can mend
+format: $(READY)  ## apply the formatter and what the linter can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
@@ -75,7 +75,7 @@ $(RULES): deploy/prometheus/rules/drd.yml Makefile
 proto: $(READY)  ## the checked-in gRPC code, from proto/inspection.proto
 	$(BIN)/python proto/generate.py
 
-lock: $(READY)  ## pin requirements/*.txt anew from pyproject.toml
+lock: $(READY)  ## pin requirements/*.txt again from pyproject.toml
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra dev pyproject.toml -o requirements/dev.txt
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra service pyproject.toml -o requirements/service.txt
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra service-gpu --extra tensorrt-rtx pyproject.toml -o requirements/service-gpu.txt

@@ -24,12 +24,12 @@ defects and always favours the maximum, which a single speck on a good part can 
 
 _BATCH = 16
 _DAMAGE = 2
-"""Number of the random stream, other than training's."""
+"""Key of the random stream that damages frames, different from training's."""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A rule and how well it tells select images from their damaged versions (image AUROC, 0–1)."""
+    """A rule and how well it separates select images from their damaged versions (image AUROC, 0–1)."""
 
     rule: ScoreRule
     auroc: float

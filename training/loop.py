@@ -19,7 +19,7 @@ _CACHE_BYTES = 1 << 30
 _FINAL_SHARE = 0.1
 """Of the initial learning rate, at the end of the cosine schedule."""
 _DAMAGE = 1
-"""Number of the random stream that damages frames; epochs' orders are drawn from one without a number."""
+"""Key of the random stream that damages frames; the order of an epoch uses the stream without a key."""
 
 
 class TrainingError(ValueError):

@@ -37,7 +37,7 @@ def quality(
 
     Args:
         scores, defective: `[n]`.
-        heatmaps, masks: `[n, H, W]`, of images whose defect is drawn (good ones: nowhere).
+        heatmaps, masks: `[n, H, W]`, of images with a mask (good ones: an empty one).
     """
     n_defective = int(defective.sum())
     counts = (len(defective) - n_defective, n_defective)

@@ -17,7 +17,7 @@ mpl.use("Agg")
 
 _SHOWN = 5
 _WIDTH, _CURVES = 12.0, 3.6  # inches: of the sheet, and the curves' height
-_GOOD, _DEFECTIVE = "#0072b2", "#d55e00"  # Okabe–Ito: told apart by colour-blind eyes
+_GOOD, _DEFECTIVE = "#0072b2", "#d55e00"  # Okabe–Ito: distinguishable for colour-blind people
 
 
 def write_report(
@@ -58,7 +58,7 @@ def write_report(
 
 
 def _examples(test: ScoredSet) -> dict[str, list[int]]:
-    """Indices worth looking at: of each kind, those told most clearly and those told worst."""
+    """Indices worth looking at: of each kind, the clearest and the least clear."""
     defective = np.array([sample.defective for sample in test.samples])
     by_score = np.argsort(test.scores)
     bad, good = by_score[defective[by_score]], by_score[~defective[by_score]]
@@ -103,7 +103,7 @@ def _gallery(
 
 
 def _overlay(frame: NDArray[np.uint8], heat: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """`heat` is in parts of the highest score of held-back good pictures."""
+    """`heat` [H, W] is a fraction of the highest score of held-back good pictures."""
     colour = mpl.colormaps["inferno"](np.clip(heat / 2, 0, 1))[:, :, :3] * 255
     strength = 0.7 * np.clip(heat, 0, 1)[:, :, None]
     overlay: NDArray[np.uint8] = (frame * (1 - strength) + colour * strength).astype(np.uint8)

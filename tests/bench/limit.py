@@ -18,7 +18,7 @@ from export.bundle import IMAGE_FORMATS, Predictor, heatmap_png, mask_png, read,
 from service.image import ImageLimits, decode
 
 Work = Callable[[int], None]
-"""Does all of it for a batch of so many frames."""
+"""Does all of the work for a batch of N frames."""
 
 
 @dataclass(frozen=True)

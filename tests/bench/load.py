@@ -1,6 +1,6 @@
 """The load: HTTP/1.1 over plain sockets, or gRPC, from one process on uvloop. Prints one line of JSON.
 
-Closed loop: so many clients, each with one request under way. Open loop: requests at a rate, whatever happens
+Closed loop: N clients, each with one request under way. Open loop: requests at a rate, whatever happens
 to those before, on as many connections as it takes.
 """
 

@@ -2,7 +2,7 @@
 
 Checked callers over HTTP, gRPC and streams; others that cancel, send slowly or send the hostile corpus; a
 new version every ten seconds, some of them damaged; half-way, four times capacity for a minute. Memory,
-threads and open files are recorded and drawn. Ends with a verdict: exit status 0, or 1 with what was wrong.
+threads and open files are recorded and plotted. Ends with a verdict: exit status 0, or 1 with what was wrong.
 """
 
 import argparse

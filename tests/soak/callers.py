@@ -1,4 +1,4 @@
-"""Who is at the doors during a soak: callers whose every answer is checked, and callers nobody wants."""
+"""Who is at the doors during a soak: callers whose every answer is checked, and hostile ones."""
 
 import random
 import socket
@@ -55,7 +55,7 @@ class Doors:
 
 
 def check(doors: Doors, who: str, level: int, version: int, raw_score: float) -> None:
-    """An answer tells its frame by the score, and its model by the version."""
+    """The score of an answer identifies its frame, and the version its model."""
     right = level / 255 + STEP * (version % 2 == 0)
     doors.note(f"{who}: right" if abs(raw_score - right) < _TOLERANCE else f"{who}: WRONG")
     if abs(raw_score - right) >= _TOLERANCE:

@@ -75,9 +75,9 @@ def test_the_same_seed_gives_the_same_tensors(
     trained: Path, data: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(options(data, weights, tmp_path / "again", "--epochs", "3")) == 0
-    told = capsys.readouterr()  # no terminal, so a line an epoch and no bar
-    assert "epoch 3/3: loss " in told.out
-    assert "%|" not in told.err
+    output = capsys.readouterr()  # no terminal, so a line an epoch and no bar
+    assert "epoch 3/3: loss " in output.out
+    assert "%|" not in output.err
     first, second = (load_file(d / "checkpoint.safetensors") for d in (trained, tmp_path / "again"))
     assert first.keys() == second.keys()
     assert [name for name in first if not torch.equal(first[name], second[name])] == []

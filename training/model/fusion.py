@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from training.model.blocks import cbr, initialise, stage
 from training.model.teacher import Mirror
+from training.recipe import Fusion
 
 
 class MFCF(nn.Module):
@@ -53,7 +54,7 @@ class MFF(nn.Module):
 class Bottleneck(nn.Module):
     """Fusion, then the one-class embedding: residual blocks, the first of stride 2, to 2·C3 channels."""
 
-    def __init__(self, mirror: Mirror, fusion: str, width: int) -> None:
+    def __init__(self, mirror: Mirror, fusion: Fusion, width: int) -> None:
         super().__init__()
         self.fusion = MFCF(mirror.channels, width) if fusion == "mfcf" else MFF(mirror.channels)
         self.out_channels = 2 * mirror.channels[2]
