@@ -146,11 +146,14 @@ def load_recipe(name_or_file: str, **overrides: object) -> Recipe:
         fields.setdefault("name", Path(name_or_file).stem)
     if base not in PRESETS:
         raise RecipeError(f"recipe {base!r} is not known; there are {', '.join(PRESETS)}, or a FILE.toml")
-    fields |= {key: value for key, value in overrides.items() if value is not None}
+    named = {key: value for key, value in overrides.items() if value is not None}
+    if named.keys() & {"height", "width"}:
+        named["own_shape"] = False
+    elif fields.keys() & {"height", "width"}:
+        fields.setdefault("own_shape", False)
+    fields |= named
     if "epochs" in fields:
         fields.setdefault("min_steps", 0)
-    if fields.keys() & {"height", "width"}:
-        fields.setdefault("own_shape", False)
     try:
         return Recipe.model_validate(PRESETS[base].model_dump() | fields)
     except ValidationError as error:

@@ -15,6 +15,7 @@ _ALIKE = 1.15
 """Factor within which aspect ratios count as the same."""
 _LOOKED_AT = 32
 _GRID = 32
+_MOST_SIDE = 4096  # what a bundle's manifest allows
 _LEAST_SIDE = 64  # two cells of the embedding, which has stride 32
 _AREA = (0.75, 1.25)
 """Least and greatest area of the input size, as a fraction of the recipe's."""
@@ -46,8 +47,10 @@ def own_size(pictures: Sequence[Size], usual: Size) -> Size:
     if abs(common) < math.log(_ELONGATED) or alike < 0.9 * len(shapes):
         return usual
     least, most = (share * usual[0] * usual[1] for share in _AREA)
-    sides = range(_LEAST_SIDE, int(most) // _LEAST_SIDE + 1, _GRID)
+    sides = range(_LEAST_SIDE, min(int(most) // _LEAST_SIDE, _MOST_SIDE) + 1, _GRID)
     possible = [(height, width) for height, width in product(sides, sides) if least <= height * width <= most]
+    if not possible:  # very few pixels
+        return usual
     return min(possible, key=lambda size: (abs(math.log(size[1] / size[0]) - common), -size[0] * size[1]))
 
 

@@ -145,7 +145,7 @@ def _answer(given: Mapping[str, Any]) -> Answer:
         engine=given["engine"],
         verdict=given["verdict"],
         reason=given["reason"],
-        unfamiliar=tuple(given["unfamiliar"]),
+        unfamiliar=tuple(given.get("unfamiliar", ())),
         score=given["score"],
         threshold=given["threshold"],
         raw_score=given["raw_score"],

@@ -75,7 +75,7 @@ class Server:
                     Path(address.path).chmod(SOCKET_MODE)  # gRPC has made the file again
             else:
                 self._server.add_secure_port(str(address), self._tls.credentials())
-        except RuntimeError as error:
+        except (RuntimeError, OSError) as error:
             raise CannotListen(f"can't listen on {address}: {error}") from error
         return address
 

@@ -94,11 +94,11 @@ class Servicer(InspectionServiceServicer):
             call.product = parse_id("product", message.product)
             call.request_id = parse_id("request_id", message.request_id) or call.request_id
             call.frame_id = parse_id("frame_id", message.frame_id)
-            if not call.product:
-                raise BadParameter("the field 'product' is missing")
             # Checked for every frame: a stream may outlive its token.
             grant = self._access.admit(secret_of(sent.items()))
             call.caller = grant.caller
+            if not call.product:
+                raise BadParameter("the field 'product' is missing")
             grant.check(call.product)
             if len(message.image) > self._max_bytes:
                 raise TooLarge(f"{len(message.image)} bytes exceed the limit of {self._max_bytes}")

@@ -47,6 +47,17 @@ def test_one_shape_is_what_nine_in_ten_agree_on(
     assert own_size(pictures, USUAL) == own
 
 
+def test_sizes_at_the_limits() -> None:
+    assert own_size([(100, 300)], (32, 64)) == (32, 64)
+    assert max(own_size([(100, 3000)], (1024, 1024))) <= 4096
+
+
+def test_a_size_on_the_command_line_is_kept_whatever_the_recipe_says(tmp_path: Path) -> None:
+    (tmp_path / "own.toml").write_text("own_shape = true\nheight = 512\nwidth = 512\n")
+    assert load_recipe(str(tmp_path / "own.toml")).own_shape
+    assert not load_recipe(str(tmp_path / "own.toml"), height=128, width=128).own_shape
+
+
 def test_pictures_are_looked_at_upright_and_a_size_that_is_named_is_kept(tmp_path: Path) -> None:
     turned = Image.Exif()
     turned[0x0112] = 6  # a quarter turn
