@@ -77,9 +77,9 @@ proto: $(READY)  ## the checked-in gRPC code, from proto/inspection.proto
 
 lock: $(READY)  ## pin requirements/*.txt again from pyproject.toml
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra dev pyproject.toml -o requirements/dev.txt
-	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra service pyproject.toml -o requirements/service.txt
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra service --extra openvino pyproject.toml -o requirements/service.txt
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra service-gpu --extra tensorrt-rtx pyproject.toml -o requirements/service-gpu.txt
-	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra export-gpu pyproject.toml -o requirements/export-gpu.txt
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra export-gpu --extra openvino pyproject.toml -o requirements/export-gpu.txt
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra training pyproject.toml -o requirements/training.txt
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra supply pyproject.toml -o requirements/supply.txt
 
