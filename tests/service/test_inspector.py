@@ -252,7 +252,8 @@ def test_nothing_is_swapped_or_lost_under_random_cancels_failures_and_deadlines(
     ends = asyncio.run(asyncio.wait_for(ask_at_random(tmp_path, 10_000), 120))
 
     assert ends.total() == 10_000
-    assert {"answered", "cancelled", "failed", "late"} <= ends.keys()  # "refused" only on a slow machine
+    assert {"answered", "cancelled", "failed"} <= ends.keys()
+    assert ends.keys() & {"refused", "late"}  # the speed of the machine decides which
 
 
 def test_failures_before_the_queue_keep_their_kind(tmp_path: Path) -> None:
