@@ -173,9 +173,8 @@ def _write_certificate(
 def _calibration_images(checkpoint: Checkpoint, folder: Path | None, say: Say) -> list[Path]:
     """Good images that training has not seen: those it set aside, or the new ones in `folder`."""
     if folder is None:
-        checkpoint.images("fit")  # a changed data set is refused, whichever of its pictures changed
-        checkpoint.images("select")
-        paths = checkpoint.images("calibrate")
+        # A changed data set is refused, whichever of its pictures changed.
+        paths = {split: checkpoint.images(split) for split in checkpoint.splits}["calibrate"]
         say("Calibration", f"{len(paths)} good images that training set aside")
         return paths
     given = open_dataset(folder, checkpoint.product).train

@@ -31,21 +31,19 @@ class Calibration:
     scores: dict[Path, float]
 
 
-def calibrate(
-    pictures: Iterable[Scored], max_false_reject: float, inside: NDArray[np.bool_] | None = None
-) -> Calibration:
+def calibrate(pictures: Iterable[Scored], max_false_reject: float, inside: NDArray[np.bool_]) -> Calibration:
     """Fits thresholds for the error budget `max_false_reject` (0 to 1) on good, unseen `pictures`.
 
-    `inside` [H, W] are the pixels of the region of interest, on the heatmap's grid; None: all of them. Raises
+    `inside` [H, W] are the pixels of the region of interest, on the heatmap's grid. Raises
     CalibrationError if they are too few, or so alike that the threshold would equal the median.
     """
     scores, peaks, pixels, statistics = list[float](), list[float](), [], []
-    by_path = dict[Path, float]()
+    by_path, sampled = dict[Path, float](), _sampled(inside)
     for picture in pictures:
         by_path[picture.path] = picture.raw_score
         scores.append(picture.raw_score)
         peaks.append(float(picture.heatmap.max()))
-        pixels.append(picture.heatmap[_sampled(picture.heatmap, inside)])
+        pixels.append(picture.heatmap[sampled])
         statistics.append(picture.statistics)
     if len(scores) < 2:
         raise CalibrationError(
@@ -61,9 +59,8 @@ def calibrate(
     return Calibration(thresholds, frame_ranges(statistics), by_path)
 
 
-def _sampled(heatmap: NDArray[np.float32], inside: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
+def _sampled(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """The pixels that the median is computed from: outside a region of interest all are 0 and say nothing."""
-    inside = np.ones(heatmap.shape, np.bool_) if inside is None else inside
     coarse = np.zeros_like(inside)
     coarse[::_PIXEL_STEP, ::_PIXEL_STEP] = inside[::_PIXEL_STEP, ::_PIXEL_STEP]
     return coarse if coarse.any() else inside

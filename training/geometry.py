@@ -18,6 +18,11 @@ paper's: four neighbours of the sample point, whatever the scale."""
 IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "TIFF")
 """Pillow's names of the formats that are ever opened."""
 
+SIDE_STEP = 32
+"""Sides of the input are multiples of it: the greatest stride, that of the embedding."""
+MAX_INPUT_SIDE = 4096
+"""Pixels of the input's longer side that a bundle may have."""
+
 _SIXTEEN_BIT_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 
 
@@ -34,8 +39,10 @@ class Geometry:
     filter: Filter = "bilinear"
 
     def __post_init__(self) -> None:
-        if min(self.height, self.width) < 32 or self.height % 32 or self.width % 32:
-            raise ValueError(f"input size {self.height}×{self.width}: both sides must be multiples of 32")
+        if min(self.height, self.width) < SIDE_STEP or self.height % SIDE_STEP or self.width % SIDE_STEP:
+            raise ValueError(
+                f"input size {self.height}×{self.width}: both sides must be multiples of {SIDE_STEP}"
+            )
 
     def apply(self, rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Stretch uint8 RGB `[h, w, 3]` to `[height, width, 3]`."""

@@ -57,9 +57,9 @@ def train(request: Request) -> Checkpoint:
     recipe = request.resolved_recipe()
     dataset = open_dataset(request.data, request.product)
     print(dataset)
+    recipe = shaped(recipe, [sample.path for sample in dataset.train])
     # Before training, not after hours of it.
     test = tuple(s for s, _ in _readable(dataset.test, recipe.geometry, "test", request.skip_unreadable))
-    recipe = shaped(recipe, [sample.path for sample in dataset.train])
     shares = _split(dataset.train, request.seed)
     frames = {
         name: _read(share, recipe.geometry, name, request.skip_unreadable) for name, share in shares.items()

@@ -6,7 +6,7 @@ from itertools import product
 from pathlib import Path
 from statistics import median
 
-from training.geometry import UnreadableImage, read_rgb
+from training.geometry import MAX_INPUT_SIDE, SIDE_STEP, UnreadableImage, read_rgb
 from training.recipe import Recipe
 
 _ELONGATED = 1.9
@@ -14,9 +14,7 @@ _ELONGATED = 1.9
 _ALIKE = 1.15
 """Factor within which aspect ratios count as the same."""
 _LOOKED_AT = 32
-_GRID = 32
-_MOST_SIDE = 4096  # what a bundle's manifest allows
-_LEAST_SIDE = 64  # two cells of the embedding, which has stride 32
+_LEAST_SIDE = 2 * SIDE_STEP  # two cells of the embedding
 _AREA = (0.75, 1.25)
 """Least and greatest area of the input size, as a fraction of the recipe's."""
 
@@ -47,7 +45,7 @@ def own_size(pictures: Sequence[Size], usual: Size) -> Size:
     if abs(common) < math.log(_ELONGATED) or alike < 0.9 * len(shapes):
         return usual
     least, most = (share * usual[0] * usual[1] for share in _AREA)
-    sides = range(_LEAST_SIDE, min(int(most) // _LEAST_SIDE, _MOST_SIDE) + 1, _GRID)
+    sides = range(_LEAST_SIDE, min(int(most) // _LEAST_SIDE, MAX_INPUT_SIDE) + 1, SIDE_STEP)
     possible = [(height, width) for height, width in product(sides, sides) if least <= height * width <= most]
     if not possible:  # very few pixels
         return usual

@@ -5,7 +5,6 @@ from export.bundle.engines.engine import EngineFailed
 from export.bundle.frame import FrameStatistics, frame_statistics
 from export.bundle.manifest import (
     BATCH_SIZES,
-    MAX_INPUT_SIDE,
     MAX_VERSION,
     BundleError,
     Manifest,
@@ -16,7 +15,7 @@ from export.bundle.predict import Bundle, Prediction, Predictor
 from export.bundle.reading import Finding, FrameFailed, Reading, Region, Verdict, read
 from export.bundle.scale import THRESHOLD
 from export.bundle.signature import TrustedKey
-from training.geometry import IMAGE_FORMATS, Geometry, UnreadableImage, to_rgb
+from training.geometry import IMAGE_FORMATS, MAX_INPUT_SIDE, Geometry, UnreadableImage, to_rgb
 from training.names import PRODUCT_NAME
 
 __all__ = [

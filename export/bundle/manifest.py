@@ -16,7 +16,7 @@ from pydantic import (
 
 from export.bundle.frame import FrameRanges
 from export.bundle.scale import Scale
-from training.geometry import Geometry
+from training.geometry import MAX_INPUT_SIDE, Geometry
 from training.names import PRODUCT_NAME
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -37,9 +37,6 @@ GOLDEN_STEP = 4
 
 MAX_VERSION = 999_999_999
 """The highest version; the lowest is 1. Nine digits, which fit every integer type of the interfaces."""
-
-MAX_INPUT_SIDE = 4096
-"""The largest height or width of a network input, in pixels."""
 
 MAX_GUARD_BAND = 0.02
 """On the 0 to 1 scale. An engine that needs a wider one deviates too much from the checkpoint."""

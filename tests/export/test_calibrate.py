@@ -16,6 +16,8 @@ from export.calibrate import CalibrationError, calibrate, conformal_threshold, f
 from export.scoring import Scored
 
 Frame = NDArray[np.uint8]
+EVERYWHERE = np.ones((8, 8), np.bool_)
+"""The region of interest that is the whole map."""
 
 
 @pytest.mark.parametrize(
@@ -74,7 +76,8 @@ def test_a_smaller_budget_never_lowers_the_threshold(
 
 def test_calibrate_by_hand() -> None:
     """Map maxima are 10 times the scores; otherwise half of every map is 1 and the other half 3."""
-    result = calibrate([scored(number, score=number, peak=10 * number) for number in range(1, 20)], 0.05)
+    pictures = [scored(number, score=number, peak=10 * number) for number in range(1, 20)]
+    result = calibrate(pictures, 0.05, EVERYWHERE)
     assert (result.thresholds.image.median, result.thresholds.image.threshold) == (10, 19)
     assert (result.thresholds.pixel.median, result.thresholds.pixel.threshold) == (2, 190)
     assert (result.thresholds.calibration_size, result.thresholds.promised) == (19, True)
@@ -82,8 +85,8 @@ def test_calibrate_by_hand() -> None:
 
 
 def test_the_pixel_median_is_that_of_the_region_of_interest() -> None:
-    inside = np.zeros((8, 8), np.bool_)
-    inside[:, 4:] = True
+    inside = EVERYWHERE.copy()
+    inside[:, :4] = False
     pictures = [scored(number, score=number, peak=10 * number) for number in range(1, 20)]
     assert calibrate(pictures, 0.05, inside).thresholds.pixel.median == 3
     narrow = np.zeros((8, 8), np.bool_)
@@ -94,7 +97,7 @@ def test_the_pixel_median_is_that_of_the_region_of_interest() -> None:
 @pytest.mark.parametrize("scores", [[], [1.0], [2.0, 2.0, 2.0]])
 def test_too_few_or_too_alike_images_are_refused(scores: Sequence[float]) -> None:
     with pytest.raises(CalibrationError):
-        calibrate([scored(number, score, peak=9) for number, score in enumerate(scores)], 0.1)
+        calibrate([scored(number, score, peak=9) for number, score in enumerate(scores)], 0.1, EVERYWHERE)
 
 
 def textured(seed: int, level: float = 110, amplitude: float = 40) -> Frame:
