@@ -13,6 +13,7 @@ from export.errors import FAILURES
 from export.evaluation import Evaluation, evaluate, judge_of, labelled, predict_of
 from training.checkpoint import load_checkpoint
 from training.datasets import open_dataset
+from training.version import program_version
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -91,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Measures a checkpoint or a bundle on labelled images: how well scores separate "
         "good from defective parts and, for a bundle, the verdicts at its own threshold.",
     )
+    parser.add_argument("--version", action="version", version=program_version())
     parser.add_argument(
         "subject", type=Path, metavar="CHECKPOINT_DIR_or_BUNDLE_DIR", help="checkpoint or bundle to measure"
     )

@@ -136,7 +136,7 @@ class Service:
         async with AsyncExitStack() as opened:
             sockets = [opened.enter_context(listen(address)) for address in addresses]
             names = tuple(name_of(socket) for socket in sockets)
-            server = HttpServer(app, sockets, Limits.of(self._settings), tls)
+            server = HttpServer(app, sockets, Limits.of(self._settings), self.metrics, tls)
             await server.start()
             opened.pop_all()
         return server, names

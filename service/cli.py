@@ -1,6 +1,8 @@
 """drd-serve: inspects images with the products of a models folder, over HTTP and gRPC."""
 
 import argparse
+import logging
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -9,14 +11,16 @@ from pathlib import Path
 import uvloop
 from pydantic import ValidationError
 
-from export.bundle import Bundle, BundleError
+from export.bundle import Bundle, BundleError, program_version
 from service.access.cli import main as token_main
 from service.access.tokens import TokensError
 from service.app import Service, run
 from service.listen import CannotListen
 from service.logs import set_up_logs
-from service.settings import Settings
+from service.settings import Settings, unknown_variables
 from service.tls import TlsError
+
+_logger = logging.getLogger(__name__)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,6 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not settings.models.is_dir():
         return _fail(f"there is no models folder {settings.models}")
     set_up_logs(settings.log_level)
+    if unknown := unknown_variables(os.environ):
+        _logger.warning("not settings, so ignored: %s", ", ".join(unknown))
     try:
         uvloop.run(run(settings, announce))
     except (BundleError, CannotListen, TokensError, TlsError) as error:
@@ -50,6 +56,7 @@ def _fail(reason: str) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("drd-serve", description=__doc__, epilog=_EPILOG)
+    parser.add_argument("--version", action="version", version=program_version())
     parser.add_argument(
         "--models", type=Path, metavar="MODELS_DIR", help="bundles: MODELS_DIR/PRODUCT/VERSION/"
     )

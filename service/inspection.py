@@ -1,6 +1,7 @@
 """The values that pass between the doors and the inspector."""
 
 import re
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Literal, cast, get_args
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.bundle import Finding, FrameStatistics
-from service.errors import BadParameter
+from service.errors import BadParameter, DeadlinePassed
 
 Door = Literal["http", "grpc"]
 Part = Literal["heatmap", "mask", "regions", "overlay"]
@@ -49,6 +50,11 @@ class Request:
     parts: frozenset[Part] = DEFAULT_PARTS
     declared: str | None = None
     """The media type that the caller declared; None: recognised by content."""
+
+    def check_deadline(self) -> None:
+        """Raises DeadlinePassed after the deadline: a late answer is none."""
+        if self.deadline is not None and time.monotonic() > self.deadline:
+            raise DeadlinePassed("the deadline passed before there was an answer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +108,14 @@ class Inspection:
     batch_size: int
 
 
+def is_id(text: str) -> bool:
+    """Whether `text` may be echoed and logged."""
+    return _ID.fullmatch(text) is not None
+
+
 def parse_id(name: str, text: str) -> str:
     """Returns `text` if it may be echoed and logged; raises BadParameter otherwise."""
-    if not _ID.fullmatch(text):
+    if not is_id(text):
         raise BadParameter(f"{name} must be at most 128 printable ASCII characters")
     return text
 

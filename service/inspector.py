@@ -75,10 +75,8 @@ class Inspector:
                     inspection = await self._inspected(frame)
             except TimeoutError as error:
                 raise DeadlinePassed("the deadline passed before there was an answer") from error
-            now = time.monotonic()
-            if request.deadline is not None and now > request.deadline:
-                raise DeadlinePassed("the deadline passed before there was an answer")
-        inspection.timings.total = now - request.arrived
+            request.check_deadline()
+        inspection.timings.total = time.monotonic() - request.arrived
         return inspection
 
     async def preview(self, image: bytes, side: int) -> bytes:

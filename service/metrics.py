@@ -15,7 +15,7 @@ from prometheus_client import (
 )
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from export.bundle import BATCH_SIZES, Verdict
+from export.bundle import BATCH_SIZES, Verdict, program_version
 from service.errors import Outcome
 from service.inspection import STAGES, Door, Inspection
 from service.lane import Lane
@@ -80,6 +80,8 @@ class Metrics:
         )
         self.takt_seconds = gauge("takt_seconds", "The line's budget per frame, as set")
         self.takt_seconds.set(takt_seconds)
+        self.build_info = gauge("build_info", "1; the program's version as a label", "version")
+        self.build_info.labels(program_version()).set(1)
         self.ready = gauge("ready", "1 while the service is ready")
         self.certificate_expiry_seconds = gauge(
             "certificate_expiry_seconds", "Seconds until the certificate in use expires; infinite without one"
@@ -91,6 +93,10 @@ class Metrics:
         self.requests.labels(product, door, outcome).inc()
         if outcome == "expired":
             self.deadline_missed.labels(product).inc()
+
+    def turned_away(self, reason: str) -> None:
+        """Counts what the HTTP door refuses before it is a request for a product."""
+        self.rejected.labels(UNKNOWN, reason).inc()
 
     def answered(self, door: str, inspection: Inspection) -> None:
         """Records a request that got its verdict."""

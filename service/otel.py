@@ -13,6 +13,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.trace import SpanKind, Status, StatusCode, format_trace_id
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from opentelemetry.util.types import AttributeValue
 
 from service.traces import Carrier, Facts
 
@@ -65,12 +66,12 @@ def _exporter(name: str, environment: Mapping[str, str]) -> type[SpanExporter]:
     raise LookupError(name)
 
 
-def _attributes(facts: Facts) -> dict[str, str | int | float]:
+def _attributes(facts: Facts) -> dict[str, AttributeValue]:
     """`drd.NAME`, and `drd.STAGE_ms` for the timings."""
-    attributes = dict[str, str | int | float]()
+    attributes = dict[str, AttributeValue]()
     for name, value in facts.items():
         if isinstance(value, Mapping):
             attributes |= {f"drd.{stage}_ms": milliseconds for stage, milliseconds in value.items()}
-        elif isinstance(value, str | int | float):
+        elif isinstance(value, str | int | float | tuple):
             attributes[f"drd.{name}"] = value
     return attributes

@@ -1,6 +1,7 @@
 """Settings of one deployment: `DRD_*` in the environment; the options of `drd-serve` take precedence."""
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -177,3 +178,9 @@ class Settings(BaseSettings):
                 "--tls-client-ca, or --open-to-anyone to allow it"
             )
         return self
+
+
+def unknown_variables(environment: Iterable[str]) -> list[str]:
+    """Names that look like settings but are none, such as misspelt ones."""
+    known = {f"DRD_{name.upper()}" for name in Settings.model_fields}
+    return sorted(name for name in environment if name.startswith("DRD_") and name not in known)

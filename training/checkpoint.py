@@ -9,7 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Mapping
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
@@ -26,6 +26,7 @@ from training.model.heatmap import ScoreRule
 from training.model.teacher import BackboneError, Teacher
 from training.recipe import Recipe
 from training.splits import Split
+from training.version import program_version
 
 TENSORS, DESCRIPTION = "checkpoint.safetensors", "checkpoint.json"
 
@@ -148,12 +149,8 @@ def records(samples: Iterable[Sample]) -> tuple[ImageRecord, ...]:
 def libraries() -> dict[str, str]:
     """Versions of what can change a result."""
     found = {"python": ".".join(map(str, sys.version_info[:3]))}
-    for name in ("torch", "timm", "numpy", "pillow", "drd-inspect"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:  # a source tree that was never installed
-            found[name] = "unknown"
-    return found
+    found |= {name: version(name) for name in ("torch", "timm", "numpy", "pillow")}
+    return found | {"drd-inspect": program_version()}
 
 
 def _line(error: Exception) -> str:

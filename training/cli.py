@@ -15,6 +15,7 @@ from training.model.teacher import BackboneError
 from training.names import PRODUCT_NAME
 from training.recipe import PRESETS, RecipeError
 from training.run import Request, train
+from training.version import program_version
 
 _FAILURES = (
     BackboneError,
@@ -60,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Learn what good parts look like. The result is a checkpoint directory for drd-export.",
         epilog="Example: drd-train pictures/gasket --product gasket --out checkpoints/gasket --recipe quick",
     )
+    parser.add_argument("--version", action="version", version=program_version())
     parser.add_argument(
         "data", type=Path, metavar="DATA",
         help="folder of good pictures, or an MVTec AD or BTAD product folder, or a VisA root",

@@ -17,6 +17,7 @@ from export.bundle.scale import THRESHOLD
 from export.bundle.signature import TrustedKey
 from training.geometry import IMAGE_FORMATS, MAX_INPUT_SIDE, Geometry, UnreadableImage, to_rgb
 from training.names import PRODUCT_NAME
+from training.version import program_version
 
 __all__ = [
     "BATCH_SIZES",
@@ -46,6 +47,7 @@ __all__ = [
     "mask_png",
     "overlay_png",
     "parse_manifest",
+    "program_version",
     "read",
     "to_rgb",
 ]

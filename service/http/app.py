@@ -132,11 +132,13 @@ def _health(life: Life, metrics: Metrics, grant: Callable[[Scope], Grant]) -> AP
     def unwell(request: Request) -> Response:
         return problems.problem(503, why_not_ready(life, grant(request.scope)))
 
+    @router.head("/health/live", include_in_schema=False)
     @router.get("/health/live", response_model=Health, responses={503: _PROBLEM})
     async def live(request: Request) -> Response:
         """503 when only a restart helps."""
         return JSONResponse({"status": "alive"}) if life.alive else unwell(request)
 
+    @router.head("/health/ready", include_in_schema=False)
     @router.get("/health/ready", response_model=Health, responses={503: _PROBLEM})
     async def ready(request: Request) -> Response:
         """Ready while at least one product can be inspected and the service is not draining."""

@@ -15,6 +15,7 @@ from service.access.tokens import Grant
 from service.errors import Denied, Forbidden
 from service.http.problems import problem_of
 from service.http.wire import headers_of
+from service.inspection import is_id
 
 OPEN = ("/", "/session", "/favicon.ico")
 """What the login page needs; contains nothing about any product."""
@@ -34,7 +35,8 @@ class Guard:
                 scope[GRANT] = self._admit(scope)
             except Denied as error:
                 self._access.denied("http", error)
-                await problem_of(error)(scope, receive, send)
+                sent = headers_of(scope).get(b"x-request-id", "")
+                await problem_of(error, sent if is_id(sent) else None)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 

@@ -79,7 +79,9 @@ class InspectEndpoint:
                 declared=declared_type(kind),
             )
             call.inspection = await unless_gone(receive, self._inspector.inspect(request))
-        return _picture(call, call.inspection) if head.wants_picture else _json(call, call.inspection)
+        answer = _picture(call, call.inspection) if head.wants_picture else _json(call, call.inspection)
+        request.check_deadline()  # encoding it took time, too
+        return answer
 
 
 async def unless_gone(receive: Receive, work: Awaitable[Inspection]) -> Inspection:

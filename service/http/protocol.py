@@ -19,10 +19,13 @@ from typing import Any, ClassVar, cast
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.http.problems import as_it_is_sent, problem
+from service.metrics import Metrics
 from service.settings import Settings
 
 ARRIVED = "drd.arrived"
 """Key in a request's scope: the instant of `time.monotonic` at which its head was complete."""
+REASONS = {400: "malformed", 408: "slow", 414: "url", 431: "head", 503: "connections"}
+"""What a status sent from here is counted as."""
 _GRACE_SECONDS = 2.0  # the application's own limit comes first, as it counts and logs the request
 
 
@@ -71,7 +74,9 @@ class Protocol(HttpToolsProtocol):
 
     limits: ClassVar[Limits]
     idle: ClassVar[dict["Protocol", None]]
-    """The door's idle connections, longest idle first. Both are set in a subclass."""
+    """The door's idle connections, longest idle first."""
+    metrics: ClassVar[Metrics]
+    """All three are set in a subclass."""
 
     def __init__(self, *given: Any, **options: Any) -> None:
         super().__init__(*given, **options)
@@ -179,6 +184,7 @@ class Protocol(HttpToolsProtocol):
         """Answers with a problem and closes the connection, after earlier requests have been answered."""
         if self.transport.is_closing():
             return
+        self.metrics.turned_away(REASONS[status])
         if self.cycle is not None and not self.cycle.response_complete:
             if not self.cycle.more_body:  # the refused request follows that one
                 self.cycle.keep_alive = False

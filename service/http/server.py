@@ -13,6 +13,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from service.http.protocol import Limits, Phase, Protocol
+from service.metrics import Metrics
 from service.tls import Tls
 
 _TICKS_PER_SWEEP = 5  # of a tenth of a second
@@ -22,8 +23,16 @@ _LAST_WORD_SECONDS = 1.0
 class Server(uvicorn.Server):
     """One application on several listening sockets. With `tls`, TCP sockets use TLS; unix sockets don't."""
 
-    def __init__(self, app: ASGIApp, sockets: list[socket], limits: Limits, tls: Tls | None = None) -> None:
-        self._protocol = type("LimitedProtocol", (Protocol,), {"limits": limits, "idle": {}})
+    def __init__(
+        self,
+        app: ASGIApp,
+        sockets: list[socket],
+        limits: Limits,
+        metrics: Metrics,
+        tls: Tls | None = None,
+    ) -> None:
+        own = {"limits": limits, "idle": {}, "metrics": metrics}
+        self._protocol = type("LimitedProtocol", (Protocol,), own)
         super().__init__(
             uvicorn.Config(
                 app,

@@ -119,7 +119,9 @@ class Servicer(InspectionServiceServicer):
             except Exception as error:  # a bug fails this frame only
                 _logger.exception("a request failed")
                 raise InspectionFailed("the service failed on this request") from error
-            return response_of(call.inspection, call.request_id, call.frame_id)
+            response = response_of(call.inspection, call.request_id, call.frame_id)
+            request.check_deadline()  # encoding it took time, too
+            return response
 
 
 def methods_of(servicer: Servicer) -> "dict[str, grpc.RpcMethodHandler[Any, Any]]":

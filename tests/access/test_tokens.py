@@ -185,7 +185,8 @@ def test_the_admin_address_needs_no_token_and_counts_who_was_turned_away(guarded
     url, reasons = guarded.running.url, ("unknown", "missing", "product")
     before = [denied(reason) for reason in reasons]
     lists(url, "drd_no-such-token")
-    httpx.get(f"{url}/v1/products")
+    stranger = httpx.get(f"{url}/v1/products", headers={"x-request-id": "7"})
+    assert (stranger.status_code, stranger.headers["x-request-id"]) == (401, "7")
     httpx.get(f"{url}/session")  # a page that asks whether to log in
     httpx.get(f"{url}/session", headers={"cookie": "drd=drd_no-such-token"})
     httpx.post(f"{url}/session", json={"token": "drd_no-such-token"})

@@ -8,6 +8,7 @@ import grpc
 import httpx
 import pytest
 
+from service.http.protocol import REASONS
 from service.rpc.pb import inspection_pb2 as pb
 from service.rpc.pb.inspection_pb2_grpc import InspectionServiceStub
 from tests.bundles import make_bundle
@@ -75,7 +76,14 @@ def is_problem(answer: bytes, status: int) -> bool:
     ],
 )
 def test_heads_and_bodies_are_limited_in_size_and_time(running: Running, status: int, sent: bytes) -> None:
+    def refused() -> float | None:
+        labels = {"product": "unknown", "reason": REASONS[status]}
+        return running.service.metrics.registry.get_sample_value("drd_rejected_total", labels)
+
+    before = refused() or 0
     assert is_problem(answer_to(running, sent), status)
+    in_the_body = sent.startswith(b"POST") and status == 408
+    assert (refused() or 0) == before + (not in_the_body)  # there it counts as a request, of its product
 
 
 def test_a_head_that_never_ends_is_cut_off_by_its_size(running: Running) -> None:

@@ -320,6 +320,8 @@ def test_products_are_listed_with_their_versions(http: httpx.Client) -> None:
 def test_health(http: httpx.Client) -> None:
     assert http.get("/health/live").json() == {"status": "alive"}
     assert http.get("/health/ready").json() == {"status": "ready"}
+    for path in ("/health/live", "/health/ready"):  # what some load balancers ask
+        assert (http.head(path).status_code, http.head(path).content) == (200, b"")
 
 
 def test_the_docs_load_nothing_from_other_servers(http: httpx.Client) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from export.bundle import program_version
 from tests.bundles import edit_manifest, make_bundle
 from tests.e2e.serving import ANYWHERE, drd_serve, process, wait_until
 from tests.service.images import plain
@@ -71,10 +72,20 @@ def test_the_log_says_why_an_engine_that_comes_first_is_not_used(tmp_path: Path)
 def test_the_environment_does_what_the_options_do(tmp_path: Path) -> None:
     make_bundle(tmp_path)
 
-    with process(DRD_MODELS=str(tmp_path), DRD_MAX_IMAGE_BYTES="100") as service:
+    with process(DRD_MODELS=str(tmp_path), DRD_MAX_IMAGE_BYTES="100", DRD_TLS_CERT="x.pem") as service:
         response = httpx.post(f"{service.url}/v1/inspect?product=tile", content=bytes(101))
+        said = [line["message"] for line in service.log()]
 
     assert response.status_code == 413
+    assert "not settings, so ignored: DRD_TLS_CERT" in said
+
+
+def test_it_says_which_version_it_is(tmp_path: Path) -> None:
+    with process("--models", tmp_path) as service:
+        shown = httpx.get(f"{service.url}/metrics").text
+
+    assert drd_serve("--version").stdout.strip() == program_version()
+    assert f'drd_build_info{{version="{program_version()}"}} 1.0' in shown
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,7 @@ def test_a_request_over_http_is_a_span_in_the_callers_trace(
     assert span.attributes
     for name in ("request_id", "frame_id", "product", "version", "verdict"):
         assert span.attributes[f"drd.{name}"] == answer[name]
+    assert span.attributes["drd.unfamiliar"] == tuple(answer["unfamiliar"])
     for stage in (*STAGES, "total"):
         assert span.attributes[f"drd.{stage}_ms"] == answer["timings_ms"][stage]
     assert span.start_time

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from service import settings
-from service.settings import Settings
+from service.settings import Settings, unknown_variables
 
 
 @pytest.mark.parametrize(("quota", "workers"), [(2, 3), (16, 9), (None, 9)])
@@ -14,3 +14,7 @@ def test_there_is_a_worker_for_each_core_that_may_be_used_and_one_more(
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
     monkeypatch.setattr(settings, "cores_allowed", lambda: quota)
     assert Settings(models=Path()).workers == workers
+
+
+def test_what_looks_like_a_setting_and_is_none_is_found() -> None:
+    assert unknown_variables(["DRD_HTTP", "DRD_TAKT", "PATH", "DRD_"]) == ["DRD_", "DRD_TAKT"]

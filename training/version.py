@@ -1,0 +1,11 @@
+"""The version of this program."""
+
+from importlib.metadata import PackageNotFoundError, version
+
+
+def program_version() -> str:
+    """As installed; `unknown` for a source tree that was never installed."""
+    try:
+        return version("drd-inspect")
+    except PackageNotFoundError:
+        return "unknown"
