@@ -9,7 +9,6 @@ from export.build import Order, build
 from export.bundle.manifest import MAX_VERSION
 from export.engines import KNOWN, UnknownEngineError, check_ids
 from export.errors import FAILURES
-from training.version import program_version
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,7 +43,6 @@ def _parser() -> argparse.ArgumentParser:
         description="Makes a bundle, MODELS_DIR/PRODUCT/VERSION, from a checkpoint: fits thresholds on good "
         "images that training has not seen, traces the network, and compares every engine with it.",
     )
-    parser.add_argument("--version", action="version", version=program_version())
     parser.add_argument(
         "checkpoint", type=Path, metavar="CHECKPOINT_DIR", help="the folder that drd-train wrote"
     )

@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(f"there is no models folder {settings.models}")
     set_up_logs(settings.log_level)
     if unknown := unknown_variables(os.environ):
-        _logger.warning("not settings, so ignored: %s", ", ".join(unknown))
+        _logger.warning("not settings of drd-serve, so ignored: %s", ", ".join(unknown))
     try:
         uvloop.run(run(settings, announce))
     except (BundleError, CannotListen, TokensError, TlsError) as error:

@@ -95,7 +95,7 @@ class Metrics:
             self.deadline_missed.labels(product).inc()
 
     def turned_away(self, reason: str) -> None:
-        """Counts what the HTTP door refuses before it is a request for a product."""
+        """Counts a connection that the HTTP door ends, whatever it was about."""
         self.rejected.labels(UNKNOWN, reason).inc()
 
     def answered(self, door: str, inspection: Inspection) -> None:

@@ -183,4 +183,6 @@ class Settings(BaseSettings):
 def unknown_variables(environment: Iterable[str]) -> list[str]:
     """Names that look like settings but are none, such as misspelt ones."""
     known = {f"DRD_{name.upper()}" for name in Settings.model_fields}
-    return sorted(name for name in environment if name.startswith("DRD_") and name not in known)
+    return sorted(
+        name for name in environment if name.upper().startswith("DRD_") and name.upper() not in known
+    )

@@ -36,7 +36,7 @@ class Guard:
             except Denied as error:
                 self._access.denied("http", error)
                 sent = headers_of(scope).get(b"x-request-id", "")
-                await problem_of(error, sent if is_id(sent) else None)(scope, receive, send)
+                await problem_of(error, sent if sent and is_id(sent) else None)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 

@@ -83,6 +83,8 @@ class Protocol(HttpToolsProtocol):
         self.phase, self.since = Phase.IDLE, time.monotonic()
         self._head_bytes = self._header_bytes = 0
         self._refusal: tuple[int, str] | None = None
+        self._counted = False
+        """Whether this connection's refusal is in the metrics: it may be tried again until it is sent."""
         self._answers = 0
         self._unread: tuple[int, float] | None = None
         """Which answer the caller has not fully read, and since when."""
@@ -184,7 +186,9 @@ class Protocol(HttpToolsProtocol):
         """Answers with a problem and closes the connection, after earlier requests have been answered."""
         if self.transport.is_closing():
             return
-        self.metrics.turned_away(REASONS[status])
+        if not self._counted:
+            self.metrics.turned_away(REASONS[status])
+            self._counted = True
         if self.cycle is not None and not self.cycle.response_complete:
             if not self.cycle.more_body:  # the refused request follows that one
                 self.cycle.keep_alive = False

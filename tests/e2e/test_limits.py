@@ -86,6 +86,21 @@ def test_heads_and_bodies_are_limited_in_size_and_time(running: Running, status:
     assert (refused() or 0) == before + (not in_the_body)  # there it counts as a request, of its product
 
 
+def test_a_refusal_that_waits_for_an_earlier_answer_is_counted_once(running: Running) -> None:
+    def refused() -> float:
+        labels = {"product": "unknown", "reason": "malformed"}
+        return running.service.metrics.registry.get_sample_value("drd_rejected_total", labels) or 0
+
+    before = refused()
+    nonsense = (b"nonsense\r\n\r\n",) * 5
+    answer_to(
+        running,
+        b"POST /v1/inspect?product=tile HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc",
+        *nonsense,
+    )
+    assert refused() == before + 1
+
+
 def test_a_head_that_never_ends_is_cut_off_by_its_size(running: Running) -> None:
     with connected(running) as connection:
         connection.sendall(b"GET / HTTP/1.1\r\nLong: ")

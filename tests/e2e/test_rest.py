@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from io import BytesIO
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.http.answers import Answer
+from service.http.answers import Answer, answer_of
 from tests.e2e.serving import Running, wait_until
 from tests.service.engines import NOT_A_NUMBER, POISON, Gate
 from tests.service.images import bomb, plain
@@ -315,6 +316,21 @@ def test_products_are_listed_with_their_versions(http: httpx.Client) -> None:
     assert one == products[1]
     assert (one["state"], one["version"], one["versions"][0]["engine"]) == ("READY", 1, "onnx-f32")
     assert one["versions"][0]["bundle_digest"] == inspect(http, plain(1)).json()["bundle_digest"]
+
+
+def test_an_answer_whose_encoding_outlasts_its_deadline_is_not_given(
+    http: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SimpleNamespace(monotonic=time.monotonic)
+    monkeypatch.setattr("service.inspection.time", clock)
+
+    def for_a_minute(*given: Any) -> dict[str, Any]:
+        clock.monotonic = lambda: time.monotonic() + 60
+        return answer_of(*given)
+
+    assert inspect(http, plain(1), X_Deadline_Ms="30000").status_code == 200
+    monkeypatch.setattr("service.http.inspect.answer_of", for_a_minute)
+    assert inspect(http, plain(1), X_Deadline_Ms="30000").status_code == 504
 
 
 def test_health(http: httpx.Client) -> None:

@@ -77,7 +77,7 @@ def test_the_environment_does_what_the_options_do(tmp_path: Path) -> None:
         said = [line["message"] for line in service.log()]
 
     assert response.status_code == 413
-    assert "not settings, so ignored: DRD_TLS_CERT" in said
+    assert "not settings of drd-serve, so ignored: DRD_TLS_CERT" in said
 
 
 def test_it_says_which_version_it_is(tmp_path: Path) -> None:

@@ -17,4 +17,7 @@ def test_there_is_a_worker_for_each_core_that_may_be_used_and_one_more(
 
 
 def test_what_looks_like_a_setting_and_is_none_is_found() -> None:
-    assert unknown_variables(["DRD_HTTP", "DRD_TAKT", "PATH", "DRD_"]) == ["DRD_", "DRD_TAKT"]
+    assert unknown_variables(["DRD_HTTP", "drd_takt_ms", "DRD_TAKT", "drd_htp", "PATH"]) == [
+        "DRD_TAKT",
+        "drd_htp",
+    ]
