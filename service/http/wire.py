@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 PARAMETERS = ("product", "version", "include", "frame_id")
 _LINGER_SECONDS = 1.0
 _MOST_PADDING = 256
+_QUALITY = re.compile(r";\s*q=(0(?:\.[0-9]*)?|1(?:\.0*)?)\s*(?:;|$)", re.IGNORECASE)
 _NUMBER = re.compile(r"[0-9]{1,9}")
 
 
@@ -71,13 +72,19 @@ def parse_head(query: dict[str, str], headers: dict[bytes, str]) -> Head:
 
 def prefers_picture(accept: str) -> bool:
     """Whether an Accept header asks for the overlay picture rather than for JSON."""
-    for offer in accept.split(","):
+    for offer in sorted(filter(_quality, accept.split(",")), key=_quality, reverse=True):
         kind = offer.partition(";")[0].strip().lower()
         if kind in ("application/json", "*/*", "application/*"):
             return False
         if kind == "image/png":
             return True
     return False
+
+
+def _quality(offer: str) -> float:
+    """The q of a media range in an Accept header, 0 to 1; 1 without one."""
+    found = _QUALITY.search(offer)
+    return float(found[1]) if found else 1.0
 
 
 async def read_body(

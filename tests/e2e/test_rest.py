@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from service.http.answers import Answer, answer_of
+from service.http.wire import prefers_picture
 from tests.e2e.serving import Running, wait_until
 from tests.service.engines import NOT_A_NUMBER, POISON, Gate
 from tests.service.images import bomb, plain
@@ -316,6 +317,24 @@ def test_products_are_listed_with_their_versions(http: httpx.Client) -> None:
     assert one == products[1]
     assert (one["state"], one["version"], one["versions"][0]["engine"]) == ("READY", 1, "onnx-f32")
     assert one["versions"][0]["bundle_digest"] == inspect(http, plain(1)).json()["bundle_digest"]
+
+
+@pytest.mark.parametrize(
+    ("accept", "picture"),
+    [
+        ("image/png", True),
+        ("IMAGE/PNG; q=0.5, text/html", True),
+        ("application/json;q=0.8, image/png", True),
+        ("image/png;q=0.8, application/json", False),
+        ("image/png;q=0", False),
+        ("image/png, application/json", True),
+        ("application/json, image/png", False),
+        ("*/*", False),
+        ("", False),
+    ],
+)
+def test_the_answer_s_form_is_the_one_preferred(accept: str, picture: bool) -> None:
+    assert prefers_picture(accept) is picture
 
 
 def test_an_answer_whose_encoding_outlasts_its_deadline_is_not_given(
