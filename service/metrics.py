@@ -94,10 +94,6 @@ class Metrics:
         if outcome == "expired":
             self.deadline_missed.labels(product).inc()
 
-    def turned_away(self, reason: str) -> None:
-        """Counts a connection that the HTTP door ends, whatever it was about."""
-        self.rejected.labels(UNKNOWN, reason).inc()
-
     def answered(self, door: str, inspection: Inspection) -> None:
         """Records a request that got its verdict."""
         product, timings = inspection.product, inspection.timings

@@ -148,9 +148,11 @@ def records(samples: Iterable[Sample]) -> tuple[ImageRecord, ...]:
 
 def libraries() -> dict[str, str]:
     """Versions of what can change a result."""
-    found = {"python": ".".join(map(str, sys.version_info[:3]))}
-    found |= {name: version(name) for name in ("torch", "timm", "numpy", "pillow")}
-    return found | {"drd-inspect": program_version()}
+    return {
+        "python": ".".join(map(str, sys.version_info[:3])),
+        **{name: version(name) for name in ("torch", "timm", "numpy", "pillow")},
+        "drd-inspect": program_version(),
+    }
 
 
 def _line(error: Exception) -> str:

@@ -19,13 +19,13 @@ from typing import Any, ClassVar, cast
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.http.problems import as_it_is_sent, problem
-from service.metrics import Metrics
+from service.metrics import UNKNOWN, Metrics
 from service.settings import Settings
 
 ARRIVED = "drd.arrived"
 """Key in a request's scope: the instant of `time.monotonic` at which its head was complete."""
 REASONS = {400: "malformed", 408: "slow", 414: "url", 431: "head", 503: "connections"}
-"""What a status sent from here is counted as."""
+"""What a status sent from here is counted as, in `drd_rejected_total`."""
 _GRACE_SECONDS = 2.0  # the application's own limit comes first, as it counts and logs the request
 
 
@@ -187,7 +187,7 @@ class Protocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if not self._counted:
-            self.metrics.turned_away(REASONS[status])
+            self.metrics.rejected.labels(UNKNOWN, REASONS[status]).inc()
             self._counted = True
         if self.cycle is not None and not self.cycle.response_complete:
             if not self.cycle.more_body:  # the refused request follows that one

@@ -134,8 +134,7 @@ def test_a_full_queue_is_retried_after_the_time_it_gave(address: str, gate: Gate
 
 
 def refusals(running: Running) -> float:
-    labels = {"product": "tile", "reason": "queue_frames"}
-    return running.service.metrics.registry.get_sample_value("drd_rejected_total", labels) or 0.0
+    return running.sample("drd_rejected_total", product="tile", reason="queue_frames")
 
 
 def test_an_unreachable_service_is_reported_soon_and_retried(

@@ -1,4 +1,8 @@
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from pkgutil import resolve_name
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -28,3 +32,21 @@ def running(tmp_path_factory: pytest.TempPathFactory, gate: Gate) -> Iterator[Ru
         stream_window=3,
     ) as service:
         yield service
+
+
+@pytest.fixture
+def takes_a_minute(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Makes the named function take a minute, by the clock that requests' deadlines are checked with."""
+    clock = SimpleNamespace(monotonic=time.monotonic)
+    monkeypatch.setattr("service.inspection.time", clock)
+
+    def slow_down(name: str) -> None:
+        original: Callable[..., Any] = resolve_name(name)
+
+        def slow(*given: Any) -> Any:
+            clock.monotonic = lambda: time.monotonic() + 60
+            return original(*given)
+
+        monkeypatch.setattr(name, slow)
+
+    return slow_down

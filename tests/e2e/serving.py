@@ -33,6 +33,10 @@ class Running:
     target: str
     """Where gRPC listens."""
 
+    def sample(self, series: str, **labels: str) -> float:
+        """The value of a series in its metrics; 0 while it has none."""
+        return self.service.metrics.registry.get_sample_value(series, labels) or 0.0
+
 
 @contextmanager
 def serving(

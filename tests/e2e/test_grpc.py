@@ -1,11 +1,9 @@
 """The gRPC door on a real port: the same answers, the same errors, and the stream."""
 
 import queue
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
-from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -15,7 +13,6 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from service.rpc.convert import response_of
 from service.rpc.pb import inspection_pb2 as pb
 from service.rpc.pb.inspection_pb2_grpc import InspectionServiceStub
 from tests.e2e.serving import Running, wait_until
@@ -109,16 +106,9 @@ def test_errors_have_their_status(stub: InspectionServiceStub, case: str) -> Non
 
 
 def test_an_answer_whose_encoding_outlasts_its_deadline_is_not_given(
-    stub: InspectionServiceStub, monkeypatch: pytest.MonkeyPatch
+    stub: InspectionServiceStub, takes_a_minute: Callable[[str], None]
 ) -> None:
-    clock = SimpleNamespace(monotonic=time.monotonic)
-    monkeypatch.setattr("service.inspection.time", clock)
-
-    def for_a_minute(*given: Any) -> pb.InspectResponse:
-        clock.monotonic = lambda: time.monotonic() + 60
-        return response_of(*given)
-
-    monkeypatch.setattr("service.rpc.servicer.response_of", for_a_minute)
+    takes_a_minute("service.rpc.servicer.response_of")
     with pytest.raises(grpc.RpcError) as late:
         stub.Inspect(request(1, deadline_ms=30_000))
     assert late.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
