@@ -112,7 +112,7 @@ def certify(
     """A proof per engine, in order of preference, and the reasons why some must be left out, by engine id.
 
     Raises ParityError on a flip, except by an int8 engine, which is left out: not every network can be
-    quantised.
+    quantised. So are float16 engines that can't be run here if their graph flips on the CPU.
     """
     proofs, unfit = list[EngineParity](), dict[str, str]()
     for entry in entries:
@@ -128,10 +128,11 @@ def certify(
             unfit[entry.id] = objection
     unseen = [proof for proof in proofs if proof.status == "not_run" and in_float16(proof.id)]
     if unseen:
-        half, objection = _half_graph(root / HALF_GRAPH, geometry, golden, survey, thresholds)
-        deviation = f"; its graph on the CPU: {half.max_score_deviation:.1e}"
+        seen, objection = _half_graph(root / HALF_GRAPH, geometry, golden, survey, thresholds)
         proofs = [
-            proof.model_copy(update={"reason": proof.reason + deviation}) if proof in unseen else proof
+            proof.model_copy(update={"reason": f"{proof.reason}; its graph on the CPU: {seen}"})
+            if proof in unseen
+            else proof
             for proof in proofs
         ]
         if objection:
@@ -152,14 +153,18 @@ def _race(entries: Sequence[EngineEntry], root: Path, geometry: Geometry, golden
 
 def _half_graph(
     path: Path, geometry: Geometry, golden: Golden, survey: Survey, thresholds: Thresholds
-) -> tuple[EngineParity, str | None]:
-    """Checks the float16 graph on the CPU, in place of the engines that need a GPU. Returns its proof and the
-    reason if they must be left out: a frame needs more than the widest guard band."""
+) -> tuple[str, str | None]:
+    """Checks the float16 graph on the CPU, in place of the engines that need a GPU. Returns its deviation, in
+    words, and the reason if they must be left out: a frame needs more than the widest guard band."""
     entry = EngineEntry(id="onnx-fp16", file=path.name, batch_sizes=(1,))
     with closing(OnnxRuntimeEngine(path, geometry, CPU)) as engine:
-        proof = _compare(entry, engine, golden, thresholds)
+        try:
+            proof = _compare(entry, engine, golden, thresholds)
+        except ParityError as error:
+            return "it flips", str(error)
         too_far = (proof.guard_band or 0) > MAX_GUARD_BAND
-        return proof, _TOO_FAR if too_far else survey.objection(engine, thresholds, MAX_GUARD_BAND, 1)
+        objection = _TOO_FAR if too_far else survey.objection(engine, thresholds, MAX_GUARD_BAND, 1)
+        return f"{proof.max_score_deviation:.1e}", objection
 
 
 def _preference(proof: EngineParity) -> tuple[int, float]:

@@ -68,7 +68,15 @@ def _sampled(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 def is_promised(count: int, budget: float) -> bool:
     """Whether `count` images guarantee a probability of at most `budget` that a good part is rejected."""
-    return _rejected(count, budget) >= 1
+    return allowed_rejects(count, budget) >= 1
+
+
+def allowed_rejects(count: int, budget: float) -> int:
+    """How many of `count` calibration images the budget lets reach the threshold: ⌊(n+1)·budget⌋.
+
+    Exact for the decimal number that the user typed: in binary, 100·0.29 is below 29.
+    """
+    return math.floor((count + 1) * Fraction(str(budget)))
 
 
 def conformal_threshold(values: Sequence[float], budget: float) -> float:
@@ -80,7 +88,7 @@ def conformal_threshold(values: Sequence[float], budget: float) -> float:
     median.
     """
     ordered = np.sort(np.asarray(values, dtype=np.float64))
-    if (rejected := _rejected(len(ordered), budget)) >= 1:
+    if (rejected := allowed_rejects(len(ordered), budget)) >= 1:
         return float(ordered[-rejected])
     upper = ordered[len(ordered) // 2 :]
     decay = max(0.0, float(upper.mean() - np.median(ordered)))
@@ -109,11 +117,6 @@ def _scale(median: float, values: Sequence[float], budget: float) -> Scale:
             "all calibration images have the same score: give different images of good parts"
         )
     return Scale(median=median, threshold=threshold)
-
-
-def _rejected(count: int, budget: float) -> int:
-    """⌊(n+1)·budget⌋, exact for the decimal number that the user typed: in binary, 100·0.29 is below 29."""
-    return math.floor((count + 1) * Fraction(str(budget)))
 
 
 def _widened(values: NDArray[np.float64], share: float, least: float) -> Range:

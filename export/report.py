@@ -3,8 +3,11 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from scipy.stats import beta
+
 from export.accept import EngineParity
 from export.bundle.manifest import GoldenFrame, Thresholds
+from export.calibrate import allowed_rejects
 
 Say = Callable[[str, str], None]
 """Prints a topic and a line of text; an empty topic continues the one before."""
@@ -14,7 +17,8 @@ def show_thresholds(thresholds: Thresholds, say: Say) -> None:
     """The thresholds, and whether there are enough calibration images to guarantee the error budget."""
     say("Budget", f"at most {thresholds.max_false_reject:.2%} of good parts rejected")
     if thresholds.promised:
-        say("", f"guaranteed: {thresholds.calibration_size} calibration images are enough")
+        say("", f"guaranteed on average by {thresholds.calibration_size} calibration images;")
+        say("", f"with 95 % confidence at most {rejected_at_most(thresholds):.2%}")
     else:
         least = 1 / (thresholds.calibration_size + 1)
         say(
@@ -26,6 +30,16 @@ def show_thresholds(thresholds: Thresholds, say: Say) -> None:
     say("Threshold", f"{'':6} {'reject over':>12} {'median good':>12}   raw values")
     for name, scale in (("image", thresholds.image), ("pixel", thresholds.pixel)):
         say("", f"{name:6} {scale.threshold:12.5f} {scale.median:12.5f}")
+
+
+def rejected_at_most(thresholds: Thresholds, confidence: float = 0.95) -> float:
+    """The share of good parts that a promised threshold rejects at most, at this confidence.
+
+    The threshold is the k-th largest of n scores: the share of new ones above it is Beta(k, n + 1 − k).
+    """
+    n = thresholds.calibration_size
+    k = allowed_rejects(n, thresholds.max_false_reject)
+    return float(beta.ppf(confidence, k, n + 1 - k))
 
 
 def show_golden(entries: Sequence[GoldenFrame], say: Say) -> None:

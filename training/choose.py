@@ -56,12 +56,11 @@ def choose_rule(drd: DRD, recipe: Recipe, select: Tensor, seed: int) -> list[Can
         All candidates, the chosen one first.
     """
     normal = _maps(drd, select)
-    seeds = [
-        int(s) for s in np.random.default_rng((seed, _DAMAGE)).integers(0, 1 << 62, _VERSIONS * len(select))
-    ]
-    pseudo, _ = synthesise(select.repeat(_VERSIONS, 1, 1, 1), preset(recipe), seeds)
-    damaged = _maps(drd, pseudo)
-    truth = np.repeat([False, True], [len(select), len(pseudo)])
+    seeds = np.random.default_rng((seed, _DAMAGE)).integers(0, 1 << 62, (_VERSIONS, len(select)))
+    # One version of all at a time: as floats they take four times the memory of the frames.
+    versions = [_maps(drd, synthesise(select, preset(recipe), each)[0]) for each in seeds.tolist()]
+    damaged = [torch.cat(one) for one in zip(*versions, strict=True)]
+    truth = np.repeat([False, True], [len(select), seeds.size])
     tried = []
     for rule in candidates(recipe):
         fit_rule(drd, rule, normal)

@@ -1,6 +1,7 @@
 """`drd-train`: good pictures → checkpoint."""
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -53,6 +54,13 @@ def _seed(text: str) -> int:
     if not (text.isascii() and text.isdigit() and int(text) < 1 << 63):
         raise argparse.ArgumentTypeError(f"{text!r}: a whole number from 0 to 2^63 - 1")
     return int(text)
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a regular expression: {error}") from error
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -108,5 +116,12 @@ def _parser() -> argparse.ArgumentParser:
         "--skip-unreadable",
         action="store_true",
         help="leave unreadable pictures out, naming them, instead of stopping",
+    )
+    parser.add_argument(
+        "--same-part",
+        type=_pattern,
+        metavar="REGEX",
+        help="pictures are of one part if this finds the same text in their names; for several pictures per "
+        "part, so that the threshold is set on other parts than those learned from",
     )
     return parser

@@ -29,7 +29,7 @@ class TrainingError(ValueError):
 def autocast(device: torch.device, bfloat16: bool) -> AbstractContextManager[object]:
     """bfloat16 if `bfloat16` and the processor computes in it; float32 otherwise."""
     if device.type == "cuda":
-        able = torch.cuda.is_bf16_supported()
+        able = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         able = bool(torch.cpu.get_capabilities().get("avx512_bf16"))
     return torch.autocast(device.type, torch.bfloat16) if bfloat16 and able else nullcontext()

@@ -1,6 +1,7 @@
 """One training run from folder to checkpoint directory: what `drd-train` does."""
 
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,9 @@ from training.resume import ResumeFile
 from training.shape import shaped
 from training.splits import Split, split
 
+_TWELVE_BITS = 16
+"""White of a 12-bit picture that was stored in 16 bits as it is, on the 0–255 scale."""
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -44,6 +48,7 @@ class Request:
     size: Sequence[int] | None = None
     preview: Path | None = None
     skip_unreadable: bool = False
+    same_part: re.Pattern[str] | None = None
 
     def resolved_recipe(self) -> Recipe:
         height, width = self.size or (None, None)
@@ -60,12 +65,17 @@ def train(request: Request) -> Checkpoint:
     recipe = shaped(recipe, [sample.path for sample in dataset.train])
     # Before training, not after hours of it.
     test = tuple(s for s, _ in _readable(dataset.test, recipe.geometry, "test", request.skip_unreadable))
-    shares = _split(dataset.train, request.seed)
+    shares = _split(_distinct(dataset.train), request)
     frames = {
         name: _read(share, recipe.geometry, name, request.skip_unreadable) for name, share in shares.items()
     }
     device = _device(request.device)
     fit = frames["fit"].pixels
+    if fit.max() <= _TWELVE_BITS:
+        print(
+            f"WARNING: no pixel is brighter than {int(fit.max())} of 255, so few grey levels are left. Are "
+            "these 10- or 12-bit pictures in 16-bit files? Then scale them to 16 bits, here and at the camera"
+        )
     if request.preview is not None:
         write_preview(request.preview, fit, preset(recipe), request.seed)
     drd = _network(recipe, request)
@@ -94,9 +104,34 @@ class _Share:
     """uint8 RGB `[n, H, W, 3]`."""
 
 
-def _split(train: Sequence[Sample], seed: int) -> dict[Split, tuple[Sample, ...]]:
+def _distinct(samples: Sequence[Sample]) -> list[Sample]:
+    """Without files that are copies of another: one of them could train, and another set the threshold."""
+    first = dict[str, Sample]()
+    for sample in samples:
+        try:
+            digest = file_digest(sample.path)
+        except OSError:  # named when it is read
+            digest = sample.name
+        first.setdefault(digest, sample)
+    kept = list(first.values())
+    if len(kept) < len(samples):
+        copy = next(sample for sample in samples if sample not in kept)
+        print(f"left out: {len(samples) - len(kept)} copies of other pictures, the first is {copy.name}")
+    return kept
+
+
+def _split(train: Sequence[Sample], request: Request) -> dict[Split, tuple[Sample, ...]]:
+    pattern = request.same_part
+
+    def part_of(sample: Sample) -> str:
+        assert pattern is not None
+        found = pattern.search(sample.name)
+        if found is None:
+            raise TrainingError(f"--same-part: {pattern.pattern!r} is not found in {sample.name}")
+        return found[1 if pattern.groups else 0] or found[0]
+
     try:
-        return split(train, seed)
+        return split(train, request.seed, part_of if pattern else None)
     except ValueError as error:
         raise TrainingError(str(error)) from error
 

@@ -12,7 +12,10 @@ from PIL import Image, ImageFilter
 
 from export.bundle import frame_statistics
 from export.bundle.frame import FrameRanges
+from export.bundle.manifest import Thresholds
+from export.bundle.scale import Scale
 from export.calibrate import CalibrationError, calibrate, conformal_threshold, frame_ranges, is_promised
+from export.report import rejected_at_most
 from export.scoring import Scored
 
 Frame = NDArray[np.uint8]
@@ -157,3 +160,12 @@ def scored(number: int, score: float, peak: float) -> Scored:
     heatmap[:, 4:] = 3
     heatmap[1, 1] = peak  # not on the grid that the median is computed on
     return Scored(Path(f"{number}.png"), frame, (80, 60), frame_statistics(frame, (80, 60)), heatmap, score)
+
+
+@pytest.mark.parametrize(("count", "budget", "most"), [(100, 0.01, 0.0295), (400, 0.01, 0.0193)])
+def test_what_a_promise_is_worth_with_95_percent_confidence(count: int, budget: float, most: float) -> None:
+    scale = Scale(median=0.0, threshold=1.0)
+    thresholds = Thresholds(
+        image=scale, pixel=scale, calibration_size=count, max_false_reject=budget, promised=True
+    )
+    assert rejected_at_most(thresholds) == pytest.approx(most, abs=1e-4)

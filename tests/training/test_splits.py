@@ -31,6 +31,23 @@ def test_consecutive_names_stay_together(total: int, seed: int) -> None:
         assert len({use[i] for i in range(start, min(start + 4, total))}) == 1
 
 
+@given(st.lists(st.integers(0, 30), min_size=10, max_size=300), st.integers(0, 2**31))
+def test_images_of_one_part_stay_together(parts: list[int], seed: int) -> None:
+    items = list(enumerate(parts))
+    try:
+        shares = split(items, seed, lambda item: str(item[1]))
+    except ValueError:
+        assert len(set(parts)) < 15
+        return
+    assert sorted(item for share in shares.values() for item in share) == items
+    assert len({(name, part) for name, share in shares.items() for _, part in share}) == len(set(parts))
+
+
+def test_too_few_parts_are_refused() -> None:
+    with pytest.raises(ValueError, match="100 images of 2 parts can't be divided"):
+        split(range(100), 0, lambda index: str(index % 2))
+
+
 def test_the_seed_decides() -> None:
     assert split(range(200), 3) == split(range(200), 3)
     assert split(range(200), 3) != split(range(200), 4)

@@ -138,6 +138,8 @@ def test_a_checkpoint_of_another_format_is_refused_as_such(trained: Path, tmp_pa
         (["--product", "../up"], 2, "letters, digits"),
         (["--epochs", "0"], 2, "epochs"),
         (["--device", "tpu"], 2, "invalid choice"),
+        (["--same-part", "(0"], 2, "not a regular expression"),
+        (["--same-part", "part-[0-9]+"], 1, "'part-[0-9]+' is not found in train/good/000.png"),
     ],
 )
 def test_mistakes_are_one_clear_line(
@@ -170,6 +172,40 @@ def test_an_unreadable_picture_stops_the_run_or_is_named_and_left_out(
     assert main(options(data, weights, tmp_path / "b", "--epochs", "1", "--skip-unreadable")) == 0
     assert "left out" in capsys.readouterr().out
     assert "007.png" not in (tmp_path / "b/checkpoint.json").read_text()
+
+
+def test_pictures_of_one_part_and_copies_are_kept_out_of_calibration(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = make_dataset(tmp_path / "plate", good=20, test=0)
+    folder = data / "train/good"
+    for number in range(10):  # a second picture of each of ten parts, far away in the order of names
+        (folder / f"{10 + number:03}.png").rename(folder / f"exposure2_{number:03}.png")
+    (folder / "copy_000.png").write_bytes((folder / "000.png").read_bytes())
+    arguments = options(data, weights, tmp_path / "out", "--epochs", "1", "--same-part", r"([0-9]{3})\.png")
+    assert main(arguments) == 0
+    assert (
+        "left out: 1 copies of other pictures, the first is train/good/copy_000.png"
+        in capsys.readouterr().out
+    )
+    splits = load_checkpoint(tmp_path / "out").splits
+    places = {record.name[-7:]: set[str]() for share in splits.values() for record in share}
+    for name, share in splits.items():
+        for record in share:
+            places[record.name[-7:]].add(name)
+    assert len(places) == 10
+    assert all(len(names) == 1 for names in places.values())
+
+
+def test_twelve_bits_in_sixteen_are_noticed(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    generator = np.random.default_rng(0)
+    for number in range(10):
+        pixels = generator.integers(0, 4096, (64, 64), dtype=np.uint16)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    assert main(options(tmp_path, weights, tmp_path / "out", "--epochs", "1")) == 0
+    assert "WARNING: no pixel is brighter than 16 of 255" in capsys.readouterr().out
 
 
 def test_an_unreadable_test_picture_is_found_before_training(
