@@ -142,7 +142,7 @@ def _apply_roi(path: Path | None, drd: DRD, geometry: Geometry, say: Say) -> Reg
     if path is None:
         return None
     region, mask = read_roi(path, geometry)
-    drd.heatmap.roi.copy_(torch.from_numpy(mask))
+    drd.heatmap.set_roi(torch.from_numpy(mask).to(drd.heatmap.roi.dtype))
     say("Region", f"{region.share:.1%} of the picture is inspected, see {path}")
     return region
 
@@ -179,12 +179,17 @@ def _calibration_images(checkpoint: Checkpoint, folder: Path | None, say: Say) -
         return paths
     given = open_dataset(folder, checkpoint.product).train
     seen = {record.sha256 for split in ("fit", "select") for record in checkpoint.splits[split]}
-    paths = [sample.path for sample in given if file_digest(sample.path) not in seen]
+    paths = list[Path]()
+    for sample in given:
+        if (digest := file_digest(sample.path)) not in seen:
+            seen.add(digest)  # a copy of a picture is no further one
+            paths.append(sample.path)
     if not paths:
         raise CalibrationError(f"{folder}: all {len(given)} images were used in training; give others")
     say(
         "Calibration",
-        f"{len(paths)} good images of {folder}; {len(given) - len(paths)} used in training left out",
+        f"{len(paths)} good images of {folder}; {len(given) - len(paths)} used in training, or copies, "
+        "left out",
     )
     return paths
 

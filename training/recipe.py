@@ -87,8 +87,7 @@ class Recipe(BaseModel):
     schedule: Literal["constant", "cosine"] = "cosine"
     """`cosine` falls to a tenth of the learning rate."""
     bfloat16: bool = True
-    """Autocast to bfloat16 where the processor computes in it; weights, losses and evaluation stay
-    float32."""
+    """Autocast to bfloat16 where the processor computes in it; weights and evaluation stay float32."""
 
     # Score rule
     rule: Literal["chosen", "drd", "mean"] = "chosen"

@@ -22,6 +22,13 @@ Mask = NDArray[np.bool_]
 
 _SQUARES = ((0.2, 150, 200), (0.3, 64, 100), (0.5, 10, 32))
 """Probability, least and greatest side at 256 px (from the authors' program)."""
+_VISIBLE = 4.0
+"""Grey levels by which `mix` has to change a pixel. A paste from a dark background to a dark background shows
+nothing, and is no damage."""
+_LEAST_VISIBLE = 20
+"""Pixels at 256 px that a damage has to change; otherwise another one is drawn."""
+_DRAWS = 8
+"""At most, since some frames cannot be changed."""
 
 
 def synthesise(frames: Tensor, preset: Preset, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -33,7 +40,7 @@ def synthesise(frames: Tensor, preset: Preset, seeds: Sequence[int]) -> tuple[Te
 
     Returns:
         The damaged frames, float32 `[N, H, W, 3]` on the 0–255 scale (`drd` may exceed 255 by a fifth), and
-        where they differ from the good ones, bool `[N, H, W]`.
+        where they differ visibly from the good ones, bool `[N, H, W]`.
     """
     good = frames.numpy().astype(np.float32)
     damage = _paste_square if preset == "drd" else _mixed
@@ -61,12 +68,22 @@ def _square_side(rng: Generator, extent: int) -> int:
 
 
 def _mixed(good: Pixels, index: int, rng: Generator) -> tuple[Pixels, Mask]:
+    least = _LEAST_VISIBLE * good[index].shape[0] * good[index].shape[1] / 256**2
+    for _ in range(_DRAWS):
+        damaged, mask = _blended(good, index, rng)
+        if mask.sum() >= least:
+            break
+    return damaged, mask
+
+
+def _blended(good: Pixels, index: int, rng: Generator) -> tuple[Pixels, Mask]:
     image = good[index]
     shape = _SHAPES[rng.choice(len(_SHAPES), p=(0.25, 0.5, 0.25))]
     mask = shape(rng, *image.shape[:2])
     opacity = np.float32(rng.uniform(0.2, 1.0))
     content = _content(good, index, rng)
     blended = np.clip(image + opacity * (content - image), 0, 255)
+    mask &= (np.abs(blended - image) >= _VISIBLE).any(2)
     return np.where(mask[:, :, None], blended, image), mask
 
 

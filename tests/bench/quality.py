@@ -103,7 +103,7 @@ def nearest_neighbours(
     share = -(-_BANK // len(parts))
     bank = torch.cat([part[torch.randperm(len(part), generator=generator)[:share]] for part in parts])
     # The product's own last step, so that only the distances differ.
-    heatmap = Heatmap(recipe.height, recipe.width, ScoreRule(top=0.01), weights=(1.0,))
+    heatmap = Heatmap(recipe.height, recipe.width, 1, ScoreRule(top=0.01))
 
     def predict(frames: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         distance = 1 - (vectors(frames) @ bank.T).amax(-1)

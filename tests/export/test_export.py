@@ -57,7 +57,7 @@ def test_the_output_has_what_a_process_engineer_needs(
     assert export(checkpoint, tmp_path / "models", *options) == 0
     output = capsys.readouterr().out
     for expected in (
-        f"12 good images of {data}; 48 used in training left out",
+        f"12 good images of {data}; 48 used in training, or copies, left out",
         "at most 1.00% of good parts rejected",
         "NOT guaranteed: 12 calibration images guarantee 7.69% at best",
         "16 frames: 4 near-threshold, 4 good, 4 defective, 4 pseudo-abnormal",

@@ -126,7 +126,7 @@ def test_the_heat_is_where_the_distance_is_and_only_in_its_image() -> None:
 @pytest.mark.parametrize("sigma", [4.0, 8.0])
 def test_the_heatmap_is_the_mean_map_smoothed_and_upsampled(sigma: float) -> None:
     maps = [torch.rand(2, 16, 24, generator=torch.Generator().manual_seed(seed)) for seed in range(2)]
-    heatmap, _ = Heatmap(64, 96, ScoreRule(sigma=sigma), (1.0, 1.0))(maps)
+    heatmap, _ = Heatmap(64, 96, 2, ScoreRule(sigma=sigma))(maps)
     side = torch.arange(-int(sigma), int(sigma) + 1)  # four times sigma, on a grid of every fourth pixel
     bell = torch.exp(-0.5 * (side / (sigma / 4)) ** 2)
     kernel = torch.outer(bell, bell) / bell.sum() ** 2
@@ -144,8 +144,8 @@ def test_an_image_scores_alike_in_any_company() -> None:
 
 @pytest.mark.parametrize("factor", [False, True])
 def test_outside_the_region_of_interest_nothing_counts(factor: bool) -> None:
-    module = Heatmap(64, 64, ScoreRule(factor=factor))
-    module.roi[:, 32:] = 0
+    module = Heatmap(64, 64, rule=ScoreRule(factor=factor))
+    module.set_roi((torch.arange(64) < 32).expand(64, 64).float())
     heatmap, score = module(levels(2.0))
     assert (heatmap[:, :, 32:] == 0).all()
     assert score[1] < 0.3
@@ -153,22 +153,29 @@ def test_outside_the_region_of_interest_nothing_counts(factor: bool) -> None:
 
 
 def test_top_share_is_the_mean_of_the_hottest_pixels() -> None:
-    plain, top = Heatmap(64, 64), Heatmap(64, 64, ScoreRule(top=1.0))
+    plain, top = Heatmap(64, 64), Heatmap(64, 64, rule=ScoreRule(top=1.0))
     heatmap, score = top(levels(2.0))
     assert torch.allclose(score, heatmap.mean((1, 2)), atol=1e-6)
     assert score[1] < plain(levels(2.0))[1][1]
 
 
+def test_top_is_a_share_of_the_region_of_interest() -> None:
+    module = Heatmap(64, 64, rule=ScoreRule(top=1.0))
+    module.set_roi((torch.arange(64) < 16).expand(64, 64).float())
+    heatmap, score = module(levels(2.0))
+    assert torch.allclose(score, heatmap[:, :, :16].mean((1, 2)), atol=1e-6)
+
+
 def test_the_paper_s_factor_is_the_peak_of_the_least_varying_level() -> None:
     maps = levels(2.0)
     maps[1][1] = 0.3  # no variance at all in the second level of the second image
-    plain, factor = Heatmap(64, 64)(maps)[1], Heatmap(64, 64, ScoreRule(factor=True))(maps)[1]
+    plain, factor = Heatmap(64, 64)(maps)[1], Heatmap(64, 64, rule=ScoreRule(factor=True))(maps)[1]
     assert factor[1] == pytest.approx(float(plain[1]) * 1.3, rel=1e-5)
 
 
 def test_normalisation_gives_every_level_the_same_range() -> None:
     generator = torch.Generator().manual_seed(0)
     normal = [torch.rand(40, side, side, generator=generator) * (k + 1) for k, side in enumerate((16, 8, 4))]
-    module = Heatmap(64, 64, ScoreRule(normalise=True))
+    module = Heatmap(64, 64, rule=ScoreRule(normalise=True))
     module.fit(normal)
     assert torch.allclose(module.scale, torch.tensor([0.495, 0.99, 1.485]), atol=0.02)

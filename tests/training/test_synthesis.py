@@ -41,6 +41,14 @@ def test_drd_pastes_patch_plus_a_fifth_of_what_was_there_unclipped() -> None:
     assert torch.all(damaged[mask] == 288)  # 240 + 0.2 · 240
 
 
+def test_mix_shows_on_a_small_part_on_a_dark_ground() -> None:
+    good = torch.zeros(16, 64, 64, 3, dtype=torch.uint8)
+    good[:, 28:36, 28:36] = good_frames(16)[:, :8, :8]
+    damaged, mask = synthesise(good, "mix", range(16))
+    assert torch.equal((damaged - good).abs().amax(3) >= 4, mask)
+    assert mask.flatten(1).any(1).all()
+
+
 def test_mix_stays_in_range() -> None:
     damaged, _ = synthesise(good_frames(16), "mix", range(16))
     assert damaged.min() >= 0

@@ -28,9 +28,8 @@ class DRD(nn.Module):
             bound(self.bottleneck)
             bound(self.student)
         self.memory = Memory(recipe.memory, mirror.channels[1:], levels) if recipe.memory else None
-        # The memory counts as much as the student's levels together.
-        weights = [1.0] * levels + [float(levels)] * (self.memory is not None)
-        self.heatmap = Heatmap(recipe.height, recipe.width, rule, weights)
+        maps = levels + (self.memory is not None)
+        self.heatmap = Heatmap(recipe.height, recipe.width, maps, rule)
 
     def restore(self, features: list[Tensor]) -> list[Tensor]:
         """The student's reconstruction of the teacher's features, shaped as `targets` of them."""

@@ -31,7 +31,8 @@ class ScoreRule(BaseModel):
     sigma: Annotated[float, Field(gt=0)] = 4.0
     """Gaussian smoothing of the heatmap, in pixels of the network's input."""
     top: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Share of the hottest pixels whose mean is the score; 0: the maximum."""
+    """Share of the pixels in the region of interest; the mean of as many hottest ones is the score. 0: the
+    maximum."""
     factor: bool = False
     """DRD's refinement: times 1 + the peak of the level whose map varies least."""
 
@@ -49,11 +50,9 @@ class Heatmap(nn.Module):
 
     Args:
         height, width: the network's input size.
-        weights: of the maps in their mean, in the order of `DRD.maps`.
+        maps: how many `DRD.maps` gives; all count alike.
     """
 
-    weights: Tensor
-    """`[maps]`, sum 1."""
     scale: Tensor
     """`[maps]`: usual range of each map; 1 until fitted."""
     roi: Tensor
@@ -63,20 +62,20 @@ class Heatmap(nn.Module):
     columns: Tensor
     """`[W, W/4]`: likewise."""
 
-    def __init__(
-        self,
-        height: int,
-        width: int,
-        rule: ScoreRule | None = None,
-        weights: Sequence[float] = (1.0, 1.0, 1.0),
-    ) -> None:
+    def __init__(self, height: int, width: int, maps: int = 3, rule: ScoreRule | None = None) -> None:
         super().__init__()
         self.size = (height, width)
         self.grid = (height // _FINEST_STRIDE, width // _FINEST_STRIDE)
-        self.register_buffer("weights", torch.tensor(weights) / sum(weights), persistent=False)
-        self.register_buffer("scale", torch.ones(len(weights)))
+        self.register_buffer("scale", torch.ones(maps))
         self.register_buffer("roi", torch.ones(height, width))
+        self.inspected = 1.0
+        """Share of the pixels that lie in the region of interest: `ScoreRule.top` is a share of these."""
         self.set_rule(rule or ScoreRule())
+
+    def set_roi(self, roi: Tensor) -> None:
+        """From now on only a defect where `roi` `[H, W]` is 1 counts. Before calibration: scores change."""
+        self.roi.copy_(roi)
+        self.inspected = float(roi.mean())
 
     def set_rule(self, rule: ScoreRule) -> None:
         self.rule = rule
@@ -92,8 +91,7 @@ class Heatmap(nn.Module):
     def forward(self, distance: list[Tensor]) -> tuple[Tensor, Tensor]:
         """`DRD.maps` → heatmap `[N, H, W]` and score `[N]`."""
         maps = torch.stack([self._to_grid(one) for one in distance], 1)  # [N, maps, H/4, W/4]
-        shares = self.weights / self.scale if self.rule.normalise else self.weights
-        mean = (maps * shares.view(1, -1, 1, 1)).sum(1)  # [N, H/4, W/4]
+        mean = (maps / self.scale.view(1, -1, 1, 1) if self.rule.normalise else maps).mean(1)  # [N, H/4, W/4]
         heatmap = self.rows @ mean @ self.columns.T * self.roi
         return heatmap, self._score(heatmap, distance)
 
@@ -105,7 +103,8 @@ class Heatmap(nn.Module):
     def _score(self, heatmap: Tensor, levels: list[Tensor]) -> Tensor:
         if self.rule.top > 0:
             pooled = F.avg_pool2d(heatmap.unsqueeze(1), _FINEST_STRIDE).flatten(1)
-            score = pooled.topk(max(1, round(self.rule.top * pooled.shape[1]))).values.mean(1)
+            hottest = max(1, round(self.rule.top * self.inspected * pooled.shape[1]))
+            score = pooled.topk(hottest).values.mean(1)
         else:
             score = heatmap.flatten(1).amax(1)
         if self.rule.factor:
