@@ -1,20 +1,24 @@
 """Which product versions are on disk, which are loaded, and which one serves.
 
 `refresh` loads and unloads versions to follow the models folder. A new version is loaded beside the old one
-and takes over when its golden frames have passed; if it fails, the old one keeps serving. Only the loading
+and takes over when its golden frames have passed; if it fails, the old one keeps serving. What serves gives
+way to a lower version only when it was removed: when two scans in a row did not find it. Only the loading
 itself runs outside the event loop.
 """
 
 import asyncio
 import ctypes
 import gc
+import hashlib
 import logging
-from collections.abc import Callable, Iterator, Mapping
+import math
+import time
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from export.bundle import Bundle, BundleError, Predictor, TrustedKey
+from export.bundle import Bundle, BundleError, Predictor, TrustedKey, read_sealed_manifest
 from service.errors import NotLoaded, NotServing
 from service.folder import Fingerprint, scan
 from service.lane import Lane
@@ -25,6 +29,7 @@ from service.state import State
 
 Start = Callable[[Bundle, str], Predictor]
 """Starts a bundle's engine: `Bundle.start`, or a replacement in tests and benchmarks."""
+_RETRY_SECONDS = 30
 _logger = logging.getLogger(__name__)
 
 
@@ -38,6 +43,10 @@ class Version:
     fingerprint: Fingerprint
     state: State = "STARTING"
     reason: str = ""
+    retry_at: float = math.inf
+    """When it is tried again though it did not change; an instant of `time.monotonic`."""
+    absent: bool = False
+    """Whether the last scan did not find it: one scan may miss what is being replaced."""
     lane: Lane | None = None
     hurry: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when a replaced version need not be kept any longer for requests with its number."""
@@ -107,9 +116,8 @@ class Catalog:
         except OSError as error:
             _logger.error("the models folder can't be read, loaded versions stay: %s", error)
             return
-        for name in self._products.keys() - found.keys():
-            self._remove(self._products[name])
-        for name, versions in found.items():
+        for name in sorted(self._products.keys() | found.keys()):
+            versions = found.get(name, {})
             if isinstance(versions, OSError):  # no permission, or a network share that is away
                 _logger.error("%s can't be read, its loaded versions stay: %s", name, versions)
             else:
@@ -124,36 +132,57 @@ class Catalog:
 
     async def _follow(self, name: str, on_disk: Mapping[int, Fingerprint]) -> None:
         product = self._products.setdefault(name, Product(name))
+        removed = _look(product.versions, on_disk)
+        if not on_disk and removed == product.versions:
+            self._remove(product)
+            return
+        await self._recognise(product, on_disk)
         for version in [v for v in product.versions if v.state == "FAILED"]:
-            if on_disk.get(version.number) != version.fingerprint:
+            if version in removed or on_disk.get(version.number, version.fingerprint) != version.fingerprint:
                 product.versions.remove(version)
+        serving = product.serving
         for number, fingerprint in sorted(on_disk.items(), reverse=True):
-            serving = product.serving
+            if serving and number < serving.number and serving not in removed:
+                break
             if serving and (serving.number, serving.fingerprint) == (number, fingerprint):
                 break
-            if any((v.number, v.state) == (number, "FAILED") for v in product.versions):
+            failed = next((v for v in product.versions if (v.number, v.state) == (number, "FAILED")), None)
+            if failed and time.monotonic() < failed.retry_at:
                 continue  # unchanged since it failed
-            version = Version(name, number, self._folder / name / str(number), fingerprint)
-            product.versions.append(version)
+            version = failed or Version(name, number, self._folder / name / str(number), fingerprint)
+            if not failed:
+                product.versions.append(version)
             if await self._load(version):
                 self._swap(product, version)
                 break
         self._show(product)
+
+    async def _recognise(self, product: Product, on_disk: Mapping[int, Fingerprint]) -> None:
+        """Spares what serves a reload when its files were only copied anew."""
+        serving = product.serving
+        if serving is None or on_disk.get(serving.number, serving.fingerprint) == serving.fingerprint:
+            return
+        if await asyncio.to_thread(_is_unchanged, serving):
+            serving.fingerprint = on_disk[serving.number]
+            product.versions = [
+                v for v in product.versions if (v.number, v.state) != (serving.number, "FAILED")
+            ]
 
     async def _load(self, version: Version) -> bool:
         self._show(self._products[version.product])
         try:
             lane = await asyncio.to_thread(_open, version, self._trusted, self._start, self._engine)
         except BundleError as error:
-            version.state, version.reason = "FAILED", str(error)
+            version.state, version.reason, version.retry_at = "FAILED", str(error), _retry_at(error)
             _logger.error("%s version %d is FAILED: %s", version.product, version.number, error)
             return False
         except Exception as error:  # native runtimes raise anything: it fails this version only
             version.state, version.reason = "FAILED", f"{type(error).__name__}: {error}"
+            version.retry_at = _retry_at(error)
             _logger.exception("%s version %d is FAILED", version.product, version.number)
             return False
         self._slot.add(lane)
-        version.lane, version.state = lane, "READY"
+        version.lane, version.state, version.reason = lane, "READY", ""
         _logger.info(
             "%s version %d is READY on %s", version.product, version.number, lane.predictor.engine_id
         )
@@ -206,6 +235,33 @@ class Catalog:
 
     def _show(self, product: Product) -> None:
         self._metrics.show(product.name, _facts(product.versions))
+
+
+def _look(versions: list[Version], on_disk: Container[int]) -> list[Version]:
+    """Notes which are absent; returns those that were absent in the scan before, too."""
+    removed = [version for version in versions if version.absent and version.number not in on_disk]
+    for version in versions:
+        version.absent = version.number not in on_disk
+    return removed
+
+
+def _is_unchanged(version: Version) -> bool:
+    """Whether the manifest on disk is the one that was loaded."""
+    assert version.lane is not None
+    try:
+        manifest = read_sealed_manifest(version.path)
+    except (BundleError, OSError):
+        return False
+    return hashlib.sha256(manifest).hexdigest() == version.lane.digest
+
+
+def _retry_at(error: BaseException | None) -> float:
+    """Errors of the machine may pass while the bundle stays the same; a bundle that is wrong stays wrong."""
+    while error is not None:
+        if isinstance(error, OSError | MemoryError):
+            return time.monotonic() + _RETRY_SECONDS
+        error = error.__cause__
+    return math.inf
 
 
 def _open(version: Version, trusted: TrustedKey | None, start: Start, engine: str) -> Lane:

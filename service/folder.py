@@ -31,8 +31,7 @@ def _versions(product: Path) -> dict[int, Fingerprint] | OSError:
     try:
         for version in product.iterdir():
             if _is_version(version.name) and version.is_dir():
-                with suppress(FileNotFoundError):
-                    versions[int(version.name)] = tuple(sorted(_files(version)))
+                versions[int(version.name)] = tuple(sorted(_files(version)))
     except (FileNotFoundError, NotADirectoryError):
         pass  # not a folder, or removed meanwhile
     except OSError as error:
@@ -45,7 +44,14 @@ def _is_version(name: str) -> bool:
 
 
 def _files(folder: Path) -> Iterator[tuple[str, int, int, int]]:
-    for root, _, names in os.walk(folder):
+    """Without those that vanish meanwhile: a copy under way has temporary names."""
+    for root, _, names in os.walk(folder, onerror=_raise_unless_gone):
         for name in names:
-            facts = (Path(root) / name).lstat()
-            yield f"{root}/{name}", facts.st_size, facts.st_mtime_ns, facts.st_ino
+            with suppress(FileNotFoundError):
+                facts = (Path(root) / name).lstat()
+                yield f"{root}/{name}", facts.st_size, facts.st_mtime_ns, facts.st_ino
+
+
+def _raise_unless_gone(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise error

@@ -114,7 +114,8 @@ class Metrics:
         lanes = list[Lane]()
         for number, state, lane in versions:
             for name in get_args(State):
-                self.product_state.labels(product, str(number), name).set(name == state)
+                self.product_state.labels(product, str(number), name)  # 0, unless its replacement is in it
+            self.product_state.labels(product, str(number), state).set(1)
             if lane is not None:
                 lanes.append(lane)
                 engine = lane.predictor.engine_id

@@ -1,5 +1,6 @@
 """The scan of the models folder."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -28,3 +29,22 @@ def test_only_version_numbers_are_versions(tmp_path: Path, name: str, is_version
 def test_other_folders_are_not_products(tmp_path: Path, name: str) -> None:
     (tmp_path / name / "1").mkdir(parents=True)
     assert scan(tmp_path) == {}
+
+
+def test_a_file_that_vanishes_during_the_scan_is_left_out(tmp_path: Path) -> None:
+    """One of these files belongs to the handle that lists them, and is gone when it is looked at."""
+    (tmp_path / "tile").mkdir()
+    (tmp_path / "tile" / "1").symlink_to("/proc/self/fdinfo")
+    versions = scan(tmp_path)["tile"]
+    assert isinstance(versions, dict)
+    assert {Path(name).name for name, *_ in versions[1]} >= {"0", "1", "2"}
+
+
+def test_a_folder_that_can_not_be_read_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its path is too long: this stops the superuser as well."""
+    (tmp_path / "tile" / "1").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "tile" / "1")
+    for _ in range(os.pathconf(tmp_path, "PC_PATH_MAX") // 200 + 1):
+        Path("x" * 200).mkdir()
+        os.chdir("x" * 200)
+    assert isinstance(scan(tmp_path)["tile"], OSError)
