@@ -118,7 +118,8 @@ class Protocol(HttpToolsProtocol):
             self._stop(414, f"the URL is longer than {self.limits.url_bytes} bytes")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        super().on_header(name, value)
+        if self.phase is Phase.HEAD:  # a trailer field must not become a header field: RFC 9110, 6.5.1
+            super().on_header(name, value)
         self._header_bytes += len(name) + len(value)
         if len(self.headers) > self.limits.head_fields or self._header_bytes > self.limits.head_bytes:
             most = f"{self.limits.head_fields} header fields of {self.limits.head_bytes} bytes in all"
