@@ -12,8 +12,10 @@ them every half second.
 import math
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
+from socket import SHUT_RD
 from typing import Any, ClassVar, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -27,6 +29,7 @@ ARRIVED = "drd.arrived"
 REASONS = {400: "malformed", 408: "slow", 414: "url", 431: "head", 503: "connections"}
 """What a status sent from here is counted as, in `drd_rejected_total`."""
 _GRACE_SECONDS = 2.0  # the application's own limit comes first, as it counts and logs the request
+_TLS_END_SECONDS = 0.5
 
 
 class Phase(Enum):
@@ -146,6 +149,11 @@ class Protocol(HttpToolsProtocol):
         status, detail = self._refusal or (400, msg.rstrip("."))
         self._refuse(status, detail)
 
+    def shutdown(self) -> None:
+        super().shutdown()
+        if self.scheme == "https":
+            self._end_tls()
+
     def sweep(self, now: float) -> None:
         """Ends the connection if it exceeds a time limit. `now` is an instant of `time.monotonic`."""
         if self._untaken(now) > self.limits.answer_seconds:
@@ -161,6 +169,17 @@ class Protocol(HttpToolsProtocol):
         self.idle.pop(self, None)
         if phase is Phase.IDLE:
             self.idle[self] = None
+
+    def _end_tls(self) -> None:
+        """Closes the socket once the connection is closing: until then TLS waits for the caller to close it,
+        too, and an idle caller does not read."""
+        if self not in self.connections:
+            return
+        if self.transport.is_closing() and not self.transport.get_write_buffer_size():
+            with suppress(OSError), self.transport.get_extra_info("socket").dup() as connection:
+                connection.shutdown(SHUT_RD)  # as if the caller had closed: what was written is still sent
+        else:
+            self.loop.call_later(_TLS_END_SECONDS, self._end_tls)
 
     def _make_room(self) -> bool:
         """Closes the longest idle connection; False if no other is idle."""
