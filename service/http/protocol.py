@@ -18,7 +18,7 @@ from enum import Enum
 from socket import SHUT_RD
 from typing import Any, ClassVar, cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from service.http.problems import as_it_is_sent, problem
 from service.metrics import UNKNOWN, Metrics
@@ -91,6 +91,8 @@ class Protocol(HttpToolsProtocol):
         self._answers = 0
         self._unread: tuple[int, float] | None = None
         """Which answer the caller has not fully read, and since when."""
+        self._under_way: RequestResponseCycle | None = None
+        """The request being answered; `cycle` is the newest one, perhaps pipelined behind it."""
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -101,6 +103,9 @@ class Protocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.idle.pop(self, None)
         super().connection_lost(exc)
+        if self._under_way is not None and not self._under_way.response_complete:
+            self._under_way.disconnected = True  # uvicorn tells the newest request only
+            self._under_way.message_event.set()
 
     def data_received(self, data: bytes) -> None:
         goes_on = self.phase is Phase.HEAD
@@ -163,6 +168,10 @@ class Protocol(HttpToolsProtocol):
                 self.transport.close()
             else:
                 self._refuse(408, "the request took too long to arrive")
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._under_way = cycle
+        super()._start_asgi_task(cycle, app)
 
     def _enter(self, phase: Phase) -> None:
         self.phase, self.since = phase, time.monotonic()

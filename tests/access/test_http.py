@@ -41,7 +41,9 @@ def test_every_route_but_the_login_asks_for_a_token(http: httpx.Client, guarded:
 def test_trailer_fields_are_no_header_fields(guarded: Guarded) -> None:
     def asked(head: str, trailer: str) -> bytes:
         body = plain(9)
-        sent = f"POST /v1/inspect?product=tile HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n{head}\r\n"
+        sent = (
+            f"POST /v1/inspect?product=tile HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n{head}\r\n"
+        )
         last = f"\r\n0\r\n{trailer}\r\n"
         address = guarded.running.service.http[0]
         with socket.create_connection((address.host, address.port), timeout=30) as connection:

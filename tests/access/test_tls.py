@@ -235,7 +235,7 @@ def test_an_idle_connection_does_not_delay_the_end(plant: Authority, models: Pat
     context = ssl.create_default_context(cafile=plant.certificate)
 
     def read_on(idle: ssl.SSLSocket, slow: ssl.SSLSocket) -> bool:
-        """Opens the gate when the idle connection is being closed, then reads the large answer; False if cut off."""
+        """Opens the gate once the idle connection is being closed. False if the large answer is cut off."""
         assert idle.recv(1) == b""
         gate.open()
         answer = HTTPResponse(slow)
