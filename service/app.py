@@ -119,8 +119,7 @@ class Service:
 
     async def _cut_short(self, doors: list[HttpServer | GrpcServer]) -> None:
         await self._hurry.wait()
-        for door in doors:
-            await door.cut()
+        await asyncio.gather(*(door.cut() for door in doors))
 
     async def _show_health(self) -> None:
         reason = self.inspector.life.why_not_ready

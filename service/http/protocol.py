@@ -12,11 +12,13 @@ them every half second.
 import math
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
+from socket import SHUT_RD
 from typing import Any, ClassVar, cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from service.http.problems import as_it_is_sent, problem
 from service.metrics import UNKNOWN, Metrics
@@ -27,6 +29,7 @@ ARRIVED = "drd.arrived"
 REASONS = {400: "malformed", 408: "slow", 414: "url", 431: "head", 503: "connections"}
 """What a status sent from here is counted as, in `drd_rejected_total`."""
 _GRACE_SECONDS = 2.0  # the application's own limit comes first, as it counts and logs the request
+_TLS_END_SECONDS = 0.5
 
 
 class Phase(Enum):
@@ -88,6 +91,8 @@ class Protocol(HttpToolsProtocol):
         self._answers = 0
         self._unread: tuple[int, float] | None = None
         """Which answer the caller has not fully read, and since when."""
+        self._under_way: RequestResponseCycle | None = None
+        """The request being answered; `cycle` is the newest one, perhaps pipelined behind it."""
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -98,6 +103,9 @@ class Protocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.idle.pop(self, None)
         super().connection_lost(exc)
+        if self._under_way is not None and not self._under_way.response_complete:
+            self._under_way.disconnected = True  # uvicorn tells the newest request only
+            self._under_way.message_event.set()
 
     def data_received(self, data: bytes) -> None:
         goes_on = self.phase is Phase.HEAD
@@ -118,7 +126,8 @@ class Protocol(HttpToolsProtocol):
             self._stop(414, f"the URL is longer than {self.limits.url_bytes} bytes")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        super().on_header(name, value)
+        if self.phase is Phase.HEAD:  # a trailer field must not become a header field: RFC 9110, 6.5.1
+            super().on_header(name, value)
         self._header_bytes += len(name) + len(value)
         if len(self.headers) > self.limits.head_fields or self._header_bytes > self.limits.head_bytes:
             most = f"{self.limits.head_fields} header fields of {self.limits.head_bytes} bytes in all"
@@ -145,6 +154,11 @@ class Protocol(HttpToolsProtocol):
         status, detail = self._refusal or (400, msg.rstrip("."))
         self._refuse(status, detail)
 
+    def shutdown(self) -> None:
+        super().shutdown()
+        if self.scheme == "https":
+            self._end_tls()
+
     def sweep(self, now: float) -> None:
         """Ends the connection if it exceeds a time limit. `now` is an instant of `time.monotonic`."""
         if self._untaken(now) > self.limits.answer_seconds:
@@ -155,11 +169,26 @@ class Protocol(HttpToolsProtocol):
             else:
                 self._refuse(408, "the request took too long to arrive")
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._under_way = cycle
+        super()._start_asgi_task(cycle, app)
+
     def _enter(self, phase: Phase) -> None:
         self.phase, self.since = phase, time.monotonic()
         self.idle.pop(self, None)
         if phase is Phase.IDLE:
             self.idle[self] = None
+
+    def _end_tls(self) -> None:
+        """Closes the socket once the connection is closing: until then TLS waits for the caller to close it,
+        too, and an idle caller does not read."""
+        if self not in self.connections:
+            return
+        if self.transport.is_closing() and not self.transport.get_write_buffer_size():
+            with suppress(OSError), self.transport.get_extra_info("socket").dup() as connection:
+                connection.shutdown(SHUT_RD)  # as if the caller had closed: what was written is still sent
+        else:
+            self.loop.call_later(_TLS_END_SECONDS, self._end_tls)
 
     def _make_room(self) -> bool:
         """Closes the longest idle connection; False if no other is idle."""

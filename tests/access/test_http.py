@@ -1,6 +1,7 @@
 """The HTTP door asks for tokens: all of it, each route, and no more than a token is for."""
 
 import json
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,6 +36,24 @@ def test_every_route_but_the_login_asks_for_a_token(http: httpx.Client, guarded:
             answer = http.request(method, path)
             assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer"), path
             assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_trailer_fields_are_no_header_fields(guarded: Guarded) -> None:
+    def asked(head: str, trailer: str) -> bytes:
+        body = plain(9)
+        sent = (
+            f"POST /v1/inspect?product=tile HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n{head}\r\n"
+        )
+        last = f"\r\n0\r\n{trailer}\r\n"
+        address = guarded.running.service.http[0]
+        with socket.create_connection((address.host, address.port), timeout=30) as connection:
+            connection.sendall(sent.encode() + b"%x\r\n" % len(body) + body + last.encode())
+            return connection.recv(12)
+
+    token, wrong = f"Authorization: Bearer {guarded.all}\r\n", "Authorization: Bearer drd_no\r\n"
+    assert asked("", token) == b"HTTP/1.1 401"
+    assert asked(token, f"{wrong}X-Deadline-Ms: soon\r\nContent-Type: text/plain\r\n") == b"HTTP/1.1 200"
+    assert asked(token, f"Long: {'x' * 40_000}\r\n") == b"HTTP/1.1 431"
 
 
 def test_a_token_opens_its_products_and_no_other(http: httpx.Client, guarded: Guarded) -> None:

@@ -4,7 +4,11 @@ import asyncio
 import socket
 import ssl
 import stat
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from datetime import timedelta
+from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +27,7 @@ from service.app import repeat
 from service.tls import Tls, TlsError
 from tests.access.certificates import Authority, Pair
 from tests.e2e.serving import ANYWHERE, Running, drd_serve, process, serving, wait_until
+from tests.service.engines import Gate
 from tests.service.images import plain
 
 BOTH = pytest.mark.parametrize("ask", ["http", "grpc"])
@@ -212,6 +217,47 @@ def test_a_handshake_that_does_not_come_is_not_waited_for(plant: Authority, mode
         with socket.create_connection((address.host, address.port), timeout=30) as silent:
             assert silent.recv(1) == b""  # closed from the other side
         ask_http(running, plant)
+
+
+def connected(running: Running, authority: Authority, receive_buffer: int = 65_536) -> ssl.SSLSocket:
+    context = ssl.create_default_context(cafile=authority.certificate)
+    plain_socket = socket.socket()
+    plain_socket.settimeout(30)
+    plain_socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    address = running.service.http[0]
+    plain_socket.connect((address.host, address.port))
+    return context.wrap_socket(plain_socket, server_hostname=address.host)
+
+
+def test_an_idle_connection_does_not_delay_the_end(plant: Authority, models: Path) -> None:
+    """A request under way then is answered, and an answer under way is sent to its end."""
+    gate, server = Gate(), plant.issue("server")
+    context = ssl.create_default_context(cafile=plant.certificate)
+
+    def read_on(idle: ssl.SSLSocket, slow: ssl.SSLSocket) -> bool:
+        """Opens the gate once the idle connection is being closed. False if the large answer is cut off."""
+        assert idle.recv(1) == b""
+        gate.open()
+        answer = HTTPResponse(slow)
+        answer.begin()
+        return len(answer.read()) == int(answer.headers["content-length"])
+
+    with ThreadPoolExecutor(2) as callers, ExitStack() as connections:
+        with serving(models, gate.start, **server.settings()) as running:
+            idle = connections.enter_context(connected(running, plant))
+            idle.sendall(b"HEAD /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert idle.recv(1000).endswith(b"\r\n\r\n")
+            slow = connections.enter_context(connected(running, plant, receive_buffer=4096))
+            slow.sendall(b"GET /docs/assets/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n")
+            gate.shut()
+            url = f"https://{running.service.http[0]}/v1/inspect?product=tile"
+            frame = callers.submit(httpx.post, url, content=plain(200), verify=context, timeout=60)
+            gate.wait_for_batch()
+            large = callers.submit(read_on, idle, slow)
+            started = time.monotonic()
+        assert time.monotonic() - started < 10
+        assert frame.result().json()["verdict"] == "NG"
+        assert large.result()
 
 
 def test_unix_sockets_stay_plain(plant: Authority, models: Path, tmp_path: Path) -> None:

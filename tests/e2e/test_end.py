@@ -5,7 +5,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,7 +15,8 @@ import httpx
 from service.rpc.pb import inspection_pb2 as pb
 from service.rpc.pb.inspection_pb2_grpc import InspectionServiceStub
 from tests.bundles import make_bundle
-from tests.e2e.serving import process, wait_until
+from tests.e2e.serving import process, serving, wait_until
+from tests.service.engines import Gate
 from tests.service.images import plain
 
 
@@ -61,6 +62,29 @@ def test_while_a_lame_duck_it_serves_but_is_not_ready(tmp_path: Path) -> None:
 
     assert served.json()["verdict"] == "NG"
     assert time.monotonic() - started < 5
+
+
+def test_a_hurried_end_leaves_requests_under_way_a_second(tmp_path: Path) -> None:
+    make_bundle(tmp_path)
+    gate = Gate()
+
+    def answered_late(frame: Future[httpx.Response]) -> bool:
+        """Lets the engine go on half a second after the shutdown began; False if it came too late."""
+        wait_until(lambda: running.service.inspector.life.state == "DRAINING")
+        answered, _ = wait([frame], timeout=0.5)
+        gate.open()
+        return not answered
+
+    with ThreadPoolExecutor(2) as others:
+        with serving(tmp_path, gate.start, drain_seconds=600) as running:
+            gate.shut()
+            url = f"{running.url}/v1/inspect?product=tile"
+            frame = others.submit(httpx.post, url, content=plain(200), timeout=60)
+            gate.wait_for_batch()
+            late = others.submit(answered_late, frame)
+            running.service.hurry()
+        assert late.result()
+        assert frame.result().json().get("verdict") == "NG"
 
 
 def test_a_stream_is_answered_to_its_end(tmp_path: Path) -> None:

@@ -126,6 +126,27 @@ def test_a_connection_reset_in_the_middle_of_a_body_is_forgotten(running: Runnin
     assert is_served(running.url)
 
 
+def test_a_caller_who_leaves_is_noticed_also_behind_a_pipelined_request(running: Running, gate: Gate) -> None:
+    lane, history = running.service.inspector.catalog.lane("tile"), running.service.history
+    frame = plain(200)
+    inspect = f"POST {URL} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(frame)}\r\n\r\n".encode() + frame
+    watch, behind = (
+        f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode() for path in ("/v1/verdicts/events", "/health/live")
+    )
+    gate.shut()
+    with connected(running.url) as caller, connected(running.url) as watcher:
+        caller.sendall(inspect + behind)
+        watcher.sendall(watch + behind)
+        gate.wait_for_batch()
+        wait_until(lambda: lane.frames == 1 and history._watchers == 1)
+    cancelled = {"product": "tile", "door": "http", "outcome": "cancelled"}
+    wait_until(lambda: running.sample("drd_requests_total", **cancelled) == 1)
+    wait_until(lambda: lane.frames == 0 and history._watchers == 0)
+    gate.open()
+
+    assert is_served(running.url)
+
+
 def test_a_clock_that_jumps_is_not_looked_at(tmp_path: Path) -> None:
     """The service's wall clock is put forward and back by a year with every look at it."""
     make_bundle(tmp_path / "models")
