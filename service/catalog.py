@@ -9,7 +9,6 @@ itself runs outside the event loop.
 import asyncio
 import ctypes
 import gc
-import hashlib
 import logging
 import math
 import time
@@ -18,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from export.bundle import Bundle, BundleError, Predictor, TrustedKey, read_sealed_manifest
+from export.bundle import Bundle, BundleError, Predictor, TrustedKey
 from service.errors import NotLoaded, NotServing
 from service.folder import Fingerprint, scan
 from service.lane import Lane
@@ -162,7 +161,7 @@ class Catalog:
         serving = product.serving
         if serving is None or on_disk.get(serving.number, serving.fingerprint) == serving.fingerprint:
             return
-        if await asyncio.to_thread(_is_unchanged, serving):
+        if await asyncio.to_thread(_is_unchanged, serving, self._trusted):
             serving.fingerprint = on_disk[serving.number]
             product.versions = [
                 v for v in product.versions if (v.number, v.state) != (serving.number, "FAILED")
@@ -245,14 +244,13 @@ def _look(versions: list[Version], on_disk: Container[int]) -> list[Version]:
     return removed
 
 
-def _is_unchanged(version: Version) -> bool:
-    """Whether the manifest on disk is the one that was loaded."""
+def _is_unchanged(version: Version, trusted: TrustedKey | None) -> bool:
+    """Whether the bundle on disk is whole and the one that was loaded."""
     assert version.lane is not None
     try:
-        manifest = read_sealed_manifest(version.path)
-    except (BundleError, OSError):
+        return Bundle.open(version.path, trusted).digest == version.lane.digest
+    except BundleError:  # shown when it is loaded
         return False
-    return hashlib.sha256(manifest).hexdigest() == version.lane.digest
 
 
 def _retry_at(error: BaseException | None) -> float:

@@ -2,7 +2,6 @@
 
 from export.bundle.engines.cores import cores_allowed
 from export.bundle.engines.engine import EngineFailed
-from export.bundle.files import read_sealed_manifest
 from export.bundle.frame import FrameStatistics, frame_statistics
 from export.bundle.manifest import (
     BATCH_SIZES,
@@ -50,6 +49,5 @@ __all__ = [
     "parse_manifest",
     "program_version",
     "read",
-    "read_sealed_manifest",
     "to_rgb",
 ]
