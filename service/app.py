@@ -85,8 +85,13 @@ class Service:
         self.inspector.life.start()
         self._ends.push_async_callback(self._withdraw)
         self._show_health()
-        for follow in (self._follow_models, self._follow_tokens, self._follow_certificates):
-            self._ends.callback(asyncio.create_task(repeat(follow, self._settings.watch_seconds)).cancel)
+        watch = self._settings.watch_seconds
+        for follow, seconds in (
+            (self._follow_models, watch),
+            (self._follow_tokens, watch / 2),  # a change counts when it was read twice
+            (self._follow_certificates, watch),
+        ):
+            self._ends.callback(asyncio.create_task(repeat(follow, seconds)).cancel)
 
     def hurry(self) -> None:
         """Shortens the shutdown: no lame-duck time, and one second for requests under way."""
