@@ -84,9 +84,14 @@ class Service:
         await asyncio.gather(self.inspector.catalog.refresh(), self.inspector.warm_up())
         self.inspector.life.start()
         self._ends.push_async_callback(self._withdraw)
-        await self._show_health()
-        for follow in (self._follow_models, self._follow_tokens, self._follow_certificates):
-            self._ends.callback(asyncio.create_task(repeat(follow, self._settings.watch_seconds)).cancel)
+        self._show_health()
+        watch = self._settings.watch_seconds
+        for follow, seconds in (
+            (self._follow_models, watch),
+            (self._follow_tokens, watch / 2),  # a change counts when it was read twice
+            (self._follow_certificates, watch),
+        ):
+            self._ends.callback(asyncio.create_task(repeat(follow, seconds)).cancel)
 
     def hurry(self) -> None:
         """Shortens the shutdown: no lame-duck time, and one second for requests under way."""
@@ -95,7 +100,7 @@ class Service:
     async def _follow_models(self) -> None:
         """In a task of its own, so that nothing else waits: loading a product may take minutes."""
         await self.inspector.catalog.refresh()
-        await self._show_health()
+        self._show_health()
 
     async def _follow_tokens(self) -> None:
         await asyncio.to_thread(self.access.refresh)
@@ -107,7 +112,7 @@ class Service:
     async def _withdraw(self) -> None:
         """Not ready any more, but still serving: callers get time to stop sending."""
         self.inspector.life.drain()
-        await self._show_health()
+        self._show_health()
         with suppress(TimeoutError):
             await asyncio.wait_for(self._hurry.wait(), self._settings.lame_duck_seconds)
 
@@ -121,13 +126,13 @@ class Service:
         await self._hurry.wait()
         await asyncio.gather(*(door.cut() for door in doors))
 
-    async def _show_health(self) -> None:
+    def _show_health(self) -> None:
         reason = self.inspector.life.why_not_ready
         if reason != self._why_not_ready:
             _logger.warning(f"not ready: {reason}" if reason else "ready again")
             self._why_not_ready = reason
         if self._grpc is not None:
-            await self._grpc.show(ready=self.inspector.life.ready)
+            self._grpc.show(ready=self.inspector.life.ready)
 
     async def _serve(
         self, app: ASGIApp, addresses: tuple[Address, ...], tls: Tls | None = None

@@ -142,7 +142,8 @@ class Settings(BaseSettings):
     max_connection_age_grace_seconds: PositiveFloat = 30
 
     watch_seconds: PositiveFloat = 2
-    """Interval at which the models folder, tokens and certificates are checked for changes."""
+    """Interval at which the models folder, tokens and certificates are checked for changes;
+    tokens twice as often, as a change counts only when two checks have found the same."""
     keep_old_seconds: Annotated[float, Field(ge=0)] = 10
     """How long a replaced version still answers requests with its `version`."""
     lame_duck_seconds: Annotated[float, Field(ge=0)] = 2

@@ -1,6 +1,7 @@
 """The workers as seen by the service: work on a frame outside the engine, in processes that may crash. Their
 answers are validated here."""
 
+import asyncio
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -39,6 +40,7 @@ class Workers:
         wanted = orjson.dumps({"limits": limits, "bounds": bounds})
         room = settings.max_image_bytes + 4 * settings.max_image_pixels + _ROOM
         self._pool = Pool(settings.workers, bounds.seconds, partial(start, wanted, room))
+        self._previews = asyncio.Semaphore(max(1, settings.workers - 1))
 
     async def start(self) -> None:
         """Starts all workers."""
@@ -86,9 +88,13 @@ class Workers:
         return await self._pool.ask(order, head, payload, understand, decodes=overlay)
 
     async def preview(self, image: bytes, side: int) -> bytes:
-        """A JPEG of `image` with at most `side` pixels per side, made when no frame waits for a worker."""
+        """A JPEG of `image` with at most `side` pixels per side, made when no frame waits for a worker.
+
+        One worker, if there are several, is always left to the frames.
+        """
         head = {"do": "preview", "side": side}
-        return (await self._pool.ask(math.inf, head, (image,), _jpeg, decodes=True)).made
+        async with self._previews:
+            return (await self._pool.ask(math.inf, head, (image,), _jpeg, decodes=True)).made
 
     async def close(self) -> None:
         """Ends the workers."""

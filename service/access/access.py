@@ -17,7 +17,7 @@ class Access:
 
     def __init__(self, path: Path | None, metrics: Metrics) -> None:
         self._path, self._metrics = path, metrics
-        self._content = b"" if path is None else read_tokens(path)
+        self._content = self._read = b"" if path is None else read_tokens(path)
         self._tokens: tuple[Token, ...] = parse_tokens(self._content)
         self._trouble = ""
         self._logged_at, self._unlogged = -math.inf, 0
@@ -41,11 +41,17 @@ class Access:
             self._logged_at, self._unlogged = time.monotonic(), 0
 
     def refresh(self) -> None:
-        """Reloads a changed file. An unreadable or invalid one changes nothing and is logged once."""
+        """Reloads a changed file, once two calls in sequence have read the same: it may be half written.
+
+        An unreadable or invalid one changes nothing and is logged once.
+        """
         if self._path is None:
             return
         try:
-            content = read_tokens(self._path)
+            before, self._read = self._read, read_tokens(self._path)
+            if self._read != before:
+                return
+            content = self._read
             tokens = self._tokens if content == self._content else parse_tokens(content)
         except TokensError as error:
             if str(error) != self._trouble:

@@ -5,13 +5,13 @@ from pathlib import Path
 import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
 from service.access.access import Access
 from service.calls import Calls
 from service.listen import SOCKET_MODE, CannotListen, listen, name_of
 from service.rpc.guard import Guard
+from service.rpc.health import Health
 from service.rpc.pb import inspection_pb2 as pb
 from service.rpc.servicer import Servicer, methods_of
 from service.settings import MEBIBYTE, Address, Settings
@@ -55,7 +55,7 @@ class Server:
             ],
         )
         self._servicer = Servicer(calls, access, settings)
-        self._health = HealthServicer()
+        self._health = Health(("", _NAME))
         methods = grpc.method_handlers_generic_handler(_NAME, methods_of(self._servicer))
         self._server.add_generic_rpc_handlers((methods,))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -81,18 +81,16 @@ class Server:
 
     async def start(self) -> None:
         """Starts with the health service at NOT_SERVING."""
-        await self.show(ready=False)
         await self._server.start()
 
-    async def show(self, *, ready: bool) -> None:
+    def show(self, *, ready: bool) -> None:
         """Sets what the health service answers."""
-        status = health_pb2.HealthCheckResponse
-        for name in ("", _NAME):
-            await self._health.set(name, status.SERVING if ready else status.NOT_SERVING)
+        self._health.show(ready=ready)
 
     async def stop(self, seconds: float) -> None:
         """Accepts no more requests; returns when all accepted ones are answered, or after `seconds`."""
         self._servicer.stop_streams()
+        self._health.end()
         await self._server.stop(seconds)
 
     async def cut(self) -> None:

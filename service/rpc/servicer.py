@@ -12,13 +12,13 @@ from google.protobuf.message import DecodeError
 
 from service.access.access import Access
 from service.calls import Calls
-from service.errors import BadParameter, InspectionFailed, NotServing, ServiceError, TooLarge
+from service.errors import BadParameter, DeadlinePassed, InspectionFailed, NotServing, ServiceError, TooLarge
 from service.inspection import DEFAULT_PARTS, Request, parse_id, parse_parts
 from service.rpc.convert import CODE, product_of, response_of, status_of
 from service.rpc.guard import secret_of
 from service.rpc.pb import inspection_pb2 as pb
 from service.rpc.pb.inspection_pb2_grpc import InspectionServiceServicer
-from service.rpc.stream import Stream
+from service.rpc.stream import Stream, Turn
 from service.settings import Settings
 from service.traces import CARRIED
 
@@ -47,9 +47,9 @@ class Servicer(InspectionServiceServicer):
     ) -> AsyncIterator[pb.InspectStreamResponse]:
         ends, sent = _ends(context), _sent(context)
 
-        async def answer(request: pb.InspectRequest) -> pb.InspectStreamResponse:
+        async def answer(request: pb.InspectRequest, turn: Turn) -> pb.InspectStreamResponse:
             try:
-                result = await self._inspect(request, ends, sent)
+                result = await self._inspect(request, ends, sent, turn)
             except ServiceError as error:
                 return pb.InspectStreamResponse(frame_id=request.frame_id, error=status_of(error))
             return pb.InspectStreamResponse(frame_id=request.frame_id, result=result)
@@ -85,7 +85,7 @@ class Servicer(InspectionServiceServicer):
             stream.stop_reading()
 
     async def _inspect(
-        self, message: pb.InspectRequest, ends: float | None, sent: Metadata
+        self, message: pb.InspectRequest, ends: float | None, sent: Metadata, turn: Turn | None = None
     ) -> pb.InspectResponse:
         with self._calls.begin("grpc") as call, self._inspector.hold() as holding:
             if message is _MALFORMED:
@@ -120,6 +120,8 @@ class Servicer(InspectionServiceServicer):
                 _logger.exception("a request failed")
                 raise InspectionFailed("the service failed on this request") from error
             response = response_of(call.inspection, call.request_id, call.frame_id)
+            if turn is not None:
+                await _in_time(turn, request)
             request.check_deadline()  # encoding it took time, too
             return response
 
@@ -147,6 +149,15 @@ def _read(message: bytes) -> pb.InspectRequest:
         return pb.InspectRequest.FromString(message)
     except DecodeError:
         return _MALFORMED
+
+
+async def _in_time(turn: Turn, request: Request) -> None:
+    """Raises DeadlinePassed at the deadline: the caller may not be reading."""
+    try:
+        async with asyncio.timeout_at(request.deadline):
+            await turn()
+    except TimeoutError as error:
+        raise DeadlinePassed("the deadline passed before the answer could be written") from error
 
 
 def _ends(context: _Context) -> float | None:

@@ -5,7 +5,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 from service.rpc.pb import inspection_pb2 as pb
 
-Answer = Callable[[pb.InspectRequest], Awaitable[pb.InspectStreamResponse]]
+Turn = Callable[[], Awaitable[None]]
+"""Returns when the response can be written at once, as all earlier ones are."""
+Answer = Callable[[pb.InspectRequest, Turn], Awaitable[pb.InspectStreamResponse]]
 
 
 class Stream:
@@ -14,6 +16,7 @@ class Stream:
     def __init__(self, requests: AsyncIterator[pb.InspectRequest], answer: Answer, window: int) -> None:
         self._requests, self._answer = requests, answer
         self._window = asyncio.Semaphore(window)
+        self._writer = asyncio.Semaphore(1)
         self._done = asyncio.Queue[pb.InspectStreamResponse | None]()
         self._reader: asyncio.Task[None] | None = None
         self.stopped = False
@@ -26,6 +29,7 @@ class Stream:
         try:
             while (response := await self._done.get()) is not None:
                 yield response
+                self._writer.release()
                 self._window.release()
             await everything
         finally:
@@ -50,4 +54,14 @@ class Stream:
             frames.create_task(self._answer_one(request))
 
     async def _answer_one(self, request: pb.InspectRequest) -> None:
-        self._done.put_nowait(await self._answer(request))
+        its_turn = False
+
+        async def turn() -> None:
+            nonlocal its_turn
+            if not its_turn:
+                await self._writer.acquire()
+                its_turn = True
+
+        response = await self._answer(request, turn)
+        await turn()
+        self._done.put_nowait(response)

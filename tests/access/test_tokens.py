@@ -85,6 +85,24 @@ def test_a_file_that_is_damaged_or_gone_changes_nothing(
         wait_until(lambda: lists(running.url, secret) == 401)
 
 
+def test_a_file_that_is_read_half_written_changes_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "tokens"
+    (_, first), (secret, second) = make_token("line-3", None, None), make_token("line-4", None, None)
+    whole = first.line() + second.line()
+    file.write_text(whole)
+    access = Access(file, Metrics(takt_seconds=0.2))
+
+    for content in ("", first.line(), whole, "", whole):
+        file.write_text(content)
+        access.refresh()
+        assert access.admit(secret).caller == "line-4"
+    file.write_text(first.line())
+    access.refresh()
+    access.refresh()
+    with pytest.raises(Unauthenticated):
+        access.admit(secret)
+
+
 @pytest.mark.parametrize(
     ("line", "told"),
     [

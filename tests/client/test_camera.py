@@ -220,6 +220,28 @@ def test_a_folder_is_watched_until_it_is_stopped(address: str, tmp_path: Path, r
     assert status == 3
 
 
+def test_pictures_that_were_away_are_not_sent_again(address: str, tmp_path: Path) -> None:
+    spool, away, kept = tmp_path / "spool", tmp_path / "away", tmp_path / "all.csv"
+    old, new = put(spool / "old.png", DARK), spool / "new.png"
+    away.mkdir()
+
+    with watching(address, spool, "--csv", kept, "--settle-ms", "0") as popen:
+        put(tmp_path / "new.png", DARK).replace(new)
+        wait_until(lambda: len(rows(kept)) == 1)
+        for path in (old, new):
+            path.replace(away / path.name)
+        put(tmp_path / "first.png", DARK).replace(spool / "first.png")  # seen without the others
+        wait_until(lambda: len(rows(kept)) == 2)
+        for path in (old, new):
+            (away / path.name).replace(path)
+        put(tmp_path / "last.png", DARK).replace(spool / "last.png")  # seen with them
+        wait_until(lambda: "last.png" in {row["frame_id"] for row in rows(kept)})
+        popen.send_signal(signal.SIGTERM)
+        assert popen.wait(30) == 0
+
+    assert [row["frame_id"] for row in rows(kept)] == ["new.png", "first.png", "last.png"]
+
+
 def test_a_picture_that_is_still_being_written_is_left_alone(address: str, tmp_path: Path) -> None:
     (tmp_path / "spool").mkdir()
     whole, kept = plain(DARK, (64, 64), "BMP"), tmp_path / "all.csv"

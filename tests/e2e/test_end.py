@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import grpc
 import httpx
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from service.rpc.pb import inspection_pb2 as pb
 from service.rpc.pb.inspection_pb2_grpc import InspectionServiceStub
@@ -116,3 +118,23 @@ def test_a_stream_is_answered_to_its_end(tmp_path: Path) -> None:
     assert all(answer.result.verdict == "NG" for answer in seen)
     numbers = sorted(int(answer.frame_id) for answer in seen)
     assert numbers == list(range(1, len(seen) + 1))
+
+
+def test_a_watch_of_its_health_is_told_and_does_not_hold_the_end(tmp_path: Path) -> None:
+    make_bundle(tmp_path)
+    status, code = health_pb2.HealthCheckResponse, None
+    with (
+        process("--models", tmp_path, DRD_LAME_DUCK_SECONDS="0", DRD_DRAIN_SECONDS="60") as service,
+        grpc.insecure_channel(service.target) as channel,
+    ):
+        health: Any = health_pb2_grpc.HealthStub(channel)
+        watch = health.Watch(health_pb2.HealthCheckRequest(), timeout=30)
+        seen = [next(watch).status]
+        service.popen.send_signal(signal.SIGTERM)
+        try:
+            seen.extend(told.status for told in watch)
+        except grpc.RpcError as error:
+            code = error.code()
+        assert service.popen.wait(20) == 0
+
+    assert (seen, code) == ([status.SERVING, status.NOT_SERVING], grpc.StatusCode.UNAVAILABLE)

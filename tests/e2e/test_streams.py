@@ -7,14 +7,16 @@ from pathlib import Path
 
 import grpc
 import pytest
+from PIL import Image
 
+from service.history import NOT_INSPECTED
 from service.rpc.pb import inspection_pb2 as pb
 from service.rpc.pb.inspection_pb2_grpc import InspectionServiceStub
-from service.rpc.stream import Stream
+from service.rpc.stream import Stream, Turn
 from tests.bundles import make_bundle
 from tests.e2e.serving import serving, wait_until
 from tests.service.engines import Gate
-from tests.service.images import plain
+from tests.service.images import encoded, plain
 
 
 def request(level: int, frame_id: str) -> pb.InspectRequest:
@@ -91,6 +93,37 @@ def test_a_stream_that_grew_old_is_answered_and_asked_to_reconnect(tmp_path: Pat
     assert sorted(seen, key=int) == sent[: len(seen)]
 
 
+def test_a_verdict_that_waits_for_a_slow_reader_past_its_deadline_is_not_given(tmp_path: Path) -> None:
+    make_bundle(tmp_path)
+    gate = Gate()
+    large = encoded(Image.effect_noise((1500, 1500), 90))  # so is its overlay: gRPC buffers one or two
+
+    def frames() -> Iterator[pb.InspectRequest]:
+        for number in range(3):
+            yield pb.InspectRequest(
+                image=large, product="tile", frame_id=f"large {number}", include=["overlay"]
+            )
+        wait_until(lambda: sum(map(len, gate.batches)) == 3 and lane.frames == 0)
+        late = request(2, "late")
+        late.deadline_ms = 2000
+        yield late
+
+    def series(name: str, **labels: str) -> float:
+        return running.sample(name, product="tile", **labels)
+
+    with serving(tmp_path, gate.start) as running, grpc.insecure_channel(running.target) as channel:
+        lane = running.service.inspector.catalog.lane("tile")
+        answers = InspectionServiceStub(channel).InspectStream(frames())
+        wait_until(lambda: series("drd_deadline_missed_total") == 1)
+        given = {answer.frame_id: answer for answer in answers}
+        wait_until(lambda: series("drd_requests_total", door="grpc", outcome="ok") == 3)
+
+    assert all(given[f"large {number}"].result.overlay.data for number in range(3))
+    assert given["late"].error.code == grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
+    assert series("drd_requests_total", door="grpc", outcome="expired") == 1
+    assert running.service.history.counts["tile"][NOT_INSPECTED] == 1
+
+
 def test_a_stream_that_is_stopped_before_its_first_turn_reads_nothing() -> None:
     read = list[str]()
 
@@ -99,7 +132,7 @@ def test_a_stream_that_is_stopped_before_its_first_turn_reads_nothing() -> None:
             read.append(str(number))
             yield request(200, str(number))
 
-    async def answer(message: pb.InspectRequest) -> pb.InspectStreamResponse:
+    async def answer(message: pb.InspectRequest, turn: Turn) -> pb.InspectStreamResponse:
         return pb.InspectStreamResponse(frame_id=message.frame_id)
 
     async def stopped_at_once() -> list[pb.InspectStreamResponse]:

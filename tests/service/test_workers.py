@@ -149,6 +149,23 @@ def test_jobs_run_in_the_order_of_their_deadlines(work: Working) -> None:
     assert work.run(asked()) == ["first", "1", "1", "2", "3", "preview"]
 
 
+def test_previews_leave_a_worker_to_the_frames() -> None:
+    with working(workers=2) as several:
+
+        async def asked() -> list[bool]:
+            endless = run_length_bitmap(4000, 4000)
+            previews = [asyncio.create_task(several.pool.preview(endless, 30)) for _ in range(4)]
+            await asyncio.sleep(0)
+            await several.decode(plain(9))
+            ended = [preview.done() for preview in previews]
+            for preview in previews:
+                preview.cancel()
+            await asyncio.wait(previews)
+            return ended
+
+        assert several.run(asked()) == [False] * 4
+
+
 def test_a_job_that_is_cancelled_while_it_waits_never_runs() -> None:
     with working(decode_seconds=0.2) as bounded:
         before = the_worker()

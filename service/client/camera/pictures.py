@@ -10,6 +10,7 @@ from pathlib import Path
 
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"})
 _LOOK_SECONDS = 0.02
+_FORGET_SECONDS = 600.0
 LISTED = Path("-")
 
 Stamp = tuple[int, int]
@@ -65,13 +66,14 @@ async def listed() -> AsyncIterator[Picture]:
 def watched(folder: Path, settle: float) -> AsyncIterator[Picture]:
     """Pictures that appear or change in `folder` from now on, once unchanged for `settle` seconds.
 
+    One that was missing for less than ten minutes, and comes back unchanged, is not sent again.
     Polls fifty times a second: the kernel does not report changes that cameras make on network shares.
     """
     return _watched(folder, settle, _stamps(folder))
 
 
 async def _watched(folder: Path, settle: float, sent: dict[Path, Stamp]) -> AsyncIterator[Picture]:
-    changing = dict[Path, tuple[Stamp, float]]()
+    changing, seen = dict[Path, tuple[Stamp, float]](), dict[Path, float]()
     while True:
         stamps, now = await asyncio.to_thread(_stamps, folder), time.monotonic()
         fresh = {path: stamp for path, stamp in stamps.items() if sent.get(path) != stamp}
@@ -84,7 +86,10 @@ async def _watched(folder: Path, settle: float, sent: dict[Path, Stamp]) -> Asyn
             if now - since >= settle:
                 sent[path] = stamp
                 yield Picture(path, path.name, since)
-        sent = {path: stamp for path, stamp in sent.items() if path in stamps}
+        if stamps:  # an empty folder does not tell that pictures were removed: a share may be away
+            seen |= dict.fromkeys(stamps, now)
+            seen = {path: last for path, last in seen.items() if now - last < _FORGET_SECONDS}
+            sent = {path: stamp for path, stamp in sent.items() if path in seen}
         await asyncio.sleep(_LOOK_SECONDS)
 
 

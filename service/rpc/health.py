@@ -1,0 +1,55 @@
+"""The standard health service. Unlike that of grpcio-health-checking, it ends its watches with the server."""
+
+import asyncio
+from collections.abc import AsyncIterator, Collection
+
+import grpc
+import grpc.aio
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthServicer
+
+_Context = grpc.aio.ServicerContext[HealthCheckRequest, HealthCheckResponse]
+
+
+class Health(HealthServicer):
+    """One status for all `services`; NOT_SERVING at first."""
+
+    def __init__(self, services: Collection[str]) -> None:
+        self._services = services
+        self._ready = self._ending = False
+        self._changed = asyncio.Event()
+
+    async def Check(self, request: HealthCheckRequest, context: _Context) -> HealthCheckResponse:  # noqa: N802
+        if request.service not in self._services:
+            await context.abort(grpc.StatusCode.NOT_FOUND)
+        return self._answer(request.service)
+
+    async def Watch(  # noqa: N802
+        self, request: HealthCheckRequest, context: _Context
+    ) -> AsyncIterator[HealthCheckResponse]:
+        told = None
+        while True:
+            changed, ending, answer = self._changed, self._ending, self._answer(request.service)
+            if answer != told:
+                yield answer
+                told = answer
+            if ending:
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "the service is ending")
+            await changed.wait()
+
+    def show(self, *, ready: bool) -> None:
+        """Sets the status and tells the watches."""
+        self._ready = ready
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def end(self) -> None:
+        """Tells the watches NOT_SERVING and ends them: a caller would keep one open for ever."""
+        self._ending = True
+        self.show(ready=False)
+
+    def _answer(self, service: str) -> HealthCheckResponse:
+        if service not in self._services:
+            return HealthCheckResponse(status=HealthCheckResponse.SERVICE_UNKNOWN)
+        status = HealthCheckResponse.SERVING if self._ready else HealthCheckResponse.NOT_SERVING
+        return HealthCheckResponse(status=status)
