@@ -42,7 +42,7 @@ def candidates(recipe: Recipe) -> list[ScoreRule]:
     if recipe.rule == "drd":
         return [ScoreRule(factor=True)]
     return [
-        ScoreRule(normalise=True, sigma=sigma, top=top) for top in (0.01, 0.001, 0.0) for sigma in (4.0, 8.0)
+        ScoreRule(normalise=True, sigma=sigma, top=top) for top in (0.003, 0.01, 0.0) for sigma in (4.0, 8.0)
     ]
 
 
