@@ -142,7 +142,7 @@ def _apply_roi(path: Path | None, drd: DRD, geometry: Geometry, say: Say) -> Reg
     if path is None:
         return None
     region, mask = read_roi(path, geometry)
-    drd.heatmap.set_roi(torch.from_numpy(mask).to(drd.heatmap.roi.dtype))
+    drd.heatmap.set_roi(torch.from_numpy(mask))
     say("Region", f"{region.share:.1%} of the picture is inspected, see {path}")
     return region
 

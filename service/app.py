@@ -16,7 +16,6 @@ from starlette.types import ASGIApp
 from export.bundle import Bundle, TrustedKey
 from service.access.access import Access
 from service.calls import Calls
-from service.catalog import Start
 from service.history import History
 from service.http.app import make_admin_app, make_app
 from service.http.protocol import Limits
@@ -29,6 +28,7 @@ from service.settings import Address, Settings
 from service.telemetry import open_traces
 from service.tls import Tls
 from service.traces import Traces
+from service.version import Start
 
 _logger = logging.getLogger(__name__)
 

@@ -7,17 +7,13 @@ itself runs outside the event loop.
 """
 
 import asyncio
-import ctypes
-import gc
 import logging
-import math
 import time
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from export.bundle import Bundle, BundleError, Predictor, TrustedKey
+from export.bundle import BundleError, TrustedKey
 from service.errors import NotLoaded, NotServing
 from service.folder import Fingerprint, scan
 from service.lane import Lane
@@ -25,30 +21,9 @@ from service.metrics import Metrics
 from service.settings import Settings
 from service.slot import Slot
 from service.state import State
+from service.version import Start, Version, free
 
-Start = Callable[[Bundle, str], Predictor]
-"""Starts a bundle's engine: `Bundle.start`, or a replacement in tests and benchmarks."""
-_RETRY_SECONDS = 30
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(slots=True, eq=False)
-class Version:
-    """One version of one product. `lane` is set while it can answer."""
-
-    product: str
-    number: int
-    path: Path
-    fingerprint: Fingerprint
-    state: State = "STARTING"
-    reason: str = ""
-    retry_at: float = math.inf
-    """When it is tried again though it did not change; an instant of `time.monotonic`."""
-    absent: bool = False
-    """Whether the last scan did not find it: one scan may miss what is being replaced."""
-    lane: Lane | None = None
-    hurry: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when a replaced version need not be kept any longer for requests with its number."""
 
 
 @dataclass(slots=True, eq=False)
@@ -136,21 +111,21 @@ class Catalog:
             self._remove(product)
             return
         await self._recognise(product, on_disk)
-        for version in [v for v in product.versions if v.state == "FAILED"]:
-            if version in removed or on_disk.get(version.number, version.fingerprint) != version.fingerprint:
-                product.versions.remove(version)
+        for failed in [v for v in product.versions if v.state == "FAILED"]:
+            if failed in removed or on_disk.get(failed.number, failed.fingerprint) != failed.fingerprint:
+                product.versions.remove(failed)
         serving = product.serving
         for number, fingerprint in sorted(on_disk.items(), reverse=True):
             if serving and number < serving.number and serving not in removed:
                 break
             if serving and (serving.number, serving.fingerprint) == (number, fingerprint):
                 break
-            failed = next((v for v in product.versions if (v.number, v.state) == (number, "FAILED")), None)
-            if failed and time.monotonic() < failed.retry_at:
-                continue  # unchanged since it failed
-            version = failed or Version(name, number, self._folder / name / str(number), fingerprint)
-            if not failed:
+            version = next((v for v in product.versions if (v.number, v.state) == (number, "FAILED")), None)
+            if version is None:
+                version = Version(name, number, self._folder / name / str(number), fingerprint)
                 product.versions.append(version)
+            elif time.monotonic() < version.retry_at:
+                continue  # unchanged since it failed
             if await self._load(version):
                 self._swap(product, version)
                 break
@@ -159,25 +134,25 @@ class Catalog:
     async def _recognise(self, product: Product, on_disk: Mapping[int, Fingerprint]) -> None:
         """Spares what serves a reload when its files were only copied anew."""
         serving = product.serving
-        if serving is None or on_disk.get(serving.number, serving.fingerprint) == serving.fingerprint:
+        if serving is None or serving.number not in on_disk:
             return
-        if await asyncio.to_thread(_is_unchanged, serving, self._trusted):
-            serving.fingerprint = on_disk[serving.number]
-            product.versions = [
-                v for v in product.versions if (v.number, v.state) != (serving.number, "FAILED")
-            ]
+        found = on_disk[serving.number]
+        # What serves has its own; what FAILED has been looked at.
+        if any((v.number, v.fingerprint) == (serving.number, found) for v in product.versions):
+            return
+        if await asyncio.to_thread(serving.is_unchanged, self._trusted):
+            serving.fingerprint = found
 
     async def _load(self, version: Version) -> bool:
         self._show(self._products[version.product])
         try:
-            lane = await asyncio.to_thread(_open, version, self._trusted, self._start, self._engine)
+            lane = await asyncio.to_thread(version.open, self._trusted, self._start, self._engine)
         except BundleError as error:
-            version.state, version.reason, version.retry_at = "FAILED", str(error), _retry_at(error)
+            version.fail(error)
             _logger.error("%s version %d is FAILED: %s", version.product, version.number, error)
             return False
         except Exception as error:  # native runtimes raise anything: it fails this version only
-            version.state, version.reason = "FAILED", f"{type(error).__name__}: {error}"
-            version.retry_at = _retry_at(error)
+            version.fail(error)
             _logger.exception("%s version %d is FAILED", version.product, version.number)
             return False
         self._slot.add(lane)
@@ -221,7 +196,7 @@ class Catalog:
         assert lane is not None
         await lane.emptied()
         if await asyncio.to_thread(self._slot.remove, lane):  # a hanging engine can't be freed
-            await asyncio.to_thread(_free, lane)
+            await asyncio.to_thread(free, lane)
         product = self._products[version.product]
         product.versions.remove(version)
         self._show(product)
@@ -242,42 +217,6 @@ def _look(versions: list[Version], on_disk: Container[int]) -> list[Version]:
     for version in versions:
         version.absent = version.number not in on_disk
     return removed
-
-
-def _is_unchanged(version: Version, trusted: TrustedKey | None) -> bool:
-    """Whether the bundle on disk is whole and the one that was loaded."""
-    assert version.lane is not None
-    try:
-        return Bundle.open(version.path, trusted).digest == version.lane.digest
-    except BundleError:  # shown when it is loaded
-        return False
-
-
-def _retry_at(error: BaseException | None) -> float:
-    """Errors of the machine may pass while the bundle stays the same; a bundle that is wrong stays wrong."""
-    while error is not None:
-        if isinstance(error, OSError | MemoryError):
-            return time.monotonic() + _RETRY_SECONDS
-        error = error.__cause__
-    return math.inf
-
-
-def _open(version: Version, trusted: TrustedKey | None, start: Start, engine: str) -> Lane:
-    bundle = Bundle.open(version.path, trusted)
-    says = bundle.manifest.product, bundle.manifest.version
-    if says != (version.product, version.number):
-        raise BundleError(f"{version.path}: the manifest says {says[0]} version {says[1]}")
-    lane = Lane(start(bundle, engine))
-    lane.measure()
-    return lane
-
-
-def _free(lane: Lane) -> None:
-    """Closes the engine and returns its memory to the system: the C library would keep most of it."""
-    lane.predictor.close()
-    gc.collect()
-    with suppress(OSError, AttributeError):  # not glibc
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _facts(versions: list[Version]) -> Iterator[tuple[int, State, Lane | None]]:

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 
 from export.bundle import Bundle, FrameFailed, TrustedKey
 from service.admission import Admission, Holding
-from service.catalog import Catalog, Start
+from service.catalog import Catalog
 from service.errors import DeadlinePassed, InspectionFailed, ServiceError
 from service.inspection import Inspection, Request
 from service.lane import Frame, Stage
@@ -19,6 +19,7 @@ from service.life import Life
 from service.metrics import Metrics
 from service.settings import Settings
 from service.slot import Slot
+from service.version import Start
 from service.workers import Workers
 
 _logger = logging.getLogger(__name__)

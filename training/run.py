@@ -106,18 +106,17 @@ class _Share:
 
 def _distinct(samples: Sequence[Sample]) -> list[Sample]:
     """Without files that are copies of another: one of them could train, and another set the threshold."""
-    first = dict[str, Sample]()
+    first, copies = dict[str, Sample](), list[Sample]()
     for sample in samples:
         try:
             digest = file_digest(sample.path)
         except OSError:  # named when it is read
             digest = sample.name
-        first.setdefault(digest, sample)
-    kept = list(first.values())
-    if len(kept) < len(samples):
-        copy = next(sample for sample in samples if sample not in kept)
-        print(f"left out: {len(samples) - len(kept)} copies of other pictures, the first is {copy.name}")
-    return kept
+        if first.setdefault(digest, sample) is not sample:
+            copies.append(sample)
+    if copies:
+        print(f"left out: {len(copies)} copies of other pictures, the first is {copies[0].name}")
+    return list(first.values())
 
 
 def _split(train: Sequence[Sample], request: Request) -> dict[Split, tuple[Sample, ...]]:

@@ -7,9 +7,9 @@ from grpc import StatusCode
 
 from export.bundle import THRESHOLD
 from service import errors
-from service.catalog import Version
 from service.inspection import Inspection, Part
 from service.rpc.pb import inspection_pb2 as pb
+from service.version import Version
 
 CODE: dict[type[errors.ServiceError], StatusCode] = {
     errors.UnreadableImage: StatusCode.INVALID_ARGUMENT,

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from training.choose import candidates
 from training.datasets import Dataset, open_dataset
 from training.evaluate import evaluate, read_frames, score_images
-from training.model.heatmap import Heatmap, ScoreRule
+from training.model.heatmap import Heatmap
 from training.model.weights import load_teacher
 from training.recipe import Recipe, load_recipe
 from training.run import Request, train
@@ -103,7 +104,7 @@ def nearest_neighbours(
     share = -(-_BANK // len(parts))
     bank = torch.cat([part[torch.randperm(len(part), generator=generator)[:share]] for part in parts])
     # The product's own last step, so that only the distances differ.
-    heatmap = Heatmap(recipe.height, recipe.width, 1, ScoreRule(top=0.01))
+    heatmap = Heatmap(recipe.height, recipe.width, 1, candidates(recipe)[0])
 
     def predict(frames: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         distance = 1 - (vectors(frames) @ bank.T).amax(-1)

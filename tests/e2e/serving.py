@@ -19,9 +19,9 @@ import uvloop
 
 from export.bundle import Bundle
 from service.app import Service, open_service
-from service.catalog import Start
 from service.settings import Settings
 from service.traces import Traces
+from service.version import Start
 
 ANYWHERE = "127.0.0.1:0"
 

@@ -75,7 +75,7 @@ class Heatmap(nn.Module):
     def set_roi(self, roi: Tensor) -> None:
         """From now on only a defect where `roi` `[H, W]` is 1 counts. Before calibration: scores change."""
         self.roi.copy_(roi)
-        self.inspected = float(roi.mean())
+        self.inspected = float(self.roi.mean())
 
     def set_rule(self, rule: ScoreRule) -> None:
         self.rule = rule

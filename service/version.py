@@ -1,0 +1,81 @@
+"""One version of one product: opened from its folder, and freed."""
+
+import asyncio
+import ctypes
+import gc
+import math
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from export.bundle import Bundle, BundleError, Predictor, TrustedKey
+from service.folder import Fingerprint
+from service.lane import Lane
+from service.state import State
+
+Start = Callable[[Bundle, str], Predictor]
+"""Starts a bundle's engine: `Bundle.start`, or a replacement in tests and benchmarks."""
+_RETRY_SECONDS = 30
+
+
+@dataclass(slots=True, eq=False)
+class Version:
+    """A version and its state. `lane` is set while it can answer."""
+
+    product: str
+    number: int
+    path: Path
+    fingerprint: Fingerprint
+    state: State = "STARTING"
+    reason: str = ""
+    retry_at: float = math.inf
+    """When it is tried again though it did not change; an instant of `time.monotonic`."""
+    absent: bool = False
+    """Whether the last scan did not find it: one scan may miss what is being replaced."""
+    lane: Lane | None = None
+    hurry: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when a replaced version need not be kept any longer for requests with its number."""
+
+    def open(self, trusted: TrustedKey | None, start: Start, engine: str) -> Lane:
+        """Its started and measured engine. Raises BundleError, or anything that a runtime raises."""
+        bundle = Bundle.open(self.path, trusted)
+        says = bundle.manifest.product, bundle.manifest.version
+        if says != (self.product, self.number):
+            raise BundleError(f"{self.path}: the manifest says {says[0]} version {says[1]}")
+        lane = Lane(start(bundle, engine))
+        lane.measure()
+        return lane
+
+    def is_unchanged(self, trusted: TrustedKey | None) -> bool:
+        """Whether the bundle on disk is whole and the one that was loaded."""
+        assert self.lane is not None
+        try:
+            return Bundle.open(self.path, trusted).digest == self.lane.digest
+        except BundleError:  # shown when it is loaded
+            return False
+
+    def fail(self, error: Exception) -> None:
+        """FAILED, because of `error`."""
+        told = str(error)
+        self.state = "FAILED"
+        self.reason = told if isinstance(error, BundleError) else f"{type(error).__name__}: {told}"
+        self.retry_at = _retry_at(error)
+
+
+def free(lane: Lane) -> None:
+    """Closes the engine and returns its memory to the system: the C library would keep most of it."""
+    lane.predictor.close()
+    gc.collect()
+    with suppress(OSError, AttributeError):  # not glibc
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _retry_at(error: BaseException | None) -> float:
+    """Errors of the machine may pass while the bundle stays the same; a bundle that is wrong stays wrong."""
+    while error is not None:
+        if isinstance(error, OSError | MemoryError):
+            return time.monotonic() + _RETRY_SECONDS
+        error = error.__cause__
+    return math.inf
