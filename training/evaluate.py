@@ -50,14 +50,17 @@ def evaluate(
     where there are masks.
     """
     masked = any(sample.mask is not None for sample in samples)
-    scores, heatmaps, masks = [], [], []
-    for sample, (heatmap, score) in zip(samples, results, strict=True):
+    measured = [masked and (sample.mask is not None or not sample.defective) for sample in samples]
+    heatmaps = np.empty((sum(measured), geometry.height, geometry.width), np.float32)
+    masks = np.zeros(heatmaps.shape, np.bool_)
+    scores, row = [], 0
+    for sample, has_pixels, (heatmap, score) in zip(samples, measured, results, strict=True):
         scores.append(score)
-        if masked and (sample.mask is not None or not sample.defective):
-            heatmaps.append(heatmap)
-            empty = np.zeros(heatmap.shape, np.bool_)
-            masks.append(read_mask(sample.mask, geometry) if sample.mask is not None else empty)
+        if has_pixels:
+            heatmaps[row] = heatmap
+            if sample.mask is not None:
+                masks[row] = read_mask(sample.mask, geometry)
+            row += 1
     defective = np.array([sample.defective for sample in samples])
-    pixels = (np.stack(heatmaps), np.stack(masks)) if heatmaps else (None, None)
     raw = np.array(scores)
-    return ScoredSet(tuple(samples), raw, quality(raw, defective, *pixels))
+    return ScoredSet(tuple(samples), raw, quality(raw, defective, heatmaps, masks))

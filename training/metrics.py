@@ -30,14 +30,14 @@ class Quality:
 def quality(
     scores: NDArray[np.floating],
     defective: NDArray[np.bool_],
-    heatmaps: NDArray[np.float32] | None = None,
-    masks: NDArray[np.bool_] | None = None,
+    heatmaps: NDArray[np.float32],
+    masks: NDArray[np.bool_],
 ) -> Quality:
     """All figures at once.
 
     Args:
         scores, defective: `[n]`.
-        heatmaps, masks: `[n, H, W]`, of images with a mask (good ones: an empty one).
+        heatmaps, masks: `[m, H, W]`, of the images with a mask (good ones: an empty one); m may be 0.
     """
     n_defective = int(defective.sum())
     counts = (len(defective) - n_defective, n_defective)
@@ -48,14 +48,9 @@ def quality(
         float(average_precision_score(defective, scores)),
         f1_max(scores, defective),
     )
-    if heatmaps is None or masks is None or not masks.any():
+    if not masks.any() or masks.all():
         return Quality(*counts, *image)
-    flat_masks, flat_maps = masks.ravel(), heatmaps.ravel()
-    pixel = (
-        float(roc_auc_score(flat_masks, flat_maps)),
-        float(average_precision_score(flat_masks, flat_maps)),
-    )
-    return Quality(*counts, *image, *pixel, aupro(heatmaps, masks))
+    return Quality(*counts, *image, *pixel_figures(heatmaps, masks))
 
 
 def f1_max(scores: NDArray[np.floating], defective: NDArray[np.bool_]) -> float:
@@ -64,27 +59,48 @@ def f1_max(scores: NDArray[np.floating], defective: NDArray[np.bool_]) -> float:
     return float(np.max(2 * precision * recall / np.maximum(precision + recall, 1e-12)))
 
 
-def aupro(heatmaps: NDArray[np.float32], masks: NDArray[np.bool_], limit: float = _AUPRO_LIMIT) -> float:
-    """Area under the per-region overlap up to a false-positive rate of `limit`, over its greatest value.
+def pixel_figures(heatmaps: NDArray[np.float32], masks: NDArray[np.bool_]) -> tuple[float, float, float]:
+    """AUROC, AP and AUPRO over all pixels of `[n, H, W]`, some of them defective and some good.
 
-    One threshold for the whole test set (Bergmann et al., IJCV 2021): every connected defect counts alike,
-    whatever its size. Exact: all pixels are sorted once. `[n, H, W]` twice → 0–1.
+    AUPRO: area under the per-region overlap up to a false-positive rate of 0.3, over its greatest value. One
+    threshold for the whole test set (Bergmann et al., IJCV 2021): every connected defect counts alike,
+    whatever its size.
+
+    Exact, though only the good pixels are sorted: the curves have their corners where a threshold meets a
+    defective one. So it takes 5 bytes per pixel beside its arguments, where scikit-learn takes ten times as
+    many.
     """
-    weight = np.zeros(masks.shape, np.float64)  # a defect pixel's share of the mean overlap
-    regions = 0
-    for share, mask in zip(weight, masks, strict=True):
-        labels, count = ndimage.label(mask, structure=np.ones((3, 3)))
-        if count:
-            share[mask] = 1 / np.bincount(labels.ravel())[labels[mask]]
-            regions += count
-    order = np.argsort(heatmaps, axis=None)[::-1]
-    overlap = np.cumsum(weight.ravel()[order]) / regions
-    false_positives = np.cumsum(~masks.ravel()[order]) / (~masks).sum()
-    # Pixels of equal value are reached by one threshold: only the last of each group is a point.
-    values = heatmaps.ravel()[order]
-    last = np.append(values[1:] != values[:-1], True)
-    x, y = np.append(0.0, false_positives[last]), np.append(0.0, overlap[last])
-    inside = x <= limit
-    x_limited = np.append(x[inside], limit)
-    y_limited = np.append(y[inside], np.interp(limit, x, y))
-    return float(np.trapezoid(y_limited, x_limited) / limit)
+    good = heatmaps[~masks]
+    good.sort()
+    values, at = np.unique(heatmaps[masks], return_inverse=True)
+    # Per value of a defective pixel, the highest first: good pixels above it, and with those equal to it,
+    # which one threshold reaches together with the defective ones.
+    above, reached = (len(good) - np.searchsorted(good, values[::-1], side) for side in ("right", "left"))
+    recall, overlap = _cumulative(at, None), _cumulative(at, _region_shares(masks))
+    precision = recall * len(at) / (recall * len(at) + reached)
+
+    false_positives = np.concatenate([[0], np.stack([above, reached], 1).ravel(), [len(good)]]) / len(good)
+    recalled, overlapped = (np.append([0, 0], np.repeat(curve, 2)) for curve in (recall, overlap))
+    inside = false_positives <= _AUPRO_LIMIT
+    x = np.append(false_positives[inside], _AUPRO_LIMIT)
+    y = np.append(overlapped[inside], np.interp(_AUPRO_LIMIT, false_positives, overlapped))
+    return (
+        float(np.trapezoid(recalled, false_positives)),
+        float(np.sum(np.diff(recall, prepend=0) * precision)),
+        float(np.trapezoid(y, x) / _AUPRO_LIMIT),
+    )
+
+
+def _cumulative(at: NDArray[np.intp], weights: NDArray[np.float64] | None) -> NDArray[np.float64]:
+    """Share of all defective pixels, weighted, at each value `at` numbers or above it, the highest first."""
+    total = np.cumsum(np.bincount(at, weights)[::-1], dtype=np.float64)
+    return np.asarray(total / total[-1])
+
+
+def _region_shares(masks: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """For each defective pixel, in the order of `heatmaps[masks]`, one over the size of its region."""
+    shares = []
+    for mask in masks[masks.any((1, 2))]:
+        labels, _ = ndimage.label(mask, structure=np.ones((3, 3)))
+        shares.append(1 / np.bincount(labels.ravel())[labels[mask]])
+    return np.concatenate(shares)
