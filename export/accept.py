@@ -19,6 +19,7 @@ from export.bundle.manifest import (
     BATCH_SIZES,
     HALF_GRAPH,
     MAX_GUARD_BAND,
+    MAX_HEATMAP_DEVIATION,
     BatchSize,
     BundleError,
     EngineEntry,
@@ -37,6 +38,7 @@ _ROUNDS = 5
 """Timed runs per engine and batch size."""
 
 _TOO_FAR = f"it would need a guard band wider than {MAX_GUARD_BAND}"
+_MAP_TOO_FAR = f"its heatmap deviates by more than {MAX_HEATMAP_DEVIATION}"
 
 
 class ParityError(ValueError):
@@ -46,6 +48,8 @@ class ParityError(ValueError):
 class EngineParity(BaseModel):
     """The comparison of one engine with the checkpoint. Deviations are the largest, on the 0 to 1 scales.
 
+    `guard_band`: half the width of the interval around the threshold in which the verdict is REVIEW: twice
+    the largest score deviation. Of a float16 engine that was not run, what its graph needs on the CPU.
     `flips`: reversed verdicts, 0 or, if the engine was not run, None: with one there is no certificate.
     `ms_per_image`: one per batch size; the engines took turns, so their ratios are meaningful.
     """
@@ -58,14 +62,16 @@ class EngineParity(BaseModel):
     batch_sizes: tuple[BatchSize, ...]
     max_score_deviation: float | None = None
     max_heatmap_deviation: float | None = None
+    guard_band: float | None = None
     flips: int | None = None
     ms_per_image: tuple[float, ...] | None = None
 
     @property
-    def guard_band(self) -> float | None:
-        """Half the width of the interval around the threshold in which the verdict is REVIEW: twice the
-        largest deviation, on the 0 to 1 scale. None if not measured."""
-        return None if self.max_score_deviation is None else 2 * self.max_score_deviation
+    def too_far(self) -> str | None:
+        """The reason why an engine that was run must be left out; None if it deviates little enough."""
+        if (self.guard_band or 0) > MAX_GUARD_BAND:
+            return _TOO_FAR
+        return _MAP_TOO_FAR if (self.max_heatmap_deviation or 0) > MAX_HEATMAP_DEVIATION else None
 
 
 class Parity(BaseModel):
@@ -88,11 +94,9 @@ def prove(
     try:
         with closing(open_engine(entry, root, geometry)) as engine:
             proof = _compare(entry, engine, golden, thresholds)
+            if proof.too_far or in_float32(entry.id):
+                return proof, proof.too_far
             band = proof.guard_band or 0.0
-            if band > MAX_GUARD_BAND:
-                return proof, _TOO_FAR
-            if in_float32(entry.id):
-                return proof, None
             return proof, survey.objection(engine, thresholds, band, max(entry.batch_sizes))
     except (BundleError, EngineFailed) as error:
         reason = str(error)
@@ -128,15 +132,17 @@ def certify(
             unfit[entry.id] = objection
     unseen = [proof for proof in proofs if proof.status == "not_run" and in_float16(proof.id)]
     if unseen:
-        seen, objection = _half_graph(root / HALF_GRAPH, geometry, golden, survey, thresholds)
+        band, objection = _half_graph(root / HALF_GRAPH, geometry, golden, survey, thresholds)
+        if objection:
+            unfit |= {proof.id: objection for proof in unseen}
         proofs = [
-            proof.model_copy(update={"reason": f"{proof.reason}; its graph on the CPU: {seen}"})
+            proof.model_copy(
+                update={"guard_band": band, "reason": f"{proof.reason}; its graph on the CPU: {band:.1e}"}
+            )
             if proof in unseen
             else proof
             for proof in proofs
         ]
-        if objection:
-            unfit |= {proof.id: objection for proof in unseen}
     fit = {proof.id for proof in proofs if proof.status == "verified"} - unfit.keys()
     times = _race([entry for entry in entries if entry.id in fit], root, geometry, golden)
     proofs = [proof.model_copy(update={"ms_per_image": times.get(proof.id)}) for proof in proofs]
@@ -153,18 +159,17 @@ def _race(entries: Sequence[EngineEntry], root: Path, geometry: Geometry, golden
 
 def _half_graph(
     path: Path, geometry: Geometry, golden: Golden, survey: Survey, thresholds: Thresholds
-) -> tuple[str, str | None]:
-    """Checks the float16 graph on the CPU, in place of the engines that need a GPU. Returns its deviation, in
-    words, and the reason if they must be left out: a frame needs more than the widest guard band."""
+) -> tuple[float, str | None]:
+    """Checks the float16 graph on the CPU, in place of the engines that need a GPU. Returns the guard band it
+    needs there, on golden frames and survey, and the reason if these engines must be left out."""
     entry = EngineEntry(id="onnx-fp16", file=path.name, batch_sizes=(1,))
     with closing(OnnxRuntimeEngine(path, geometry, CPU)) as engine:
         try:
             proof = _compare(entry, engine, golden, thresholds)
-        except ParityError as error:
-            return "it flips", str(error)
-        too_far = (proof.guard_band or 0) > MAX_GUARD_BAND
-        objection = _TOO_FAR if too_far else survey.objection(engine, thresholds, MAX_GUARD_BAND, 1)
-        return f"{proof.max_score_deviation:.1e}", objection
+            band = max(proof.guard_band or 0.0, survey.deviation(engine, thresholds, 1))
+        except (ParityError, EngineFailed) as error:
+            return math.inf, str(error)
+        return band, proof.too_far or (_TOO_FAR if band > MAX_GUARD_BAND else None)
 
 
 def _preference(proof: EngineParity) -> tuple[int, float]:
@@ -198,6 +203,7 @@ def _compare(entry: EngineEntry, engine: Engine, golden: Golden, thresholds: Thr
         batch_sizes=entry.batch_sizes,
         max_score_deviation=max(score_deviations),
         max_heatmap_deviation=max(heatmap_deviations),
+        guard_band=2 * max(score_deviations),
         flips=0,
     )
 

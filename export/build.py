@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib.metadata import packages_distributions
 from importlib.metadata import version as library_version
-from importlib.util import find_spec
 from pathlib import Path
 
 import onnx
@@ -23,7 +23,7 @@ from export.bundle.manifest import (
 )
 from export.bundle.signature import SigningKey
 from export.calibrate import Calibration, CalibrationError, calibrate
-from export.engines import prepare, refuse
+from export.engines import EVERYWHERE, prepare, refuse
 from export.golden import HEATMAPS, Golden, choose_golden, spread
 from export.half import halve
 from export.pack import publish, refuse_taken, staging_folder
@@ -158,9 +158,10 @@ def _write_certificate(
     root: Path, proofs: Sequence[EngineParity], entries: Iterable[EngineEntry], frames: int
 ) -> tuple[EngineEntry, ...]:
     """Writes `parity.json`, the `proofs` on `frames` golden frames of the engines that are kept, and returns
-    these engines as the manifest lists them, in the same order. Raises BundleError if none is verified."""
-    if not any(proof.status == "verified" for proof in proofs):
-        raise BundleError("no engine agrees with the checkpoint, so there is no bundle")
+    these engines as the manifest lists them, in the same order. Raises BundleError without the one that runs
+    everywhere."""
+    if EVERYWHERE not in {proof.id for proof in proofs if proof.status == "verified"}:
+        raise BundleError(f"{EVERYWHERE} does not agree with the checkpoint, so there is no bundle")
     by_id = {entry.id: entry for entry in entries}
     kept = tuple(_measured(by_id[proof.id], proof) for proof in proofs)
     if all(entry.file != INT8_GRAPH for entry in kept):
@@ -204,9 +205,8 @@ def _defective_images(checkpoint: Checkpoint, folder: Path | None) -> list[Path]
 
 
 def _measured(entry: EngineEntry, proof: EngineParity) -> EngineEntry:
-    return entry.model_copy(
-        update={"guard_band": proof.guard_band, "heatmap_deviation": proof.max_heatmap_deviation}
-    )
+    measured = {"guard_band": proof.guard_band, "heatmap_deviation": proof.max_heatmap_deviation}
+    return EngineEntry.model_validate(entry.model_dump() | measured)
 
 
 def _provenance(checkpoint: Checkpoint) -> Provenance:
@@ -216,8 +216,12 @@ def _provenance(checkpoint: Checkpoint) -> Provenance:
         recipe=checkpoint.recipe.name,
         backbone=checkpoint.recipe.backbone,
         seed=checkpoint.seed,
-        libraries={
-            **checkpoint.libraries,
-            **{name: library_version(name) for name in _RUNTIMES if find_spec(name)},
-        },
+        libraries=checkpoint.libraries | installed(_RUNTIMES),
     )
+
+
+def installed(modules: Iterable[str]) -> dict[str, str]:
+    """Versions of those `modules` that are installed. A package can have another name than its module:
+    `onnxruntime` is part of onnxruntime-gpu, too."""
+    packages = packages_distributions()
+    return {name: library_version(packages[name][0]) for name in modules if name in packages}

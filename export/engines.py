@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from export.bundle.manifest import GRAPH, HALF_GRAPH, INT8_GRAPH, BundleError, EngineEntry
 from export.quantise import QuantisingError, quantise
 from export.tensorrt import ID as PLAN_ID
-from export.tensorrt import RTX_TARGETS, build_plan, refusal
+from export.tensorrt import build_plan, plans_for_here, refusal
 from training.geometry import Geometry
 
 _FILES = {
@@ -22,7 +22,7 @@ _FILES = {
     "onnx-f32": GRAPH,
 }
 """Engines that run a graph directly, perhaps at lower precision; TensorRT engines are built from one."""
-_EVERYWHERE = "onnx-f32"
+EVERYWHERE = "onnx-f32"
 """The engine in every bundle: it runs on any machine."""
 KNOWN = (*_FILES, "tensorrt-fp16-smNN", "tensorrt-rtx-fp16-smNN")
 
@@ -61,23 +61,26 @@ def prepare(
     """Writes the files of the engines `wanted` (None: all that can be built here) into the unfinished bundle
     at `root`, which has the graphs. Int8 ranges come from `good` frames uint8 [F, H, W, 3]. Raises
     BundleError."""
-    ahead = [f"tensorrt-rtx-fp16-sm{target}" for target in RTX_TARGETS]
-    left_out = {name: reason for name in ahead if (reason := refusal(name))} if wanted is None else {}
-    names = dict.fromkeys([*(ahead if wanted is None else ()), *(wanted or _FILES), _EVERYWHERE])
-    for name in [name for name in names if _FILES.get(name) == INT8_GRAPH]:
+    names = dict.fromkeys([*(plans_for_here() if wanted is None else ()), *(wanted or _FILES), EVERYWHERE])
+    entries, left_out = list[EngineEntry](), dict[str, str]()
+    for name in names:
         try:
-            onnx.save(quantise(onnx.load(root / GRAPH), good), root / INT8_GRAPH)
+            entries.append(_prepared(name, root, geometry, good))
         except QuantisingError as error:
             left_out[name] = str(error)
-            del names[name]
-    entries = (
-        build_plan(name, root, geometry)
-        if PLAN_ID.fullmatch(name)
-        else EngineEntry(id=name, file=_FILES[name])
-        for name in names
-        if name not in left_out
-    )
+        except BundleError as error:
+            if wanted is not None:
+                raise
+            left_out[name] = str(error)
     return Prepared(tuple(entries), left_out)
+
+
+def _prepared(name: str, root: Path, geometry: Geometry, good: NDArray[np.uint8]) -> EngineEntry:
+    if PLAN_ID.fullmatch(name):
+        return build_plan(name, root, geometry)
+    if _FILES[name] == INT8_GRAPH:
+        onnx.save(quantise(onnx.load(root / GRAPH), good), root / INT8_GRAPH)
+    return EngineEntry(id=name, file=_FILES[name])
 
 
 def on_gpu(name: str) -> bool:

@@ -57,7 +57,7 @@ def show_parity(proofs: Iterable[EngineParity], left_out: Mapping[str, str], say
     )
     for proof in proofs:
         start = f"{proof.id:24} {proof.status:8}"
-        if proof.guard_band is None:
+        if proof.status == "not_run":
             say("", f"{start} {proof.reason}")
             continue
         deviations = f"{proof.max_score_deviation:8.1e} {proof.max_heatmap_deviation:8.1e}"

@@ -42,17 +42,23 @@ class Survey:
         batches = (every[start : start + BATCH] for start in range(0, len(every), BATCH))
         return Survey(every, np.concatenate([predict(batch)[1] for batch in batches]))
 
-    def objection(self, engine: Engine, thresholds: Thresholds, guard_band: float, batch: int) -> str | None:
-        """Runs `engine` in batches of `batch`. Returns None if no score deviates by more than `guard_band`,
-        its band from the golden frames (0 to 1 scale); else the reason why it must be left out."""
+    def deviation(self, engine: Engine, thresholds: Thresholds, batch: int) -> float:
+        """The largest deviation of a score of `engine`, run in batches of `batch`, on the 0 to 1 scale; inf
+        for NaN. Raises EngineFailed."""
         expected, largest = thresholds.image.scores(self.scores), 0.0
         for window in cyclic_windows(len(self.frames), (batch,)):
-            try:
-                _, scores = ask(engine, self.frames[window])
-            except EngineFailed as error:
-                return str(error)
+            _, scores = ask(engine, self.frames[window])
             deviation = thresholds.image.scores(scores) - expected[window]
             largest = max(largest, float(np.nan_to_num(np.abs(deviation), nan=np.inf).max()))
+        return largest
+
+    def objection(self, engine: Engine, thresholds: Thresholds, guard_band: float, batch: int) -> str | None:
+        """Returns None if no score deviates by more than `guard_band`, the engine's band from the golden
+        frames; else the reason why it must be left out."""
+        try:
+            largest = self.deviation(engine, thresholds, batch)
+        except EngineFailed as error:
+            return str(error)
         if largest <= guard_band:
             return None
         return (

@@ -51,13 +51,23 @@ def refusal(name: str) -> str | None:
     return None
 
 
+def plans_for_here() -> list[str]:
+    """The engines that an export tries to build unless it is told which: those that need no GPU, and the one
+    for the GPU of this machine, if there is one."""
+    ahead = [f"tensorrt-rtx-fp16-sm{target}" for target in RTX_TARGETS]
+    try:
+        return [*ahead, f"tensorrt-fp16-sm{compute_capability().replace('.', '')}"]
+    except BundleError:
+        return ahead
+
+
 def build_plan(name: str, root: Path, geometry: Geometry) -> EngineEntry:
     """Builds the engine `name` from the float16 graph of the unfinished bundle at `root`.
 
     Raises BundleError with the reason of `refusal`, or of TensorRT's parser.
     """
     if reason := refusal(name):
-        raise BundleError(f"{name} can't be built here: {reason}")
+        raise BundleError(reason)
     flavour, target = _parse(name)
     module = _module(flavour)
     plan = Plan(
@@ -111,6 +121,7 @@ def _serialized(module: Any, flavour: str, target: str, graph: Path, geometry: G
     if not parser.parse(graph.read_bytes()):
         raise BundleError(f"TensorRT can't read {graph.name}: {parser.get_error(0).desc().splitlines()[0]}")
     config = builder.create_builder_config()
+    config.clear_flag(module.BuilderFlag.TF32)  # would round float32 to 10 bits
     if flavour == "tensorrt-rtx":
         config.num_compute_capabilities = 1
         config.set_compute_capability(getattr(module.ComputeCapability, f"SM{target}"), 0)

@@ -41,6 +41,9 @@ MAX_VERSION = 999_999_999
 MAX_GUARD_BAND = 0.02
 """On the 0 to 1 scale. An engine that needs a wider one deviates too much from the checkpoint."""
 
+MAX_HEATMAP_DEVIATION = 0.02
+"""Of any pixel, on the 0 to 1 scale: regions and masks come from the map."""
+
 
 class BundleError(ValueError):
     """The bundle, or one of its engines, can't be used; the message is one line."""
@@ -92,7 +95,8 @@ class Plan(_Facts):
 
 class EngineEntry(_Facts):
     """One way to run the network. `guard_band` and `heatmap_deviation` (the largest at export) are on the 0
-    to 1 scales; None if export could not run the engine."""
+    to 1 scales. If export could not run the engine, `heatmap_deviation` is None, and `guard_band` is None or
+    the least it may have: what its graph needs on the CPU."""
 
     id: Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
     file: BundlePath

@@ -19,6 +19,7 @@ from export.bundle.manifest import (
     GOLDEN_STEP,
     MANIFEST,
     MAX_GUARD_BAND,
+    MAX_HEATMAP_DEVIATION,
     SEAL,
     SIGNATURE,
     BundleError,
@@ -205,11 +206,11 @@ class Predictor:
 
 def _allowed(entry: EngineEntry) -> tuple[float, float]:
     """Largest deviations of score and heatmap (0 to 1 scales) that are allowed at the start."""
-    if entry.guard_band is None or entry.heatmap_deviation is None:
-        return MAX_GUARD_BAND / 2, MAX_GUARD_BAND
+    if entry.guard_band is None or entry.heatmap_deviation is None:  # export could not run it
+        return MAX_GUARD_BAND / 2, MAX_HEATMAP_DEVIATION
     # The guard band becomes twice the deviation seen here, and may not exceed the widest there is.
     score = min(max(entry.guard_band, _ROUNDING), MAX_GUARD_BAND / 2)
-    return score, max(2 * entry.heatmap_deviation, _ROUNDING)
+    return score, min(max(2 * entry.heatmap_deviation, _ROUNDING), MAX_HEATMAP_DEVIATION)
 
 
 def cyclic_windows(count: int, batch_sizes: tuple[int, ...], *, every: bool = False) -> Iterator[list[int]]:

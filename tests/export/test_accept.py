@@ -133,7 +133,7 @@ def test_an_engine_that_fails_on_a_surveyed_frame_must_be_left_out(tmp_path: Pat
     ("bias", "difference", "reasons"),
     [
         (0.0, 0.01, []),
-        (0.0, 0.03, ["its score deviates by up to 0.030 on 5 more frames, outside the guard band of 0.020"]),
+        (0.0, 0.03, ["it would need a guard band wider than 0.02"]),
         (
             0.04,
             0.0,
@@ -151,10 +151,13 @@ def test_the_graph_of_an_engine_that_needs_a_gpu_is_checked_on_the_cpu(
     onnx.save(grey_level_network((32, 32), bias), tmp_path / "model.fp16.onnx")
     here = EngineEntry(id="onnx-f32", file="model.onnx")
     elsewhere = EngineEntry(id="onnx-cuda-fp16", file="model.fp16.onnx")
-    _, unfit = certify(
+    (needs_gpu, _), unfit = certify(
         [here, elsewhere], tmp_path, Geometry(32, 32), golden(), survey(difference), THRESHOLDS
     )
     assert list(unfit.values()) == reasons
+    if not reasons:  # where it serves, its guard band is no narrower than what its graph needs here
+        assert (needs_gpu.id, needs_gpu.status) == ("onnx-cuda-fp16", "not_run")
+        assert needs_gpu.guard_band == pytest.approx(difference, abs=1e-5)
 
 
 def test_the_survey_has_good_damaged_and_defective_parts(tmp_path: Path) -> None:
@@ -180,6 +183,17 @@ def test_a_flip_that_only_a_full_batch_shows_is_refused(tmp_path: Path) -> None:
 
 def test_an_engine_that_returns_nan_needs_an_infinite_guard_band(tmp_path: Path) -> None:
     assert proof(tmp_path, bias=float("nan")).guard_band == float("inf")
+
+
+def test_an_engine_whose_heatmap_deviates_must_be_left_out(tmp_path: Path) -> None:
+    """Its scores are right, but masks and regions would be wrong."""
+    onnx.save(grey_level_network((32, 32)), tmp_path / "model.onnx")
+    entry, right = EngineEntry(id="onnx-f32", file="model.onnx"), golden()
+    for off, objection in ((0.01, None), (0.03, "its heatmap deviates by more than 0.02")):
+        moved = Golden(right.entries, right.frames, right.heatmaps + np.float32(off), right.scores)
+        parity, reason = prove(entry, tmp_path, Geometry(32, 32), moved, survey(), THRESHOLDS)
+        assert (parity.status, reason) == ("verified", objection)
+        assert parity.max_heatmap_deviation == pytest.approx(off, abs=1e-3)
 
 
 def test_an_engine_that_cannot_be_opened_is_not_claimed_equal(tmp_path: Path) -> None:

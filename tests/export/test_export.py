@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from export.build import installed
 from export.bundle import MAX_VERSION, Bundle
 from export.cli import main
 from tests.export.checkpoints import make_checkpoint, make_dataset
@@ -151,3 +152,16 @@ def test_a_product_name_cannot_be_a_path(
     assert export(copy, tmp_path / "models") == 1
     assert "can't be a product's name" in capsys.readouterr().err
     assert not (tmp_path / "models").exists()
+
+
+def test_versions_of_modules_whose_package_has_another_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "madeup").mkdir()
+    (tmp_path / "madeup" / "__init__.py").touch()
+    facts = tmp_path / "madeup_gpu-1.2.dist-info"
+    facts.mkdir()
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: madeup-gpu\nVersion: 1.2\n")
+    (facts / "top_level.txt").write_text("madeup\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert installed(["madeup", "absent"]) == {"madeup": "1.2"}

@@ -56,6 +56,7 @@ def test_an_engine_that_needs_a_gpu_is_not_claimed_equal(exported: Path) -> None
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this ONNX Runtime has CUDA: tests/gpu")
     (entry,) = (entry for entry in Bundle.open(exported).manifest.engines if entry.id == "onnx-cuda-fp16")
-    assert (entry.file, entry.guard_band, entry.heatmap_deviation) == ("model.fp16.onnx", None, None)
+    assert (entry.file, entry.heatmap_deviation) == ("model.fp16.onnx", None)
+    assert entry.guard_band is not None  # what the graph needs on the CPU, and no narrower where it serves
     predictor = Bundle.open(exported).start()
     assert "no CUDAExecutionProvider" in predictor.skipped["onnx-cuda-fp16"]

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 
@@ -14,6 +15,7 @@ from export.bundle.engines.choice import open_engine
 from export.bundle.engines.engine import Engine
 from export.bundle.manifest import EngineEntry
 from export.cli import main
+from export.engines import prepare
 from export.tensorrt import RTX_TARGETS, build_plan, refusal
 from tests.bundles import edit_manifest
 from training.files import file_digest
@@ -119,6 +121,20 @@ def test_a_graph_that_tensorrt_cannot_read_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "model.fp16.onnx").write_bytes(b"not a graph")
     with pytest.raises(BundleError, match=r"TensorRT can't read model\.fp16\.onnx"):
         build_plan(NAME, tmp_path, SIZE)
+
+
+@with_rtx
+def test_a_plan_that_cannot_be_built_does_not_end_an_export_that_did_not_ask_for_it(
+    exported: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "model.onnx").write_bytes((exported / "model.onnx").read_bytes())
+    (tmp_path / "model.fp16.onnx").write_bytes(b"not a graph")
+    frames = np.zeros((1, 64, 64, 3), np.uint8)
+    prepared = prepare(None, tmp_path, SIZE, frames)
+    assert "onnx-f32" in {entry.id for entry in prepared.entries}
+    assert "TensorRT can't read model.fp16.onnx" in prepared.left_out[NAME]
+    with pytest.raises(BundleError, match=r"TensorRT can't read model\.fp16\.onnx"):
+        prepare([NAME], tmp_path, SIZE, frames)
 
 
 @with_rtx

@@ -31,20 +31,33 @@ def compute_capability() -> str:
     return f"{major.value}.{minor.value}"
 
 
-def library_version(flavour: Literal["tensorrt", "tensorrt-rtx"]) -> str:
-    """Version of the installed TensorRT library, such as "1.7.1.116". Raises BundleError if there is none."""
-    package, pattern = {
-        "tensorrt-rtx": (RTX_PLUGIN, "libtensorrt_rtx.so.*.*"),
-        "tensorrt": ("tensorrt_libs", "libnvinfer.so.*"),
-    }[flavour]
+_LIBRARIES = {
+    "tensorrt-rtx": (RTX_PLUGIN, ["libtensorrt_rtx.so.*.*"]),
+    "tensorrt": ("tensorrt_libs", ["libnvinfer.so.*", "libnvonnxparser.so.*"]),
+}
+"""Package of each flavour, and those of its libraries that ONNX Runtime's provider is linked against; the
+first is TensorRT itself."""
+
+
+def load_libraries(flavour: Literal["tensorrt", "tensorrt-rtx"]) -> str:
+    """Loads TensorRT's libraries, which lie where ONNX Runtime would not look for them, into this process.
+
+    Returns their version, such as "1.7.1.116". Raises BundleError if they are not installed.
+    """
+    package, patterns = _LIBRARIES[flavour]
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
         raise BundleError(f"{package} is not installed")
-    files = [path for path in sorted(Path(spec.origin).parent.glob(pattern)) if not path.is_symlink()]
+    folder = Path(spec.origin).parent
+    library, *_ = [_load(folder, pattern) for pattern in patterns]
+    return ".".join(str(getattr(library, f"getInferLib{part}Version")()) for part in _PARTS)
+
+
+def _load(folder: Path, pattern: str) -> ctypes.CDLL:
+    files = [path for path in sorted(folder.glob(pattern)) if not path.is_symlink()]
     if not files:
-        raise BundleError(f"{package} contains no library {pattern}")
+        raise BundleError(f"{folder.name} contains no library {pattern}")
     try:
-        library = ctypes.CDLL(str(files[0]))
+        return ctypes.CDLL(str(files[0]))
     except OSError as error:
         raise BundleError(f"{files[0].name} can't be loaded: {error}") from error
-    return ".".join(str(getattr(library, f"getInferLib{part}Version")()) for part in _PARTS)

@@ -13,6 +13,8 @@ from export.bundle.manifest import BundleError
 from training.geometry import Geometry
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+_OPTIONS = {CUDA: {"use_tf32": "0"}}
+"""Of providers. TF32 would round what the graph has in float32 to 10 bits."""
 _ERRORS_ONLY = 3
 
 
@@ -37,12 +39,15 @@ class OnnxRuntimeEngine:
         try:
             if devices is not None:
                 options.add_provider_for_devices(devices, {})
-            providers = [provider] if devices is None else None
-            self._session = onnxruntime.InferenceSession(path, options, providers=providers)
+            providers = [(provider, _OPTIONS.get(provider, {}))] if devices is None else None
+            # Without `enable_fallback=0` it would go on, on the CPU, after some errors of a provider.
+            self._session = onnxruntime.InferenceSession(
+                path, options, providers=providers, enable_fallback=0
+            )
         except Exception as error:  # exceptions of the runtime have no common base class
             raise BundleError(f"ONNX Runtime can't open {path.name}: {first_line(error)}") from error
-        if provider not in self._session.get_providers():  # without device or driver it falls back
-            raise BundleError(f"{provider} finds no device it can use")
+        if provider not in self._session.get_providers():  # without device, driver or library it is left out
+            raise BundleError(f"{provider} finds no device it can use, or not all of its libraries")
         self._check_signature(path, geometry)
 
     def run(self, frames: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from export.bundle.engines.engine import first_line
-from export.bundle.engines.nvidia import RTX_PLUGIN, compute_capability, library_version
+from export.bundle.engines.nvidia import RTX_PLUGIN, compute_capability, load_libraries
 from export.bundle.engines.onnx_runtime import OnnxRuntimeEngine
 from export.bundle.manifest import HALF_GRAPH, BundleError, EngineEntry, Plan
 from training.files import file_digest
@@ -24,7 +24,7 @@ def open_plan(entry: EngineEntry, root: Path, geometry: Geometry) -> OnnxRuntime
     if plan is None:
         raise BundleError(f"{entry.id} has no plan")
     check_plan(plan, entry, file_digest(root / HALF_GRAPH))
-    _must_equal(plan, "TensorRT", plan.version, library_version(plan.flavour))
+    _must_equal(plan, "TensorRT", plan.version, load_libraries(plan.flavour))
     _must_equal(plan, "compute capability", plan.compute_capability, compute_capability())
     provider = PROVIDERS[plan.flavour]
     devices = _plugin_devices(provider) if plan.flavour == "tensorrt-rtx" else None

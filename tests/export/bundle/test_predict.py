@@ -81,6 +81,19 @@ def test_an_engine_not_run_at_export_gets_its_guard_band_from_the_start(tmp_path
     assert predictor.guard_band == 2 * predictor.deviation
 
 
+def test_its_guard_band_is_no_narrower_than_export_saw_on_the_cpu(tmp_path: Path) -> None:
+    path = make_bundle(tmp_path, guard_band=None, network=grey_level_network((32, 32), bias=0.005))
+    edit_manifest(path, lambda facts: facts["engines"][0].update(guard_band=0.015))
+    assert Bundle.open(path).start().guard_band == 0.015
+
+
+def test_no_engine_serves_whose_heatmap_is_too_far_from_the_checkpoint_s(tmp_path: Path) -> None:
+    path = make_bundle(tmp_path, golden_map_bias=0.03)
+    edit_manifest(path, lambda facts: facts["engines"][0].update(heatmap_deviation=0.03))
+    with pytest.raises(BundleError, match=r"its heatmap deviates by 0\.0300; allowed are 0\.0200"):
+        Bundle.open(path).start()
+
+
 def test_an_engine_not_run_at_export_must_fit_the_widest_guard_band(tmp_path: Path) -> None:
     network = grey_level_network((32, 32), bias=0.011)
     with pytest.raises(BundleError, match="no engine can be used"):
