@@ -28,7 +28,7 @@ from export.bundle.manifest import (
 from export.bundle.predict import cyclic_windows
 from export.bundle.reading import judge
 from export.bundle.scale import THRESHOLD
-from export.engines import in_float16, in_float32, in_int8, on_gpu
+from export.engines import in_float16, in_float32, in_int8, on_gpu, variants
 from export.golden import Golden
 from export.race import Times, race
 from export.survey import Survey
@@ -112,22 +112,20 @@ def certify(
     golden: Golden,
     survey: Survey,
     thresholds: Thresholds,
-) -> tuple[list[EngineParity], dict[str, str]]:
-    """A proof per engine, in order of preference, and the reasons why some must be left out, by engine id.
+) -> tuple[list[tuple[EngineEntry, EngineParity]], dict[str, str]]:
+    """Every engine as it should be run, with its proof, in order of preference; and the reasons why some must
+    be left out, by engine id.
 
     Raises ParityError on a flip, except by an int8 engine, which is left out: not every network can be
     quantised. So are float16 engines that can't be run here if their graph flips on the CPU.
     """
-    proofs, unfit = list[EngineParity](), dict[str, str]()
+    chosen, proofs, unfit = dict[str, EngineEntry](), list[EngineParity](), dict[str, str]()
     for entry in entries:
-        try:
-            proof, objection = prove(entry, root, geometry, golden, survey, thresholds)
-        except ParityError as error:
-            if not in_int8(entry.id):
-                raise
-            unfit[entry.id] = str(error)
-            continue
-        proofs.append(proof)
+        chosen[entry.id], proof, objection = _first_fit(
+            variants(entry), root, geometry, golden, survey, thresholds
+        )
+        if proof is not None:
+            proofs.append(proof)
         if objection:
             unfit[entry.id] = objection
     unseen = [proof for proof in proofs if proof.status == "not_run" and in_float16(proof.id)]
@@ -143,10 +141,32 @@ def certify(
             else proof
             for proof in proofs
         ]
-    fit = {proof.id for proof in proofs if proof.status == "verified"} - unfit.keys()
-    times = _race([entry for entry in entries if entry.id in fit], root, geometry, golden)
+    fit = [proof.id for proof in proofs if proof.status == "verified" and proof.id not in unfit]
+    times = _race([chosen[name] for name in fit], root, geometry, golden)
     proofs = [proof.model_copy(update={"ms_per_image": times.get(proof.id)}) for proof in proofs]
-    return sorted(proofs, key=_preference), unfit
+    return [(chosen[proof.id], proof) for proof in sorted(proofs, key=_preference)], unfit
+
+
+def _first_fit(
+    ways: Sequence[EngineEntry],
+    root: Path,
+    geometry: Geometry,
+    golden: Golden,
+    survey: Survey,
+    thresholds: Thresholds,
+) -> tuple[EngineEntry, EngineParity | None, str | None]:
+    """The first of the `ways` to run an engine that is good enough, or the last, with what `prove` gives. No
+    proof if an int8 engine flips."""
+    for left, way in zip(reversed(range(len(ways))), ways, strict=True):
+        try:
+            proof, objection = prove(way, root, geometry, golden, survey, thresholds)
+        except ParityError as error:
+            if not (left or in_int8(way.id)):
+                raise
+            proof, objection = None, str(error)
+        if objection is None or not left:
+            break
+    return way, proof, objection
 
 
 def _race(entries: Sequence[EngineEntry], root: Path, geometry: Geometry, golden: Golden) -> Times:

@@ -120,10 +120,10 @@ def build(order: Order, say: Say) -> Path:
         golden.save(root)
         frames = read_frames(spread(to_quantise, _QUANTISED_ON), geometry)
         prepared = prepare(order.engines, root, geometry, frames)
-        proofs, unfit = certify(prepared.entries, root, geometry, golden, survey, thresholds)
-        show_parity(proofs, prepared.left_out | unfit, say)
-        kept = [proof for proof in proofs if proof.id not in unfit]
-        engines = _write_certificate(root, kept, prepared.entries, len(golden.frames))
+        certified, unfit = certify(prepared.entries, root, geometry, golden, survey, thresholds)
+        show_parity(certified, prepared.left_out | unfit, say)
+        kept = [(entry, proof) for entry, proof in certified if entry.id not in unfit]
+        engines = _write_certificate(root, kept, len(golden.frames))
         contents = _Contents(checkpoint, calibration, golden, engines, order.min_area, roi)
         bundle = publish(root, product, contents.manifest, order.version, key)
     say("Bundle", f"{bundle}{', signed' if key else ''}")
@@ -155,20 +155,18 @@ def _write_graphs(drd: DRD, geometry: Geometry, root: Path, say: Say) -> None:
 
 
 def _write_certificate(
-    root: Path, proofs: Sequence[EngineParity], entries: Iterable[EngineEntry], frames: int
+    root: Path, kept: Sequence[tuple[EngineEntry, EngineParity]], frames: int
 ) -> tuple[EngineEntry, ...]:
-    """Writes `parity.json`, the `proofs` on `frames` golden frames of the engines that are kept, and returns
-    these engines as the manifest lists them, in the same order. Raises BundleError without the one that runs
+    """Writes `parity.json`, the proofs on `frames` golden frames of the engines that are `kept`, and returns
+    these as the manifest lists them, in the same order. Raises BundleError without the one that runs
     everywhere."""
-    if EVERYWHERE not in {proof.id for proof in proofs if proof.status == "verified"}:
+    if EVERYWHERE not in {proof.id for _, proof in kept if proof.status == "verified"}:
         raise BundleError(f"{EVERYWHERE} does not agree with the checkpoint, so there is no bundle")
-    by_id = {entry.id: entry for entry in entries}
-    kept = tuple(_measured(by_id[proof.id], proof) for proof in proofs)
-    if all(entry.file != INT8_GRAPH for entry in kept):
+    if all(entry.file != INT8_GRAPH for entry, _ in kept):
         (root / INT8_GRAPH).unlink(missing_ok=True)
-    parity = Parity(frames=frames, engines=tuple(proofs))
+    parity = Parity(frames=frames, engines=tuple(proof for _, proof in kept))
     (root / "parity.json").write_text(parity.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    return kept
+    return tuple(_measured(entry, proof) for entry, proof in kept)
 
 
 def _calibration_images(checkpoint: Checkpoint, folder: Path | None, say: Say) -> list[Path]:

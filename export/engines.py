@@ -8,7 +8,14 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from export.bundle.manifest import GRAPH, HALF_GRAPH, INT8_GRAPH, BundleError, EngineEntry
+from export.bundle.manifest import (
+    FLOAT32_CONVOLUTIONS,
+    GRAPH,
+    HALF_GRAPH,
+    INT8_GRAPH,
+    BundleError,
+    EngineEntry,
+)
 from export.quantise import QuantisingError, quantise
 from export.tensorrt import ID as PLAN_ID
 from export.tensorrt import build_plan, plans_for_here, refusal
@@ -81,6 +88,13 @@ def _prepared(name: str, root: Path, geometry: Geometry, good: NDArray[np.uint8]
     if _FILES[name] == INT8_GRAPH:
         onnx.save(quantise(onnx.load(root / GRAPH), good), root / INT8_GRAPH)
     return EngineEntry(id=name, file=_FILES[name])
+
+
+def variants(entry: EngineEntry) -> list[EngineEntry]:
+    """`entry` in the ways to run it that are tried in turn, the fastest first."""
+    if not entry.id.endswith("-bf16"):
+        return [entry]
+    return [entry.model_copy(update={"float32_convolutions": count}) for count in FLOAT32_CONVOLUTIONS]
 
 
 def on_gpu(name: str) -> bool:

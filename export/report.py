@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from scipy.stats import beta
 
 from export.accept import EngineParity
-from export.bundle.manifest import GoldenFrame, Thresholds
+from export.bundle.manifest import FLOAT32_CONVOLUTIONS, EngineEntry, GoldenFrame, Thresholds
 from export.calibrate import allowed_rejects
 
 Say = Callable[[str, str], None]
@@ -48,14 +48,16 @@ def show_golden(entries: Sequence[GoldenFrame], say: Say) -> None:
     say("Golden", f"{len(entries)} frames: " + ", ".join(f"{count} {kind}" for kind, count in kinds.items()))
 
 
-def show_parity(proofs: Iterable[EngineParity], left_out: Mapping[str, str], say: Say) -> None:
+def show_parity(
+    certified: Iterable[tuple[EngineEntry, EngineParity]], left_out: Mapping[str, str], say: Say
+) -> None:
     """One line per engine: the largest deviations from the checkpoint, on the 0 to 1 scales, and the time per
     image at the smallest and at the largest batch size."""
     say(
         "Parity",
         f"{'engine':24} {'status':8} {'score':>8} {'heatmap':>8} {'guard':>8} {'flips':>5}  ms/image",
     )
-    for proof in proofs:
+    for entry, proof in certified:
         start = f"{proof.id:24} {proof.status:8}"
         if proof.status == "not_run":
             say("", f"{start} {proof.reason}")
@@ -63,6 +65,8 @@ def show_parity(proofs: Iterable[EngineParity], left_out: Mapping[str, str], say
         deviations = f"{proof.max_score_deviation:8.1e} {proof.max_heatmap_deviation:8.1e}"
         times = proof.ms_per_image
         speed = f"{times[0]:5.1f} … {times[-1]:.1f}" if times else ""
+        if entry.float32_convolutions != FLOAT32_CONVOLUTIONS[0]:
+            speed += f", {entry.float32_convolutions} convolutions in float32"
         say("", f"{start} {deviations} {proof.guard_band:8.1e} {proof.flips:5} {speed}")
     for name, reason in left_out.items():
         say("", f"{name:24} left out: {reason}")

@@ -45,6 +45,15 @@ MAX_HEATMAP_DEVIATION = 0.02
 """Of any pixel, on the 0 to 1 scale: regions and masks come from the map."""
 
 
+FLOAT32_CONVOLUTIONS = (3, 20)
+"""How many of the teacher's convolutions stay in float32 where the rest is bfloat16: what is tried in turn.
+
+The filters of the first three compute small differences of large values: rounding there changes scores more
+than all other rounding in the teacher. Where products look very different from part to part, that of the next
+ones matters, too.
+"""
+
+
 class BundleError(ValueError):
     """The bundle, or one of its engines, can't be used; the message is one line."""
 
@@ -103,6 +112,8 @@ class EngineEntry(_Facts):
     batch_sizes: tuple[BatchSize, ...] = BATCH_SIZES
     guard_band: Annotated[float, Field(ge=0, le=MAX_GUARD_BAND)] | None = None
     heatmap_deviation: Annotated[float, Field(ge=0)] | None = None
+    float32_convolutions: Annotated[int, Field(ge=1)] = FLOAT32_CONVOLUTIONS[0]
+    """Of the first ones, if the engine computes in bfloat16."""
     plan: Plan | None = None
 
 

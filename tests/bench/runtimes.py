@@ -15,6 +15,7 @@ from export.bundle import BATCH_SIZES, Bundle, BundleError
 from export.bundle.engines.choice import open_engine
 from export.bundle.engines.engine import Engine, ask
 from export.bundle.manifest import GOLDEN_STEP
+from export.bundle.predict import cyclic_windows
 from export.race import race
 
 BASE = "onnx-f32"
@@ -62,13 +63,11 @@ def deviations(bundle: Bundle, engine: Engine) -> tuple[float, float]:
     expected = thresholds.image.scores(np.array([golden.raw_score for golden in manifest.golden]))
     expected_maps = thresholds.pixel.scores(bundle.golden_heatmaps())
     scores, heatmaps = list[float](), list[float]()
-    for size in BATCH_SIZES:
-        for start in range(0, len(frames) - size + 1, size):
-            part = slice(start, start + size)
-            maps, raw = ask(engine, frames[part])
-            pixels = thresholds.pixel.scores(maps[:, ::GOLDEN_STEP, ::GOLDEN_STEP])
-            scores.append(float(np.abs(thresholds.image.scores(raw) - expected[part]).max()))
-            heatmaps.append(float(np.abs(pixels - expected_maps[part]).max()))
+    for window in cyclic_windows(len(frames), BATCH_SIZES):
+        maps, raw = ask(engine, frames[window])
+        pixels = thresholds.pixel.scores(maps[:, ::GOLDEN_STEP, ::GOLDEN_STEP])
+        scores.append(float(np.abs(thresholds.image.scores(raw) - expected[window]).max()))
+        heatmaps.append(float(np.abs(pixels - expected_maps[window]).max()))
     return max(scores), max(heatmaps)
 
 

@@ -100,13 +100,38 @@ def test_an_int8_engine_is_left_out_if_it_flips_deviates_or_does_not_run(
         onnx.save(grey_level_network((32, 32), bias), tmp_path / "model.int8.onnx")
     good = EngineEntry(id="onnx-f32", file="model.onnx")
     flips = EngineEntry(id="openvino-int8", file="model.int8.onnx")
-    proofs, unfit = certify(
+    certified, unfit = certify(
         [flips, good], tmp_path, Geometry(32, 32), golden(), survey(difference), THRESHOLDS
     )
-    assert proofs[0].id == "onnx-f32"
-    assert proofs[0].ms_per_image is not None
+    (entry, proof), *_ = certified
+    assert entry.id == proof.id == "onnx-f32"
+    assert proof.ms_per_image is not None
     assert unfit.keys() == {"openvino-int8"}
     assert reason in unfit["openvino-int8"]
+
+
+@pytest.mark.parametrize(
+    ("biases", "count", "reason"),
+    [
+        ({3: 0.0, 20: 0.0}, 3, None),
+        ({3: 0.015, 20: 0.0}, 20, None),
+        ({3: 0.04, 20: 0.0}, 20, None),  # the first way even reverses a verdict
+        ({3: 0.015, 20: 0.015}, 20, "it would need a guard band wider than 0.02"),
+    ],
+)
+def test_more_of_a_bfloat16_engine_stays_in_float32_where_it_has_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, biases: dict[int, float], count: int, reason: str | None
+) -> None:
+    def open_anywhere(entry: EngineEntry, root: Path, geometry: Geometry) -> Engine:
+        onnx.save(grey_level_network((32, 32), biases[entry.float32_convolutions]), root / "model.onnx")
+        return OnnxRuntimeEngine(root / "model.onnx", geometry, CPU)
+
+    monkeypatch.setattr("export.accept.open_engine", open_anywhere)
+    bf16 = EngineEntry(id="openvino-bf16", file="model.onnx")
+    ((entry, proof),), unfit = certify([bf16], tmp_path, Geometry(32, 32), golden(), survey(), THRESHOLDS)
+    assert entry.float32_convolutions == count
+    assert unfit.get("openvino-bf16") == reason
+    assert proof.guard_band == pytest.approx(2 * biases[count], abs=1e-4)
 
 
 @pytest.mark.parametrize(("difference", "off"), [(0.0, None), (0.01, "0.010"), (float("nan"), "inf")])
@@ -151,7 +176,7 @@ def test_the_graph_of_an_engine_that_needs_a_gpu_is_checked_on_the_cpu(
     onnx.save(grey_level_network((32, 32), bias), tmp_path / "model.fp16.onnx")
     here = EngineEntry(id="onnx-f32", file="model.onnx")
     elsewhere = EngineEntry(id="onnx-cuda-fp16", file="model.fp16.onnx")
-    (needs_gpu, _), unfit = certify(
+    ((_, needs_gpu), _), unfit = certify(
         [here, elsewhere], tmp_path, Geometry(32, 32), golden(), survey(difference), THRESHOLDS
     )
     assert list(unfit.values()) == reasons

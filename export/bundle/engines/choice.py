@@ -24,7 +24,7 @@ def open_engine(entry: EngineEntry, root: Path, geometry: Geometry) -> Engine:
         case "openvino-f32":
             return OpenVinoEngine(path, geometry, "f32")
         case "openvino-bf16" | "openvino-int8":  # what is not quantised runs in bfloat16
-            return OpenVinoEngine(path, geometry, "bf16")
+            return OpenVinoEngine(path, geometry, "bf16", entry.float32_convolutions)
     if entry.id.startswith("tensorrt-"):
         return open_plan(entry, root, geometry)
     raise BundleError(f"this program has no engine {entry.id}")

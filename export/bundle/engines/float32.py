@@ -4,9 +4,6 @@ from typing import Any
 
 import numpy as np
 
-_FIRST = 3
-"""The stem and the next two convolutions: their filters compute small differences of large values. Rounding
-here changes scores more than all other rounding in the teacher, and float32 costs only a few per cent."""
 _CONVOLUTIONS = {"Convolution", "GroupConvolution"}
 
 _MARK = "DisablePrecisionConversion_0"
@@ -21,8 +18,8 @@ _MARKED = b"""<net name="marked" version="11"><layers>
 </layers><edges><edge from-layer="0" from-port="0" to-layer="1" to-port="0"/></edges></net>"""
 
 
-def keep_first_in_float32(core: Any, graph: Any) -> None:
-    """Marks the first convolutions of `graph`, an OpenVINO model, and all operations before them."""
+def keep_first_in_float32(core: Any, graph: Any, count: int) -> None:
+    """Marks the first `count` convolutions of `graph`, an OpenVINO model, and all operations before them."""
     from openvino import Tensor
 
     (marked,) = core.read_model(_MARKED, Tensor(np.empty(0, np.uint8))).get_parameters()
@@ -31,5 +28,5 @@ def keep_first_in_float32(core: Any, graph: Any) -> None:
     for operation in graph.get_ordered_ops():
         operation.set_rt_info(mark, _MARK)
         passed += operation.get_type_name() in _CONVOLUTIONS
-        if passed == _FIRST:
+        if passed == count:
             return

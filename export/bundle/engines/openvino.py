@@ -43,7 +43,10 @@ def _parts(graph: Any, precision: Precision) -> tuple[_Part, ...]:
 class OpenVinoEngine:
     """The graph, in parts of one precision each."""
 
-    def __init__(self, path: Path, geometry: Geometry, precision: Precision) -> None:
+    def __init__(
+        self, path: Path, geometry: Geometry, precision: Precision, float32_convolutions: int = 0
+    ) -> None:
+        """`float32_convolutions`: how many of the first are not computed in bfloat16. Raises BundleError."""
         openvino = _runtime()
         if precision == "bf16" and not _BF16_INSTRUCTIONS & _cpu_flags():
             raise BundleError("this CPU has no bfloat16 instructions (avx512_bf16 or amx_bf16)")
@@ -51,7 +54,7 @@ class OpenVinoEngine:
         try:
             graph = core.read_model(path)
             if precision == "bf16":
-                keep_first_in_float32(core, graph)
+                keep_first_in_float32(core, graph, float32_convolutions)
             self._requests = [
                 (part, _compile(core, graph.clone(), part)) for part in _parts(graph, precision)
             ]
