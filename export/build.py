@@ -26,7 +26,7 @@ from export.calibrate import Calibration, CalibrationError, calibrate
 from export.engines import EVERYWHERE, prepare, refuse
 from export.golden import HEATMAPS, Golden, choose_golden, spread
 from export.half import halve
-from export.pack import publish, refuse_taken, staging_folder
+from export.pack import newest_version, publish, refuse_taken, staging_folder
 from export.report import Say, show_golden, show_parity, show_thresholds
 from export.roi import read_roi
 from export.scoring import score_pictures
@@ -102,13 +102,17 @@ def build(order: Order, say: Say) -> Path:
     key = None if order.key is None else SigningKey(order.key)
     geometry, backbone = checkpoint.geometry, checkpoint.recipe.backbone
     say("Product", f"{checkpoint.product}: {backbone} at {geometry.height} x {geometry.width}")
+    if order.version and order.version < (newest := newest_version(product)):
+        say("Version", f"{order.version} will not be served while {newest} is there: the highest one is")
     drd = checkpoint.model()
     roi = _apply_roi(order.roi, drd, geometry, say)
     good = _calibration_images(checkpoint, order.calibration, say)
     defective = _defective_images(checkpoint, order.calibration)
+    _check_names([*good, *defective])
     inside = drd.heatmap.roi.numpy() > 0
     scored = score_pictures(drd.predict, good, geometry, "calibrate")
     calibration = calibrate(scored, order.max_false_reject, inside)
+    _check_min_area(order.min_area, calibration.largest)
     thresholds = calibration.thresholds
     show_thresholds(thresholds, say)
     golden = choose_golden(calibration.scores, thresholds.image.threshold, defective, geometry, drd.predict)
@@ -194,12 +198,34 @@ def _calibration_images(checkpoint: Checkpoint, folder: Path | None, say: Say) -
 
 
 def _defective_images(checkpoint: Checkpoint, folder: Path | None) -> list[Path]:
-    """Known defective parts. Empty if the data has moved: golden frames can do without them."""
-    try:
-        test = open_dataset(folder or checkpoint.data_root, checkpoint.product).test
-    except DatasetError:
-        return []
-    return [sample.path for sample in test if sample.defective]
+    """Known defective parts: those of `folder`, else those of the data that was trained on. Empty if neither
+    has any, or the data has moved: golden frames can do without them."""
+    for root in (folder, checkpoint.data_root):
+        try:
+            test = () if root is None else open_dataset(root, checkpoint.product).test
+        except (DatasetError, OSError):
+            continue
+        if defective := [sample.path for sample in test if sample.defective]:
+            return defective
+    return []
+
+
+def _check_names(paths: Iterable[Path]) -> None:
+    """The manifest is UTF-8 and names the pictures that golden frames were made from."""
+    for path in paths:
+        try:
+            path.name.encode()
+        except UnicodeEncodeError as error:
+            raise DatasetError(f"{str(path)!r}: the name is not UTF-8; rename the file") from error
+
+
+def _check_min_area(min_area: int, largest: int) -> None:
+    """`largest`: pixels of the largest calibration picture."""
+    if min_area > largest:
+        raise CalibrationError(
+            f"no part could be NG: the largest calibration image has {largest} pixels, and --min-area asks "
+            f"for a defect of {min_area}"
+        )
 
 
 def _measured(entry: EngineEntry, proof: EngineParity) -> EngineEntry:

@@ -17,6 +17,13 @@ from export.scoring import Scored
 _PIXEL_STEP = 4
 """The map is smooth: every fourth pixel of every fourth row gives its median in a sixteenth of the memory."""
 
+_LEAST_DIFFERENCE = 1e-4
+"""Between median and threshold, relative to the median or, if that is below 1, to 1. The same picture's score
+differs by up to about 1e-6 between batch sizes and engines, which must be far less than the guard band."""
+
+_LEAST_RATIO = 1e-6
+"""Contrast and sharpness of a uniform frame are 0, which has no logarithm."""
+
 
 class CalibrationError(ValueError):
     """No threshold can be fitted on these images."""
@@ -24,27 +31,29 @@ class CalibrationError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """The result, and the raw score of every image it was fitted on."""
+    """The result, the raw score of every image it was fitted on, and how many pixels the largest one has."""
 
     thresholds: Thresholds
     frame_ranges: FrameRanges
     scores: dict[Path, float]
+    largest: int
 
 
 def calibrate(pictures: Iterable[Scored], max_false_reject: float, inside: NDArray[np.bool_]) -> Calibration:
     """Fits thresholds for the error budget `max_false_reject` (0 to 1) on good, unseen `pictures`.
 
     `inside` [H, W] are the pixels of the region of interest, on the heatmap's grid. Raises
-    CalibrationError if they are too few, or so alike that the threshold would equal the median.
+    CalibrationError if they are too few, or so alike that only rounding separates threshold and median.
     """
     scores, peaks, pixels, statistics = list[float](), list[float](), [], []
-    by_path, sampled = dict[Path, float](), _sampled(inside)
+    by_path, sampled, largest = dict[Path, float](), _sampled(inside), 0
     for picture in pictures:
         by_path[picture.path] = picture.raw_score
         scores.append(picture.raw_score)
         peaks.append(float(picture.heatmap.max()))
         pixels.append(picture.heatmap[sampled])
         statistics.append(picture.statistics)
+        largest = max(largest, math.prod(picture.source_size))
     if len(scores) < 2:
         raise CalibrationError(
             f"{len(scores)} calibration images are not enough: give at least 100 (--calibration)"
@@ -56,7 +65,7 @@ def calibrate(pictures: Iterable[Scored], max_false_reject: float, inside: NDArr
         max_false_reject=max_false_reject,
         promised=is_promised(len(scores), max_false_reject),
     )
-    return Calibration(thresholds, frame_ranges(statistics), by_path)
+    return Calibration(thresholds, frame_ranges(statistics), by_path, largest)
 
 
 def _sampled(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -112,9 +121,10 @@ def frame_ranges(statistics: Sequence[FrameStatistics]) -> FrameRanges:
 
 def _scale(median: float, values: Sequence[float], budget: float) -> Scale:
     threshold = conformal_threshold(values, budget)
-    if not threshold > median:
+    if not threshold - median > _LEAST_DIFFERENCE * max(1, abs(median)):
         raise CalibrationError(
-            "all calibration images have the same score: give different images of good parts"
+            "all calibration images have the same score, but for rounding: give different images of good "
+            "parts"
         )
     return Scale(median=median, threshold=threshold)
 
@@ -127,5 +137,6 @@ def _widened(values: NDArray[np.float64], share: float, least: float) -> Range:
 
 def _widened_ratio(values: NDArray[np.float64], share: float, least: float) -> Range:
     """The same on a logarithmic scale; `least` is a factor."""
-    logs = _widened(np.log(np.maximum(values, 1e-6)), share, math.log(least))
-    return Range(low=math.exp(logs.low), high=math.exp(logs.high))
+    logs = _widened(np.log(np.maximum(values, _LEAST_RATIO)), share, math.log(least))
+    low = 0.0 if values.min() < _LEAST_RATIO else math.exp(logs.low)
+    return Range(low=low, high=math.exp(logs.high))

@@ -1,18 +1,27 @@
 """drd-export: makes a bundle, which the service can load, from a trained checkpoint."""
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 
 from export.build import Order, build
 from export.bundle.manifest import MAX_VERSION
 from export.engines import KNOWN, UnknownEngineError, check_ids
 from export.errors import FAILURES
 
+_LEAST_BUDGET = 1e-6
+"""A smaller budget would take more than a million calibration images."""
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, handled as Ctrl-C is: what was begun is removed."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0, 1 for a failure, 2 for misuse, 130 when interrupted."""
+    """Exit status: 0, 1 for a failure, 2 for misuse, 130 when interrupted, 143 when terminated."""
     parser = _parser()
     options = parser.parse_args(arguments)
     order = Order(
@@ -26,15 +35,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.engines,
         options.sign,
     )
+    usual = signal.signal(signal.SIGTERM, _terminate)
     try:
         build(order, lambda topic, line: print(f"{topic:12} {line}", flush=True))
     except FAILURES as error:
         print(f"drd-export: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as end:
         print("drd-export: interrupted, nothing was written", file=sys.stderr)
-        return 130
+        return 143 if isinstance(end, _Terminated) else 130
+    finally:
+        signal.signal(signal.SIGTERM, usual)
     return 0
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise _Terminated
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -61,8 +77,8 @@ def _parser() -> argparse.ArgumentParser:
         type=share,
         default=0.01,
         metavar="FRACTION",
-        help="error budget: the fraction of good parts that may be rejected, between 0 and 0.5 "
-        "(default %(default)s)",
+        help="error budget: the fraction of good parts that may be rejected, from 0.000001 to below "
+        "0.5 (default %(default)s)",
     )
     parser.add_argument(
         "--min-area",
@@ -101,8 +117,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def share(text: str) -> float:
     value = float(text)
-    if not 0 < value < 0.5:
-        raise argparse.ArgumentTypeError(f"{text} is not a fraction between 0 and 0.5")
+    if not _LEAST_BUDGET <= value < 0.5:
+        raise argparse.ArgumentTypeError(f"{text} is not a fraction from {_LEAST_BUDGET:f} to below 0.5")
     return value
 
 

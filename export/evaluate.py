@@ -23,6 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     is_bundle = (options.subject / MANIFEST).is_file()
     if options.engine and not is_bundle:
         parser.error(f"--engine is for bundles only, and {options.subject} has no {MANIFEST}")
+    if options.json and not options.json.parent.is_dir():
+        parser.error(f"--json {options.json}: there is no folder {options.json.parent}")
     try:
         if is_bundle:
             facts, evaluation = _bundle(options.subject, options.data, options.engine or "auto")

@@ -77,7 +77,7 @@ def evaluate(
 ) -> Evaluation:
     """Runs `predict` on `samples`; `judge` gives the verdicts of a bundle.
 
-    Raises UnreadableImage, DatasetError and, for a bundle, FrameFailed.
+    Raises UnreadableImage, DatasetError and FrameFailed.
     """
     images = list[ImageResult]()
 

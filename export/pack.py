@@ -77,8 +77,13 @@ def refuse_taken(product: Path, version: int | None) -> None:
         )
 
 
+def newest_version(product: Path) -> int:
+    """The highest version in the folder `product`; 0 if there is none."""
+    return max(_versions(product), default=0)
+
+
 def _next_version(product: Path) -> int:
-    newest = max(_versions(product), default=0)
+    newest = newest_version(product)
     if newest == MAX_VERSION:
         raise VersionTakenError(
             f"{product.name} has version {newest}, the highest possible one: no version can follow"

@@ -15,15 +15,15 @@ Say = Callable[[str, str], None]
 
 def show_thresholds(thresholds: Thresholds, say: Say) -> None:
     """The thresholds, and whether there are enough calibration images to guarantee the error budget."""
-    say("Budget", f"at most {thresholds.max_false_reject:.2%} of good parts rejected")
+    say("Budget", f"at most {_percent(thresholds.max_false_reject)} of good parts rejected")
     if thresholds.promised:
         say("", f"guaranteed on average by {thresholds.calibration_size} calibration images;")
-        say("", f"with 95 % confidence at most {rejected_at_most(thresholds):.2%}")
+        say("", f"with 95 % confidence at most {_percent(rejected_at_most(thresholds))}")
     else:
         least = 1 / (thresholds.calibration_size + 1)
         say(
             "",
-            f"NOT guaranteed: {thresholds.calibration_size} calibration images guarantee {least:.2%} "
+            f"NOT guaranteed: {thresholds.calibration_size} calibration images guarantee {_percent(least)} "
             "at best;",
         )
         say("", "the threshold is the largest score of a good part plus a margin")
@@ -43,9 +43,11 @@ def rejected_at_most(thresholds: Thresholds, confidence: float = 0.95) -> float:
 
 
 def show_golden(entries: Sequence[GoldenFrame], say: Say) -> None:
-    """The number of golden frames of each kind."""
+    """The number of golden frames of each kind, and a warning if none shows a defective part."""
     kinds = Counter(entry.kind for entry in entries)
     say("Golden", f"{len(entries)} frames: " + ", ".join(f"{count} {kind}" for kind, count in kinds.items()))
+    if not kinds["defective"]:
+        say("", "no defective part is known: the engines are not proved on any")
 
 
 def show_parity(
@@ -70,3 +72,8 @@ def show_parity(
         say("", f"{start} {deviations} {proof.guard_band:8.1e} {proof.flips:5} {speed}")
     for name, reason in left_out.items():
         say("", f"{name:24} left out: {reason}")
+
+
+def _percent(share: float) -> str:
+    """With two decimals, but never 0.00% for a small `share`."""
+    return f"{share:.2%}" if share >= 0.001 else f"{100 * share:.2g}%"

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from export.bundle.frame import FrameStatistics, frame_statistics
 from export.bundle.manifest import BATCH_SIZES
+from export.bundle.reading import FrameFailed
 from training.evaluate import Predict
 from training.geometry import Geometry, read_rgb
 
@@ -32,7 +33,7 @@ def score_pictures(
 ) -> Iterator[Scored]:
     """Scores pictures in order, in batch sizes of the service, with a progress bar titled `label`.
 
-    Raises UnreadableImage, naming the file.
+    Raises UnreadableImage or, if the output is not finite, FrameFailed, naming the file.
     """
     paths = list(paths)
     with tqdm(total=len(paths), desc=label, unit="image", leave=False, disable=None) as progress:
@@ -45,6 +46,8 @@ def score_pictures(
             for path, rgb, frame, heatmap, score in zip(
                 batch, pictures, frames, heatmaps, scores, strict=True
             ):
+                if not (np.isfinite(score) and np.isfinite(heatmap).all()):
+                    raise FrameFailed(f"{path}: the network's output for it is NaN or infinite")
                 source_size = (rgb.shape[1], rgb.shape[0])
                 statistics = frame_statistics(frame, source_size)
                 yield Scored(path, frame, source_size, statistics, heatmap, float(score))

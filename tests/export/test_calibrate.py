@@ -15,7 +15,7 @@ from export.bundle.frame import FrameRanges
 from export.bundle.manifest import Thresholds
 from export.bundle.scale import Scale
 from export.calibrate import CalibrationError, calibrate, conformal_threshold, frame_ranges, is_promised
-from export.report import rejected_at_most
+from export.report import rejected_at_most, show_thresholds
 from export.scoring import Scored
 
 Frame = NDArray[np.uint8]
@@ -97,7 +97,7 @@ def test_the_pixel_median_is_that_of_the_region_of_interest() -> None:
     assert calibrate(pictures, 0.05, narrow).thresholds.pixel.median == 1
 
 
-@pytest.mark.parametrize("scores", [[], [1.0], [2.0, 2.0, 2.0]])
+@pytest.mark.parametrize("scores", [[], [1.0], [2.0, 2.0, 2.0], [2.0, 2.0, 2.0000002], [5e-8, 1e-7, 2e-7]])
 def test_too_few_or_too_alike_images_are_refused(scores: Sequence[float]) -> None:
     with pytest.raises(CalibrationError):
         calibrate([scored(number, score, peak=9) for number, score in enumerate(scores)], 0.1, EVERYWHERE)
@@ -149,6 +149,14 @@ def test_spoiled_frames_are_unfamiliar(spoil: Callable[[Frame], Frame], statisti
     assert statistic in unfamiliar(spoil(textured(7)))
 
 
+@pytest.mark.parametrize("level", [0, 128, 255])
+def test_a_uniform_frame_that_calibration_saw_is_not_unfamiliar(level: int) -> None:
+    seen = [
+        frame_statistics(frame, (64, 64)) for frame in (np.full((64, 64, 3), level, np.uint8), textured(1))
+    ]
+    assert [frame_ranges(seen).unfamiliar(statistics) for statistics in seen] == [(), ()]
+
+
 def test_a_picture_of_another_shape_is_unfamiliar() -> None:
     assert unfamiliar(textured(7), (480, 640)) == ("aspect",)
     assert unfamiliar(textured(7), (645, 480)) == ()
@@ -169,3 +177,15 @@ def test_what_a_promise_is_worth_with_95_percent_confidence(count: int, budget: 
         image=scale, pixel=scale, calibration_size=count, max_false_reject=budget, promised=True
     )
     assert rejected_at_most(thresholds) == pytest.approx(most, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("budget", "text"), [(0.29, "29.00%"), (0.001, "0.10%"), (0.00014, "0.014%"), (1e-6, "0.0001%")]
+)
+def test_a_small_budget_is_not_shown_as_0(budget: float, text: str) -> None:
+    scale, lines = Scale(median=0.0, threshold=1.0), list[str]()
+    thresholds = Thresholds(
+        image=scale, pixel=scale, calibration_size=100, max_false_reject=budget, promised=False
+    )
+    show_thresholds(thresholds, lambda _, line: lines.append(line))
+    assert lines[0] == f"at most {text} of good parts rejected"

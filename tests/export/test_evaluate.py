@@ -12,6 +12,7 @@ from PIL import Image
 from export.bundle import Bundle, frame_statistics, read
 from export.evaluate import main
 from tests.bundles import make_bundle, plain_frame
+from tests.export.checkpoints import break_network
 from tests.export.machine import needs
 from training.geometry import read_rgb
 
@@ -113,8 +114,27 @@ def test_an_unknown_engine_and_a_folder_without_tests(
     assert "without test images" in capsys.readouterr().err
 
 
-def test_misuse_ends_with_status_2(checkpoint: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_network_that_gives_nan_is_refused_in_one_line(
+    checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = break_network(shutil.copytree(checkpoint, tmp_path / "checkpoint"))
+    assert main([str(broken), str(data)]) == 1
+    assert capsys.readouterr().err == (
+        f"drd-evaluate: {data / 'test/blot/000.png'}: the network's output for it is NaN or infinite\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--engine", "onnx-f32"], "--engine is for bundles"),
+        (["--json", "nowhere/figures.json"], "there is no folder nowhere"),
+    ],
+)
+def test_misuse_ends_with_status_2(
+    checkpoint: Path, data: Path, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as caught:
-        main([str(checkpoint), str(data), "--engine", "onnx-f32"])
+        main([str(checkpoint), str(data), *options])
     assert caught.value.code == 2
-    assert "--engine is for bundles" in capsys.readouterr().err
+    assert message in capsys.readouterr().err

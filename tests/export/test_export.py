@@ -1,7 +1,11 @@
 """drd-export from a checkpoint on disk to a bundle on disk."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +13,7 @@ import pytest
 from export.build import installed
 from export.bundle import MAX_VERSION, Bundle
 from export.cli import main
-from tests.export.checkpoints import make_checkpoint, make_dataset
+from tests.export.checkpoints import break_network, make_checkpoint, make_dataset
 
 
 def export(checkpoint: Path, models: Path, *options: str) -> int:
@@ -100,6 +104,86 @@ def test_changed_or_missing_calibration_images_are_refused(
     assert not (tmp_path / "models").exists()
 
 
+def test_defective_parts_are_found_where_training_had_them(
+    checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """New good pictures in a plain folder: the known defective parts are those of the old data set."""
+    plain = make_dataset(tmp_path / "new", good=70, test=1)
+    options = ["--calibration", str(plain / "train/good"), "--engines", "onnx-f32"]
+    assert export(checkpoint, tmp_path / "models", *options) == 0
+    output = capsys.readouterr().out
+    assert "4 defective" in output
+    assert "no defective part is known" not in output
+
+
+def test_it_is_said_when_no_defective_part_is_known(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = make_dataset(tmp_path / "plate", good=20, test=0)
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", data)
+    assert export(checkpoint, tmp_path / "models", "--engines", "onnx-f32") == 0
+    assert "no defective part is known: the engines are not proved on any" in capsys.readouterr().out
+
+
+def test_a_version_below_the_newest_is_announced_as_not_served(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "plate" / "9").mkdir(parents=True)
+    assert export(checkpoint, tmp_path, "--version", "3", "--engines", "onnx-f32") == 0
+    assert "3 will not be served while 9 is there" in capsys.readouterr().out
+
+
+def test_a_smallest_defect_larger_than_any_picture_is_refused(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert export(checkpoint, tmp_path / "models", "--min-area", str(80 * 72 + 1)) == 1
+    assert "the largest calibration image has 5760 pixels" in capsys.readouterr().err
+    assert not (tmp_path / "models").exists()
+
+
+def test_a_network_that_gives_nan_is_refused_in_one_line(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = break_network(shutil.copytree(checkpoint, tmp_path / "checkpoint"))
+    assert export(broken, tmp_path / "models") == 1
+    error = capsys.readouterr().err
+    assert ".png: the network's output for it is NaN or infinite\n" in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("folder", ["train/good", "test/blot"])
+def test_a_name_that_is_not_utf_8_is_refused_in_one_line(
+    checkpoint: Path, tmp_path: Path, folder: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = make_dataset(tmp_path / "plate", good=70, test=1)
+    shutil.rmtree(data / "ground_truth")
+    picture = data / folder / "000.png"
+    picture.rename(picture.with_name(os.fsdecode(b"caf\xe9.png")))
+    assert export(checkpoint, tmp_path / "models", "--calibration", str(data)) == 1
+    assert "caf\\udce9.png': the name is not UTF-8; rename the file\n" in capsys.readouterr().err
+    assert not (tmp_path / "models").exists()
+
+
+def test_sigterm_leaves_nothing(checkpoint: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "import sys; from export.cli import main; sys.exit(main())"]
+    with subprocess.Popen(
+        [*command, str(checkpoint), "--to", str(tmp_path / "models")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    ) as popen:
+        assert popen.stdout is not None
+        while not popen.stdout.readline().startswith("Graph"):  # written when the staging folder is there
+            assert popen.poll() is None
+        assert list((tmp_path / "models").iterdir())
+        popen.send_signal(signal.SIGTERM)
+        _, error = popen.communicate(timeout=60)
+    assert popen.returncode == 143
+    assert error.endswith("drd-export: interrupted, nothing was written\n")
+    assert list((tmp_path / "models").iterdir()) == []
+
+
 def test_a_damaged_picture_is_named(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -117,6 +201,7 @@ def test_a_damaged_picture_is_named(
         ["--max-false-reject", "1.5"],
         ["--max-false-reject", "few"],
         ["--max-false-reject", "nan"],
+        ["--max-false-reject", "1e-320"],
         ["--min-area", "-1"],
         ["--version", "0"],
         ["--version", "2.0"],
