@@ -37,6 +37,9 @@ from training.geometry import Geometry
 _ROUNDS = 5
 """Timed runs per engine and batch size."""
 
+_NARROW = MAX_GUARD_BAND / 2
+"""A guard band with which no other way to run the engine is tried."""
+
 _TOO_FAR = f"it would need a guard band wider than {MAX_GUARD_BAND}"
 _MAP_TOO_FAR = f"its heatmap deviates by more than {MAX_HEATMAP_DEVIATION}"
 
@@ -49,7 +52,8 @@ class EngineParity(BaseModel):
     """The comparison of one engine with the checkpoint. Deviations are the largest, on the 0 to 1 scales.
 
     `guard_band`: half the width of the interval around the threshold in which the verdict is REVIEW: twice
-    the largest score deviation. Of a float16 engine that was not run, what its graph needs on the CPU.
+    the largest score deviation on golden frames, or the largest of the survey if that is more. Of a float16
+    engine that was not run, what its graph needs on the CPU.
     `flips`: reversed verdicts, 0 or, if the engine was not run, None: with one there is no certificate.
     `ms_per_image`: one per batch size; the engines took turns, so their ratios are meaningful.
     """
@@ -96,8 +100,7 @@ def prove(
             proof = _compare(entry, engine, golden, thresholds)
             if proof.too_far or in_float32(entry.id):
                 return proof, proof.too_far
-            band = proof.guard_band or 0.0
-            return proof, survey.objection(engine, thresholds, band, max(entry.batch_sizes))
+            return _surveyed(proof, engine, survey, thresholds)
     except (BundleError, EngineFailed) as error:
         reason = str(error)
         proof = EngineParity(id=entry.id, status="not_run", reason=reason, batch_sizes=entry.batch_sizes)
@@ -121,7 +124,7 @@ def certify(
     """
     chosen, proofs, unfit = dict[str, EngineEntry](), list[EngineParity](), dict[str, str]()
     for entry in entries:
-        chosen[entry.id], proof, objection = _first_fit(
+        chosen[entry.id], proof, objection = _best_way(
             variants(entry), root, geometry, golden, survey, thresholds
         )
         if proof is not None:
@@ -147,7 +150,7 @@ def certify(
     return [(chosen[proof.id], proof) for proof in sorted(proofs, key=_preference)], unfit
 
 
-def _first_fit(
+def _best_way(
     ways: Sequence[EngineEntry],
     root: Path,
     geometry: Geometry,
@@ -155,18 +158,27 @@ def _first_fit(
     survey: Survey,
     thresholds: Thresholds,
 ) -> tuple[EngineEntry, EngineParity | None, str | None]:
-    """The first of the `ways` to run an engine that is good enough, or the last, with what `prove` gives. No
-    proof if an int8 engine flips."""
-    for left, way in zip(reversed(range(len(ways))), ways, strict=True):
+    """The first of the `ways` to run an engine whose guard band is narrow, or that with the narrowest, with
+    what `prove` gives. No proof if it flips: an int8 engine may, for others ParityError is raised."""
+    tried = list[tuple[EngineEntry, EngineParity | None, str | None]]()
+    for way in ways:
         try:
             proof, objection = prove(way, root, geometry, golden, survey, thresholds)
         except ParityError as error:
-            if not (left or in_int8(way.id)):
-                raise
-            proof, objection = None, str(error)
-        if objection is None or not left:
+            tried.append((way, None, str(error)))
+            continue
+        tried.append((way, proof, objection))
+        if objection is None and (proof.guard_band or 0.0) <= _NARROW:
             break
-    return way, proof, objection
+    way, best, objection = min(tried, key=_width)
+    if best is None and not in_int8(way.id):
+        raise ParityError(objection)
+    return way, best, objection
+
+
+def _width(tried: tuple[EngineEntry, EngineParity | None, str | None]) -> tuple[bool, float]:
+    _, proof, objection = tried
+    return objection is not None, math.inf if proof is None else proof.guard_band or 0.0
 
 
 def _race(entries: Sequence[EngineEntry], root: Path, geometry: Geometry, golden: Golden) -> Times:
@@ -186,10 +198,23 @@ def _half_graph(
     with closing(OnnxRuntimeEngine(path, geometry, CPU)) as engine:
         try:
             proof = _compare(entry, engine, golden, thresholds)
-            band = max(proof.guard_band or 0.0, survey.deviation(engine, thresholds, 1))
-        except (ParityError, EngineFailed) as error:
+        except ParityError as error:
             return math.inf, str(error)
-        return band, proof.too_far or (_TOO_FAR if band > MAX_GUARD_BAND else None)
+        proof, objection = _surveyed(proof, engine, survey, thresholds)
+        return proof.guard_band or 0.0, objection
+
+
+def _surveyed(
+    proof: EngineParity, engine: Engine, survey: Survey, thresholds: Thresholds
+) -> tuple[EngineParity, str | None]:
+    """`proof` with a guard band that covers the survey's deviations, too; the reason if the engine must be
+    left out."""
+    try:
+        deviation = survey.deviation(engine, thresholds, max(proof.batch_sizes))
+    except EngineFailed as error:
+        return proof, str(error)
+    wide = proof.model_copy(update={"guard_band": max(proof.guard_band or 0.0, deviation)})
+    return wide, wide.too_far
 
 
 def _preference(proof: EngineParity) -> tuple[int, float]:

@@ -1,4 +1,4 @@
-"""A check on more frames: there, too, no engine may deviate by more than its guard band.
+"""A check on more frames: a guard band has to cover the deviations there, too.
 
 Golden frames show how much reduced precision changes a score, but they are few (up to 16). Many more are
 needed to see the worst case, above all defective parts: their activations lie outside the quantiser's ranges.
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from export.bundle.engines.engine import Engine, EngineFailed, ask
+from export.bundle.engines.engine import Engine, ask
 from export.bundle.manifest import Thresholds
 from export.bundle.predict import cyclic_windows
 from export.golden import pseudo_abnormal, spread
@@ -51,17 +51,3 @@ class Survey:
             deviation = thresholds.image.scores(scores) - expected[window]
             largest = max(largest, float(np.nan_to_num(np.abs(deviation), nan=np.inf).max()))
         return largest
-
-    def objection(self, engine: Engine, thresholds: Thresholds, guard_band: float, batch: int) -> str | None:
-        """Returns None if no score deviates by more than `guard_band`, the engine's band from the golden
-        frames; else the reason why it must be left out."""
-        try:
-            largest = self.deviation(engine, thresholds, batch)
-        except EngineFailed as error:
-            return str(error)
-        if largest <= guard_band:
-            return None
-        return (
-            f"its score deviates by up to {largest:.3f} on {len(self.frames)} more frames, "
-            f"outside the guard band of {guard_band:.3f}"
-        )
