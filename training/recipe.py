@@ -30,7 +30,7 @@ class Recipe(BaseModel):
 
     # What the networks see
     backbone: str = "tf_efficientnet_lite0"
-    """Any timm backbone with feature strides 4, 8 and 16."""
+    """Any timm backbone with feature strides 4, 8 and 16 that takes every input size."""
     height: int = 256
     width: int = 256
     own_shape: bool = True
