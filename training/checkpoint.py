@@ -29,6 +29,7 @@ from training.splits import Split
 from training.version import program_version
 
 TENSORS, DESCRIPTION = "checkpoint.safetensors", "checkpoint.json"
+METRICS, REPORT = "metrics.json", "report.png"
 
 
 class CheckpointError(ValueError):
@@ -113,8 +114,13 @@ def load_checkpoint(directory: Path) -> Checkpoint:
 
 
 def save_checkpoint(checkpoint: Checkpoint, drd: DRD) -> None:
-    """Write tensors, then the description: a directory with a description is complete."""
+    """Write tensors, then the description: a directory with a description is complete.
+
+    What an earlier run left there goes first, so that no two runs are taken for one.
+    """
     checkpoint.directory.mkdir(parents=True, exist_ok=True)
+    for name in (DESCRIPTION, METRICS, REPORT):
+        (checkpoint.directory / name).unlink(missing_ok=True)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in drd.state_dict().items()}
     write_tensors(checkpoint.directory / TENSORS, state, {})
     text = checkpoint.model_dump_json(indent=2, exclude={"directory"})
@@ -124,17 +130,23 @@ def save_checkpoint(checkpoint: Checkpoint, drd: DRD) -> None:
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
     """safetensors, written beside and renamed."""
     part = path.with_suffix(".part")
-    save_file(tensors, part, metadata)
+    try:
+        save_file(tensors, part, metadata)
+    except SafetensorError as error:  # such as a full disk, which it doesn't say of what
+        raise OSError(f"{path}: cannot be written ({_line(error)})") from error
     part.replace(path)
 
 
 def write_atomically(path: Path, content: bytes) -> None:
     """A reader sees the old file or the new one, never half of it."""
     part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:  # which names no file if the disk is full
+        raise OSError(f"{path}: cannot be written ({error.strerror})") from error
     part.replace(path)
 
 

@@ -2,6 +2,7 @@
 them, which training has not seen. Never on `calibrate`, never on a test image.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
+from tqdm import tqdm
 
 from training.model.drd import DRD
 from training.model.heatmap import ScoreRule
@@ -21,6 +23,10 @@ _VERSIONS = 4
 _MARGIN = 0.02
 """AUROC by which a less preferred rule must be better. Pseudo-abnormal damage is more local than most real
 defects and always favours the maximum, which a single speck on a good part can decide."""
+
+_ENOUGH = 10
+"""Select images from which the comparison counts: with fewer, which rule separates best is chance, by more
+than the margin, and the preferred one is kept."""
 
 _BATCH = 16
 _DAMAGE = 2
@@ -58,7 +64,8 @@ def choose_rule(drd: DRD, recipe: Recipe, select: Tensor, seed: int) -> list[Can
     normal = _maps(drd, select)
     seeds = np.random.default_rng((seed, _DAMAGE)).integers(0, 1 << 62, (_VERSIONS, len(select)))
     # One version of all at a time: as floats they take four times the memory of the frames.
-    versions = [_maps(drd, synthesise(select, preset(recipe), each)[0]) for each in seeds.tolist()]
+    walk = tqdm(seeds.tolist(), "score rule", unit="version", leave=False, disable=None)
+    versions = [_maps(drd, synthesise(select, preset(recipe), each)[0]) for each in walk]
     damaged = [torch.cat(one) for one in zip(*versions, strict=True)]
     truth = np.repeat([False, True], [len(select), seeds.size])
     tried = []
@@ -67,7 +74,8 @@ def choose_rule(drd: DRD, recipe: Recipe, select: Tensor, seed: int) -> list[Can
         scores = np.concatenate([_scores(drd, normal), _scores(drd, damaged)])
         tried.append(Candidate(rule, float(roc_auc_score(truth, scores))))
     best = max(candidate.auroc for candidate in tried)
-    chosen = next(candidate for candidate in tried if candidate.auroc > best - _MARGIN)
+    margin = _MARGIN if len(select) >= _ENOUGH else math.inf
+    chosen = next(candidate for candidate in tried if candidate.auroc > best - margin)
     fit_rule(drd, chosen.rule, normal)
     return [chosen, *(candidate for candidate in tried if candidate is not chosen)]
 

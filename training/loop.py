@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 import numpy as np
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from training.loss import distillation_loss, restoration_loss, segmentation_loss, segmentation_target
 from training.model.drd import DRD
@@ -77,11 +78,13 @@ class Trainer:
         self.learned.train()
         memory, generator, seen = self.drd.memory, torch.Generator().manual_seed(self.seed), list[Tensor]()
         with torch.no_grad():
-            for batch in torch.split(self.frames, self.recipe.batch):
+            for batch in self._all_frames("statistics"):
                 features = self.drd.teacher(batch.to(self.device))
                 self.drd.restore(features)
                 if memory is not None:
                     seen.append(memory.sample(features, len(self.frames), generator))
+            if not all(bool(torch.isfinite(tensor).all()) for tensor in self.learned.state_dict().values()):
+                raise TrainingError("the last step left the student not finite; try a smaller learning_rate")
             if memory is not None:
                 memory.fit_coreset(torch.cat(seen))
         self.drd.eval()
@@ -91,9 +94,15 @@ class Trainer:
 
     def _restored(self) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
         """The teacher's features of all clean images and the student's distances to them, in batches."""
-        for batch in torch.split(self.frames, self.recipe.batch):
+        for batch in self._all_frames("memory"):
             features = self.drd.teacher(batch.to(self.device))
             yield features, self.drd.distances(features, self.drd.restore(features))
+
+    def _all_frames(self, purpose: str) -> Iterator[Tensor]:
+        """All clean images, once, in as many batches as an epoch has. Of even size, since batch normalisation
+        weighs every batch alike, and needs more than one image where they are small."""
+        batches = torch.tensor_split(self.frames, self.batches)
+        yield from tqdm(batches, purpose, unit="batch", leave=False, disable=None)
 
     def step(self, indices: Tensor, step: int) -> float:
         """One optimiser step on the images at `indices`; returns the loss, or raises TrainingError."""
@@ -172,5 +181,7 @@ class Trainer:
         probe = self._teacher_features(self.frames[:1])
         if sum(level.nbytes for level in probe) * len(self.frames) > _CACHE_BYTES:
             return None
-        parts = [self._teacher_features(chunk) for chunk in torch.split(self.frames, self.recipe.batch)]
+        chunks = torch.split(self.frames, self.recipe.batch)
+        walk = tqdm(chunks, "teacher", unit="batch", leave=False, disable=None)
+        parts = [self._teacher_features(chunk) for chunk in walk]
         return [torch.cat(level).cpu() for level in zip(*parts, strict=True)]

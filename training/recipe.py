@@ -9,10 +9,11 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from training.geometry import Filter, Geometry
+from training.geometry import MAX_INPUT_SIDE, SIDE_STEP, Filter, Geometry
 
 Positive = Annotated[float, Field(gt=0)]
 Weight = Annotated[float, Field(ge=0)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 Fusion = Literal["mfcf", "mff"]
 ImageTerm = Literal["channel", "flat"]
 
@@ -24,13 +25,13 @@ class RecipeError(ValueError):
 class Recipe(BaseModel):
     """One experiment. Defaults are those of `fast`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     name: str = "fast"
 
     # What the networks see
     backbone: str = "tf_efficientnet_lite0"
-    """Any timm backbone with feature strides 4, 8 and 16."""
+    """Any timm backbone with feature strides 4, 8 and 16 that takes every input size."""
     height: int = 256
     width: int = 256
     own_shape: bool = True
@@ -45,7 +46,7 @@ class Recipe(BaseModel):
     student_levels: Literal[2, 3] = 2
     """How many of the teacher's levels the student restores, from the coarsest. The finest shows mostly
     texture that no student can restore, and would take two thirds of the student's time."""
-    min_width: Annotated[int, Field(ge=1)] = 64
+    min_width: Annotated[int, Field(ge=1, le=1024)] = 64
     """Least inner width of the student's levels, for teachers whose features take both signs and are few."""
     bounded: bool = True
     """ReLU6 instead of ReLU in fusion and student, which keeps activations within what int8 can represent.
@@ -57,8 +58,9 @@ class Recipe(BaseModel):
     noise: Weight = 0.1
     """Standard deviation of the noise on the pseudo stream's features before the bottleneck."""
 
-    memory: Annotated[int, Field(ge=0)] = 1000
-    """Feature vectors of good parts that are stored, for the distance to the nearest; 0: no memory."""
+    memory: Annotated[int, Field(ge=0, le=20_000)] = 1000
+    """Feature vectors of good parts that are stored, for the distance to the nearest; 0: no memory. They are
+    chosen from about 20,000."""
 
     # Losses
     position_weight: Weight = 1.0
@@ -82,7 +84,7 @@ class Recipe(BaseModel):
     """Least number of optimiser steps, whatever `epochs` says: with few pictures there are more epochs."""
     batch: Annotated[int, Field(ge=1)] = 8
     learning_rate: Positive = 5e-3
-    betas: tuple[float, float] = (0.5, 0.999)
+    betas: Annotated[tuple[Decay, Decay], Field(strict=False)] = (0.5, 0.999)  # a list, in TOML
     weight_decay: Weight = 1e-5
     schedule: Literal["constant", "cosine"] = "cosine"
     """`cosine` falls to a tenth of the learning rate."""
@@ -100,8 +102,21 @@ class Recipe(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _something_is_learned(self) -> Self:
+        second = self.synthesis != "none" and (self.restoration_weight or self.segmentation_weight)
+        if not (self.position_weight or self.image_weight or second):
+            raise ValueError("no loss is left: all weights that count are 0")
+        return self
+
+    @model_validator(mode="after")
     def _size_is_possible(self) -> Self:
         _ = self.geometry
+        if max(self.height, self.width) > MAX_INPUT_SIDE:
+            raise ValueError(
+                f"input size {self.height}×{self.width}: no side may be longer than {MAX_INPUT_SIDE}"
+            )
+        if self.batch * self.height * self.width == SIDE_STEP**2:  # one place in the embedding
+            raise ValueError(f"one picture of {SIDE_STEP}×{SIDE_STEP} is too little for a batch")
         return self
 
     @property
@@ -138,7 +153,7 @@ def load_recipe(name_or_file: str, **overrides: object) -> Recipe:
     base = name_or_file
     if name_or_file.endswith(".toml"):
         try:
-            fields = tomllib.loads(Path(name_or_file).read_text(encoding="utf-8"))
+            fields = tomllib.loads(Path(name_or_file).read_text(encoding="utf-8-sig"))
         except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise RecipeError(f"recipe {name_or_file}: {error}") from error
         base = str(fields.pop("preset", "fast"))

@@ -42,7 +42,7 @@ def write_report(
     tall, wide = (2 * geometry.height, geometry.width) if landscape else (geometry.height, 2 * geometry.width)
     below = len(chosen) * (_WIDTH / _SHOWN * tall / wide + 0.3)
     figure = Figure(figsize=(_WIDTH, _CURVES + below), layout="constrained")
-    figure.suptitle(title)
+    figure.suptitle(title, parse_math=False)
     upper, lower = np.asarray(figure.subfigures(2, 1, height_ratios=(_CURVES, below or 0.01)))
     left, right = upper.subplots(1, 2)
     left.plot(range(1, len(losses) + 1), losses, color="black")

@@ -22,7 +22,8 @@ class ResumeFile:
 
     Args:
         path: the file, in the checkpoint directory.
-        identity: recipe, seed, weights file and pictures; the state of a run with another one is ignored.
+        identity: program, recipe, seed, weights file and pictures; the state of a run with another one is
+            ignored.
     """
 
     def __init__(self, path: Path, identity: str) -> None:
@@ -44,7 +45,7 @@ class ResumeFile:
             return []
         try:
             with safe_open(self.path, framework="pt") as file:
-                metadata = file.metadata()
+                metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 — not a dict
         except SafetensorError:  # cut off while being written: start from the beginning
             return []

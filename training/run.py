@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from training.checkpoint import Checkpoint, libraries, records, save_checkpoint, write_json
+from training.checkpoint import METRICS, REPORT, Checkpoint, libraries, records, save_checkpoint, write_json
 from training.choose import Candidate, choose_rule, preset
 from training.datasets import DatasetError, Sample, open_dataset, read_mask
 from training.evaluate import evaluate, score_images
@@ -27,6 +27,7 @@ from training.report import write_report
 from training.resume import ResumeFile
 from training.shape import shaped
 from training.splits import Split, split
+from training.version import program_version
 
 _TWELVE_BITS = 16
 """White of a 12-bit picture that was stored in 16 bits as it is, on the 0–255 scale."""
@@ -179,7 +180,8 @@ def _network(recipe: Recipe, request: Request) -> DRD:
 def _resume_file(recipe: Recipe, request: Request, fit: Tensor) -> ResumeFile:
     weights = file_digest(request.weights) if request.weights else None
     pictures = hashlib.sha256(fit.numpy().tobytes()).hexdigest()
-    return ResumeFile(request.out / "resume.safetensors", f"{recipe!r} {request.seed} {weights} {pictures}")
+    identity = f"{program_version()} {recipe!r} {request.seed} {weights} {pictures}"
+    return ResumeFile(request.out / "resume.safetensors", identity)
 
 
 def _learn(trainer: Trainer, state: ResumeFile) -> list[float]:
@@ -187,6 +189,8 @@ def _learn(trainer: Trainer, state: ResumeFile) -> list[float]:
     losses = state.load(trainer)
     if losses:
         print(f"going on after epoch {len(losses)}")
+    elif state.path.exists():
+        print("an unfinished run, damaged or with another program, options or pictures, is replaced")
     steps: list[float] = []
     total = trainer.last_epoch * trainer.batches
     done = len(losses) * trainer.batches
@@ -225,7 +229,7 @@ def _report(
     walk = tqdm(scored, "measuring", len(paths), unit="image", leave=False, disable=None)
     test = evaluate(samples, walk, geometry) if paths else None
     write_report(
-        out / "report.png",
+        out / REPORT,
         f"{checkpoint.product}: {checkpoint.recipe.name}",
         losses,
         good,
@@ -235,8 +239,8 @@ def _report(
     )
     figures = test.quality.as_dict() if test else {}
     rules = [{"auroc_select": candidate.auroc, **candidate.rule.model_dump()} for candidate in tried]
-    write_json(out / "metrics.json", {"test": figures or None, "epoch_losses": losses, "rules_tried": rules})
+    write_json(out / METRICS, {"test": figures or None, "epoch_losses": losses, "rules_tried": rules})
     for name, value in figures.items():
         if value is not None:
             print(f"  {name:<14} {value:.4f}" if isinstance(value, float) else f"  {name:<14} {value}")
-    print(f"checkpoint in {out}; look at {out / 'report.png'}")
+    print(f"checkpoint in {out}; look at {out / REPORT}")

@@ -75,6 +75,7 @@ def test_a_training_without_room_leaves_no_checkpoint(data: Path, tmp_path: Path
     failed = run("training.cli", *arguments, room=200_000)
 
     assert tells_it(failed, "drd-train")
+    assert str(out / "resume.safetensors") in failed.stderr
     assert not (out / "checkpoint.json").exists()
     assert run("training.cli", *arguments).returncode == 0
     assert load_checkpoint(out).product == "plate"

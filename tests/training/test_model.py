@@ -94,7 +94,13 @@ def test_sizes_need_not_be_square() -> None:
 
 @pytest.mark.parametrize(
     ("backbone", "message"),
-    [("resnet81", "not a timm model"), ("vit_tiny_patch16_224", "strides 4, 8 and 16")],
+    [
+        ("resnet81", "not a timm model"),
+        ("vit_tiny_patch16_224", "strides 4, 8 and 16"),
+        ("test_coatnet", "does not take every input size: .*100"),
+        ("test_maxvit", r"does not take every input size: .*window \(5\)"),
+        ("test_mambaout", r"gives features \[\(1, 16, 16, 16\), .* are needed"),
+    ],
 )
 def test_unusable_backbones_say_why(backbone: str, message: str) -> None:
     with pytest.raises(BackboneError, match=message):

@@ -6,7 +6,7 @@ import pytest
 
 from training.choose import candidates
 from training.model.heatmap import ScoreRule
-from training.recipe import PRESETS, RecipeError, load_recipe
+from training.recipe import PRESETS, Recipe, RecipeError, load_recipe
 
 
 def test_the_presets_are_the_four_of_the_documentation() -> None:
@@ -55,6 +55,17 @@ def test_few_pictures_are_seen_more_often_unless_epochs_are_named(tmp_path: Path
         ('rule = "mean"', "memory needs the rule 'chosen'"),
         ("epochs = ", "mine.toml"),
         ('preset = "slow"', "there are quick, fast, rd, paper"),
+        ("learning_rate = inf", "'learning_rate'"),
+        ("noise = nan", "'noise'"),
+        ("betas = [1.5, 2]", r"'betas\.0'"),
+        ("betas = [0.5]", r"'betas\.1'"),
+        ("memory = true", "'memory'"),
+        ("memory = 100000000000", "'memory'"),
+        ("min_width = 1000000", "'min_width'"),
+        ('batch = "4"', "'batch'"),
+        ('synthesis = "none"\nposition_weight = 0\nimage_weight = 0', "no loss is left"),
+        ("width = 8192", "no side may be longer than 4096"),
+        ("batch = 1\nheight = 32\nwidth = 32", "too little for a batch"),
     ],
 )
 def test_mistakes_name_the_field(tmp_path: Path, text: str, message: str) -> None:
@@ -62,6 +73,14 @@ def test_mistakes_name_the_field(tmp_path: Path, text: str, message: str) -> Non
     path.write_text(text)
     with pytest.raises(RecipeError, match=message):
         load_recipe(str(path))
+
+
+def test_a_file_may_start_with_a_byte_order_mark(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text("batch = 4\nbetas = [0.9, 0.99]\nnoise = 0\n", encoding="utf-8-sig")
+    recipe = load_recipe(str(path))
+    assert (recipe.batch, recipe.betas, recipe.noise) == (4, (0.9, 0.99), 0)
+    assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe  # as the checkpoint keeps it
 
 
 def test_a_missing_file_is_named() -> None:

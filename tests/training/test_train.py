@@ -1,5 +1,6 @@
 """`drd-train` from a folder to a checkpoint, on real files with a tiny teacher."""
 
+import hashlib
 import json
 import os
 import signal
@@ -14,10 +15,13 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from tests.export.checkpoints import make_dataset
-from training.checkpoint import CheckpointError, load_checkpoint
+from tests.export.checkpoints import make_checkpoint, make_dataset
+from training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint, write_json, write_tensors
 from training.cli import main
 from training.evaluate import read_frames
+from training.recipe import PRESETS
+from training.run import Request, _resume_file
+from training.version import program_version
 
 BACKBONE = "test_resnet"
 
@@ -103,6 +107,61 @@ def test_a_killed_run_goes_on_to_the_same_result(
     first, second = (load_file(d / "checkpoint.safetensors") for d in (trained, out))
     assert [name for name in first if not torch.equal(first[name], second[name])] == []
     assert not (out / "resume.safetensors").exists()
+
+
+@pytest.mark.parametrize("state", ["of other options", "damaged"])
+def test_an_unfinished_run_that_cannot_go_on_is_replaced_and_that_is_said(
+    data: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], state: str
+) -> None:
+    path = tmp_path / "resume.safetensors"
+    if state == "damaged":
+        path.write_bytes(b"cut short")
+    else:
+        save_file({"net.0": torch.zeros(1)}, path)
+    assert main(options(data, weights, tmp_path, "--epochs", "1")) == 0
+    output = capsys.readouterr().out
+    assert "an unfinished run, damaged or with another program, options or pictures, is replaced\n" in output
+    assert not path.exists()
+
+
+def test_a_program_of_another_version_starts_anew(tmp_path: Path) -> None:
+    """Its network may be another."""
+    request = Request(tmp_path, "plate", tmp_path)
+    fit = torch.zeros(1, 64, 64, 3, dtype=torch.uint8)
+    identity = (
+        f"{program_version()} {PRESETS['fast']!r} 0 None {hashlib.sha256(bytes(fit.numel())).hexdigest()}"
+    )
+    assert (
+        _resume_file(PRESETS["fast"], request, fit).identity == hashlib.sha256(identity.encode()).hexdigest()
+    )
+
+
+def test_a_second_run_leaves_nothing_of_the_first_under_its_own_tensors(data: Path, tmp_path: Path) -> None:
+    directory = make_checkpoint(tmp_path / "plate", data)
+    for name in ("metrics.json", "report.png"):
+        (directory / name).write_text("of the first run")
+    checkpoint = load_checkpoint(directory)
+    (directory / "checkpoint.json.part").mkdir()  # so that it fails once the tensors are there
+    with pytest.raises(OSError, match=r"checkpoint\.json: cannot be written"):
+        save_checkpoint(checkpoint, checkpoint.model())
+    assert {path.name for path in directory.iterdir()} == {"checkpoint.safetensors", "checkpoint.json.part"}
+
+
+def test_what_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "metrics.json.part").symlink_to("/dev/full")
+    with pytest.raises(OSError, match=r"metrics\.json: cannot be written \(No space left on device\)"):
+        write_json(tmp_path / "metrics.json", {"a": 1})
+    (tmp_path / "resume.part").mkdir()
+    with pytest.raises(OSError, match=r"resume\.safetensors: cannot be written \(.*directory"):
+        write_tensors(tmp_path / "resume.safetensors", {"a": torch.zeros(9)}, {})
+
+
+def test_a_recipe_s_name_is_not_a_formula(data: Path, weights: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "a$x_$.toml"
+    recipe.write_text('preset = "quick"\n')
+    arguments = options(data, weights, tmp_path / "out", "--epochs", "1", "--recipe", str(recipe))
+    assert main(arguments) == 0
+    assert (tmp_path / "out/report.png").exists()
 
 
 def test_changed_training_images_are_noticed(trained: Path, data: Path, tmp_path: Path) -> None:

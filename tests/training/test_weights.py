@@ -7,8 +7,10 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+from training.model.drd import DRD
 from training.model.teacher import BackboneError
 from training.model.weights import load_teacher
+from training.recipe import Recipe
 
 FRAMES = torch.arange(2 * 64 * 64 * 3).remainder(256).view(2, 64, 64, 3).to(torch.uint8)
 
@@ -33,6 +35,34 @@ def test_a_file_gives_the_network_its_features(tmp_path: Path, suffix: str) -> N
     with torch.inference_mode():
         for ours, theirs in zip(teacher(FRAMES), whole.eval()(normalised), strict=True):
             assert (ours - theirs).norm() < 0.01 * theirs.norm()  # for the weights have been rounded
+
+
+@pytest.mark.parametrize(
+    ("backbone", "levels"),
+    [
+        ("test_byobnet", ["stages.0", "stages.1", "stages.2"]),
+        ("test_convnext", ["stages.0", "stages.1", "stages.2"]),
+        ("mobilevit_xxs", ["stages.1", "stages.2", "stages.3"]),
+        ("dla34", ["level2", "level3", "level4"]),
+        ("efficientformer_l1", ["stages.0", "stages.1", "stages.2"]),
+    ],
+)
+def test_every_family_gives_its_own_features(tmp_path: Path, backbone: str, levels: list[str]) -> None:
+    """However timm names the parts of the feature network."""
+    torch.manual_seed(3)
+    whole = timm.create_model(backbone, pretrained=False).eval()
+    torch.save(whole.state_dict(), tmp_path / "whole.pth")
+    teacher = load_teacher(backbone, tmp_path / "whole.pth")
+    theirs = list[torch.Tensor]()
+    for level in levels:
+        whole.get_submodule(level).register_forward_hook(lambda _, __, result: theirs.append(result))
+    frames = FRAMES.repeat(1, 4, 4, 1)[:, :224, :224]  # which the layers above may insist on
+    drd = DRD(teacher, Recipe(height=64, width=96)).eval()
+    with torch.inference_mode():
+        whole(teacher.normalised(frames))
+        for ours, one in zip(teacher(frames), theirs, strict=True):
+            assert (ours - one).norm() < 0.02 * one.norm()  # for the weights have been rounded
+        assert torch.isfinite(drd(frames[:, :64, :96])[1]).all()
 
 
 @pytest.mark.parametrize(
@@ -69,6 +99,44 @@ def test_damaged_and_missing_files_are_one_clear_line(tmp_path: Path, name: str)
     (tmp_path / name).write_bytes(b"not weights")
     with pytest.raises(BackboneError, match="cannot be read"):
         load_teacher("resnet18", tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (5, "not a state dict"),
+        (torch.zeros(3), "not a state dict"),
+        ({"state_dict": 5}, "not a state dict"),
+        ({"state_dict": torch.zeros(3)}, "not a state dict"),
+        ({1: torch.zeros(3)}, "not a state dict"),
+        (torch.nn.Linear(2, 2), "cannot be read as"),
+    ],
+)
+def test_a_torch_file_of_something_else_is_one_clear_line(
+    tmp_path: Path, content: object, message: str
+) -> None:
+    torch.save(content, tmp_path / "other.pth")
+    with pytest.raises(BackboneError, match=message) as caught:
+        load_teacher("test_resnet", tmp_path / "other.pth")
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("content", [b"", b"hello"])
+def test_a_file_of_no_tensors_says_so(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "weights.pth").write_bytes(content)
+    with pytest.raises(
+        BackboneError, match="cannot be read as safetensors or as a torch file of tensors only"
+    ):
+        load_teacher("test_resnet", tmp_path / "weights.pth")
+
+
+def test_weights_that_are_not_numbers_are_named(tmp_path: Path) -> None:
+    state = classifier_state("resnet18")
+    state["layer1.0.conv1.weight"][3] = float("nan")
+    state["layer2.0.conv1.weight"][3] = float("inf")
+    save_file(state, tmp_path / "nan.safetensors")
+    with pytest.raises(BackboneError, match=r"layer1\.0\.conv1\.weight is not finite"):
+        load_teacher("resnet18", tmp_path / "nan.safetensors")
 
 
 def test_a_pickle_with_code_in_it_is_not_run(tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 STRIDES = (4, 8, 16)
+_PROBE = 64
+"""Pixels of a side of the picture that shows what a backbone gives."""
 
 
 class BackboneError(ValueError):
@@ -35,7 +37,7 @@ class Teacher(nn.Module):
     """Features of frames at strides 4, 8 and 16.
 
     Args:
-        backbone: timm name; its strides must include 4, 8 and 16.
+        backbone: timm name; its strides must include 4, 8 and 16, and it must take every input size.
     """
 
     mean: Tensor
@@ -51,6 +53,7 @@ class Teacher(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
         self.requires_grad_(requires_grad=False)
         self.eval()
+        self._check_features()
 
     def train(self, mode: bool = True) -> "Teacher":
         """Stay in evaluation mode: the teacher's batch statistics remain ImageNet's."""
@@ -68,10 +71,26 @@ class Teacher(nn.Module):
     def mirror(self) -> Mirror:
         """Widths, sign and block kind, read off the network itself."""
         with torch.inference_mode():
-            probe = torch.arange(64 * 64 * 3).remainder(251).view(1, 64, 64, 3)
-            signed = any(bool((feature < 0).any()) for feature in self(probe))
+            signed = any(bool((feature < 0).any()) for feature in self(_probe()))
         ratio = _bottleneck_ratio(self.net, self.channels[2])
         return Mirror(self.channels, signed, ratio, (3, 4, 6) if ratio else (2, 2, 2))
+
+    def _check_features(self) -> None:
+        """Some backbones take one input size only, and some give channels last."""
+        needed = [(1, c, _PROBE // s, _PROBE // s) for c, s in zip(self.channels, STRIDES, strict=True)]
+        try:
+            with torch.inference_mode():
+                shapes = [tuple(feature.shape) for feature in self(_probe())]
+        except (RuntimeError, ValueError, AssertionError) as error:
+            raise BackboneError(
+                f"backbone {self.backbone!r} does not take every input size: {_line(error)}"
+            ) from error
+        if shapes != needed:
+            raise BackboneError(f"backbone {self.backbone!r} gives features {shapes}; {needed} are needed")
+
+
+def _probe() -> Tensor:
+    return torch.arange(_PROBE * _PROBE * 3).remainder(251).view(1, _PROBE, _PROBE, 3)
 
 
 def _truncated(backbone: str) -> nn.Module:
@@ -82,19 +101,24 @@ def _truncated(backbone: str) -> nn.Module:
         )
     try:
         net = timm.create_model(backbone, features_only=True, pretrained=False)
-    except (RuntimeError, ValueError, AttributeError) as error:
+    except (RuntimeError, ValueError, AttributeError, AssertionError) as error:
         raise BackboneError(f"backbone {backbone!r} gives no feature maps: {error}") from error
     reductions = list(_feature_info(net).reduction())
     if not set(STRIDES) <= set(reductions):
         raise BackboneError(f"backbone {backbone!r} has strides {reductions}; strides 4, 8 and 16 are needed")
-    levels = tuple(reductions.index(stride) for stride in STRIDES)
+    levels = tuple(_feature_info(net).out_indices[reductions.index(stride)] for stride in STRIDES)
     net = timm.create_model(backbone, features_only=True, pretrained=False, out_indices=levels)
-    # Some of timm's feature networks keep, and run, the blocks above the last level asked for.
+    # Some of timm's feature networks keep, and run, the blocks above the last level asked for. Others are cut
+    # off there already, and flat: `stages_2` stands for `stages.2`.
     parent, _, last = _feature_info(net).module_name()[-1].rpartition(".")
-    stages = net.get_submodule(parent)
+    stages = dict(net.named_modules()).get(parent)
     if isinstance(stages, nn.Sequential) and last.isdigit():
         del stages[int(last) + 1 :]
     return net
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
 
 
 def _feature_info(net: nn.Module) -> Any:

@@ -1,5 +1,6 @@
 """Where the teacher's ImageNet weights come from: a file, a package, or timm's hub."""
 
+from collections.abc import Container
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -43,17 +44,26 @@ def _read(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise BackboneError(f"weights {path}: cannot be read ({str(error).splitlines()[0]})") from error
+    except OSError as error:
+        raise BackboneError(f"weights {path}: cannot be read ({error.strerror})") from error
+    except Exception as error:  # torch's own messages are unclear: a stray number, advice to trust the file
+        raise BackboneError(
+            f"weights {path}: cannot be read as safetensors or as a torch file of tensors only"
+        ) from error
     state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else None
-    if not state or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not state or not all(map(_is_named_tensor, state.items())):
         raise BackboneError(f"weights {path}: not a state dict (names to tensors)")
     return dict(state)
+
+
+def _is_named_tensor(item: tuple[object, object]) -> bool:
+    return isinstance(item[0], str) and isinstance(item[1], Tensor)
 
 
 def _load(net: nn.Module, state: dict[str, Tensor], source: str) -> None:
     """Copy what the truncated network needs; more is expected (layers above, a classifier), less is not."""
     needed = net.state_dict()
+    state = {_in_net(name, needed): tensor for name, tensor in state.items()}
     counters = {name for name in needed if name.endswith("num_batches_tracked")}
     missing = sorted(needed.keys() - counters - state.keys())
     if missing:
@@ -66,7 +76,15 @@ def _load(net: nn.Module, state: dict[str, Tensor], source: str) -> None:
     if wrong:
         name = min(wrong)
         raise BackboneError(f"{source}: {name} is {list(state[name].shape)}, not {list(needed[name].shape)}")
+    for name in needed:
+        if name not in counters and not torch.isfinite(state[name]).all():
+            raise BackboneError(f"{source}: {name} is not finite everywhere")
     net.load_state_dict({name: state.get(name, needed[name]) for name in needed})
+
+
+def _in_net(name: str, needed: Container[str]) -> str:
+    """timm's feature networks may be flat (`stages_2` for `stages.2`) or hold the whole one as `model`."""
+    return next((n for n in (name.replace(".", "_", 1), f"model.{name}") if n in needed), name)
 
 
 def _some(names: list[str]) -> str:

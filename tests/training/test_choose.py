@@ -1,0 +1,32 @@
+"""The score rule: compared on the select images, unless these are too few."""
+
+import numpy as np
+import pytest
+import torch
+
+from training.choose import Candidate, candidates, choose_rule
+from training.model.drd import DRD
+from training.model.teacher import Teacher
+from training.recipe import Recipe
+
+RECIPE = Recipe(backbone="test_resnet", height=64, width=64, memory=0)
+
+
+def tried(images: int, seed: int) -> list[Candidate]:
+    """By an untrained student, to which the rules differ by chance only."""
+    torch.manual_seed(0)
+    drd = DRD(Teacher("test_resnet"), RECIPE).eval()
+    select = np.random.default_rng(seed).integers(60, 180, (images, 64, 64, 3), np.uint8)
+    return choose_rule(drd, RECIPE, torch.from_numpy(select), seed)
+
+
+def test_few_select_images_do_not_move_the_rule() -> None:
+    chosen, *others = tried(9, seed=0)
+    assert chosen.rule == candidates(RECIPE)[0]
+    assert max(other.auroc for other in others) > chosen.auroc + 0.02
+
+
+@pytest.mark.parametrize("seed", [13, 18])
+def test_enough_select_images_do(seed: int) -> None:
+    chosen, *others = tried(10, seed)
+    assert all(other.auroc < chosen.auroc + 0.02 for other in others)
