@@ -48,8 +48,8 @@ def split(
             shares["fit"] += block
     if len(shares["fit"]) < total / 2 or len(shares["calibrate"]) < wanted / 2:
         raise ValueError(
-            f"{total} images of {len(blocks)} parts, up to {max(sizes)} of one, can't be divided: give images "
-            "of more parts"
+            f"{total} images of {len(blocks)} parts, up to {max(sizes)} of one, can't be divided: "
+            "give images of more parts"
         )
     return {name: tuple(items[index] for index in sorted(share)) for name, share in shares.items()}
 

@@ -33,7 +33,9 @@ def test_consecutive_names_stay_together(total: int, seed: int) -> None:
         assert len({use[i] for i in range(start, min(start + 4, total))}) == 1
 
 
-@given(st.lists(st.integers(1, 80), min_size=1, max_size=60).filter(lambda n: sum(n) >= 10), st.integers(0, 99))
+@given(
+    st.lists(st.integers(1, 80), min_size=1, max_size=60).filter(lambda n: sum(n) >= 10), st.integers(0, 99)
+)
 def test_images_of_one_part_stay_together(sizes: list[int], seed: int) -> None:
     items = [(part, image) for part, size in enumerate(sizes) for image in range(size)]
     total = len(items)
