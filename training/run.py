@@ -2,8 +2,9 @@
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,8 @@ from training.splits import Split, split
 
 _TWELVE_BITS = 16
 """White of a 12-bit picture that was stored in 16 bits as it is, on the 0–255 scale."""
+_FEW = 50
+"""Good pictures with which to start, at least."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +66,12 @@ def train(request: Request) -> Checkpoint:
     dataset = open_dataset(request.data, request.product)
     print(dataset)
     recipe = shaped(recipe, [sample.path for sample in dataset.train])
+    good, digests = _read_good(dataset.train, recipe.geometry, request.skip_unreadable)
+    shares = _split(good, request)
     # Before training, not after hours of it.
-    test = tuple(s for s, _ in _readable(dataset.test, recipe.geometry, "test", request.skip_unreadable))
-    shares = _split(_distinct(dataset.train), request)
-    frames = {
-        name: _read(share, recipe.geometry, name, request.skip_unreadable) for name, share in shares.items()
-    }
+    test = _read_test(dataset.test, recipe.geometry, request.skip_unreadable, digests)
     device = _device(request.device)
-    fit = frames["fit"].pixels
+    fit = shares["fit"].pixels
     if fit.max() <= _TWELVE_BITS:
         print(
             f"WARNING: no pixel is brighter than {int(fit.max())} of 255, so few grey levels are left. Are "
@@ -85,14 +86,14 @@ def train(request: Request) -> Checkpoint:
     print(f"recipe {recipe.name}: {recipe.backbone}, {size}, {trainer.last_epoch} epochs, on {device}")
     losses = _learn(trainer, state)
     drd.to("cpu")
-    tried = choose_rule(drd, recipe, frames["select"].pixels, request.seed)
+    tried = choose_rule(drd, recipe, shares["select"].pixels, request.seed)
     checkpoint = Checkpoint(
         product=request.product, recipe=recipe, rule=tried[0].rule, seed=request.seed,
         data_root=request.data.resolve(), libraries=libraries(), directory=request.out,
-        splits={name: records(share.samples) for name, share in frames.items()},
+        splits={name: records(share.samples) for name, share in shares.items()},
     )  # fmt: skip
     save_checkpoint(checkpoint, drd)
-    _report(checkpoint, drd, test, losses, tried, frames["select"])
+    _report(checkpoint, drd, test, losses, tried, shares["select"])
     state.path.unlink()
     return checkpoint
 
@@ -104,47 +105,81 @@ class _Share:
     """uint8 RGB `[n, H, W, 3]`."""
 
 
-def _distinct(samples: Sequence[Sample]) -> list[Sample]:
-    """Without files that are copies of another: one of them could train, and another set the threshold."""
-    first, copies = dict[str, Sample](), list[Sample]()
-    for sample in samples:
-        try:
-            digest = file_digest(sample.path)
-        except OSError:  # named when it is read
-            digest = sample.name
-        if first.setdefault(digest, sample) is not sample:
+def _read_good(samples: Sequence[Sample], geometry: Geometry, skip: bool) -> tuple[_Share, Collection[bytes]]:
+    """All good pictures but copies of another, and their digests: one copy could train, and another set the
+    threshold. Copies are equal at the network's size, whatever else their files hold."""
+    pixels = np.empty((len(samples), geometry.height, geometry.width, 3), np.uint8)
+    first, copies = dict[bytes, Sample](), list[Sample]()
+    for sample, frame in _readable(samples, geometry, "good", skip):
+        if first.setdefault(_digest(frame), sample) is sample:
+            pixels[len(first) - 1] = frame
+        else:
             copies.append(sample)
     if copies:
         print(f"left out: {len(copies)} copies of other pictures, the first is {copies[0].name}")
-    return list(first.values())
+    return _Share(list(first.values()), torch.from_numpy(pixels[: len(first)])), first.keys()
 
 
-def _split(train: Sequence[Sample], request: Request) -> dict[Split, tuple[Sample, ...]]:
-    pattern = request.same_part
-
-    def part_of(sample: Sample) -> str:
-        assert pattern is not None
-        found = pattern.search(sample.name)
-        if found is None:
-            raise TrainingError(f"--same-part: {pattern.pattern!r} is not found in {sample.name}")
-        return found[1 if pattern.groups else 0] or found[0]
-
-    try:
-        return split(train, request.seed, part_of if pattern else None)
-    except ValueError as error:
-        raise TrainingError(str(error)) from error
-
-
-def _read(samples: Sequence[Sample], geometry: Geometry, name: str, skip: bool) -> _Share:
-    """All pictures of one share; TrainingError if none is left."""
-    kept: list[Sample] = []
-    pixels: list[NDArray[np.uint8]] = []
-    for sample, frame in _readable(samples, geometry, name, skip):
+def _read_test(
+    samples: Sequence[Sample], geometry: Geometry, skip: bool, good: Collection[bytes]
+) -> tuple[Sample, ...]:
+    """The readable ones. Says if some are among those with the digests `good`."""
+    kept, copies = list[Sample](), list[Sample]()
+    for sample, frame in _readable(samples, geometry, "test", skip):
         kept.append(sample)
-        pixels.append(frame)
-    if not kept:
-        raise TrainingError(f"no readable picture is left for '{name}'")
-    return _Share(kept, torch.from_numpy(np.stack(pixels)))
+        if _digest(frame) in good:
+            copies.append(sample)
+    if copies:
+        print(
+            f"WARNING: {len(copies)} test pictures are copies of good ones to learn from, which flatters "
+            f"the figures; the first is {copies[0].name}"
+        )
+    return tuple(kept)
+
+
+def _digest(frame: NDArray[np.uint8]) -> bytes:
+    return hashlib.sha256(frame.tobytes()).digest()
+
+
+def _split(good: _Share, request: Request) -> dict[Split, _Share]:
+    """The shares of `good`, whose pixels are reordered in place."""
+    total, pattern = len(good.samples), request.same_part
+    parts = None if pattern is None else _parts(good.samples, pattern)
+    try:
+        places = split(range(total), request.seed, parts.__getitem__ if parts else None)
+    except ValueError as error:
+        option = f"--same-part {pattern.pattern!r}: " if pattern else ""
+        example = f"; in {good.samples[0].name} it finds {parts[0]!r}" if parts else ""
+        raise TrainingError(f"{option}{error}{example}") from error
+    fit, select, calibrate = (len(share) for share in places.values())
+    print(f"{fit} to train, {select} to choose the score rule, {calibrate} to set the threshold")
+    if total < _FEW:
+        print(f"WARNING: {total} good pictures are few: start with {_FEW}, better 400 or more")
+    pixels, order = good.pixels.numpy(), list(chain(*places.values()))
+    for row in range(pixels.shape[1]):  # one row of all pictures at a time: no second copy of them
+        pixels[:, row] = pixels[order, row]
+    shares = torch.split(good.pixels, [fit, select, calibrate])
+    return {
+        name: _Share([good.samples[place] for place in places[name]], share)
+        for name, share in zip(places, shares, strict=True)
+    }
+
+
+def _parts(samples: Sequence[Sample], pattern: re.Pattern[str]) -> list[str]:
+    """The part on each picture: what `pattern` finds in the file's name or, if in no file's, in the path."""
+    found = [pattern.search(sample.path.name) for sample in samples]
+    if not any(found):
+        found = [pattern.search(sample.name) for sample in samples]
+    parts = {
+        sample.name: match[1 if pattern.groups else 0] or match[0]
+        for sample, match in zip(samples, found, strict=True)
+        if match
+    }
+    missing = [sample.name for sample in samples if sample.name not in parts]
+    if missing:
+        example = "".join(f"; in {name} it finds {part!r}" for name, part in list(parts.items())[:1])
+        raise TrainingError(f"--same-part: {pattern.pattern!r} is not found in {missing[0]}{example}")
+    return list(parts.values())
 
 
 def _readable(
@@ -154,15 +189,15 @@ def _readable(
     is named and left out."""
     for sample in tqdm(samples, f"reading {name}", unit="image", leave=False, disable=None):
         try:
-            frame = geometry.apply(read_rgb(sample.path))
+            rgb = read_rgb(sample.path)
             if sample.mask is not None:
-                read_mask(sample.mask, geometry)
+                read_mask(sample.mask, geometry, (rgb.shape[0], rgb.shape[1]))
         except (UnreadableImage, DatasetError) as error:
             if not skip:
                 raise TrainingError(f"{error}; repair or remove it, or give --skip-unreadable") from error
             tqdm.write(f"left out: {error}")
         else:
-            yield sample, frame
+            yield sample, geometry.apply(rgb)
 
 
 def _device(name: str) -> torch.device:
@@ -178,7 +213,7 @@ def _network(recipe: Recipe, request: Request) -> DRD:
 
 def _resume_file(recipe: Recipe, request: Request, fit: Tensor) -> ResumeFile:
     weights = file_digest(request.weights) if request.weights else None
-    pictures = hashlib.sha256(fit.numpy().tobytes()).hexdigest()
+    pictures = hashlib.sha256(fit.numpy().data).hexdigest()
     return ResumeFile(request.out / "resume.safetensors", f"{recipe!r} {request.seed} {weights} {pictures}")
 
 
