@@ -86,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
         help="the product's name: letters, digits, - _ .",
     )
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="checkpoint directory to write"
+        "--out", type=Path, required=True, metavar="DIR", help="checkpoint directory to write, outside DATA"
     )
     parser.add_argument(
         "--recipe", default="fast", metavar="RECIPE",
@@ -114,7 +114,10 @@ def _parser() -> argparse.ArgumentParser:
         "long pictures have in common)",
     )
     parser.add_argument(
-        "--preview", type=Path, metavar="FILE.png", help="also draw pseudo-abnormal samples there"
+        "--preview",
+        type=Path,
+        metavar="FILE.png",
+        help="also draw pseudo-abnormal samples there, outside DATA",
     )
     parser.add_argument(
         "--skip-unreadable",
