@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from export.bundle import cores_allowed
+from export.bundle import MAX_IMAGE_PIXELS, cores_allowed
 
 MEBIBYTE = 2**20
 
@@ -97,7 +97,7 @@ class Settings(BaseSettings):
     default_deadline_ms: PositiveFloat = 1000
     """A frame without a deadline is queued as if it had this one, but never expires."""
     max_image_bytes: PositiveInt = 64 * MEBIBYTE
-    max_image_pixels: PositiveInt = 40_000_000
+    max_image_pixels: PositiveInt = MAX_IMAGE_PIXELS
     max_image_side: PositiveInt = 32_768
     """Pixels of the longer side."""
     max_image_frames: PositiveInt = 16

@@ -32,7 +32,11 @@ _FAILURES = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0, 1 for a failure, 2 for misuse, 130 when interrupted."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    for option, folder in (("--out", options.out), ("--preview", options.preview and options.preview.parent)):
+        if folder is not None and folder.resolve() == options.data.resolve():
+            parser.error(f"{option}: not into {options.data}, whose pictures are learned from")
     try:
         train(Request(**vars(options)))
     except _FAILURES as error:
@@ -121,7 +125,8 @@ def _parser() -> argparse.ArgumentParser:
         "--same-part",
         type=_pattern,
         metavar="REGEX",
-        help="pictures are of one part if this finds the same text in their names; for several pictures per "
-        "part, so that the threshold is set on other parts than those learned from",
+        help="pictures are of one part if this finds the same text in their files' names (or, if in none of "
+        "these, in their paths below DATA); for several pictures per part, so that the threshold is set on "
+        "other parts than those learned from",
     )
     return parser

@@ -4,16 +4,18 @@ Every layout becomes one `Dataset`; which one was recognised is in its `layout`.
 """
 
 import csv
+import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from training.geometry import Geometry
+from training.geometry import Geometry, UnreadableImage, open_image
 
+_GOOD = ("good", "ok")
+"""Names of folders of good pictures, in lower case."""
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
 
 
@@ -31,7 +33,8 @@ class Sample:
     kind: str = "good"
     """`good`, or the kind of defect."""
     mask: Path | None = None
-    """Where the defect is: non-zero pixels of a picture of the same size. None: not known."""
+    """Where the defect is: non-zero pixels, in a JPEG those over one half, of a picture of the same shape.
+    None: not known."""
 
     @property
     def defective(self) -> bool:
@@ -47,6 +50,8 @@ class Dataset:
     layout: str
     train: tuple[Sample, ...]
     test: tuple[Sample, ...]
+    left_out: str = ""
+    """What else lies in a plain folder, in words; empty: nothing."""
 
     def __str__(self) -> str:
         defective = sum(sample.defective for sample in self.test)
@@ -54,6 +59,7 @@ class Dataset:
         return (
             f"{self.root}: {self.layout} layout, {len(self.train)} good to learn from, "
             f"test {len(self.test) - defective} good and {defective} defective, {masks} masks"
+            f"{self.left_out and f'; left out: {self.left_out}'}"
         )
 
 
@@ -77,7 +83,7 @@ def open_dataset(root: Path, product: str | None = None) -> Dataset:
         dataset = _folders(root, name, "BTAD", good="ok")
     else:
         train = tuple(Sample(path, path.relative_to(root).as_posix()) for path in _pictures(root))
-        dataset = Dataset(root, name, "plain folder", train, ())
+        dataset = Dataset(root, name, "plain folder", train, (), _others(root))
     if not dataset.train:
         wanted = ", ".join(sorted(SUFFIXES))
         raise DatasetError(
@@ -87,19 +93,46 @@ def open_dataset(root: Path, product: str | None = None) -> Dataset:
     return dataset
 
 
-def read_mask(path: Path, geometry: Geometry) -> NDArray[np.bool_]:
-    """The defect mask at the network's size, bool `[H, W]`: resized, then over one half."""
+def read_mask(path: Path, geometry: Geometry, picture: tuple[int, int] | None = None) -> NDArray[np.bool_]:
+    """The defect mask at the network's size, bool `[H, W]`: resized, then over one half.
+
+    Args:
+        picture: height and width of the picture it belongs to; a mask of another shape is refused.
+
+    Raises:
+        DatasetError: it is not readable, or of another shape; the message names the file.
+    """
     try:
-        with Image.open(path) as image:
-            mask = np.asarray(image.convert("L")) > 0
-    except (OSError, ValueError, SyntaxError) as error:
+        with open_image(path) as image:
+            # JPEG leaves faint traces around what was drawn.
+            mask = np.asarray(image.convert("L")) > (127 if image.format == "JPEG" else 0)
+    except (UnreadableImage, OSError, ValueError, SyntaxError) as error:
         raise DatasetError(f"{path}: not a readable mask ({error})") from error
+    height, width = mask.shape
+    if picture and abs(width * picture[0] - height * picture[1]) > max(picture):  # by more than a pixel
+        raise DatasetError(
+            f"{path}: a mask of {width}×{height} pixels has not the shape of its picture, "
+            f"{picture[1]}×{picture[0]}"
+        )
     rgb = np.repeat(mask[:, :, None] * np.uint8(255), 3, axis=2)
     return geometry.apply(rgb)[:, :, 0] > 127
 
 
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and path.is_file()
+
+
 def _pictures(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+    return sorted(filter(_is_picture, folder.iterdir()))
+
+
+def _others(folder: Path) -> str:
+    """What a plain folder holds besides pictures, in words."""
+    others = [path for path in folder.iterdir() if not _is_picture(path)]
+    files = sum(path.is_file() for path in others)
+    folders = sum(any(map(_is_picture, path.rglob("*"))) for path in others if path.is_dir())
+    counts = [(folders, "subfolders with pictures"), (files, "files of other suffixes")]
+    return " and ".join(f"{number} {what}" for number, what in counts if number)
 
 
 def _folders(root: Path, product: str, layout: str, good: str) -> Dataset:
@@ -109,13 +142,14 @@ def _folders(root: Path, product: str, layout: str, good: str) -> Dataset:
     kinds = sorted(path for path in (root / "test").glob("*") if path.is_dir())
     for folder in kinds:
         masks = _masks(root / "ground_truth" / folder.name)
-        if folder.name != good and masks:
+        kind = "good" if folder.name.lower() in _GOOD else folder.name
+        if kind != "good" and masks:
             missing = [path.name for path in _pictures(folder) if path.stem not in masks]
             if missing:
                 raise DatasetError(
                     f"{folder}: no mask for {len(missing)} pictures, the first is {missing[0]}"
                 )
-        test += _samples(root, folder, "good" if folder.name == good else folder.name, masks)
+        test += _samples(root, folder, kind, masks)
     return Dataset(root, product, layout, train, tuple(test))
 
 
@@ -136,28 +170,50 @@ def _samples(root: Path, folder: Path, kind: str, masks: dict[str, Path]) -> Ite
 def _visa(root: Path, product: str | None) -> Dataset:
     """VisA: split_csv/1cls.csv with the columns object, split, label, image, mask."""
     table = root / "split_csv" / "1cls.csv"
-    with table.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    columns = {"object", "split", "label", "image", "mask"}
-    if not rows or not columns <= rows[0].keys():
-        raise DatasetError(f"{table}: expected the columns {', '.join(sorted(columns))}")
-    objects = sorted({row["object"] for row in rows})
+    rows = _rows(table, {"object", "split", "label", "image", "mask"})
+    objects = sorted({row["object"] for row in rows.values()})
     if product is None or product not in objects:
         raise DatasetError(f"{root}: VisA holds {', '.join(objects)}; name one with --product")
     samples: dict[str, list[Sample]] = {"train": [], "test": []}
-    for row in rows:
-        if row["object"] == product and row["split"] in samples:
-            samples[row["split"]].append(_visa_sample(root, row))
+    for line, row in rows.items():
+        share = row["split"].lower()
+        if row["object"] == product and share in samples:
+            samples[share].append(_visa_sample(root, row, f"{table}, line {line}"))
     train = tuple(sorted((s for s in samples["train"] if not s.defective), key=lambda s: s.name))
     return Dataset(root, product, "VisA", train, tuple(sorted(samples["test"], key=lambda s: s.name)))
 
 
-def _visa_sample(root: Path, row: dict[str, str]) -> Sample:
-    path = root / row["image"]
+def _rows(table: Path, columns: set[str]) -> dict[int, dict[str, str]]:
+    """The rows of a CSV file with a header, by their line. Raises DatasetError naming file and line."""
+    content = table.read_bytes()
+    try:
+        text = content.decode("utf-8-sig")  # with the mark that spreadsheets put first, or without
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise DatasetError(f"{table}, line {line}: not UTF-8 text") from error
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    rows = dict[int, dict[str, str]]()
+    try:
+        if not columns <= set(reader.fieldnames or ()):
+            raise DatasetError(f"{table}: expected the columns {', '.join(sorted(columns))}")
+        for row in reader:
+            if None in row or None in row.values():
+                raise DatasetError(f"{table}, line {reader.line_num}: not one cell for each column")
+            rows[reader.line_num] = row
+    except csv.Error as error:
+        raise DatasetError(f"{table}, line {reader.line_num + 1}: {error}") from error
+    if not rows:
+        raise DatasetError(f"{table}: no rows")
+    return rows
+
+
+def _visa_sample(root: Path, row: dict[str, str], where: str) -> Sample:
+    names = [row["image"], *filter(None, [row["mask"]])]
+    for name in names:
+        if Path(name).is_absolute():
+            raise DatasetError(f"{where} names {name}: paths start at {root}")
+        if not (root / name).is_file():
+            raise DatasetError(f"{where} names {name!r}, which is not there")
+    kind = "good" if row["label"].lower() == "normal" else "defect"
     mask = root / row["mask"] if row["mask"] else None
-    for file in (path, mask):
-        if file is not None and not file.is_file():
-            raise DatasetError(
-                f"{root}: split_csv/1cls.csv names {file.relative_to(root)}, which is not there"
-            )
-    return Sample(path, Path(row["image"]).as_posix(), "good" if row["label"] == "normal" else "defect", mask)
+    return Sample(root / row["image"], Path(row["image"]).as_posix(), kind, mask)

@@ -3,6 +3,7 @@
 NumPy and Pillow only: the service runs this file in an environment without torch.
 """
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,6 +18,9 @@ paper's: four neighbours of the sample point, whatever the scale."""
 
 IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "TIFF")
 """Pillow's names of the formats that are ever opened."""
+
+MAX_IMAGE_PIXELS = 40_000_000
+"""Of a picture to learn from or measure on, and by default of one that the service accepts."""
 
 SIDE_STEP = 32
 """Sides of the input are multiples of it: the greatest stride, that of the embedding."""
@@ -85,14 +89,17 @@ def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
     CMYK are converted by Pillow.
 
     Raises:
-        UnreadableImage: floating-point pixels (no known range), or data that cannot be decoded.
+        UnreadableImage: floating-point pixels or integers of more than 16 bits (no known range), or data that
+            cannot be decoded.
     """
     try:
         upright = ImageOps.exif_transpose(image)
         if upright.mode == "F":
             raise UnreadableImage("floating-point pixels have no known range; send 8 or 16 bits per channel")
         if upright.mode in _SIXTEEN_BIT_MODES:
-            wide = np.clip(np.asarray(upright, dtype=np.int64), 0, 65535)
+            wide = np.asarray(upright, dtype=np.int64)
+            if wide.min() < 0 or wide.max() > 65535:
+                raise UnreadableImage("pixels outside 0 to 65535; send 8 or 16 bits per channel")
             return _three_of(((wide * 255 + 32767) // 65535).astype(np.uint8))
         if upright.mode == "L":
             return _three_of(np.asarray(upright))
@@ -114,14 +121,35 @@ def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
         raise UnreadableImage(f"picture cannot be decoded: {error}") from error
 
 
+def open_image(path: Path) -> Image.Image:
+    """The picture at `path`, its pixels not yet decoded.
+
+    Raises:
+        UnreadableImage: more than `MAX_IMAGE_PIXELS`; the message does not name the file.
+        OSError, ValueError, SyntaxError: missing, not one of `IMAGE_FORMATS`, or damaged.
+    """
+    too_large = f"more than {MAX_IMAGE_PIXELS / 1e6:.0f} million pixels"
+    try:
+        with warnings.catch_warnings():  # of Pillow's own limit, which is higher
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(path, formats=IMAGE_FORMATS)
+    except Image.DecompressionBombError as error:
+        raise UnreadableImage(too_large) from error
+    if image.width * image.height > MAX_IMAGE_PIXELS:
+        image.close()
+        raise UnreadableImage(too_large)
+    return image
+
+
 def read_rgb(path: Path) -> NDArray[np.uint8]:
     """The picture at `path` as uint8 RGB `[h, w, 3]`.
 
     Raises:
-        UnreadableImage: missing, not one of `IMAGE_FORMATS`, or damaged; the message names the file.
+        UnreadableImage: missing, not one of `IMAGE_FORMATS`, too large or damaged; the message names the
+            file.
     """
     try:
-        with Image.open(path, formats=IMAGE_FORMATS) as image:
+        with open_image(path) as image:
             return to_rgb(image)
     except UnreadableImage as error:
         raise UnreadableImage(f"{path}: {error}") from error

@@ -2,22 +2,20 @@
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
 from training.checkpoint import METRICS, REPORT, Checkpoint, libraries, records, save_checkpoint, write_json
 from training.choose import Candidate, choose_rule, preset
-from training.datasets import DatasetError, Sample, open_dataset, read_mask
+from training.datasets import Sample, open_dataset
 from training.evaluate import evaluate, score_images
 from training.files import file_digest
-from training.geometry import Geometry, UnreadableImage, read_rgb
 from training.loop import Trainer, TrainingError
 from training.model.drd import DRD
 from training.model.weights import load_teacher
@@ -26,7 +24,7 @@ from training.recipe import Recipe, load_recipe
 from training.report import write_report
 from training.resume import ResumeFile
 from training.shape import shaped
-from training.splits import Split, split
+from training.shares import Share, divide, read_good, read_test
 from training.version import program_version
 
 _TWELVE_BITS = 16
@@ -64,14 +62,12 @@ def train(request: Request) -> Checkpoint:
     dataset = open_dataset(request.data, request.product)
     print(dataset)
     recipe = shaped(recipe, [sample.path for sample in dataset.train])
+    good, digests = read_good(dataset.train, recipe.geometry, request.skip_unreadable)
+    shares = divide(good, request.seed, request.same_part)
     # Before training, not after hours of it.
-    test = tuple(s for s, _ in _readable(dataset.test, recipe.geometry, "test", request.skip_unreadable))
-    shares = _split(_distinct(dataset.train), request)
-    frames = {
-        name: _read(share, recipe.geometry, name, request.skip_unreadable) for name, share in shares.items()
-    }
+    test = read_test(dataset.test, recipe.geometry, request.skip_unreadable, digests)
     device = _device(request.device)
-    fit = frames["fit"].pixels
+    fit = shares["fit"].pixels
     if fit.max() <= _TWELVE_BITS:
         print(
             f"WARNING: no pixel is brighter than {int(fit.max())} of 255, so few grey levels are left. Are "
@@ -86,84 +82,16 @@ def train(request: Request) -> Checkpoint:
     print(f"recipe {recipe.name}: {recipe.backbone}, {size}, {trainer.last_epoch} epochs, on {device}")
     losses = _learn(trainer, state)
     drd.to("cpu")
-    tried = choose_rule(drd, recipe, frames["select"].pixels, request.seed)
+    tried = choose_rule(drd, recipe, shares["select"].pixels, request.seed)
     checkpoint = Checkpoint(
         product=request.product, recipe=recipe, rule=tried[0].rule, seed=request.seed,
         data_root=request.data.resolve(), libraries=libraries(), directory=request.out,
-        splits={name: records(share.samples) for name, share in frames.items()},
+        splits={name: records(share.samples) for name, share in shares.items()},
     )  # fmt: skip
     save_checkpoint(checkpoint, drd)
-    _report(checkpoint, drd, test, losses, tried, frames["select"])
+    _report(checkpoint, drd, test, losses, tried, shares["select"])
     state.path.unlink()
     return checkpoint
-
-
-@dataclass(frozen=True, slots=True)
-class _Share:
-    samples: list[Sample]
-    pixels: Tensor
-    """uint8 RGB `[n, H, W, 3]`."""
-
-
-def _distinct(samples: Sequence[Sample]) -> list[Sample]:
-    """Without files that are copies of another: one of them could train, and another set the threshold."""
-    first, copies = dict[str, Sample](), list[Sample]()
-    for sample in samples:
-        try:
-            digest = file_digest(sample.path)
-        except OSError:  # named when it is read
-            digest = sample.name
-        if first.setdefault(digest, sample) is not sample:
-            copies.append(sample)
-    if copies:
-        print(f"left out: {len(copies)} copies of other pictures, the first is {copies[0].name}")
-    return list(first.values())
-
-
-def _split(train: Sequence[Sample], request: Request) -> dict[Split, tuple[Sample, ...]]:
-    pattern = request.same_part
-
-    def part_of(sample: Sample) -> str:
-        assert pattern is not None
-        found = pattern.search(sample.name)
-        if found is None:
-            raise TrainingError(f"--same-part: {pattern.pattern!r} is not found in {sample.name}")
-        return found[1 if pattern.groups else 0] or found[0]
-
-    try:
-        return split(train, request.seed, part_of if pattern else None)
-    except ValueError as error:
-        raise TrainingError(str(error)) from error
-
-
-def _read(samples: Sequence[Sample], geometry: Geometry, name: str, skip: bool) -> _Share:
-    """All pictures of one share; TrainingError if none is left."""
-    kept: list[Sample] = []
-    pixels: list[NDArray[np.uint8]] = []
-    for sample, frame in _readable(samples, geometry, name, skip):
-        kept.append(sample)
-        pixels.append(frame)
-    if not kept:
-        raise TrainingError(f"no readable picture is left for '{name}'")
-    return _Share(kept, torch.from_numpy(np.stack(pixels)))
-
-
-def _readable(
-    samples: Sequence[Sample], geometry: Geometry, name: str, skip: bool
-) -> Iterator[tuple[Sample, NDArray[np.uint8]]]:
-    """Each sample with its frame `[H, W, 3]`. An unreadable picture or mask stops the run (TrainingError), or
-    is named and left out."""
-    for sample in tqdm(samples, f"reading {name}", unit="image", leave=False, disable=None):
-        try:
-            frame = geometry.apply(read_rgb(sample.path))
-            if sample.mask is not None:
-                read_mask(sample.mask, geometry)
-        except (UnreadableImage, DatasetError) as error:
-            if not skip:
-                raise TrainingError(f"{error}; repair or remove it, or give --skip-unreadable") from error
-            tqdm.write(f"left out: {error}")
-        else:
-            yield sample, frame
 
 
 def _device(name: str) -> torch.device:
@@ -179,7 +107,7 @@ def _network(recipe: Recipe, request: Request) -> DRD:
 
 def _resume_file(recipe: Recipe, request: Request, fit: Tensor) -> ResumeFile:
     weights = file_digest(request.weights) if request.weights else None
-    pictures = hashlib.sha256(fit.numpy().tobytes()).hexdigest()
+    pictures = hashlib.sha256(fit.numpy().data).hexdigest()
     identity = f"{program_version()} {recipe!r} {request.seed} {weights} {pictures}"
     return ResumeFile(request.out / "resume.safetensors", identity)
 
@@ -217,7 +145,7 @@ def _report(
     samples: tuple[Sample, ...],
     losses: list[float],
     tried: list[Candidate],
-    select: _Share,
+    select: Share,
 ) -> None:
     """`metrics.json`, `report.png`, and the figures on the terminal."""
     geometry, out = checkpoint.geometry, checkpoint.directory

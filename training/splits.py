@@ -20,26 +20,37 @@ def split(
     `select` takes 10 %, at most 48; `calibrate` 20 %, at least 100 where 400 are there; `fit` the rest. All
     images of one part, as told by `part_of`, go to one set: a threshold set on other exposures of the parts
     that were learned from would be too low for new parts. If `part_of` is not given, whole blocks of
-    consecutive names do.
+    consecutive names do, and of fewer than 100 images each its own way. A part with more images than
+    `calibrate` can take goes to `fit`; if this leaves few, `calibrate` and `select` share them 2 to 1.
 
     Raises:
-        ValueError: fewer than 10 images, or too few parts.
+        ValueError: fewer than 10 images, or parts too few or too uneven to leave half of the images to `fit`
+            and half of its share to `calibrate`.
     """
     total = len(items)
     if total < 10:
         raise ValueError(f"{total} good images: at least 10 are needed to learn, choose and calibrate")
-    at_most = min(48, max(1, round(0.1 * total)))
-    at_least = max(1, round(0.2 * total), 100 if total >= 400 else 0)
     blocks = _blocks(total) if part_of is None else _parts(list(map(part_of, items)))
+    sizes = [len(block) for block in blocks]
+    wanted = max(1, round(0.2 * total), 100 if total >= 400 else 0)
+    limit = wanted + wanted // 2  # of calibrate
+    divisible = sum(size for size in sizes if size <= limit)
+    at_most = max(min(sizes), min(48, max(1, round(0.1 * total)), divisible // 3))
     random.Random(seed).shuffle(blocks)
     shares: dict[Split, list[int]] = {"fit": [], "select": [], "calibrate": []}
     for block in blocks:
-        if not shares["select"] or len(shares["select"]) + len(block) <= at_most:
+        calibrated = len(shares["calibrate"])
+        if len(shares["select"]) + len(block) <= at_most:
             shares["select"] += block
+        elif calibrated < wanted and calibrated + len(block) <= limit:
+            shares["calibrate"] += block
         else:
-            shares["calibrate" if len(shares["calibrate"]) < at_least else "fit"] += block
-    if not all(shares.values()):
-        raise ValueError(f"{total} images of {len(blocks)} parts can't be divided: give images of more parts")
+            shares["fit"] += block
+    if len(shares["fit"]) < total / 2 or len(shares["calibrate"]) < wanted / 2:
+        raise ValueError(
+            f"{total} images of {len(blocks)} parts, up to {max(sizes)} of one, can't be divided: "
+            "give images of more parts"
+        )
     return {name: tuple(items[index] for index in sorted(share)) for name, share in shares.items()}
 
 

@@ -15,13 +15,21 @@ from export.bundle.predict import Bundle, Prediction, Predictor
 from export.bundle.reading import Finding, FrameFailed, Reading, Region, Verdict, read
 from export.bundle.scale import THRESHOLD
 from export.bundle.signature import TrustedKey
-from training.geometry import IMAGE_FORMATS, MAX_INPUT_SIDE, Geometry, UnreadableImage, to_rgb
+from training.geometry import (
+    IMAGE_FORMATS,
+    MAX_IMAGE_PIXELS,
+    MAX_INPUT_SIDE,
+    Geometry,
+    UnreadableImage,
+    to_rgb,
+)
 from training.names import PRODUCT_NAME
 from training.version import program_version
 
 __all__ = [
     "BATCH_SIZES",
     "IMAGE_FORMATS",
+    "MAX_IMAGE_PIXELS",
     "MAX_INPUT_SIDE",
     "MAX_VERSION",
     "PRODUCT_NAME",

@@ -64,6 +64,13 @@ def test_btad_with_mixed_suffixes(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(("train", "test"), [("good", "Good"), ("good", "ok"), ("ok", "good"), ("ok", "OK")])
+def test_a_test_folder_of_good_pictures_by_another_word(train: str, test: str, tmp_path: Path) -> None:
+    picture(tmp_path / "train" / train / "0.png")
+    picture(tmp_path / "test" / test / "1.png")
+    assert [sample.defective for sample in open_dataset(tmp_path).test] == [False]
+
+
 def visa(root: Path) -> Path:
     rows = [
         "object,split,label,image,mask",
@@ -99,6 +106,35 @@ def test_visa_with_a_file_gone_names_it(tmp_path: Path) -> None:
         open_dataset(tmp_path, "pcb1")
 
 
+def test_visa_s_table_may_start_with_a_mark_and_use_capitals(tmp_path: Path) -> None:
+    table = visa(tmp_path) / "split_csv/1cls.csv"
+    text = table.read_text().replace(",normal", ",Normal").replace(",train", ",Train")
+    table.write_text(text, encoding="utf-8-sig")
+    dataset = open_dataset(tmp_path, "pcb1")
+    assert names(dataset.train) == ["pcb1/Data/Images/Normal/001.JPG"]
+    assert [sample.defective for sample in dataset.test] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        (b"k\xe4p,test,normal,x,", "not UTF-8 text"),
+        (b"pcb1,test", "not one cell for each column"),
+        (b"pcb1,test,normal,a,b,c", "not one cell for each column"),
+        (b"pcb1,test,normal,/nowhere.png,", "names /nowhere.png: paths start at"),
+        (b"pcb1,test,normal,nowhere.png,", "names 'nowhere.png', which is not there"),
+        (b"pcb1,test,normal,,", "names '', which is not there"),
+        (b"pcb1,test,normal," + b"x" * 200_000 + b",", "field larger than field limit"),
+    ],
+)
+def test_a_wrong_row_of_visa_s_table_is_named(row: bytes, says: str, tmp_path: Path) -> None:
+    table = visa(tmp_path) / "split_csv/1cls.csv"
+    with table.open("ab") as file:
+        file.write(row + b"\n")
+    with pytest.raises(DatasetError, match=rf"1cls\.csv, line 6:? {says}"):
+        open_dataset(tmp_path, "pcb1")
+
+
 def test_a_plain_folder_of_good_images(tmp_path: Path) -> None:
     for name in ("b.JPG", "a.tif", "c.Bmp"):
         picture(tmp_path / name)
@@ -106,6 +142,15 @@ def test_a_plain_folder_of_good_images(tmp_path: Path) -> None:
     dataset = open_dataset(tmp_path, "washer")
     assert (dataset.layout, dataset.product, dataset.test) == ("plain folder", "washer", ())
     assert names(dataset.train) == ["a.tif", "b.JPG", "c.Bmp"]
+
+
+def test_what_a_plain_folder_holds_besides_pictures_is_counted(tmp_path: Path) -> None:
+    for name in ("a.png", "bad/b.png", "more/of/c.png"):
+        picture(tmp_path / name)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "d.webp").write_bytes(b"")
+    says = "0 masks; left out: 2 subfolders with pictures and 1 files of other suffixes"
+    assert str(open_dataset(tmp_path)).endswith(says)
 
 
 def test_nothing_usable_says_what_was_looked_for(tmp_path: Path) -> None:
@@ -123,3 +168,27 @@ def test_masks_are_any_non_zero_pixel_at_the_network_s_size(tmp_path: Path) -> N
     assert read.shape == (32, 32)
     assert read[8:16, 0:16].all()
     assert read.sum() == 8 * 16
+
+
+def test_traces_of_jpeg_are_no_mask(tmp_path: Path) -> None:
+    mask = np.zeros((64, 64), np.uint8)
+    mask[18:31, 3:30] = 255
+    Image.fromarray(mask).save(tmp_path / "m.jpg", quality=30)
+    with Image.open(tmp_path / "m.jpg") as stored:
+        assert np.count_nonzero(np.asarray(stored)) > 1.2 * np.count_nonzero(mask)
+    assert np.array_equal(read_mask(tmp_path / "m.jpg", Geometry(64, 64)), mask > 0)
+
+
+def test_a_mask_has_the_shape_of_its_picture(tmp_path: Path) -> None:
+    path = tmp_path / "m.png"
+    Image.new("L", (100, 75)).save(path)
+    for picture in ((75, 100), (300, 400), (301, 400), (38, 50)):
+        read_mask(path, Geometry(32, 32), picture)
+    with pytest.raises(DatasetError, match=r"m\.png: a mask of 100×75 pixels .* 100×100"):
+        read_mask(path, Geometry(32, 32), (100, 100))
+
+
+def test_a_mask_too_large_to_open_is_named(tmp_path: Path) -> None:
+    Image.new("1", (20_000, 10_000)).save(tmp_path / "m.png")
+    with pytest.raises(DatasetError, match=r"m\.png: not a readable mask \(more than 40 million pixels\)"):
+        read_mask(tmp_path / "m.png", Geometry(32, 32))

@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from training.geometry import Filter, Geometry, UnreadableImage, read_rgb, to_rgb
+from service.settings import Settings
+from training.geometry import MAX_IMAGE_PIXELS, Filter, Geometry, UnreadableImage, read_rgb, to_rgb
 
 
 def reread(image: Image.Image, fmt: str, **options: object) -> Image.Image:
@@ -70,6 +71,22 @@ def test_palette_transparency_cmyk_and_one_bit() -> None:
 def test_floating_point_is_refused_and_the_cure_named() -> None:
     with pytest.raises(UnreadableImage, match="8 or 16 bits"):
         to_rgb(reread(Image.new("F", (4, 3), 0.5), "TIFF"))
+
+
+def test_integers_beyond_sixteen_bits_are_refused() -> None:
+    kept = np.array([[0, 257, 65535]], np.int32)
+    assert to_rgb(reread(Image.fromarray(kept), "TIFF"))[0, :, 0].tolist() == [0, 1, 255]
+    for wrong in (-1, 65536):
+        with pytest.raises(UnreadableImage, match="outside 0 to 65535"):
+            to_rgb(reread(Image.fromarray(np.array([[5, wrong]], np.int32)), "TIFF"))
+
+
+@pytest.mark.parametrize("size", [(8000, 5001), (10_000, 9_500), (20_000, 10_000)])
+def test_pictures_that_the_service_would_refuse_as_too_large(size: tuple[int, int], tmp_path: Path) -> None:
+    Image.new("1", size).save(tmp_path / "large.png")
+    with pytest.raises(UnreadableImage, match=r"large\.png: more than 40 million pixels"):
+        read_rgb(tmp_path / "large.png")
+    assert Settings.model_fields["max_image_pixels"].default == MAX_IMAGE_PIXELS == 40_000_000
 
 
 def test_unreadable_files_are_named(tmp_path: Path) -> None:

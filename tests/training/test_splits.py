@@ -1,5 +1,7 @@
 """Good images have three uses, and no image two."""
 
+import hashlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,21 +33,66 @@ def test_consecutive_names_stay_together(total: int, seed: int) -> None:
         assert len({use[i] for i in range(start, min(start + 4, total))}) == 1
 
 
-@given(st.lists(st.integers(0, 30), min_size=10, max_size=300), st.integers(0, 2**31))
-def test_images_of_one_part_stay_together(parts: list[int], seed: int) -> None:
-    items = list(enumerate(parts))
+@given(
+    st.lists(st.integers(1, 80), min_size=1, max_size=60).filter(lambda n: sum(n) >= 10), st.integers(0, 99)
+)
+def test_images_of_one_part_stay_together(sizes: list[int], seed: int) -> None:
+    items = [(part, image) for part, size in enumerate(sizes) for image in range(size)]
+    total = len(items)
     try:
-        shares = split(items, seed, lambda item: str(item[1]))
+        shares = split(items, seed, lambda item: str(item[0]))
     except ValueError:
-        assert len(set(parts)) < 15
+        assert max(sizes) > total / 10
         return
     assert sorted(item for share in shares.values() for item in share) == items
-    assert len({(name, part) for name, share in shares.items() for _, part in share}) == len(set(parts))
+    assert len({(name, part) for name, share in shares.items() for part, _ in share}) == len(sizes)
+    wanted = max(round(0.2 * total), 100 if total >= 400 else 0)
+    assert wanted / 2 <= len(shares["calibrate"]) <= max(1, 1.5 * wanted)
+    assert len(shares["select"]) <= max(min(sizes), min(48, total / 10 + 0.5))
+    assert len(shares["fit"]) >= total / 2
 
 
-def test_too_few_parts_are_refused() -> None:
-    with pytest.raises(ValueError, match="100 images of 2 parts can't be divided"):
-        split(range(100), 0, lambda index: str(index % 2))
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ([400, *[1] * 100], (400, 33, 67)),
+        ([52, 3, 3, 2], (52, 2, 6)),
+        ([5] * 4, (10, 5, 5)),
+        ([50, 30, 20], (50, 20, 30)),
+    ],
+)
+@pytest.mark.parametrize("seed", range(5))
+def test_a_part_with_many_images_trains(sizes: list[int], expected: tuple[int, ...], seed: int) -> None:
+    parts = [str(part) for part, size in enumerate(sizes) for _ in range(size)]
+    shares = split(range(len(parts)), seed, lambda index: parts[index])
+    assert tuple(map(len, shares.values())) == expected
+
+
+@pytest.mark.parametrize("sizes", [[50, 50], [10] * 3, [95, *[1] * 5]])
+def test_too_few_or_too_uneven_parts_are_refused(sizes: list[int]) -> None:
+    parts = [str(part) for part, size in enumerate(sizes) for _ in range(size)]
+    says = f"{sum(sizes)} images of {len(sizes)} parts, up to {max(sizes)} of one, can't be divided"
+    with pytest.raises(ValueError, match=says):
+        split(range(len(parts)), 0, lambda index: parts[index])
+
+
+@pytest.mark.parametrize(
+    ("total", "digest"),
+    [
+        (10, "f82348790fd97072"),
+        (47, "e382245bdf57b6cd"),
+        (99, "fc8ef04d3a0fd20b"),
+        (100, "9cb27b2e839643fb"),
+        (101, "1ed23e9baafbb294"),
+        (399, "fa3a1f43bac53598"),
+        (400, "7b3eabc9f3477c74"),
+        (468, "411a3561bf055d25"),
+        (1203, "88bab4f6fffda311"),
+    ],
+)
+def test_a_seed_gives_the_shares_it_always_gave(total: int, digest: str) -> None:
+    shares = repr([split(range(total), seed) for seed in range(5)])
+    assert hashlib.sha256(shares.encode()).hexdigest().startswith(digest)
 
 
 def test_the_seed_decides() -> None:

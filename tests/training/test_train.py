@@ -81,6 +81,8 @@ def test_the_same_seed_gives_the_same_tensors(
     assert main(options(data, weights, tmp_path / "again", "--epochs", "3")) == 0
     output = capsys.readouterr()  # no terminal, so a line an epoch and no bar
     assert "epoch 3/3: loss " in output.out
+    assert "42 to train, 6 to choose the score rule, 12 to set the threshold\n" in output.out
+    assert "WARNING" not in output.out
     assert "%|" not in output.err
     first, second = (load_file(d / "checkpoint.safetensors") for d in (trained, tmp_path / "again"))
     assert first.keys() == second.keys()
@@ -199,6 +201,12 @@ def test_a_checkpoint_of_another_format_is_refused_as_such(trained: Path, tmp_pa
         (["--device", "tpu"], 2, "invalid choice"),
         (["--same-part", "(0"], 2, "not a regular expression"),
         (["--same-part", "part-[0-9]+"], 1, "'part-[0-9]+' is not found in train/good/000.png"),
+        (
+            ["--same-part", "0[0-4]"],
+            1,
+            "not found in train/good/050.png; in train/good/000.png it finds '00'",
+        ),
+        (["--same-part", "train"], 1, "'train': 60 images of 1 parts, up to 60 of one, can't be divided"),
     ],
 )
 def test_mistakes_are_one_clear_line(
@@ -233,6 +241,62 @@ def test_an_unreadable_picture_stops_the_run_or_is_named_and_left_out(
     assert "007.png" not in (tmp_path / "b/checkpoint.json").read_text()
 
 
+def test_unreadable_pictures_do_not_count(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = make_dataset(tmp_path / "plate", good=11, test=0)
+    for name in ("007.png", "008.png"):
+        (data / "train/good" / name).write_bytes(b"")
+    assert main(options(data, weights, tmp_path / "out", "--epochs", "1", "--skip-unreadable")) == 1
+    printed = capsys.readouterr()
+    assert "9 good images: at least 10 are needed" in printed.err
+    assert printed.out.count("not a readable image") == 2
+    assert "copies" not in printed.out
+
+
+def test_the_same_pixels_in_other_files_are_copies(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = make_dataset(tmp_path / "plate", good=20, test=2)
+    with Image.open(data / "train/good/000.png") as picture:
+        picture.save(data / "train/good/000.bmp")
+        picture.save(data / "test/good/again.tif")
+    assert main(options(data, weights, tmp_path / "out", "--epochs", "1")) == 0
+    out = capsys.readouterr().out
+    assert "left out: 1 copies of other pictures, the first is train/good/000.png" in out
+    assert (
+        "WARNING: 1 test pictures are copies of good ones to learn from, which flatters the figures; "
+        "the first is test/good/again.tif" in out
+    )
+    recorded = [
+        record.name for share in load_checkpoint(tmp_path / "out").splits.values() for record in share
+    ]
+    assert len(set(recorded)) == len(recorded) == 20
+    assert "train/good/000.bmp" in recorded
+
+
+@pytest.mark.parametrize("inside", [("--out", "."), ("--preview", "p.png")])
+def test_nothing_is_written_among_the_pictures(
+    inside: tuple[str, str], data: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    option, path = inside
+    folder = data / "train/good"
+    with pytest.raises(SystemExit, match="2"):
+        main([*options(folder, weights, tmp_path / "out", "--epochs", "1"), option, str(folder / path)])
+    assert f"{option}: not into {folder}, whose pictures are learned from" in capsys.readouterr().err
+
+
+def test_a_mask_of_another_shape_stops_the_run(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = make_dataset(tmp_path / "plate", good=20, test=1)
+    Image.new("L", (72, 80)).save(data / "ground_truth/blot/000_mask.png")
+    assert main(options(data, weights, tmp_path / "out", "--epochs", "1")) == 1
+    assert "000_mask.png: a mask of 72×80 pixels has not the shape of its picture, 80×72" in (
+        capsys.readouterr().err
+    )
+
+
 def test_pictures_of_one_part_and_copies_are_kept_out_of_calibration(
     weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -241,7 +305,7 @@ def test_pictures_of_one_part_and_copies_are_kept_out_of_calibration(
     for number in range(10):  # a second picture of each of ten parts, far away in the order of names
         (folder / f"{10 + number:03}.png").rename(folder / f"exposure2_{number:03}.png")
     (folder / "copy_000.png").write_bytes((folder / "000.png").read_bytes())
-    arguments = options(data, weights, tmp_path / "out", "--epochs", "1", "--same-part", r"([0-9]{3})\.png")
+    arguments = options(data, weights, tmp_path / "out", "--epochs", "1", "--same-part", "train|[0-9]{3}")
     assert main(arguments) == 0
     assert (
         "left out: 1 copies of other pictures, the first is train/good/copy_000.png"
@@ -260,10 +324,12 @@ def test_twelve_bits_in_sixteen_are_noticed(
     weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     generator = np.random.default_rng(0)
+    data = tmp_path / "data"
+    data.mkdir()
     for number in range(10):
         pixels = generator.integers(0, 4096, (64, 64), dtype=np.uint16)
-        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
-    assert main(options(tmp_path, weights, tmp_path / "out", "--epochs", "1")) == 0
+        Image.fromarray(pixels).save(data / f"{number}.png")
+    assert main(options(data, weights, tmp_path / "out", "--epochs", "1")) == 0
     assert "WARNING: no pixel is brighter than 16 of 255" in capsys.readouterr().out
 
 
@@ -298,7 +364,9 @@ def test_a_plain_folder_of_good_pictures_is_enough(
     preview = tmp_path / "preview.png"
     arguments = options(folder, weights, tmp_path / "out", "--epochs", "1", "--preview", str(preview))
     assert main(arguments) == 0
-    assert "plain folder" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "plain folder" in out
+    assert "WARNING: 20 good pictures are few: start with 50" in out
     with Image.open(preview) as picture:
         assert picture.size == (8 * 64, 2 * 2 * 64)  # 14 frames to learn from, each above its damaged version
     assert (tmp_path / "out/report.png").exists()
