@@ -4,6 +4,7 @@ size and position in the batch. One that differs too much is not put into the bu
 import math
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -87,20 +88,33 @@ class Parity(BaseModel):
     engines: tuple[EngineParity, ...]
 
 
-def prove(
-    entry: EngineEntry, root: Path, geometry: Geometry, golden: Golden, survey: Survey, thresholds: Thresholds
-) -> tuple[EngineParity, str | None]:
-    """Runs `entry` of the unfinished bundle at `root` on all golden frames, batch sizes and positions, then
-    on the survey. Returns the proof, and the reason if the engine must be left out.
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What the engines of the unfinished bundle at `root` have to reproduce."""
+
+    root: Path
+    geometry: Geometry
+    golden: Golden
+    survey: Survey
+    thresholds: Thresholds
+
+    def open(self, entry: EngineEntry) -> Engine:
+        """Raises BundleError if this machine can't run it."""
+        return open_engine(entry, self.root, self.geometry)
+
+
+def prove(entry: EngineEntry, trial: Trial) -> tuple[EngineParity, str | None]:
+    """Runs `entry` on all golden frames, batch sizes and positions, then on the survey. Returns the proof,
+    and the reason if the engine must be left out.
 
     The status of an engine that cannot run here is `not_run`, with the reason. Raises ParityError on a flip.
     """
     try:
-        with closing(open_engine(entry, root, geometry)) as engine:
-            proof = _compare(entry, engine, golden, thresholds)
+        with closing(trial.open(entry)) as engine:
+            proof = _compare(entry, engine, trial)
             if proof.too_far or in_float32(entry.id):
                 return proof, proof.too_far
-            return _surveyed(proof, engine, survey, thresholds)
+            return _surveyed(proof, engine, trial)
     except (BundleError, EngineFailed) as error:
         reason = str(error)
         proof = EngineParity(id=entry.id, status="not_run", reason=reason, batch_sizes=entry.batch_sizes)
@@ -109,12 +123,7 @@ def prove(
 
 
 def certify(
-    entries: Sequence[EngineEntry],
-    root: Path,
-    geometry: Geometry,
-    golden: Golden,
-    survey: Survey,
-    thresholds: Thresholds,
+    entries: Sequence[EngineEntry], trial: Trial
 ) -> tuple[list[tuple[EngineEntry, EngineParity]], dict[str, str]]:
     """Every engine as it should be run, with its proof, in order of preference; and the reasons why some must
     be left out, by engine id.
@@ -124,16 +133,14 @@ def certify(
     """
     chosen, proofs, unfit = dict[str, EngineEntry](), list[EngineParity](), dict[str, str]()
     for entry in entries:
-        chosen[entry.id], proof, objection = _best_way(
-            variants(entry), root, geometry, golden, survey, thresholds
-        )
+        chosen[entry.id], proof, objection = _best_way(variants(entry), trial)
         if proof is not None:
             proofs.append(proof)
         if objection:
             unfit[entry.id] = objection
     unseen = [proof for proof in proofs if proof.status == "not_run" and in_float16(proof.id)]
     if unseen:
-        band, objection = _half_graph(root / HALF_GRAPH, geometry, golden, survey, thresholds)
+        band, objection = _half_graph(trial)
         if objection:
             unfit |= {proof.id: objection for proof in unseen}
         proofs = [
@@ -145,25 +152,20 @@ def certify(
             for proof in proofs
         ]
     fit = [proof.id for proof in proofs if proof.status == "verified" and proof.id not in unfit]
-    times = _race([chosen[name] for name in fit], root, geometry, golden)
+    times = _race([chosen[name] for name in fit], trial)
     proofs = [proof.model_copy(update={"ms_per_image": times.get(proof.id)}) for proof in proofs]
     return [(chosen[proof.id], proof) for proof in sorted(proofs, key=_preference)], unfit
 
 
 def _best_way(
-    ways: Sequence[EngineEntry],
-    root: Path,
-    geometry: Geometry,
-    golden: Golden,
-    survey: Survey,
-    thresholds: Thresholds,
+    ways: Sequence[EngineEntry], trial: Trial
 ) -> tuple[EngineEntry, EngineParity | None, str | None]:
     """The first of the `ways` to run an engine whose guard band is narrow, or that with the narrowest, with
     what `prove` gives. No proof if it flips: an int8 engine may, for others ParityError is raised."""
     tried = list[tuple[EngineEntry, EngineParity | None, str | None]]()
     for way in ways:
         try:
-            proof, objection = prove(way, root, geometry, golden, survey, thresholds)
+            proof, objection = prove(way, trial)
         except ParityError as error:
             tried.append((way, None, str(error)))
             continue
@@ -181,36 +183,30 @@ def _width(tried: tuple[EngineEntry, EngineParity | None, str | None]) -> tuple[
     return objection is not None, math.inf if proof is None else proof.guard_band or 0.0
 
 
-def _race(entries: Sequence[EngineEntry], root: Path, geometry: Geometry, golden: Golden) -> Times:
+def _race(entries: Sequence[EngineEntry], trial: Trial) -> Times:
     with ExitStack() as stack:
-        engines = {
-            entry.id: stack.enter_context(closing(open_engine(entry, root, geometry))) for entry in entries
-        }
-        return race(engines, golden.frames, BATCH_SIZES, rounds=_ROUNDS)
+        engines = {entry.id: stack.enter_context(closing(trial.open(entry))) for entry in entries}
+        return race(engines, trial.golden.frames, BATCH_SIZES, rounds=_ROUNDS)
 
 
-def _half_graph(
-    path: Path, geometry: Geometry, golden: Golden, survey: Survey, thresholds: Thresholds
-) -> tuple[float, str | None]:
+def _half_graph(trial: Trial) -> tuple[float, str | None]:
     """Checks the float16 graph on the CPU, in place of the engines that need a GPU. Returns the guard band it
     needs there, on golden frames and survey, and the reason if these engines must be left out."""
-    entry = EngineEntry(id="onnx-fp16", file=path.name, batch_sizes=(1,))
-    with closing(OnnxRuntimeEngine(path, geometry, CPU)) as engine:
+    entry = EngineEntry(id="onnx-fp16", file=HALF_GRAPH, batch_sizes=(1,))
+    with closing(OnnxRuntimeEngine(trial.root / HALF_GRAPH, trial.geometry, CPU)) as engine:
         try:
-            proof = _compare(entry, engine, golden, thresholds)
-        except ParityError as error:
+            proof = _compare(entry, engine, trial)
+        except (ParityError, EngineFailed) as error:
             return math.inf, str(error)
-        proof, objection = _surveyed(proof, engine, survey, thresholds)
+        proof, objection = _surveyed(proof, engine, trial)
         return proof.guard_band or 0.0, objection
 
 
-def _surveyed(
-    proof: EngineParity, engine: Engine, survey: Survey, thresholds: Thresholds
-) -> tuple[EngineParity, str | None]:
+def _surveyed(proof: EngineParity, engine: Engine, trial: Trial) -> tuple[EngineParity, str | None]:
     """`proof` with a guard band that covers the survey's deviations, too; the reason if the engine must be
     left out."""
     try:
-        deviation = survey.deviation(engine, thresholds, max(proof.batch_sizes))
+        deviation = trial.survey.deviation(engine, trial.thresholds, max(proof.batch_sizes))
     except EngineFailed as error:
         return proof, str(error)
     wide = proof.model_copy(update={"guard_band": max(proof.guard_band or 0.0, deviation)})
@@ -225,7 +221,8 @@ def _preference(proof: EngineParity) -> tuple[int, float]:
     return 1, sum(proof.ms_per_image)
 
 
-def _compare(entry: EngineEntry, engine: Engine, golden: Golden, thresholds: Thresholds) -> EngineParity:
+def _compare(entry: EngineEntry, engine: Engine, trial: Trial) -> EngineParity:
+    golden, thresholds = trial.golden, trial.thresholds
     expected = thresholds.image.scores(golden.scores)
     expected_maps = thresholds.pixel.scores(golden.heatmaps)
     score_deviations, heatmap_deviations = list[float](), list[float]()

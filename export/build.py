@@ -10,7 +10,7 @@ from pathlib import Path
 import onnx
 import torch
 
-from export.accept import EngineParity, Parity, certify
+from export.accept import EngineParity, Parity, Trial, certify
 from export.bundle.manifest import (
     GRAPH,
     HALF_GRAPH,
@@ -124,7 +124,7 @@ def build(order: Order, say: Say) -> Path:
         golden.save(root)
         frames = read_frames(spread(to_quantise, _QUANTISED_ON), geometry)
         prepared = prepare(order.engines, root, geometry, frames)
-        certified, unfit = certify(prepared.entries, root, geometry, golden, survey, thresholds)
+        certified, unfit = certify(prepared.entries, Trial(root, geometry, golden, survey, thresholds))
         show_parity(certified, prepared.left_out | unfit, say)
         kept = [(entry, proof) for entry, proof in certified if entry.id not in unfit]
         engines = _write_certificate(root, kept, len(golden.frames))

@@ -1,5 +1,6 @@
 """The parity certificate of correct, slightly wrong and wrong networks."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from export.accept import EngineParity, ParityError, certify, is_flip, prove
+from export.accept import EngineParity, ParityError, Trial, certify, is_flip, prove
 from export.bundle.engines.engine import Engine
 from export.bundle.engines.onnx_runtime import CPU, OnnxRuntimeEngine
 from export.bundle.manifest import EngineEntry, GoldenFrame, Thresholds
@@ -42,10 +43,14 @@ def survey(difference: float = 0.0) -> Survey:
     return Survey(golden().frames, scores)
 
 
+def trial(root: Path, difference: float = 0.0) -> Trial:
+    return Trial(root, Geometry(32, 32), golden(), survey(difference), THRESHOLDS)
+
+
 def proof(root: Path, bias: float = 0.0, drift: float = 0.0) -> EngineParity:
     onnx.save(grey_level_network((32, 32), bias, drift), root / "model.onnx")
     entry = EngineEntry(id="onnx-f32", file="model.onnx")
-    return prove(entry, root, Geometry(32, 32), golden(), survey(), THRESHOLDS)[0]
+    return prove(entry, trial(root))[0]
 
 
 def test_an_equal_engine_is_verified(tmp_path: Path) -> None:
@@ -107,9 +112,7 @@ def test_an_int8_engine_is_left_out_if_it_flips_deviates_or_does_not_run(
         onnx.save(grey_level_network((32, 32), bias), tmp_path / "model.int8.onnx")
     good = EngineEntry(id="onnx-f32", file="model.onnx")
     flips = EngineEntry(id="openvino-int8", file="model.int8.onnx")
-    certified, unfit = certify(
-        [flips, good], tmp_path, Geometry(32, 32), golden(), survey(difference), THRESHOLDS
-    )
+    certified, unfit = certify([flips, good], trial(tmp_path, difference))
     (entry, proof), *_ = certified
     assert entry.id == proof.id == "onnx-f32"
     assert proof.ms_per_image is not None
@@ -137,7 +140,7 @@ def test_more_of_a_bfloat16_engine_stays_in_float32_where_it_has_to(
 
     monkeypatch.setattr("export.accept.open_engine", open_anywhere)
     bf16 = EngineEntry(id="openvino-bf16", file="model.onnx")
-    ((entry, proof),), unfit = certify([bf16], tmp_path, Geometry(32, 32), golden(), survey(), THRESHOLDS)
+    ((entry, proof),), unfit = certify([bf16], trial(tmp_path))
     assert entry.float32_convolutions == count
     assert unfit.get("openvino-bf16") == reason
     assert proof.guard_band == pytest.approx(2 * biases[count], abs=1e-4)
@@ -158,7 +161,7 @@ def test_the_guard_band_covers_the_survey_too(
 ) -> None:
     onnx.save(grey_level_network((32, 32), bias=-0.002), tmp_path / "model.onnx")
     entry = EngineEntry(id="openvino-bf16", file="model.onnx")
-    proof, objection = prove(entry, tmp_path, Geometry(32, 32), golden(), survey(difference), THRESHOLDS)
+    proof, objection = prove(entry, trial(tmp_path, difference))
     assert objection == reason
     assert proof.max_score_deviation == pytest.approx(0.002, abs=1e-4)
     assert proof.guard_band == pytest.approx(band, abs=1e-4)
@@ -169,7 +172,7 @@ def test_an_engine_that_fails_on_a_surveyed_frame_must_be_left_out(tmp_path: Pat
     onnx.save(grey_level_network((32, 32)), tmp_path / "model.onnx")
     entry = EngineEntry(id="openvino-bf16", file="model.onnx")
     of_another_size = Survey(np.zeros((1, 16, 16, 3), np.uint8), np.zeros(1, np.float32))
-    proof, objection = prove(entry, tmp_path, Geometry(32, 32), golden(), of_another_size, THRESHOLDS)
+    proof, objection = prove(entry, replace(trial(tmp_path), survey=of_another_size))
     assert proof.status == "verified"
     assert "invalid dimensions" in (objection or "")
 
@@ -196,9 +199,7 @@ def test_the_graph_of_an_engine_that_needs_a_gpu_is_checked_on_the_cpu(
     onnx.save(grey_level_network((32, 32), bias), tmp_path / "model.fp16.onnx")
     here = EngineEntry(id="onnx-f32", file="model.onnx")
     elsewhere = EngineEntry(id="onnx-cuda-fp16", file="model.fp16.onnx")
-    ((_, needs_gpu), _), unfit = certify(
-        [here, elsewhere], tmp_path, Geometry(32, 32), golden(), survey(difference), THRESHOLDS
-    )
+    ((_, needs_gpu), _), unfit = certify([here, elsewhere], trial(tmp_path, difference))
     assert list(unfit.values()) == reasons
     if not reasons:  # where it serves, its guard band is no narrower than what its graph needs here
         assert (needs_gpu.id, needs_gpu.status) == ("onnx-cuda-fp16", "not_run")
@@ -236,7 +237,7 @@ def test_an_engine_whose_heatmap_deviates_must_be_left_out(tmp_path: Path) -> No
     entry, right = EngineEntry(id="onnx-f32", file="model.onnx"), golden()
     for off, objection in ((0.01, None), (0.03, "its heatmap deviates by more than 0.02")):
         moved = Golden(right.entries, right.frames, right.heatmaps + np.float32(off), right.scores)
-        parity, reason = prove(entry, tmp_path, Geometry(32, 32), moved, survey(), THRESHOLDS)
+        parity, reason = prove(entry, replace(trial(tmp_path), golden=moved))
         assert (parity.status, reason) == ("verified", objection)
         assert parity.max_heatmap_deviation == pytest.approx(off, abs=1e-3)
 
@@ -244,7 +245,7 @@ def test_an_engine_whose_heatmap_deviates_must_be_left_out(tmp_path: Path) -> No
 def test_an_engine_that_cannot_be_opened_is_not_claimed_equal(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"not a graph")
     entry = EngineEntry(id="onnx-f32", file="model.onnx")
-    parity, _ = prove(entry, tmp_path, Geometry(32, 32), golden(), survey(), THRESHOLDS)
+    parity, _ = prove(entry, trial(tmp_path))
     assert (parity.status, parity.flips, parity.guard_band) == ("not_run", None, None)
     assert "model.onnx" in parity.reason
 
