@@ -108,7 +108,6 @@ def build(order: Order, say: Say) -> Path:
     roi = _apply_roi(order.roi, drd, geometry, say)
     good = _calibration_images(checkpoint, order.calibration, say)
     defective = _defective_images(checkpoint, order.calibration)
-    _check_names([*good, *defective])
     inside = drd.heatmap.roi.numpy() > 0
     scored = score_pictures(drd.predict, good, geometry, "calibrate")
     calibration = calibrate(scored, order.max_false_reject, inside)
@@ -208,15 +207,6 @@ def _defective_images(checkpoint: Checkpoint, folder: Path | None) -> list[Path]
         if defective := [sample.path for sample in test if sample.defective]:
             return defective
     return []
-
-
-def _check_names(paths: Iterable[Path]) -> None:
-    """The manifest is UTF-8 and names the pictures that golden frames were made from."""
-    for path in paths:
-        try:
-            path.name.encode()
-        except UnicodeEncodeError as error:
-            raise DatasetError(f"{str(path)!r}: the name is not UTF-8; rename the file") from error
 
 
 def _check_min_area(min_area: int, largest: int) -> None:

@@ -70,7 +70,8 @@ def open_dataset(root: Path, product: str | None = None) -> Dataset:
         product: the product's name; in a VisA root also the object to read.
 
     Raises:
-        DatasetError: no known layout, no good pictures, or a mask missing where its layout demands one.
+        DatasetError: no known layout, no good pictures, a mask missing where its layout demands one, or a
+            name that is not UTF-8.
     """
     if not root.is_dir():
         raise DatasetError(f"{root}: no such folder")
@@ -90,7 +91,17 @@ def open_dataset(root: Path, product: str | None = None) -> Dataset:
             f"{root}: no good pictures found; expected train/good (MVTec AD), train/ok (BTAD), "
             f"split_csv/1cls.csv (VisA), or pictures ({wanted}) in the folder itself"
         )
+    for sample in (*dataset.train, *dataset.test):
+        _check_name(sample.path)
     return dataset
+
+
+def _check_name(path: Path) -> None:
+    """Checkpoint and bundle name the pictures, in JSON."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise DatasetError(f"{str(path)!r}: the name is not UTF-8; rename the file") from error
 
 
 def read_mask(path: Path, geometry: Geometry, picture: tuple[int, int] | None = None) -> NDArray[np.bool_]:

@@ -1,5 +1,6 @@
 """The layouts of the field, on small trees of the same shape."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -192,3 +193,10 @@ def test_a_mask_too_large_to_open_is_named(tmp_path: Path) -> None:
     Image.new("1", (20_000, 10_000)).save(tmp_path / "m.png")
     with pytest.raises(DatasetError, match=r"m\.png: not a readable mask \(more than 40 million pixels\)"):
         read_mask(tmp_path / "m.png", Geometry(32, 32))
+
+
+def test_a_name_that_is_not_utf_8_is_refused_before_it_ends_a_run(tmp_path: Path) -> None:
+    for name in ("a.png", os.fsdecode(b"caf\xe9.png")):
+        Image.new("RGB", (40, 40)).save(tmp_path / name, "PNG")
+    with pytest.raises(DatasetError, match=r"caf\\udce9\.png': the name is not UTF-8; rename the file"):
+        open_dataset(tmp_path)
