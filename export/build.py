@@ -10,7 +10,7 @@ from pathlib import Path
 import onnx
 import torch
 
-from export.accept import EngineParity, Parity, Trial, certify
+from export.accept import Parity, certify
 from export.bundle.manifest import (
     GRAPH,
     HALF_GRAPH,
@@ -27,6 +27,7 @@ from export.engines import EVERYWHERE, prepare, refuse
 from export.golden import HEATMAPS, Golden, choose_golden, spread
 from export.half import halve
 from export.pack import newest_version, publish, refuse_taken, staging_folder
+from export.proof import EngineParity, Trial
 from export.report import Say, show_golden, show_parity, show_thresholds
 from export.roi import read_roi
 from export.scoring import score_pictures

@@ -13,12 +13,12 @@ RuntimeError
 OSError                        disk full, no permission …
 """
 
-from export.accept import ParityError
 from export.bundle.engines.engine import EngineFailed
 from export.bundle.manifest import BundleError
 from export.bundle.reading import FrameFailed
 from export.calibrate import CalibrationError
 from export.pack import VersionTakenError
+from export.proof import ParityError
 from export.roi import RoiError
 from training.checkpoint import CheckpointError
 from training.datasets import DatasetError

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from scipy.stats import beta
 
-from export.accept import EngineParity
 from export.bundle.manifest import FLOAT32_CONVOLUTIONS, EngineEntry, GoldenFrame, Thresholds
 from export.calibrate import allowed_rejects
+from export.proof import EngineParity
 
 Say = Callable[[str, str], None]
 """Prints a topic and a line of text; an empty topic continues the one before."""
@@ -68,7 +68,7 @@ def show_parity(
         times = proof.ms_per_image
         speed = f"{times[0]:5.1f} … {times[-1]:.1f}" if times else ""
         if entry.float32_convolutions != FLOAT32_CONVOLUTIONS[0]:
-            speed += f", {entry.float32_convolutions} convolutions in float32"
+            speed += f" ({entry.float32_convolutions} convolutions in float32)"
         say("", f"{start} {deviations} {proof.guard_band:8.1e} {proof.flips:5} {speed}")
     for name, reason in left_out.items():
         say("", f"{name:24} left out: {reason}")

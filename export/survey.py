@@ -11,9 +11,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from export.bundle.engines.engine import Engine, ask
-from export.bundle.manifest import Thresholds
-from export.bundle.predict import cyclic_windows
 from export.golden import pseudo_abnormal, spread
 from training.evaluate import BATCH, Predict, read_frames
 from training.geometry import Geometry
@@ -41,13 +38,3 @@ class Survey:
         every = np.concatenate(frames)
         batches = (every[start : start + BATCH] for start in range(0, len(every), BATCH))
         return Survey(every, np.concatenate([predict(batch)[1] for batch in batches]))
-
-    def deviation(self, engine: Engine, thresholds: Thresholds, batch: int) -> float:
-        """The largest deviation of a score of `engine`, run in batches of `batch`, on the 0 to 1 scale; inf
-        for NaN. Raises EngineFailed."""
-        expected, largest = thresholds.image.scores(self.scores), 0.0
-        for window in cyclic_windows(len(self.frames), (batch,)):
-            _, scores = ask(engine, self.frames[window])
-            deviation = thresholds.image.scores(scores) - expected[window]
-            largest = max(largest, float(np.nan_to_num(np.abs(deviation), nan=np.inf).max()))
-        return largest

@@ -23,7 +23,7 @@ from training.files import file_digest
 from training.geometry import Geometry
 from training.model.drd import DRD as DRD  # what a checkpoint gives
 from training.model.heatmap import ScoreRule
-from training.model.teacher import BackboneError, Teacher
+from training.model.teacher import BackboneError, Teacher, one_line
 from training.recipe import Recipe
 from training.splits import Split
 from training.version import program_version
@@ -76,7 +76,9 @@ class Checkpoint(BaseModel):
         except BackboneError as error:
             raise CheckpointError(f"{self.directory}: {error}") from error
         except (OSError, SafetensorError, RuntimeError) as error:
-            raise CheckpointError(f"{path}: does not hold this network's tensors ({_line(error)})") from error
+            raise CheckpointError(
+                f"{path}: does not hold this network's tensors ({one_line(error)})"
+            ) from error
         return drd.eval()
 
     def images(self, split: Split) -> list[Path]:
@@ -133,7 +135,7 @@ def write_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[s
     try:
         save_file(tensors, part, metadata)
     except SafetensorError as error:  # such as a full disk, which it doesn't say of what
-        raise OSError(f"{path}: cannot be written ({_line(error)})") from error
+        raise OSError(f"{path}: cannot be written ({one_line(error)})") from error
     part.replace(path)
 
 
@@ -165,7 +167,3 @@ def libraries() -> dict[str, str]:
         **{name: version(name) for name in ("torch", "timm", "numpy", "pillow")},
         "drd-inspect": program_version(),
     }
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

@@ -25,7 +25,7 @@ MAX_IMAGE_PIXELS = 40_000_000
 SIDE_STEP = 32
 """Sides of the input are multiples of it: the greatest stride, that of the embedding."""
 MAX_INPUT_SIDE = 4096
-"""Pixels of the input's longer side that a bundle may have."""
+"""Most pixels of the input's longer side."""
 
 _SIXTEEN_BIT_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 
@@ -36,7 +36,7 @@ class UnreadableImage(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """Input size of the network in pixels (multiples of 32) and the filter that leads there."""
+    """Input size of the network in pixels (multiples of 32, up to 4096) and the filter that leads there."""
 
     height: int
     width: int
@@ -46,6 +46,10 @@ class Geometry:
         if min(self.height, self.width) < SIDE_STEP or self.height % SIDE_STEP or self.width % SIDE_STEP:
             raise ValueError(
                 f"input size {self.height}×{self.width}: both sides must be multiples of {SIDE_STEP}"
+            )
+        if max(self.height, self.width) > MAX_INPUT_SIDE:
+            raise ValueError(
+                f"input size {self.height}×{self.width}: no side may be longer than {MAX_INPUT_SIDE}"
             )
 
     def apply(self, rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:

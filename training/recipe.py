@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from training.geometry import MAX_INPUT_SIDE, SIDE_STEP, Filter, Geometry
+from training.geometry import SIDE_STEP, Filter, Geometry
 
 Positive = Annotated[float, Field(gt=0)]
 Weight = Annotated[float, Field(ge=0)]
@@ -111,10 +111,6 @@ class Recipe(BaseModel):
     @model_validator(mode="after")
     def _size_is_possible(self) -> Self:
         _ = self.geometry
-        if max(self.height, self.width) > MAX_INPUT_SIDE:
-            raise ValueError(
-                f"input size {self.height}×{self.width}: no side may be longer than {MAX_INPUT_SIDE}"
-            )
         if self.batch * self.height * self.width == SIDE_STEP**2:  # one place in the embedding
             raise ValueError(f"one picture of {SIDE_STEP}×{SIDE_STEP} is too little for a batch")
         return self

@@ -16,7 +16,7 @@ from pydantic import (
 
 from export.bundle.frame import FrameRanges
 from export.bundle.scale import Scale
-from training.geometry import MAX_INPUT_SIDE, Geometry
+from training.geometry import Geometry
 from training.names import PRODUCT_NAME
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -189,8 +189,6 @@ class Manifest(_Facts):
             raise ValueError("an engine can't run a single frame")
         if len({engine.id for engine in self.engines}) < len(self.engines):
             raise ValueError("an engine is listed twice")
-        if max(self.geometry.height, self.geometry.width) > MAX_INPUT_SIDE:
-            raise ValueError(f"the input is larger than {MAX_INPUT_SIDE} pixels on a side")
         return self
 
 

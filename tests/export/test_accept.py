@@ -9,12 +9,13 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from export.accept import EngineParity, ParityError, Trial, certify, is_flip, prove
+from export.accept import certify
 from export.bundle.engines.engine import Engine
 from export.bundle.engines.onnx_runtime import CPU, OnnxRuntimeEngine
 from export.bundle.manifest import EngineEntry, GoldenFrame, Thresholds
 from export.bundle.scale import Scale
 from export.golden import Golden
+from export.proof import EngineParity, ParityError, Trial, is_flip, prove
 from export.survey import Survey
 from tests.bundles import grey_level_network, plain_frame
 from training.geometry import Geometry
@@ -90,7 +91,7 @@ def any_engine_here(monkeypatch: pytest.MonkeyPatch) -> None:
     def opened(entry: EngineEntry, root: Path, geometry: Geometry) -> Engine:
         return OnnxRuntimeEngine(root / entry.file, geometry, CPU)
 
-    monkeypatch.setattr("export.accept.open_engine", opened)
+    monkeypatch.setattr("export.proof.open_engine", opened)
 
 
 @pytest.mark.usefixtures("any_engine_here")
@@ -138,7 +139,7 @@ def test_more_of_a_bfloat16_engine_stays_in_float32_where_it_has_to(
         onnx.save(grey_level_network((32, 32), biases[entry.float32_convolutions]), root / "model.onnx")
         return OnnxRuntimeEngine(root / "model.onnx", geometry, CPU)
 
-    monkeypatch.setattr("export.accept.open_engine", open_anywhere)
+    monkeypatch.setattr("export.proof.open_engine", open_anywhere)
     bf16 = EngineEntry(id="openvino-bf16", file="model.onnx")
     ((entry, proof),), unfit = certify([bf16], trial(tmp_path))
     assert entry.float32_convolutions == count

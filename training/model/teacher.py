@@ -83,7 +83,7 @@ class Teacher(nn.Module):
                 shapes = [tuple(feature.shape) for feature in self(_probe())]
         except (RuntimeError, ValueError, AssertionError) as error:
             raise BackboneError(
-                f"backbone {self.backbone!r} does not take every input size: {_line(error)}"
+                f"backbone {self.backbone!r} does not take every input size: {one_line(error)}"
             ) from error
         if shapes != needed:
             raise BackboneError(f"backbone {self.backbone!r} gives features {shapes}; {needed} are needed")
@@ -117,7 +117,8 @@ def _truncated(backbone: str) -> nn.Module:
     return net
 
 
-def _line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """Its message, which libraries spread over many lines."""
     return " ".join(str(error).split())[:200]
 
 
