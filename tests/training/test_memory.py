@@ -15,10 +15,14 @@ def features(kinds: Tensor) -> list[Tensor]:
     return [second.repeat_interleave(2, 2).repeat_interleave(2, 3), second, third]
 
 
-def of(memory: Memory, kinds: Tensor, levels: list[Tensor] | None = None) -> list[Tensor]:
-    flat = [torch.ones(1, 32 // 2**k, 32 // 2**k) for k in range(3)]
-    maps: list[Tensor] = memory(features(kinds), levels or flat)
+def of(memory: Memory, kinds: Tensor, levels: list[Tensor] | None = None, times: float = 1) -> list[Tensor]:
+    """The maps where all features are so many `times` as long."""
+    maps: list[Tensor] = memory([times * level for level in features(kinds)], levels or flat())
     return maps
+
+
+def flat() -> list[Tensor]:
+    return [torch.ones(1, 32 // 2**k, 32 // 2**k) for k in range(3)]
 
 
 def plain(kind: int) -> Tensor:
@@ -85,6 +89,22 @@ def test_the_student_is_read_against_what_is_usual_at_places_that_look_alike() -
     damaged = of(memory, plain(1), hard)[:3]
     for usual, unusual in zip(at_hard, damaged, strict=True):
         assert (unusual > 2 * usual).all()
+
+
+def test_where_features_are_longer_all_distances_are_greater() -> None:
+    memory = knowing(0, 1)
+    for one, other in zip(of(memory, plain(2)), of(memory, plain(2), times=4), strict=True):
+        torch.testing.assert_close(other, 2 * one)  # the root of how many times longer
+
+
+def test_what_is_usually_long_may_be() -> None:
+    memory = knowing(0, 1)
+    long = [9 * level for level in features(plain(1))]
+    memory.fit_expected([(features(plain(0)), flat()), (long, flat())] * 3)
+    short, usual, unusual = of(memory, plain(0)), of(memory, plain(1), times=9), of(memory, plain(0), times=9)
+    for one, other, longer in zip(short, usual, unusual, strict=True):
+        torch.testing.assert_close(one, other, rtol=0.5, atol=1e-3)
+        assert (longer > 2 * one).all()
 
 
 def test_places_restored_without_fault_make_nothing_infinite() -> None:
