@@ -49,7 +49,7 @@ class Checkpoint(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal[7] = 7
+    format: Literal[8] = 8
     product: str
     recipe: Recipe
     rule: ScoreRule
