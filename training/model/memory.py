@@ -69,13 +69,9 @@ class Memory(nn.Module):
         excess = torch.sqrt(length / usual_length)  # [N, h·w]
         nearness = torch.log(total / len(self.vectors)).squeeze(-1) / _SHARPNESS
         grid = _grid(features)
-        return [
-            *(
-                level / _resized(torch.unflatten(expected / excess, 1, grid), level)
-                for level, expected in zip(levels, usual, strict=True)
-            ),
-            torch.unflatten((1 - nearness) * excess, 1, grid),
-        ]
+        divisors = (torch.unflatten(expected / excess, 1, grid) for expected in usual)
+        maps = [level / _resized(divisor, level) for level, divisor in zip(levels, divisors, strict=True)]
+        return [*maps, torch.unflatten((1 - nearness) * excess, 1, grid)]
 
     def sample(self, features: list[Tensor], images: int, generator: torch.Generator) -> Tensor:
         """Random descriptors of a batch out of `images`, candidates for `fit_coreset`: `[n, C]` on the
