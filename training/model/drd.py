@@ -45,7 +45,7 @@ class DRD(nn.Module):
         return distances(self.targets(features), restored)
 
     def compare(self, features: list[Tensor], restored: list[Tensor]) -> list[Tensor]:
-        """`distances`; with a memory, each over what is usual there, and the memory's own map last."""
+        """`distances`; with a memory, weighted by what is usual there, and the memory's own map last."""
         levels = self.distances(features, restored)
         if self.memory is None:
             return levels

@@ -44,8 +44,8 @@ class Memory(nn.Module):
     vectors: Tensor
     """`[size, C2 + 2·C3]`: unit descriptors; zeros where there were fewer candidates than room."""
     expected: Tensor
-    """`[levels + 1, size]`: near each vector, the student's expected distances, each over its mean, and the
-    expected length."""
+    """`[levels + 1, size]`: near each vector, the student's expected distances, each over its mean, and last
+    the expected length."""
 
     def __init__(self, size: int, channels: tuple[int, int], levels: int) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ class Memory(nn.Module):
         expected = (total + prior * mean) / (visits + prior)
         mean = mean.clamp_min(1e-6)
         self.expected.copy_((expected / mean).clamp_min(_LEAST_EXPECTED))
-        self.expected[-1] *= mean[-1]
+        self.expected[-1] *= mean[-1]  # a length stays a length
 
     def _logits(self, local: Tensor, whole: Tensor) -> Tensor:
         """Sharpness times the cosine of every place to every vector: `[N, H/16·W/16, size]`.
