@@ -101,4 +101,4 @@ def _maps(drd: DRD, frames: Tensor) -> list[Tensor]:
 def _scores(drd: DRD, maps: list[Tensor]) -> NDArray[np.float32]:
     batches = zip(*(torch.split(one, _BATCH) for one in maps), strict=True)
     with torch.inference_mode():
-        return torch.cat([drd.heatmap(list(batch))[1] for batch in batches]).numpy()
+        return torch.cat([drd.heatmap(list(batch))[1] for batch in batches]).numpy(force=True)

@@ -79,7 +79,7 @@ class Trainer:
         memory, generator, seen = self.drd.memory, torch.Generator().manual_seed(self.seed), list[Tensor]()
         with torch.no_grad():
             for batch in self._all_frames("statistics"):
-                features = self.drd.teacher(batch.to(self.device))
+                features = self.drd.teacher(batch)
                 self.drd.restore(features)
                 if memory is not None:
                     seen.append(memory.sample(features, len(self.frames), generator))
@@ -95,7 +95,7 @@ class Trainer:
     def _restored(self) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
         """The teacher's features of all clean images and the student's distances to them, in batches."""
         for batch in self._all_frames("memory"):
-            features = self.drd.teacher(batch.to(self.device))
+            features = self.drd.teacher(batch)
             yield features, self.drd.distances(features, self.drd.restore(features))
 
     def _all_frames(self, purpose: str) -> Iterator[Tensor]:
@@ -137,7 +137,7 @@ class Trainer:
         ]
         damaged, mask = synthesise(good, recipe.synthesis, seeds)
         with torch.no_grad():
-            pseudo = self.drd.teacher(damaged.to(self.device))
+            pseudo = self.drd.teacher(damaged)
         both = [
             torch.cat([t, self._noisy(p, step, k)])
             for k, (t, p) in enumerate(zip(normal, pseudo, strict=True))
@@ -149,7 +149,8 @@ class Trainer:
         if recipe.restoration_weight:
             loss = loss + restoration_loss(recipe, normal, repaired)
         if recipe.segmentation_weight:
-            target = segmentation_target(recipe, self._normalised(good), self._normalised(damaged), mask)
+            clean_input, damaged_input = map(self.drd.teacher.normalised, (good, damaged))
+            target = segmentation_target(recipe, clean_input, damaged_input, mask)
             loss = loss + segmentation_loss(recipe, pseudo, repaired, target.to(self.device))
         return loss
 
@@ -160,21 +161,15 @@ class Trainer:
         noise = torch.randn(feature.shape, generator=generator, device=self.device, dtype=torch.float32)
         return feature + self.recipe.noise * noise.to(feature.dtype)
 
-    def _normalised(self, frames: Tensor) -> Tensor:
-        return self.drd.teacher.normalised(frames.to(self.device))
-
     def _teacher_features(self, frames: Tensor) -> list[Tensor]:
         with torch.no_grad(), autocast(self.device, self.recipe.bfloat16):
-            features: list[Tensor] = self.drd.teacher(frames.to(self.device))
+            features: list[Tensor] = self.drd.teacher(frames)
         return features
 
     def _normal_features(self, indices: Tensor) -> list[Tensor]:
         if self._features is None:
             return self._teacher_features(self.frames[indices])
-        return [
-            level[indices].to(self.device).contiguous(memory_format=torch.channels_last)
-            for level in self._features
-        ]
+        return [level[indices].contiguous(memory_format=torch.channels_last) for level in self._features]
 
     def _cached_features(self) -> list[Tensor] | None:
         """The normal stream is not augmented: where memory allows, its teacher runs once per image."""
@@ -184,4 +179,4 @@ class Trainer:
         chunks = torch.split(self.frames, self.recipe.batch)
         walk = tqdm(chunks, "teacher", unit="batch", leave=False, disable=None)
         parts = [self._teacher_features(chunk) for chunk in walk]
-        return [torch.cat(level).cpu() for level in zip(*parts, strict=True)]
+        return [torch.cat(level) for level in zip(*parts, strict=True)]

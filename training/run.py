@@ -66,7 +66,7 @@ def train(request: Request) -> Checkpoint:
     shares = divide(good, request.seed, request.same_part)
     # Before training, not after hours of it.
     test = read_test(dataset.test, recipe.geometry, request.skip_unreadable, digests)
-    device = _device(request.device)
+    device = usable_device(request.device)
     fit = shares["fit"].pixels
     if fit.max() <= _TWELVE_BITS:
         print(
@@ -81,7 +81,6 @@ def train(request: Request) -> Checkpoint:
     size = f"{recipe.height}×{recipe.width}"
     print(f"recipe {recipe.name}: {recipe.backbone}, {size}, {trainer.last_epoch} epochs, on {device}")
     losses = _learn(trainer, state)
-    drd.to("cpu")
     tried = choose_rule(drd, recipe, shares["select"].pixels, request.seed)
     checkpoint = Checkpoint(
         product=request.product, recipe=recipe, rule=tried[0].rule, seed=request.seed,
@@ -94,9 +93,11 @@ def train(request: Request) -> Checkpoint:
     return checkpoint
 
 
-def _device(name: str) -> torch.device:
+def usable_device(name: str) -> torch.device:
+    """`auto`, `cpu` or `cuda`, set to compute as exactly as a CPU. Raises TrainingError."""
     if name == "cuda" and not torch.cuda.is_available():
         raise TrainingError("--device cuda: no CUDA device is usable here; --device cpu works anywhere")
+    torch.backends.cudnn.allow_tf32 = False  # which rounds what a recipe has in float32 to 10 bits
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 

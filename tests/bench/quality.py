@@ -24,7 +24,7 @@ from training.evaluate import evaluate, read_frames, score_images
 from training.model.heatmap import Heatmap
 from training.model.weights import load_teacher
 from training.recipe import Recipe, load_recipe
-from training.run import Request, train
+from training.run import Request, train, usable_device
 from training.shape import shaped
 from training.splits import split
 
@@ -87,11 +87,11 @@ def figures_of(out: Path) -> dict[str, float | None]:
 
 @torch.inference_mode()
 def nearest_neighbours(
-    dataset: Dataset, recipe: Recipe, weights: Path | None, seed: int
+    dataset: Dataset, recipe: Recipe, weights: Path | None, seed: int, device: torch.device
 ) -> dict[str, object]:
     """1 − cosine to the nearest of 10,000 feature vectors of the `fit` images (levels 2 and 3, 3×3 means)."""
     recipe = shaped(recipe, [sample.path for sample in dataset.train])
-    teacher, geometry = load_teacher(recipe.backbone, weights), recipe.geometry
+    teacher, geometry = load_teacher(recipe.backbone, weights).to(device), recipe.geometry
 
     def vectors(frames: NDArray[np.uint8]) -> Tensor:
         _, second, third = (F.avg_pool2d(f, 3, 1, 1) for f in teacher(torch.tensor(frames)))
@@ -102,14 +102,16 @@ def nearest_neighbours(
     parts = [vectors(read_frames(fit[i : i + 8], geometry)).flatten(0, 2) for i in range(0, len(fit), 8)]
     generator = torch.Generator().manual_seed(seed)
     share = -(-_BANK // len(parts))
-    bank = torch.cat([part[torch.randperm(len(part), generator=generator)[:share]] for part in parts])
+    bank = torch.cat(
+        [part[torch.randperm(len(part), generator=generator)[:share].to(device)] for part in parts]
+    )
     # The product's own last step, so that only the distances differ.
-    heatmap = Heatmap(recipe.height, recipe.width, 1, candidates(recipe)[0])
+    heatmap = Heatmap(recipe.height, recipe.width, 1, candidates(recipe)[0]).to(device)
 
     def predict(frames: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         distance = 1 - (vectors(frames) @ bank.T).amax(-1)
         heat, score = heatmap([distance])
-        return heat.numpy(), score.numpy()
+        return heat.numpy(force=True), score.numpy(force=True)
 
     results = score_images(predict, [sample.path for sample in dataset.test], geometry)
     return dict(evaluate(dataset.test, results, geometry).quality.as_dict())
@@ -159,7 +161,9 @@ def main() -> int:
                 results.setdefault((data.name, name), []).append(figures_of(out))
         kept = options.out / recipe.name / recipe.backbone / data.name / "yardstick.json"
         if not kept.is_file():
-            kept.write_text(json.dumps(nearest_neighbours(open_dataset(data), recipe, options.weights, 0)))
+            device = usable_device(options.device)
+            found = nearest_neighbours(open_dataset(data), recipe, options.weights, 0, device)
+            kept.write_text(json.dumps(found))
         results[data.name, YARDSTICK] = [json.loads(kept.read_text())]
     print(f"\n{recipe.name}, {recipe.backbone}, {recipe.epochs} epochs, {options.seeds} seed(s)")
     print(table(results))

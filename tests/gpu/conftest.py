@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from export.bundle import BundleError
 from export.bundle.engines.nvidia import compute_capability
@@ -22,3 +23,11 @@ def capability() -> str:
 def checkpoint(capability: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = make_dataset(tmp_path_factory.mktemp("data") / "plate")
     return make_checkpoint(tmp_path_factory.mktemp("checkpoints") / "plate", data)
+
+
+@pytest.fixture(scope="session")
+def torch_device(capability: str) -> str:
+    """PyTorch's name of the GPU."""
+    if not torch.cuda.is_available():
+        pytest.skip("this PyTorch finds no CUDA device")
+    return "cuda"

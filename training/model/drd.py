@@ -66,4 +66,4 @@ class DRD(nn.Module):
         """`forward` for NumPy callers, without gradients."""
         with torch.inference_mode():
             heatmap, score = self(torch.tensor(frames))
-        return heatmap.numpy(), score.numpy()
+        return heatmap.numpy(force=True), score.numpy(force=True)

@@ -79,8 +79,9 @@ class Heatmap(nn.Module):
 
     def set_rule(self, rule: ScoreRule) -> None:
         self.rule = rule
-        self.register_buffer("rows", _spreading(self.size[0], rule.sigma), persistent=False)
-        self.register_buffer("columns", _spreading(self.size[1], rule.sigma), persistent=False)
+        rows, columns = (_spreading(size, rule.sigma).to(self.roi.device) for size in self.size)
+        self.register_buffer("rows", rows, persistent=False)
+        self.register_buffer("columns", columns, persistent=False)
 
     def fit(self, normal: list[Tensor]) -> None:
         """Fit the normalisation to `DRD.maps` of held-out good frames."""

@@ -74,10 +74,9 @@ class Memory(nn.Module):
         return [*maps, torch.unflatten((1 - nearness) * excess, 1, grid)]
 
     def sample(self, features: list[Tensor], images: int, generator: torch.Generator) -> Tensor:
-        """Random descriptors of a batch out of `images`, candidates for `fit_coreset`: `[n, C]` on the
-        CPU."""
+        """Random descriptors of a batch out of `images`, candidates for `fit_coreset`: `[n, C]`."""
         local, whole, _ = _descriptors(features)
-        both = torch.cat([local, whole.expand(-1, local.shape[1], -1)], 2).cpu()  # [N, h·w, C]
+        both = torch.cat([local, whole.expand(-1, local.shape[1], -1)], 2)  # [N, h·w, C]
         share = min(both.shape[1], -(-_CANDIDATES // images))
         return torch.cat([each[torch.randperm(len(each), generator=generator)[:share]] for each in both])
 

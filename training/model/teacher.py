@@ -65,8 +65,8 @@ class Teacher(nn.Module):
         return features
 
     def normalised(self, frames: Tensor) -> Tensor:
-        """The backbone's input, `[N, 3, H, W]`, from frames as in `forward`."""
-        return (frames.permute(0, 3, 1, 2).float() - self.mean) / self.std
+        """The backbone's input, `[N, 3, H, W]`, on its device, from frames as in `forward` on any."""
+        return (frames.to(self.mean.device).permute(0, 3, 1, 2).float() - self.mean) / self.std
 
     def mirror(self) -> Mirror:
         """Widths, sign and block kind, read off the network itself."""

@@ -20,7 +20,8 @@ def open_engine(entry: EngineEntry, root: Path, geometry: Geometry) -> Engine:
         case "onnx-f32":
             return OnnxRuntimeEngine(path, geometry, CPU)
         case "onnx-cuda-fp16":
-            return OnnxRuntimeEngine(path, geometry, CUDA)
+            # Since 1.20, ONNX Runtime plans every convolution anew when the batch size changes.
+            return OnnxRuntimeEngine(path, geometry, CUDA, fixed_batch=True)
         case "openvino-f32":
             return OpenVinoEngine(path, geometry, "f32")
         case "openvino-bf16" | "openvino-int8":  # what is not quantised runs in bfloat16

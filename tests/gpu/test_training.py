@@ -1,0 +1,56 @@
+"""Training on the GPU that is here: the checkpoint says on a CPU what training measured."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+from safetensors.torch import save_file
+
+from export.evaluate import main as evaluate
+from tests.export.checkpoints import make_dataset
+from training.cli import main
+
+BACKBONE = "test_resnet"
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> list[str]:
+    weights = tmp_path / "teacher.safetensors"
+    save_file(timm.create_model(BACKBONE, pretrained=False).state_dict(), weights)
+    data = make_dataset(tmp_path / "plate")
+    size, epochs = ["--size", "64", "64"], ["--epochs", "3"]
+    teacher = ["--backbone", BACKBONE, "--weights", str(weights)]
+    return [str(data), "--product", "plate", "--device", "cuda", "--recipe", "fast", *teacher, *size, *epochs]
+
+
+@pytest.mark.usefixtures("torch_device")
+def test_a_cpu_finds_the_same_figures(options: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "checkpoint"
+    assert main([*options, "--out", str(out)]) == 0
+    trained = json.loads((out / "metrics.json").read_bytes())["test"]
+    assert trained["image_auroc"] > 0.9
+
+    assert evaluate([str(out), options[0], "--json", str(tmp_path / "cpu.json")]) == 0
+
+    again = json.loads((tmp_path / "cpu.json").read_bytes())
+    figures = ("image_auroc", "image_ap", "pixel_auroc", "aupro")
+    assert [again[name] for name in figures] == pytest.approx([trained[name] for name in figures], abs=1e-4)
+
+
+@pytest.mark.usefixtures("torch_device")
+def test_a_killed_run_goes_on(options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "killed"
+    arguments = [*options, "--out", str(out)]
+    process = subprocess.Popen([sys.executable, "-m", "training", *arguments], stdout=subprocess.DEVNULL)
+    while not (out / "resume.safetensors").exists():
+        assert process.poll() is None
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+    assert main(arguments) == 0
+
+    assert "going on after epoch" in capsys.readouterr().out
