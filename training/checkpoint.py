@@ -49,7 +49,7 @@ class Checkpoint(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal[8] = 8
+    format: Literal[9] = 9
     product: str
     recipe: Recipe
     rule: ScoreRule

@@ -99,12 +99,13 @@ def nearest_neighbours(
         return F.normalize(both.permute(0, 2, 3, 1), dim=-1)  # [n, h, w, C]
 
     fit = [sample.path for sample in split(dataset.train, seed)["fit"]]
-    parts = [vectors(read_frames(fit[i : i + 8], geometry)).flatten(0, 2) for i in range(0, len(fit), 8)]
-    generator = torch.Generator().manual_seed(seed)
-    share = -(-_BANK // len(parts))
-    bank = torch.cat(
-        [part[torch.randperm(len(part), generator=generator)[:share].to(device)] for part in parts]
-    )
+    batches = [fit[start : start + 8] for start in range(0, len(fit), 8)]
+    generator, share = torch.Generator().manual_seed(seed), -(-_BANK // len(batches))
+    some = []
+    for batch in batches:
+        every = vectors(read_frames(batch, geometry)).flatten(0, 2)
+        some.append(every[torch.randperm(len(every), generator=generator)[:share]])
+    bank = torch.cat(some)
     # The product's own last step, so that only the distances differ.
     heatmap = Heatmap(recipe.height, recipe.width, 1, candidates(recipe)[0]).to(device)
 

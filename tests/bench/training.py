@@ -16,6 +16,7 @@ from training.loop import Trainer, autocast
 from training.model.drd import DRD
 from training.model.weights import load_teacher
 from training.recipe import load_recipe
+from training.run import usable_device
 from training.synthesis import synthesise
 
 ROUNDS = 15
@@ -30,7 +31,7 @@ def main() -> None:
     parser.add_argument("--recipe", default="fast")
     options = parser.parse_args()
     recipe = load_recipe(options.recipe, backbone=options.backbone)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = usable_device("auto")
     shape = (2 * recipe.batch, recipe.height, recipe.width, 3)
     frames = torch.from_numpy(np.random.default_rng(0).integers(0, 256, shape, np.uint8))
     drd = DRD(load_teacher(recipe.backbone, options.weights), recipe)

@@ -65,9 +65,10 @@ def break_network(checkpoint: Path) -> Path:
 
 
 def fill_memory(drd: DRD) -> None:
-    """Fills the memory as if from good parts: unit vectors, and random expected values."""
+    """Fills the memory as if from good parts: unit vectors, a sharpness, and random expected values."""
     assert drd.memory is not None
     drd.memory.vectors.copy_(torch.nn.functional.normalize(torch.randn_like(drd.memory.vectors)))
+    drd.memory.sharpness.fill_(40)
     drd.memory.expected.uniform_(0.5, 2)
 
 

@@ -50,7 +50,9 @@ def exported(
 
 def proof_of(bundle: Bundle, name: str) -> dict[str, Any]:
     proofs = json.loads((bundle.path / "parity.json").read_bytes())["engines"]
-    proof: dict[str, Any] = next(proof for proof in proofs if proof["id"] == name)
+    found = [proof for proof in proofs if proof["id"] == name]
+    assert found, f"{name} was left out, for the reason above"
+    proof: dict[str, Any] = found[0]
     return proof
 
 

@@ -2,6 +2,7 @@
 
 import math
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -42,7 +43,9 @@ def test_what_good_parts_show_is_near_and_all_else_is_far() -> None:
     half[:, 4:] = 2
     distance = of(memory, half)[3][0]
     assert distance.shape == (8, 8)
-    assert 0 <= of(memory, plain(0))[3].max() <= math.log(2) / 40 + 1e-6  # like one of two, wholly
+    assert (
+        0 <= of(memory, plain(0))[3].max() <= math.log(2) / memory.sharpness + 1e-6
+    )  # like one of two, wholly
     assert distance[:, :3].max() < 0.05  # the other half makes another picture of it
     assert distance[:, 5:].min() > 0.9
 
@@ -69,10 +72,25 @@ def test_fewer_places_than_there_is_room_for_are_all_remembered() -> None:
     assert sorted(memory.vectors.tolist()) == [[0, 0, 0], [0, 0, 0], [0, 0, 1], [0, 1, 0], [1, 0, 0]]
 
 
+def test_the_nearer_good_parts_lie_together_the_less_far_a_vector_counts() -> None:
+    for spread in (0.6, 0.8):
+        angles = spread * torch.arange(5)
+        memory = Memory(4, (1, 1), levels=3)
+        memory.fit_coreset(torch.stack([angles.cos(), angles.sin(), 0 * angles], 1))
+        assert float(memory.sharpness) == pytest.approx(9 / (1 - math.cos(spread)), rel=1e-4)
+
+
+def test_good_parts_that_are_all_alike_make_nothing_infinite() -> None:
+    memory = knowing(0)
+    assert of(memory, plain(0))[3].abs().max() < 1e-3
+    assert all(torch.isfinite(level).all() for level in of(memory, plain(1)))
+
+
 def test_a_place_that_is_like_many_is_nearer_than_one_that_is_like_one() -> None:
     common, rare = knowing(0, 1).vectors
     memory = Memory(6, (3, 3), levels=3)
     memory.vectors.copy_(torch.stack([common] * 5 + [rare]))
+    memory.sharpness.fill_(40)
     assert (
         of(memory, plain(0))[3].max() < of(memory, plain(1))[3].min() - 0.03 < of(memory, plain(2))[3].min()
     )

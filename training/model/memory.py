@@ -18,8 +18,12 @@ from torch.nn import functional as F
 
 _CANDIDATES = 20_000
 """Vectors, over all images, from which the coreset is chosen."""
-_SHARPNESS = 40.0
-"""Inverse temperature of the softmax and of the soft minimum over stored vectors."""
+_FADED = 9.0
+"""A vector as far away as the coreset's radius counts e⁻⁹ of one that is just the same: how far good parts
+lie apart depends on teacher and product."""
+_SHARPEST = 70.0
+"""Greatest sharpness, also where all candidates were stored and there is no radius: `size` times e⁷⁰, times
+an expected length of up to 6000, still fits float32."""
 _IMAGE_SHARE = 0.08
 """Share of a descriptor, in squared length, that describes the whole image."""
 _PRIOR = 0.2
@@ -43,6 +47,8 @@ class Memory(nn.Module):
 
     vectors: Tensor
     """`[size, C2 + 2·C3]`: unit descriptors; zeros where there were fewer candidates than room."""
+    sharpness: Tensor
+    """`[]`: inverse temperature of the softmax and of the soft minimum over stored vectors."""
     expected: Tensor
     """`[levels + 1, size]`: near each vector, the student's expected distances, each over its mean, and last
     the expected length."""
@@ -51,6 +57,7 @@ class Memory(nn.Module):
         super().__init__()
         second, third = channels
         self.register_buffer("vectors", torch.zeros(size, second + third + third))
+        self.register_buffer("sharpness", torch.tensor(_SHARPEST))
         self.register_buffer("expected", torch.ones(levels + 1, size))
 
     def forward(self, features: list[Tensor], levels: list[Tensor]) -> list[Tensor]:
@@ -62,12 +69,12 @@ class Memory(nn.Module):
         ones make it smaller than one does.
         """
         local, whole, length = _descriptors(features)
-        # At most e⁴⁰ ≈ 2·10¹⁷: fits float32 without a softmax.
+        # Fits float32 without a softmax (`_SHARPEST`).
         similarity = torch.exp(self._logits(local, whole))
         total = similarity.sum(-1, keepdim=True)  # [N, h·w, 1]
         *usual, usual_length = (similarity @ self.expected.T / total).unbind(-1)
         excess = torch.sqrt(length / usual_length)  # [N, h·w]
-        nearness = torch.log(total / len(self.vectors)).squeeze(-1) / _SHARPNESS
+        nearness = torch.log(total / len(self.vectors)).squeeze(-1) / self.sharpness
         grid = _grid(features)
         divisors = (torch.unflatten(expected / excess, 1, grid) for expected in usual)
         maps = [level / _resized(divisor, level) for level, divisor in zip(levels, divisors, strict=True)]
@@ -83,7 +90,8 @@ class Memory(nn.Module):
     def fit_coreset(self, candidates: Tensor) -> None:
         """Store a greedy coreset of `candidates` `[n, C]`: the next is always the farthest from all stored.
 
-        So rare appearances of good parts are stored as surely as frequent ones, and none twice.
+        So rare appearances of good parts are stored as surely as frequent ones, and none twice. The distance
+        of the last one, the radius, makes the sharpness.
         """
         kept = [0]
         nearest = 1 - candidates @ candidates[0]
@@ -91,6 +99,7 @@ class Memory(nn.Module):
             kept.append(int(nearest.argmax()))
             nearest = torch.minimum(nearest, 1 - candidates @ candidates[kept[-1]])
         self.vectors.zero_()[: len(kept)] = candidates[kept]
+        self.sharpness.copy_((_FADED / nearest.max().clamp_min(_DUPLICATE)).clamp_max(_SHARPEST))
 
     def fit_expected(self, batches: Iterable[tuple[list[Tensor], list[Tensor]]]) -> None:
         """Fit the expected values to `forward`'s arguments for good parts."""
@@ -108,12 +117,12 @@ class Memory(nn.Module):
         self.expected[-1] *= mean[-1]  # a length stays a length
 
     def _logits(self, local: Tensor, whole: Tensor) -> Tensor:
-        """Sharpness times the cosine of every place to every vector: `[N, H/16·W/16, size]`.
+        """`sharpness` times the cosine of every place to every vector: `[N, H/16·W/16, size]`.
 
         The vectors come last, to be summed over: engines are slower over channels.
         """
-        to_local, to_whole = torch.split(self.vectors.T, [local.shape[2], whole.shape[2]])
-        logits: Tensor = (local @ to_local + whole @ to_whole) * _SHARPNESS
+        to_local, to_whole = torch.split(self.vectors.T * self.sharpness, [local.shape[2], whole.shape[2]])
+        logits: Tensor = local @ to_local + whole @ to_whole
         return logits
 
 

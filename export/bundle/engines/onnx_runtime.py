@@ -1,6 +1,8 @@
 """Engines on ONNX Runtime, which is imported only when one is opened."""
 
+import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +30,15 @@ class OnnxRuntimeEngine:
         *,
         fixed_batch: bool = False,
     ) -> None:
-        """`devices`: of a `provider` that is a plug-in. `fixed_batch`: a session for each batch size, for a
-        provider that prepares itself anew whenever the size changes. Raises BundleError if it can't run the
-        graph here."""
+        """`devices`: of a `provider` that is a plug-in. `fixed_batch`: a session for each batch size, each
+        with memory of its own, for a provider that prepares itself anew whenever the size changes. Raises
+        BundleError if it can't run the graph here."""
         onnxruntime = _onnxruntime()
         if devices is None and provider not in (there := onnxruntime.get_available_providers()):
             raise BundleError(f"this ONNX Runtime has no {provider}, only {', '.join(there)}")
-        if provider == CUDA:
-            onnxruntime.preload_dlls(directory="")  # finds CUDA's libraries installed by pip, too
+        if devices is None and provider != CPU:
+            with redirect_stdout(sys.stderr):  # where it says what it misses
+                onnxruntime.preload_dlls(directory="")  # finds CUDA's libraries installed by pip, too
         self._path, self._provider, self._devices, self._fixed = path, provider, devices, fixed_batch
         self._sessions = dict[int, Any]()
         self._check_signature(self._session(1), geometry)
@@ -45,7 +48,7 @@ class OnnxRuntimeEngine:
         return heatmap, score
 
     def close(self) -> None:
-        self._sessions.clear()
+        del self._sessions
 
     def _session(self, size: int) -> Any:
         """The session for batches of `size`, opened at the first: at the start, with the golden frames."""
