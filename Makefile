@@ -1,4 +1,4 @@
-# run · test · test-system · check · bench · bench-quality · soak · fuzz; `make help` lists them. Set-up happens once and is reused.
+# run · test · test-system · test-gpu · check · bench · bench-quality · soak · fuzz; `make help` lists them. Set-up happens once and is reused.
 
 VENV    := .venv
 BIN     := $(VENV)/bin
@@ -10,7 +10,7 @@ CHECKPOINT := var/checkpoints/$(PRODUCT)
 FIGURES := var/$(PRODUCT).json
 DEBIAN  := buildah chromium debootstrap mosquitto prometheus prometheus-alertmanager runc
 
-.PHONY: help run setup test test-system image-test debian check format rules proto lock sbom audit bench bench-quality soak fuzz clean
+.PHONY: help run setup test test-system test-gpu image-test debian check format rules proto lock sbom audit bench bench-quality soak fuzz clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -45,6 +45,19 @@ test: $(READY)  ## the test suite
 
 test-system: $(READY) debian  ## what needs more than this environment: other environments, minutes
 	$(BIN)/pytest -m system
+
+GPU     := .venv-gpu
+test-gpu: $(GPU)/.ready  ## what needs an NVIDIA GPU: engines, training, and a table of images per second
+	$(GPU)/bin/pytest --show-capture=no tests/gpu
+	$(GPU)/bin/python -m tests.bench.gpu
+
+$(GPU)/.ready: requirements/dev.txt requirements/export-gpu.txt pyproject.toml  # ONNX Runtime's two packages exclude each other
+	python3 -m venv $(GPU)
+	$(GPU)/bin/pip install --disable-pip-version-check --progress-bar off -q -r requirements/dev.txt
+	$(GPU)/bin/pip uninstall -q -y onnxruntime
+	$(GPU)/bin/pip install --disable-pip-version-check --progress-bar off -q -r requirements/export-gpu.txt
+	$(GPU)/bin/pip install --disable-pip-version-check -q --no-deps --no-build-isolation -e .
+	@touch $@
 
 image-test: $(READY) debian  ## the service's image, built and started for real
 	$(BIN)/pytest -m system tests/deploy/test_image.py
