@@ -61,7 +61,8 @@ class OnnxRuntimeEngine:
         onnxruntime = _onnxruntime()
         options = onnxruntime.SessionOptions()
         options.log_severity_level = _ERRORS_ONLY
-        options.intra_op_num_threads = cores_allowed() or 0  # 0: one per core of the machine
+        # 0: one per core of the machine. A GPU's sessions compute nothing here.
+        options.intra_op_num_threads = (cores_allowed() or 0) if self._provider == CPU else 1
         # Otherwise threads spin for 10 ms after a batch and take CPU time from decoding and other products.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         if self._fixed:
