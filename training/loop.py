@@ -159,7 +159,11 @@ class Trainer:
             return feature
         generator = torch.Generator(self.device).manual_seed(hash((self.seed, step, level)) & (2**63 - 1))
         noise = torch.randn(feature.shape, generator=generator, device=self.device, dtype=torch.float32)
-        return feature + self.recipe.noise * noise.to(feature.dtype)
+        deviation = self.recipe.noise
+        if self.recipe.noise_limit:
+            size = feature.float().square().mean().sqrt().item()
+            deviation = min(deviation, self.recipe.noise_limit * size)
+        return feature + deviation * noise.to(feature.dtype)
 
     def _teacher_features(self, frames: Tensor) -> list[Tensor]:
         with torch.no_grad(), autocast(self.device, self.recipe.bfloat16):

@@ -57,6 +57,9 @@ class Recipe(BaseModel):
     synthesis: Literal["none", "drd", "mix"] = "mix"
     noise: Weight = 0.1
     """Standard deviation of the noise on the pseudo stream's features before the bottleneck."""
+    noise_limit: Weight = 0.03
+    """The noise is at most this share of the features' root mean square, which is about 5 for
+    EfficientNet-lite0 and 0.2 for ResNet-18; 0: no limit."""
 
     memory: Annotated[int, Field(ge=0, le=20_000)] = 1000
     """Feature vectors of good parts that are stored, for the distance to the nearest; 0: no memory. They are
@@ -134,7 +137,7 @@ PRESETS: dict[str, Recipe] = {
     "paper": Recipe(
         name="paper", backbone="wide_resnet50_2", own_shape=False, filter="bilinear-point", synthesis="drd",
         student_levels=3, bounded=False, memory=0, image_term="channel", segmentation_target="rgb_cos",
-        epochs=200, min_steps=0, batch=4, schedule="constant", bfloat16=False, rule="drd",
+        noise_limit=0, epochs=200, min_steps=0, batch=4, schedule="constant", bfloat16=False, rule="drd",
     ),
 }  # fmt: skip
 

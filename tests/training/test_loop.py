@@ -46,6 +46,14 @@ def test_whole_batches_are_those_of_an_epoch() -> None:
     assert [len(batch) for batch in sixteen._all_frames("statistics")] == [8, 8]
 
 
+def test_noise_does_not_drown_a_teacher_of_small_features() -> None:
+    eight = trainer(8)
+    feature = torch.randn(8, 16, 16, 16, generator=torch.Generator().manual_seed(0))
+    for size, deviation in ((100.0, 0.1), (0.2, 0.03 * 0.2)):
+        added = eight._noisy(size * feature, 0, 0) - size * feature
+        assert float(added.std()) == pytest.approx(deviation, rel=0.05)
+
+
 def test_what_the_last_step_broke_is_noticed() -> None:
     broken = trainer(8)
     with torch.no_grad():

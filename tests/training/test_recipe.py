@@ -19,6 +19,7 @@ def test_paper_is_the_paper() -> None:
     assert (paper.backbone, paper.synthesis, paper.image_term) == ("wide_resnet50_2", "drd", "channel")
     assert (paper.learning_rate, paper.betas, paper.weight_decay) == (5e-3, (0.5, 0.999), 1e-5)
     assert (paper.batch, paper.epochs, paper.schedule, paper.fusion_width) == (4, 200, "constant", 2)
+    assert (paper.noise, paper.noise_limit) == (0.1, 0)
     assert candidates(paper) == [ScoreRule(factor=True)]
 
 
