@@ -3,6 +3,7 @@
 VENV    := .venv
 BIN     := $(VENV)/bin
 READY   := $(VENV)/.ready
+INSTALL := install --disable-pip-version-check --progress-bar off -q
 PRODUCT := elpv-mono
 DATA    := var/data/$(PRODUCT)
 MODELS  := var/models
@@ -23,8 +24,8 @@ setup: $(READY)  ## the virtual environment
 
 $(READY): requirements/dev.txt pyproject.toml
 	python3 -m venv $(VENV)
-	$(BIN)/pip install --disable-pip-version-check --progress-bar off -q -r requirements/dev.txt
-	$(BIN)/pip install --disable-pip-version-check -q --no-deps --no-build-isolation -e .
+	$(BIN)/pip $(INSTALL) -r requirements/dev.txt
+	$(BIN)/pip $(INSTALL) --no-deps --no-build-isolation -e .
 	@touch $@
 
 $(DATA): | $(READY)
@@ -53,10 +54,10 @@ test-gpu: $(GPU)/.ready  ## what needs an NVIDIA GPU: engines, training, and a t
 
 $(GPU)/.ready: requirements/dev.txt requirements/export-gpu.txt pyproject.toml  # ONNX Runtime's two packages exclude each other
 	python3 -m venv $(GPU)
-	$(GPU)/bin/pip install --disable-pip-version-check --progress-bar off -q -r requirements/dev.txt
+	$(GPU)/bin/pip $(INSTALL) -r requirements/dev.txt
 	$(GPU)/bin/pip uninstall -q -y onnxruntime
-	$(GPU)/bin/pip install --disable-pip-version-check --progress-bar off -q -r requirements/export-gpu.txt
-	$(GPU)/bin/pip install --disable-pip-version-check -q --no-deps --no-build-isolation -e .
+	$(GPU)/bin/pip $(INSTALL) -r requirements/export-gpu.txt
+	$(GPU)/bin/pip $(INSTALL) --no-deps --no-build-isolation -e .
 	@touch $@
 
 image-test: $(READY) debian  ## the service's image, built and started for real

@@ -20,7 +20,8 @@ def open_engine(entry: EngineEntry, root: Path, geometry: Geometry) -> Engine:
         case "onnx-f32":
             return OnnxRuntimeEngine(path, geometry, CPU)
         case "onnx-cuda-fp16":
-            # Since 1.20, ONNX Runtime plans every convolution anew when the batch size changes.
+            # Since 1.20, ONNX Runtime plans every convolution anew when the batch size changes. TF32 stays
+            # allowed: `use_tf32=0` would keep float16 convolutions off the tensor cores, too.
             return OnnxRuntimeEngine(path, geometry, CUDA, fixed_batch=True)
         case "openvino-f32":
             return OpenVinoEngine(path, geometry, "f32")
