@@ -49,7 +49,7 @@ test-system: $(READY) debian  ## what needs more than this environment: other en
 
 GPU     := .venv-gpu
 test-gpu: $(GPU)/.ready  ## what needs an NVIDIA GPU: engines, training, and a table of images per second
-	$(GPU)/bin/pytest --show-capture=no tests/gpu
+	$(GPU)/bin/pytest --show-capture=stdout tests/gpu
 	$(GPU)/bin/python -m tests.bench.gpu
 
 $(GPU)/.ready: requirements/dev.txt requirements/export-gpu.txt pyproject.toml  # ONNX Runtime's two packages exclude each other

@@ -26,8 +26,7 @@ def checkpoint(capability: str, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 @pytest.fixture(scope="session")
-def torch_device(capability: str) -> str:
-    """PyTorch's name of the GPU."""
+def torch_device(capability: str) -> None:
+    """PyTorch can use the GPU."""
     if not torch.cuda.is_available():
         pytest.skip("this PyTorch finds no CUDA device")
-    return "cuda"
