@@ -41,7 +41,7 @@ def _fail(reason: str) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("drd-serve token", description=__doc__, epilog=_EPILOG)
     actions = parser.add_subparsers(dest="action", required=True, metavar="add|list|remove")
-    add = actions.add_parser("add", help="make a token and print it: only now, and nothing else")
+    add = actions.add_parser("add", help="make a token and print it, this once")
     remove = actions.add_parser("remove", help="make a token invalid")
     every = actions.add_parser("list", help="show names, products and last days")
     for action in (add, remove, every):

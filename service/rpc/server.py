@@ -19,6 +19,8 @@ from service.tls import Tls
 
 _NAME = pb.DESCRIPTOR.services_by_name["InspectionService"].full_name
 _KEEPALIVE_MS = 30_000
+_LEAST_PING_MS = 9_000
+"""gRPC's clients ping every 10 s at most; the network may bring two pings closer together."""
 
 
 class Server:
@@ -43,6 +45,9 @@ class Server:
                 # A camera that loses power does not close its connection.
                 ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
                 ("grpc.keepalive_timeout_ms", _KEEPALIVE_MS),
+                # Of callers' own pings gRPC allows one in five minutes; PLC gateways are usually set to send more.
+                ("grpc.http2.min_ping_interval_without_data_ms", _LEAST_PING_MS),
+                ("grpc.keepalive_permit_without_calls", 1),
                 # At `age` a stream ends itself, with every frame answered. The connection refuses new calls a
                 # quarter later (gRPC varies this by a tenth): if it closed together with its stream, a caller
                 # still writing would get a broken pipe instead of the status. gRPC then cuts off only

@@ -72,14 +72,34 @@ def _with_option(option: str, folder: Path) -> Path:
     return folder
 
 
-def test_the_overlay_of_the_readme_is_one(kubectl: Path, tmp_path: Path) -> None:
-    (block,) = re.findall(r"^    # kustomization.yaml.*\n((?:    .*\n)+)", README.read_text(), re.M)
-    block = block.replace("PATH", os.path.relpath(REPOSITORY, tmp_path)).replace("REGISTRY", "registry.local")
-    (tmp_path / "kustomization.yaml").write_text(textwrap.dedent(block))
+def _of_readme(beginning: str, folder: Path) -> str:
+    """The block of deploy/README.md that begins so, for an overlay in `folder`."""
+    (block,) = re.findall(rf"^    {beginning}.*\n(?:    .*\n)+", README.read_text(), re.M)
+    block = block.replace("PATH", os.path.relpath(REPOSITORY, folder)).replace("REGISTRY", "registry.local")
+    return textwrap.dedent(block)
+
+
+@pytest.mark.parametrize(
+    ("overlay", "image"), [("cpu", "service")] + [(f"gpu-{gpu}", "service-gpu") for gpu in ("l4", "t4", "mig")]
+)
+def test_the_overlay_of_the_readme_is_one(overlay: str, image: str, kubectl: Path, tmp_path: Path) -> None:
+    block = _of_readme("# kustomization.yaml; PATH", tmp_path) + _of_readme("patches:", tmp_path)
+    (tmp_path / "kustomization.yaml").write_text(block.replace("overlays/cpu", f"overlays/{overlay}"))
     manifests = render(kubectl, tmp_path)
     ((_, pod),) = pods(manifests)
-    assert pod["containers"][0]["image"] == "registry.local/drd-inspect/service:0.1.0"
+    assert pod["containers"][0]["image"] == f"registry.local/drd-inspect/{image}:0.1.0"
     assert environment(manifests, pod["containers"][0])["DRD_TAKT_MS"] == "120"
+    budget, _, rate = one(manifests, "PrometheusRule")["spec"]["groups"][0]["rules"]
+    assert budget == {"record": "drd:error_budget", "expr": "vector(0.002)"}
+    assert rate == {"record": "drd:line_rate", "labels": {"product": "gasket"}, "expr": "vector(12)"}
+
+
+def test_the_export_of_the_readme_is_one(kubectl: Path, tmp_path: Path) -> None:
+    (tmp_path / "kustomization.yaml").write_text(_of_readme("# kustomization.yaml of the export", tmp_path))
+    manifests = render(kubectl, tmp_path)
+    ((_, pod),) = pods(manifests)
+    assert pod["containers"][0]["image"] == "registry.local/drd-inspect/export:0.1.0"
+    assert environment(manifests, pod["containers"][0])["PRODUCT"] == "gasket"
 
 
 @pytest.fixture(scope="module", params=(*SERVICES, *OPTIONS))

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 import grpc
 import pytest
@@ -91,6 +92,23 @@ def test_a_stream_that_grew_old_is_answered_and_asked_to_reconnect(tmp_path: Pat
     assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
     assert len(seen) > 5
     assert sorted(seen, key=int) == sent[: len(seen)]
+
+
+@pytest.mark.system
+def test_a_waiting_stream_may_ping_every_ten_seconds(tmp_path: Path) -> None:
+    make_bundle(tmp_path)
+    ended = Event()
+    often = [("grpc.keepalive_time_ms", 10_000), ("grpc.http2.max_pings_without_data", 0)]
+
+    def frames() -> Iterator[pb.InspectRequest]:
+        yield request(200, "before")
+        if not ended.wait(55):  # a server that minds says so at the third ping
+            yield request(200, "after")
+
+    with serving(tmp_path) as running, grpc.insecure_channel(running.target, often) as channel:
+        answers = InspectionServiceStub(channel).InspectStream(frames())
+        answers.add_callback(ended.set)
+        assert [answer.frame_id for answer in answers] == ["before", "after"]
 
 
 def test_a_verdict_that_waits_for_a_slow_reader_past_its_deadline_is_not_given(tmp_path: Path) -> None:

@@ -66,7 +66,9 @@ class InspectionServiceServicer:
 
     def InspectStream(self, request_iterator, context):
         """A stream of frames: one response per request, matched by frame_id, in completion order. A failed frame is
-        answered in-band and does not end the stream. Flow control limits the unanswered frames.
+        answered in-band and does not end the stream. Flow control limits the unanswered frames. The service ends
+        every stream after some time, and when it shuts down: UNAVAILABLE, with RetryInfo. Frames without a response
+        were not inspected then, and may be sent again on a new stream.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

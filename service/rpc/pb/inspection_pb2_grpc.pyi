@@ -39,7 +39,9 @@ class InspectionServiceStub:
     """
     InspectStream: _grpc.StreamStreamMultiCallable[_inspection_pb2.InspectRequest, _inspection_pb2.InspectStreamResponse]
     """A stream of frames: one response per request, matched by frame_id, in completion order. A failed frame is
-    answered in-band and does not end the stream. Flow control limits the unanswered frames.
+    answered in-band and does not end the stream. Flow control limits the unanswered frames. The service ends
+    every stream after some time, and when it shuts down: UNAVAILABLE, with RetryInfo. Frames without a response
+    were not inspected then, and may be sent again on a new stream.
     """
     ListProducts: _grpc.UnaryUnaryMultiCallable[_inspection_pb2.ListProductsRequest, _inspection_pb2.ListProductsResponse]
 
@@ -54,7 +56,9 @@ class InspectionServiceAsyncStub(InspectionServiceStub):
     """
     InspectStream: _aio.StreamStreamMultiCallable[_inspection_pb2.InspectRequest, _inspection_pb2.InspectStreamResponse]  # type: ignore[assignment]
     """A stream of frames: one response per request, matched by frame_id, in completion order. A failed frame is
-    answered in-band and does not end the stream. Flow control limits the unanswered frames.
+    answered in-band and does not end the stream. Flow control limits the unanswered frames. The service ends
+    every stream after some time, and when it shuts down: UNAVAILABLE, with RetryInfo. Frames without a response
+    were not inspected then, and may be sent again on a new stream.
     """
     ListProducts: _aio.UnaryUnaryMultiCallable[_inspection_pb2.ListProductsRequest, _inspection_pb2.ListProductsResponse]  # type: ignore[assignment]
 
@@ -78,7 +82,9 @@ class InspectionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_inspection_pb2.InspectStreamResponse], _abc.AsyncIterator[_inspection_pb2.InspectStreamResponse]]:
         """A stream of frames: one response per request, matched by frame_id, in completion order. A failed frame is
-        answered in-band and does not end the stream. Flow control limits the unanswered frames.
+        answered in-band and does not end the stream. Flow control limits the unanswered frames. The service ends
+        every stream after some time, and when it shuts down: UNAVAILABLE, with RetryInfo. Frames without a response
+        were not inspected then, and may be sent again on a new stream.
         """
 
     @_abc_1.abstractmethod
