@@ -38,12 +38,11 @@ class Holding:
 class Admission:
     """The frames accepted and not yet answered, and the bytes they hold."""
 
-    def __init__(self, *, max_frames: int, max_bytes: int, workers: int) -> None:
+    def __init__(self, *, max_frames: int, max_bytes: int, workers: int, patience: float) -> None:
         self.max_frames, self.max_bytes = max_frames, max_bytes
         self.bytes = 0
-        self._workers = workers
+        self._workers, self._patience = workers, patience
         self._frames = set[Frame]()
-        self._caution = 1.0  # measured / forecast time: corrects what the forecast leaves out
         self._last_probe = 0.0
 
     @contextmanager
@@ -54,6 +53,20 @@ class Admission:
         finally:
             self.bytes -= holding.bytes
 
+    def order(self, lane: Lane, arrived: float, deadline: float | None) -> float:
+        """Where a frame stands in every queue: at its deadline, or where it has none, at its arrival plus
+        `patience` and twice the time that the frames accepted before it take.
+
+        So callers without deadlines get no more than half of what callers with deadlines need, however many
+        they are, and still their turn. Among themselves they keep the order of arrival.
+        """
+        if deadline is not None:
+            return deadline
+        pace = lane.pace
+        each = max(pace.per_frame, (pace.decode.seconds + pace.post.seconds) / self._workers)
+        lane.patient = max(lane.patient, arrived + self._patience + 2 * len(self._frames) * each)
+        return lane.patient
+
     def check(self, lane: Lane, order: float, deadline: float | None) -> float:
         """Raises Busy when the queue is full or the frame would be late. Returns its forecast in seconds, 0
         without a deadline."""
@@ -63,9 +76,10 @@ class Admission:
         if deadline is None:
             return 0.0
         forecast = self._forecast(lane, order)
-        late = self._late(forecast, deadline)
+        late = self._late(lane, forecast, deadline)
         if late > 0 and not self._may_probe():
-            raise Busy("the deadline can't be met", reason="deadline", retry_after=late)
+            why = f"the deadline can't be met: the answer would be about {1000 * late:.0f} ms late"
+            raise Busy(why, reason="deadline", retry_after=late)
         return forecast
 
     @contextmanager
@@ -73,7 +87,7 @@ class Admission:
         """Holds a place for `frame` until the block ends; raises what `check` does."""
         deadline = frame.request.deadline
         forecast = self.check(frame.lane, frame.order, deadline)
-        if deadline is not None and self._late(forecast, deadline) > 0:
+        if deadline is not None and self._late(frame.lane, forecast, deadline) > 0:
             self._last_probe = time.monotonic()
         self._frames.add(frame)
         frame.lane.enter()
@@ -89,21 +103,21 @@ class Admission:
             frame.lane.leave()
 
     def _learn(self, frame: Frame, forecast: float) -> None:
-        """Adapts `_caution` until it covers all but a fraction `_FEW` of the frames with tight deadlines."""
-        arrived, deadline = frame.request.arrived, frame.request.deadline
-        if deadline is None or forecast * self._caution < (deadline - arrived) / 2:
+        """Adapts the lane's `caution` until it covers all but a fraction `_FEW` of the frames with tight deadlines."""
+        arrived, deadline, lane = frame.request.arrived, frame.request.deadline, frame.lane
+        if deadline is None or forecast * lane.caution < (deadline - arrived) / 2:
             return
-        enough = time.monotonic() <= min(arrived + forecast * self._caution, deadline)
-        self._caution += -_STEP * _FEW if enough else _STEP * (1 - _FEW)
-        self._caution = min(max(self._caution, _LEAST), _MOST)
+        enough = time.monotonic() <= min(arrived + forecast * lane.caution, deadline)
+        lane.caution += -_STEP * _FEW if enough else _STEP * (1 - _FEW)
+        lane.caution = min(max(lane.caution, _LEAST), _MOST)
 
     def _may_probe(self) -> bool:
         """Whether to admit a frame that looks late: once in a while, to correct the forecast."""
         return not self._frames and time.monotonic() - self._last_probe >= _PROBE_SECONDS
 
-    def _late(self, forecast: float, deadline: float) -> float:
+    def _late(self, lane: Lane, forecast: float, deadline: float) -> float:
         """Seconds by which a frame admitted now would miss its deadline; negative if it would be in time."""
-        return time.monotonic() + forecast * self._caution - deadline
+        return time.monotonic() + forecast * lane.caution - deadline
 
     def _forecast(self, lane: Lane, order: float) -> float:
         """Seconds until one more frame of `lane` is answered, given the frames ahead of it."""

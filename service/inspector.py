@@ -35,7 +35,6 @@ class Inspector:
         start: Start = Bundle.start,
         trusted: TrustedKey | None = None,
     ) -> None:
-        self._default_deadline = settings.default_deadline_ms / 1000
         self._workers = Workers(settings)
         self._slot = Slot(metrics, settings.engine_hang_seconds)
         self.catalog = Catalog(settings, self._slot, metrics, start, trusted)
@@ -44,6 +43,7 @@ class Inspector:
             max_frames=settings.max_queued_frames,
             max_bytes=settings.max_queued_bytes,
             workers=settings.workers,
+            patience=settings.default_deadline_ms / 1000,
         )
 
     def hold(self) -> AbstractContextManager[Holding]:
@@ -61,13 +61,13 @@ class Inspector:
         """
         self.life.check()
         lane = self.catalog.lane(product, version)
-        self._admission.check(lane, self._order(arrived, deadline), deadline)
+        self._admission.check(lane, self._admission.order(lane, arrived, deadline), deadline)
 
     async def inspect(self, request: Request) -> Inspection:
         """The verdict on one image; raises ServiceError. Cancelling it frees the frame's place at once."""
         self.life.check()
         lane = self.catalog.lane(request.product, request.version)
-        order = self._order(request.arrived, request.deadline)
+        order = self._admission.order(lane, request.arrived, request.deadline)
         predicted = asyncio.get_running_loop().create_future()
         frame = Frame(request, lane, order, request.arrived, predicted)
         with self._admission.admitted(frame):
@@ -93,9 +93,6 @@ class Inspector:
         await asyncio.to_thread(self._slot.close)
         await self._workers.close()
 
-    def _order(self, arrived: float, deadline: float | None) -> float:
-        return deadline or arrived + self._default_deadline
-
     async def _inspected(self, frame: Frame) -> Inspection:
         """Turns any failure into a ServiceError of this frame only."""
         try:
@@ -113,10 +110,9 @@ class Inspector:
         request, lane, timings = frame.request, frame.lane, frame.timings
 
         decoded = await self._workers.decode(
-            frame.order, request.image, lane.manifest.geometry, request.declared
+            frame.order, request.image, lane.manifest.geometry, request.declared, lane.pace.decode
         )
         (timings.decode,) = decoded.spent
-        lane.pace.decode.learn(decoded.seconds)
         frame.decoded = decoded.made
         frame.end(Stage.QUEUE, *decoded.spent)
 
@@ -134,7 +130,6 @@ class Inspector:
             request.image,
         )
         timings.post, timings.encode = read.spent
-        lane.pace.post.learn(read.seconds)
         frame.end(Stage.POST, *read.spent)
 
         return Inspection(

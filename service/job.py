@@ -19,12 +19,10 @@ _FAILURES: dict[str, type[Exception]] = {
 
 @dataclass(frozen=True, slots=True)
 class Done(Generic[Made]):
-    """What a worker made. `seconds` is the time from handing over the job to its answer; `spent` are the
-    seconds of each step, as the worker reports them."""
+    """What a worker made. `spent` are the seconds of each step, as the worker reports them."""
 
     made: Made
     spent: tuple[float, ...]
-    seconds: float
 
 
 @dataclass(slots=True, eq=False)
@@ -38,6 +36,8 @@ class Job(Generic[Made]):
     decodes: bool
     """Whether it opens an image: a failure is then blamed on the image."""
     answer: asyncio.Future[Done[Made]]
+    learn: Callable[[float], object]
+    """Told the seconds from handing it over to its answer, also if nobody waits for that any more."""
     again: bool = False
     """Whether a worker has died on it already."""
 
@@ -51,7 +51,7 @@ class Job(Generic[Made]):
         spent = tuple(map(float, head["spent"]))
         if not (all(step >= 0 for step in spent) and sum(spent) <= seconds):
             raise ValueError(f"{spent} s within {seconds} s")
-        return Done(self.understand(head, payload), spent, seconds)
+        return Done(self.understand(head, payload), spent)
 
     def failure(self, limit: float, *, too_long: bool) -> ServiceError:
         """The error when a worker has died on this job: after its time `limit` in seconds, or before."""

@@ -40,7 +40,7 @@ class Frame:
     request: Request
     lane: "Lane"
     order: float
-    """Its sort key in every queue: its deadline, or the default one. An instant of `time.monotonic`."""
+    """Its sort key in every queue, by `Admission.order`. An instant of `time.monotonic`."""
     since: float
     """When the last stage ended; an instant of `time.monotonic`."""
     predicted: asyncio.Future[Predicted]
@@ -69,6 +69,10 @@ class Lane:
         self.digest = predictor.bundle.digest
         self.queue = BatchQueue[Frame](predictor.batch_sizes)
         self.pace = Pace(predictor.batch_sizes)
+        self.caution = 1.0
+        """Measured time over forecast time: corrects what the forecasts of admission leave out."""
+        self.patient = 0.0
+        """The order of the newest frame without a deadline."""
         self.frames = 0
         """Accepted and not yet answered."""
         self._empty = asyncio.Event()

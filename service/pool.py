@@ -14,6 +14,7 @@ from service.errors import NotServing, TooLarge
 from service.job import Done, Job, Made
 
 _PATIENCE = 20  # times its CPU time limit: a worker that takes this long is given up
+_ABANDONED_SECONDS = 0.05  # about what ending a worker and starting another costs
 _PAUSE_SECONDS = 1.0  # after a failed start, while there are other workers
 _logger = logging.getLogger(__name__)
 
@@ -66,12 +67,14 @@ class Pool:
         understand: Callable[[Head, memoryview], Made],
         *,
         decodes: bool,
+        learn: Callable[[float], object],
     ) -> Done[Made]:
-        """The worker's result; raises the failure it reports. Cancelling drops a waiting job at once."""
+        """The worker's result; raises the failure it reports. Cancelling drops a waiting job at once, and
+        one that a worker has begun after a moment, in which most of them are done."""
         if self._closed:
             raise _ending()
         answer: asyncio.Future[Done[Made]] = asyncio.get_running_loop().create_future()
-        job = Job(order, head, payload, understand, decodes, answer)
+        job = Job(order, head, payload, understand, decodes, answer, learn)
         entry = self._waiting.offer(job, order=order)
         self._assign()
         try:
@@ -79,6 +82,8 @@ class Pool:
         finally:
             self._waiting.withdraw(entry)
             job.payload = ()
+            if answer.cancelled():
+                asyncio.get_running_loop().call_later(_ABANDONED_SECONDS, self._abandon, job)
 
     async def close(self) -> None:
         """Ends the workers. Jobs that still wait fail with NotServing."""
@@ -101,6 +106,16 @@ class Pool:
             for _ in range(min(self._missing, needed)):
                 self._missing -= 1
                 self._starting.add(asyncio.create_task(self._start_one()))
+
+    def _abandon(self, job: Job[Any]) -> None:
+        """Ends the worker that is still at it: admission does not know of the job any more, and the frames of
+        others would wait for it."""
+        worker = next((worker for worker in self._workers if worker.job is job), None)
+        if worker is not None:
+            job.learn(time.monotonic() - worker.since)
+            self._remove(worker)
+            self._missing += 1
+            self._assign()
 
     def _give(self, worker: _Worker, job: Job[Any]) -> None:
         worker.job, worker.since, worker.number = job, time.monotonic(), secrets.token_hex(8)
@@ -177,8 +192,11 @@ class Pool:
             head, payload = worker.channel.receive()
             if job is None or head.get("number") != worker.number:
                 raise EOFError  # not the answer to its current job
-            if not job.answer.done():
-                job.settle(job.outcome(head, payload, time.monotonic() - worker.since))
+            seconds = time.monotonic() - worker.since
+            outcome = job.outcome(head, payload, seconds)
+            if isinstance(outcome, Done):
+                job.learn(seconds)
+            job.settle(outcome)
             worker.channel.give_back()
         except BlockingIOError:
             return

@@ -95,7 +95,8 @@ class Settings(BaseSettings):
     takt_ms: PositiveFloat = 200
     """The line's time budget per frame; every latency histogram has a bucket edge there."""
     default_deadline_ms: PositiveFloat = 1000
-    """A frame without a deadline is queued as if it had this one, but never expires."""
+    """A frame without a deadline is queued as if it had this one, or a later one where many wait, and never
+    expires."""
     max_image_bytes: PositiveInt = 64 * MEBIBYTE
     max_image_pixels: PositiveInt = MAX_IMAGE_PIXELS
     max_image_side: PositiveInt = 32_768

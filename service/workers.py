@@ -20,6 +20,7 @@ from service.inspection import Decoded, Part, PngPicture, Read
 from service.job import Done
 from service.lane import Lane
 from service.nursery import new_worker
+from service.pace import Average
 from service.pool import Pool
 from service.settings import Settings
 from service.worker import REGION, Bounds
@@ -28,7 +29,8 @@ _ROOM = 16 * MAX_INPUT_SIDE**2  # bytes beside image or overlay: maps, their pic
 
 
 class Workers:
-    """Called on the event loop. `order` is an instant of `time.monotonic`: the earliest goes first.
+    """Called on the event loop. `order` is an instant of `time.monotonic`: the earliest goes first. A pace
+    learns how long the job took, messages included.
 
     Raises the errors of service/image.py, FrameFailed, InspectionFailed when workers die on a map, and
     NotServing when there is no worker.
@@ -47,12 +49,12 @@ class Workers:
         await self._pool.start()
 
     async def decode(
-        self, order: float, image: bytes, geometry: Geometry, declared: str | None
+        self, order: float, image: bytes, geometry: Geometry, declared: str | None, pace: Average
     ) -> Done[Decoded]:
         """The network's input; `spent` has one step."""
         head = {"do": "decode", "geometry": geometry, "declared": declared}
-        shape = geometry.height, geometry.width, 3
-        return await self._pool.ask(order, head, (image,), partial(_decoded, shape), decodes=True)
+        understand = partial(_decoded, (geometry.height, geometry.width, 3))
+        return await self._pool.ask(order, head, (image,), understand, decodes=True, learn=pace.learn)
 
     async def read(
         self,
@@ -85,7 +87,8 @@ class Workers:
         payload = pixels, lane.manifest_json, image if overlay else b""
         source = decoded.width, decoded.height
         understand = partial(_read, heatmap.shape, source, parts - {"regions"})
-        return await self._pool.ask(order, head, payload, understand, decodes=overlay)
+        pace = lane.pace.post
+        return await self._pool.ask(order, head, payload, understand, decodes=overlay, learn=pace.learn)
 
     async def preview(self, image: bytes, side: int) -> bytes:
         """A JPEG of `image` with at most `side` pixels per side, made when no frame waits for a worker.
@@ -94,7 +97,8 @@ class Workers:
         """
         head = {"do": "preview", "side": side}
         async with self._previews:
-            return (await self._pool.ask(math.inf, head, (image,), _jpeg, decodes=True)).made
+            asked = self._pool.ask(math.inf, head, (image,), _jpeg, decodes=True, learn=Average().learn)
+            return (await asked).made
 
     async def close(self) -> None:
         """Ends the workers."""

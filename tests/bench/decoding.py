@@ -18,6 +18,7 @@ import uvloop
 
 from export.bundle import Geometry
 from service.image import ImageLimits, decode
+from service.pace import Average
 from service.settings import Settings
 from service.workers import Workers
 from tests.bench.serving import make_images
@@ -83,7 +84,7 @@ async def in_workers(workers: Workers, body: bytes, seconds: float) -> Figures:
     async def one(times: list[float]) -> None:
         while True:
             started = time.monotonic()
-            await workers.decode(0, body, GEOMETRY, None)
+            await workers.decode(0, body, GEOMETRY, None, Average())
             times.append(time.monotonic() - started)
 
     both, alone = list[float](), list[float]()

@@ -21,7 +21,7 @@ FORECAST = 0.18
 
 def test_a_frame_that_comes_too_late_never_proves_a_forecast(tmp_path: Path) -> None:
     """It was admitted with a smaller correction factor; with the current one it would have been refused."""
-    admission = Admission(max_frames=100, max_bytes=1, workers=1)
+    admission = Admission(max_frames=100, max_bytes=1, workers=1, patience=1)
     with closing(new_event_loop()) as loop, closing(Bundle.open(make_bundle(tmp_path)).start()) as predictor:
         lane, now = Lane(predictor), time.monotonic()
         for pace in lane.pace.infer.values():

@@ -145,6 +145,31 @@ def test_a_deadline_that_cannot_be_met_is_refused_at_once(tmp_path: Path) -> Non
     within(30, work())
 
 
+def test_many_callers_without_deadlines_leave_the_engine_to_one_with_a_deadline(tmp_path: Path) -> None:
+    """Also when what they have waiting takes longer than the deadline they are queued with."""
+    make_bundle(tmp_path)
+    make_bundle(tmp_path, "bolt")
+
+    async def work() -> None:
+        gate = Gate()
+        async with inspecting(tmp_path, gate, default_deadline_ms=50) as (service, inspect):
+            for product in ("tile", "bolt"):
+                for size, pace in service.inspector.catalog.lane(product).pace.infer.items():
+                    pace.seconds = 0.2 * size
+            gate.shut()
+            first = asyncio.create_task(inspect(1))
+            await reached(gate)
+            patient = [asyncio.create_task(inspect(1)) for _ in range(64)]
+            await settled(service, 64)
+            urgent = asyncio.create_task(inspect(9, "bolt", budget=5))
+            await settled(service, 65)
+            gate.open()
+            await asyncio.gather(first, urgent, *patient)
+        assert gate.batches.index((9,)) == 3  # of ten; within 5 s of forecast time are 12 of the patient ones
+
+    within(30, work())
+
+
 def test_a_forecast_that_was_wrong_is_unlearned(tmp_path: Path) -> None:
     make_bundle(tmp_path)
 

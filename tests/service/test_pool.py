@@ -55,7 +55,7 @@ async def decode(pool: Pool, level: int = 7, *, decodes: bool = True, side: int 
         return payload[0]
 
     head = {"do": "decode", "geometry": Geometry(side, side), "declared": None}
-    return await pool.ask(0, head, (plain(level),), understand, decodes=decodes)
+    return await pool.ask(0, head, (plain(level),), understand, decodes=decodes, learn=lambda _: None)
 
 
 class Ends:
@@ -312,7 +312,8 @@ def test_a_message_that_does_not_fit_is_an_error(runner: asyncio.Runner) -> None
     async def asked() -> int:
         pool = Pool(1, 30, real)
         with pytest.raises(TooLarge, match="larger than there is room for"):
-            await pool.ask(0, {"do": "decode"}, (bytes(ROOM),), lambda head, payload: None, decodes=True)
+            nothing: Callable[..., None] = lambda *_: None
+            await pool.ask(0, {"do": "decode"}, (bytes(ROOM),), nothing, decodes=True, learn=nothing)
         with pytest.raises(InspectionFailed, match="larger than there is room for"):
             await decode(pool, side=256)
         answer = await decode(pool)

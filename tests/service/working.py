@@ -15,6 +15,7 @@ from export.bundle import (
 from service.image import ImageLimits
 from service.inspection import Decoded
 from service.job import Done
+from service.pace import Average
 from service.settings import MEBIBYTE, Settings
 from service.workers import Workers
 from tests.service.images import encoded, plain
@@ -39,8 +40,10 @@ class Working:
         self.run = runner.run
         self.pool = Workers(Settings(**given | settings))
 
-    async def decode(self, body: bytes, order: float = 0, declared: str | None = None) -> Done[Decoded]:
-        return await self.pool.decode(order, body, GEOMETRY, declared)
+    async def decode(
+        self, body: bytes, order: float = 0, declared: str | None = None, pace: Average | None = None
+    ) -> Done[Decoded]:
+        return await self.pool.decode(order, body, GEOMETRY, declared, pace or Average())
 
     def decoded(self, body: bytes, declared: str | None = None) -> Decoded:
         return self.run(self.decode(body, declared=declared)).made
