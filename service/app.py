@@ -88,6 +88,7 @@ class Service:
         watch = self._settings.watch_seconds
         for follow, seconds in (
             (self._follow_models, watch),
+            (self._follow_health, watch),
             (self._follow_tokens, watch / 2),  # a change counts when it was read twice
             (self._follow_certificates, watch),
         ):
@@ -100,6 +101,10 @@ class Service:
     async def _follow_models(self) -> None:
         """In a task of its own, so that nothing else waits: loading a product may take minutes."""
         await self.inspector.catalog.refresh()
+        self._show_health()
+
+    async def _follow_health(self) -> None:
+        """An engine may hang at any time."""
         self._show_health()
 
     async def _follow_tokens(self) -> None:

@@ -16,6 +16,8 @@ from service.metrics import UNKNOWN, Metrics
 from service.record import Record
 from service.traces import Carrier, Traces
 
+_TIMERS_DIFFER_SECONDS = 0.01
+"""At a call's deadline gRPC may cancel it just before our own timer ends it."""
 _logger = logging.getLogger(__name__)
 
 
@@ -46,6 +48,8 @@ class Call:
         self.product = ""
         self.caller = ""
         self.inspection: Inspection | None = None
+        self.ends: float | None = None
+        """When the caller stops waiting, an instant of `time.monotonic`. A call cancelled then has expired."""
         self.carrier: Carrier = {}
         self._calls = calls
 
@@ -57,7 +61,15 @@ class Call:
     ) -> None:
         # Recorded in the loop's next iteration, so that the answer is sent first.
         seconds = time.monotonic() - self.arrived
-        asyncio.get_running_loop().call_soon(self._end, _outcome(error), error, seconds)
+        asyncio.get_running_loop().call_soon(self._end, self._outcome(error), error, seconds)
+
+    def _outcome(self, error: BaseException | None) -> Outcome:
+        if error is None:
+            return "ok"
+        if isinstance(error, asyncio.CancelledError):
+            expired = self.ends is not None and time.monotonic() > self.ends - _TIMERS_DIFFER_SECONDS
+            return "expired" if expired else "cancelled"
+        return error.outcome if isinstance(error, ServiceError) else "failed"
 
     def _end(self, outcome: Outcome, error: BaseException | None, seconds: float) -> None:
         self._count(outcome, error)
@@ -112,11 +124,3 @@ class Call:
                 "timings_ms": self.inspection.timings.milliseconds(),
             }
         return facts
-
-
-def _outcome(error: BaseException | None) -> Outcome:
-    if error is None:
-        return "ok"
-    if isinstance(error, asyncio.CancelledError):
-        return "cancelled"
-    return error.outcome if isinstance(error, ServiceError) else "failed"

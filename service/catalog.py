@@ -12,6 +12,7 @@ import time
 from collections.abc import Container, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 from export.bundle import BundleError, TrustedKey
 from service.errors import NotLoaded, NotServing
@@ -21,6 +22,7 @@ from service.metrics import Metrics
 from service.settings import Settings
 from service.slot import Slot
 from service.state import State
+from service.threads import in_daemon
 from service.version import Start, Version, free
 
 _logger = logging.getLogger(__name__)
@@ -86,7 +88,7 @@ class Catalog:
     async def refresh(self) -> None:
         """Loads new versions, unloads removed ones. Whatever the folder holds, it does not raise."""
         try:
-            found = await asyncio.to_thread(scan, self._folder)
+            found = await in_daemon(partial(scan, self._folder))
         except OSError as error:
             _logger.error("the models folder can't be read, loaded versions stay: %s", error)
             return
@@ -140,13 +142,13 @@ class Catalog:
         # What serves has its own; what FAILED has been looked at.
         if any((v.number, v.fingerprint) == (serving.number, found) for v in product.versions):
             return
-        if await asyncio.to_thread(serving.is_unchanged, self._trusted):
+        if await in_daemon(partial(serving.is_unchanged, self._trusted)):
             serving.fingerprint = found
 
     async def _load(self, version: Version) -> bool:
         self._show(self._products[version.product])
         try:
-            lane = await asyncio.to_thread(version.open, self._trusted, self._start, self._engine)
+            lane = await in_daemon(partial(version.open, self._trusted, self._start, self._engine))
         except BundleError as error:
             version.fail(error)
             _logger.error("%s version %d is FAILED: %s", version.product, version.number, error)

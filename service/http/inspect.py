@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager
 
 import orjson
 from starlette.responses import Response
@@ -33,15 +34,12 @@ class InspectEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         call = self._calls.begin("http", scope[ARRIVED])
         try:
-            with call:
+            with call, _cut_short():
                 response = await self._answer(call, scope, receive)
         except CallerGone:
             return
         except ServiceError as error:
             response = problem_of(error, call.request_id)
-        except asyncio.CancelledError:  # the shutdown has waited for drain_seconds
-            ending = NotServing("the service is ending", reason="draining", retry_after=1)
-            response = problem_of(ending, call.request_id)
         except Exception:  # a bug: no traceback for the caller
             _logger.exception("a request failed")
             response = problem_of(InspectionFailed("the service failed on this request"), call.request_id)
@@ -82,6 +80,15 @@ class InspectEndpoint:
         answer = _picture(call, call.inspection) if head.wants_picture else _json(call, call.inspection)
         request.check_deadline()  # encoding it took time, too
         return answer
+
+
+@contextmanager
+def _cut_short() -> Iterator[None]:
+    """What is cancelled though its caller waits has been cut off: the shutdown has waited for drain_seconds."""
+    try:
+        yield
+    except asyncio.CancelledError as error:
+        raise NotServing("the service is ending", reason="draining", retry_after=1) from error
 
 
 async def unless_gone(receive: Receive, work: Awaitable[Inspection]) -> Inspection:

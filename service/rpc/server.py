@@ -95,9 +95,11 @@ class Server:
     async def stop(self, seconds: float) -> None:
         """Accepts no more requests; returns when all accepted ones are answered, or after `seconds`."""
         self._servicer.stop_streams()
+        self._servicer.cut_after(seconds)
         self._health.end()
         await self._server.stop(seconds)
 
     async def cut(self) -> None:
         """Makes a running `stop` return soon."""
+        self._servicer.cut_after(1)
         await self._server.stop(1)

@@ -2,8 +2,10 @@
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
 from typing import Any, NoReturn
 
 import grpc
@@ -17,7 +19,6 @@ from service.inspection import DEFAULT_PARTS, Request, parse_id, parse_parts
 from service.rpc.convert import CODE, product_of, response_of, status_of
 from service.rpc.guard import secret_of
 from service.rpc.pb import inspection_pb2 as pb
-from service.rpc.pb.inspection_pb2_grpc import InspectionServiceServicer
 from service.rpc.stream import Stream, Turn
 from service.settings import Settings
 from service.traces import CARRIED
@@ -28,13 +29,16 @@ _MALFORMED = pb.InspectRequest()
 _Context = grpc.aio.ServicerContext[object, object]
 
 
-class Servicer(InspectionServiceServicer):
+class Servicer:
+    """The methods of InspectionService."""
+
     def __init__(self, calls: Calls, access: Access, settings: Settings) -> None:
         self._calls, self._inspector, self._access = calls, calls.inspector, access
         self._max_bytes, self._window = settings.max_image_bytes, settings.stream_window
+        self._answer_seconds = settings.answer_seconds
         self._max_age = settings.max_connection_age_seconds
         self._streams = set[Stream]()
-        self._ending = False
+        self._ending, self._cut = False, math.inf
 
     async def Inspect(self, request: pb.InspectRequest, context: _Context) -> pb.InspectResponse:  # noqa: N802
         try:
@@ -44,7 +48,7 @@ class Servicer(InspectionServiceServicer):
 
     async def InspectStream(  # noqa: N802
         self, request_iterator: AsyncIterator[pb.InspectRequest], context: _Context
-    ) -> AsyncIterator[pb.InspectStreamResponse]:
+    ) -> None:
         ends, sent = _ends(context), _sent(context)
 
         async def answer(request: pb.InspectRequest, turn: Turn) -> pb.InspectStreamResponse:
@@ -60,8 +64,11 @@ class Servicer(InspectionServiceServicer):
             stream.stop_reading()
         aging = asyncio.get_running_loop().call_later(self._max_age, stream.stop_reading)
         try:
-            async for response in stream.responses():
-                yield response
+            async with aclosing(stream.responses()) as responses:
+                async for response in responses:
+                    await self._write(context, response)
+        except DeadlinePassed as error:
+            await _abort(context, error)
         finally:
             aging.cancel()
             self._streams.discard(stream)
@@ -78,11 +85,24 @@ class Servicer(InspectionServiceServicer):
         versions = (each for each in self._inspector.catalog.versions() if grant.covers(each.product))
         return pb.ListProductsResponse(products=map(product_of, versions))
 
+    def cut_after(self, seconds: float) -> None:
+        """Calls are cancelled in so many seconds at the latest."""
+        self._cut = min(self._cut, time.monotonic() + seconds)
+
     def stop_streams(self) -> None:
         """Streams read no more requests, and end when those they have read are answered."""
         self._ending = True
         for stream in self._streams:
             stream.stop_reading()
+
+    async def _write(self, context: _Context, response: pb.InspectStreamResponse) -> None:
+        """Raises DeadlinePassed if the caller does not read it: frames behind it would be held for as long as
+        the connection lasts."""
+        try:
+            async with asyncio.timeout(self._answer_seconds):
+                await context.write(response)
+        except TimeoutError as error:
+            raise DeadlinePassed(f"a response was not read within {self._answer_seconds:g} s") from error
 
     async def _inspect(
         self, message: pb.InspectRequest, ends: float | None, sent: Metadata, turn: Turn | None = None
@@ -90,6 +110,7 @@ class Servicer(InspectionServiceServicer):
         with self._calls.begin("grpc") as call, self._inspector.hold() as holding:
             if message is _MALFORMED:
                 raise BadParameter("the message is malformed")
+            call.ends = ends
             call.carrier = {n: str(sent[n]) for n in CARRIED if n in sent}
             call.product = parse_id("product", message.product)
             call.request_id = parse_id("request_id", message.request_id) or call.request_id
@@ -116,6 +137,10 @@ class Servicer(InspectionServiceServicer):
                 call.inspection = await self._inspector.inspect(request)
             except ServiceError:
                 raise
+            except asyncio.CancelledError as error:
+                if time.monotonic() < self._cut:
+                    raise
+                raise NotServing("the service is ending", reason="draining", retry_after=1) from error
             except Exception as error:  # a bug fails this frame only
                 _logger.exception("a request failed")
                 raise InspectionFailed("the service failed on this request") from error

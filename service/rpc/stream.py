@@ -1,7 +1,7 @@
 """One stream of frames: at most a window of them at a time, answered in completion order."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 
 from service.rpc.pb import inspection_pb2 as pb
 
@@ -22,7 +22,7 @@ class Stream:
         self.stopped = False
         """Whether `stop_reading` was called."""
 
-    async def responses(self) -> AsyncIterator[pb.InspectStreamResponse]:
+    async def responses(self) -> AsyncGenerator[pb.InspectStreamResponse]:
         """Responses until all requests are answered. Closing it early cancels requests under way."""
         everything = asyncio.create_task(self._answer_everything())
         everything.add_done_callback(lambda _: self._done.put_nowait(None))

@@ -12,6 +12,7 @@ from typing import Any
 
 import grpc
 import httpx
+import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from service.rpc.pb import inspection_pb2 as pb
@@ -87,6 +88,31 @@ def test_a_hurried_end_leaves_requests_under_way_a_second(tmp_path: Path) -> Non
             running.service.hurry()
         assert late.result()
         assert frame.result().json().get("verdict") == "NG"
+
+
+def test_frames_that_the_end_cuts_off_are_told_so_and_counted(tmp_path: Path) -> None:
+    make_bundle(tmp_path)
+    gate = Gate()
+    with ThreadPoolExecutor(2) as callers:
+        with serving(tmp_path, gate.start, drain_seconds=0.5, engine_hang_seconds=0.3) as running:
+            gate.shut()
+            url = f"{running.url}/v1/inspect?product=tile"
+            over_http = callers.submit(httpx.post, url, content=plain(1), timeout=60)
+            gate.wait_for_batch()
+            channel = grpc.insecure_channel(running.target)
+            frame = pb.InspectRequest(image=plain(2), product="tile")
+            over_grpc = InspectionServiceStub(channel).Inspect.future(frame)
+            lane = running.service.inspector.catalog.lane("tile")
+            wait_until(lambda: len(lane.queue) == 1)
+        assert over_http.result().status_code == 503
+        with pytest.raises(grpc.RpcError) as ended:
+            over_grpc.result(timeout=20)
+        assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
+        gate.open()
+        channel.close()
+    for door in ("http", "grpc"):
+        assert running.sample("drd_requests_total", product="tile", door=door, outcome="refused") == 1
+    assert running.sample("drd_rejected_total", product="tile", reason="draining") == 2
 
 
 def test_a_stream_is_answered_to_its_end(tmp_path: Path) -> None:

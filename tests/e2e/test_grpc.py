@@ -4,6 +4,7 @@ import queue
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -15,7 +16,8 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from service.rpc.pb import inspection_pb2 as pb
 from service.rpc.pb.inspection_pb2_grpc import InspectionServiceStub
-from tests.e2e.serving import Running, wait_until
+from tests.bundles import make_bundle
+from tests.e2e.serving import Running, serving, wait_until
 from tests.service.engines import NOT_A_NUMBER, POISON, Gate
 from tests.service.images import bomb, plain
 
@@ -137,6 +139,25 @@ def test_a_full_queue_says_when_to_retry(stub: InspectionServiceStub, gate: Gate
     retry = error_details_pb2.RetryInfo()
     assert status_pb2.Status.FromString(raw).details[0].Unpack(retry)
     assert retry.retry_delay.ToMilliseconds() > 0
+
+
+def test_calls_that_end_at_their_own_deadline_are_counted_as_expired(tmp_path: Path) -> None:
+    """gRPC cancels them at the same moment as the service ends them."""
+    make_bundle(tmp_path)
+    gate = Gate()
+
+    def count(outcome: str) -> float:
+        return running.sample("drd_requests_total", product="tile", door="grpc", outcome=outcome)
+
+    with serving(tmp_path, gate.start) as running, grpc.insecure_channel(running.target) as channel:
+        gate.shut()
+        own = InspectionServiceStub(channel)
+        calls = [own.Inspect.future(request(2), timeout=0.5) for _ in range(60)]
+        failures: list[Any] = [call.exception() for call in calls]
+        assert {failure.code() for failure in failures} == {grpc.StatusCode.DEADLINE_EXCEEDED}
+        wait_until(lambda: count("expired") + count("cancelled") == 60)
+        gate.open()
+    assert count("cancelled") == 0
 
 
 def test_a_cancelled_call_never_reaches_the_engine(

@@ -3,8 +3,10 @@
 import logging
 import os
 import signal
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import httpx
@@ -52,6 +54,36 @@ def test_a_hanging_engine_fails_liveness_until_it_returns(
         wait_until(lambda: "ready again" in caplog.messages)
 
     assert sum("the engine hangs" in message for message in caplog.messages) == 1
+
+
+def test_a_version_that_loads_for_minutes_holds_back_neither_health_nor_the_end(tmp_path: Path) -> None:
+    make_bundle(tmp_path)
+    gate, loading, go_on = Gate(), Event(), Event()
+
+    def start(bundle: Bundle, engine: str) -> Predictor:
+        if bundle.manifest.version > 1:
+            loading.set()
+            go_on.wait(60)
+        return gate.start(bundle, engine)
+
+    with (
+        ThreadPoolExecutor(1) as caller,
+        serving(tmp_path, start, engine_hang_seconds=0.3, drain_seconds=0.5) as running,
+        insecure_channel(running.target) as channel,
+    ):
+        make_bundle(tmp_path)
+        assert loading.wait(20)
+        gate.shut()
+        caller.submit(httpx.post, f"{running.url}/v1/inspect?product=tile", content=plain(200))
+        gate.wait_for_batch()
+        asked = health_pb2.HealthCheckRequest()
+        stub: Any = health_pb2_grpc.HealthStub(channel)
+        wait_until(lambda: stub.Check(asked).status == health_pb2.HealthCheckResponse.NOT_SERVING)
+        gate.open()
+        ends = time.monotonic()
+    took = time.monotonic() - ends
+    go_on.set()
+    assert took < 30
 
 
 @pytest.mark.parametrize("hurried", [False, True])

@@ -146,6 +146,33 @@ def test_a_verdict_that_waits_for_a_slow_reader_past_its_deadline_is_not_given(t
     assert running.service.history.counts["tile"][NOT_INSPECTED] == 1
 
 
+def test_a_stream_that_nobody_reads_gives_back_what_it_holds(tmp_path: Path) -> None:
+    make_bundle(tmp_path)
+    large = encoded(Image.effect_noise((1500, 1500), 90))
+    over = Event()
+
+    def frames() -> Iterator[pb.InspectRequest]:
+        for number in range(6):
+            yield pb.InspectRequest(
+                image=large, product="tile", frame_id=f"large {number}", include=["overlay"]
+            )
+        over.wait(60)
+
+    with serving(tmp_path, answer_seconds=2) as running, grpc.insecure_channel(running.target) as channel:
+        answers = InspectionServiceStub(channel).InspectStream(frames())
+        answers.add_callback(over.set)
+        next(answers)
+
+        def count(outcome: str) -> float:
+            return running.sample("drd_requests_total", product="tile", door="grpc", outcome=outcome)
+
+        wait_until(lambda: count("ok") + count("cancelled") == 6)
+        assert count("cancelled") > 0
+        assert running.service.inspector._admission.bytes == 0
+        with pytest.raises(grpc.RpcError, match="not read within 2 s"):
+            list(answers)
+
+
 def test_a_stream_that_is_stopped_before_its_first_turn_reads_nothing() -> None:
     read = list[str]()
 

@@ -1,0 +1,30 @@
+"""Work that may block for minutes, on a thread of its own."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TypeVar
+
+from service.settle import settle
+
+Result = TypeVar("Result")
+
+
+async def in_daemon(work: Callable[[], Result]) -> Result:
+    """What `work` returns or raises. As `asyncio.to_thread`, but its thread does not hold the process's exit:
+    native code that loads an engine, and a network share that is away, cannot be interrupted."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[Result] = loop.create_future()
+
+    def run() -> None:
+        outcome: Result | Exception
+        try:
+            outcome = work()
+        except Exception as error:  # whatever it is, it is raised where it is waited for
+            outcome = error
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(settle, done, outcome)
+
+    threading.Thread(target=run, daemon=True).start()
+    return await done
