@@ -47,13 +47,14 @@ RUN $PIP --no-deps /wheel/*.whl
 
 FROM cuda-pip AS service-gpu-environment
 COPY requirements/service-gpu.txt /requirements.txt
-RUN $PIP --require-hashes -r /requirements.txt
+# The package of TensorRT for RTX links its libraries when it is first imported: as the user of the image it could not.
+RUN $PIP --require-hashes -r /requirements.txt && /opt/drd/bin/python -c 'import onnxruntime_ep_nv_tensorrt_rtx'
 COPY --from=wheel /wheel /wheel
 RUN $PIP --no-deps /wheel/*.whl && if [ -n "$TENSORRT" ]; then $PIP "drd-inspect[tensorrt]"; fi
 
 FROM cuda-pip AS export-environment
 COPY requirements/export-gpu.txt /requirements.txt
-RUN $PIP --require-hashes -r /requirements.txt
+RUN $PIP --require-hashes -r /requirements.txt && /opt/drd/bin/python -c 'import onnxruntime_ep_nv_tensorrt_rtx'
 COPY --from=wheel /wheel /wheel
 RUN $PIP --no-deps /wheel/*.whl && if [ -n "$TENSORRT" ]; then $PIP "drd-inspect[tensorrt]"; fi
 

@@ -18,8 +18,12 @@ from service.errors import DeadlinePassed, InspectionFailed, NotServing
 from service.lane import Frame, Lane, Predicted, Stage
 from service.metrics import Metrics
 from service.settle import settle
+from service.version import out_of_memory
 
 _LOOK_SECONDS = 0.5
+_BROKEN = 20
+"""Batches that fail in a row until the engine counts as broken. A GPU that was lost does not come back within
+the process, and other replicas, or this one after a restart, can do without it."""
 _logger = logging.getLogger(__name__)
 
 
@@ -39,13 +43,21 @@ class Slot:
         self.failure: BaseException | None = None
         """The exception that ended the thread unexpectedly."""
         self._busy_since: float | None = None
+        self._failed_in_a_row = 0
         # A daemon: a call that hangs in native code cannot be stopped, and must not block the process's exit.
         self._thread = threading.Thread(target=self._guard, name="engine", daemon=True)
         self._thread.start()
 
     @property
     def trouble(self) -> str:
-        """Why the engine answers no more batches, in one line; empty while it works."""
+        """Why a restart is needed, in one line; empty while the engine works."""
+        if self._failed_in_a_row >= _BROKEN:
+            return f"the engine has failed on the last {self._failed_in_a_row} batches"
+        return self._stuck
+
+    @property
+    def _stuck(self) -> str:
+        """Why the engine answers no more batches; empty while it does."""
         since = self._busy_since
         if self.failure is not None:
             return "the engine's thread has ended"
@@ -61,7 +73,7 @@ class Slot:
         """Removes `lane` and waits for its running batch; False if that hangs."""
         with self._changed:
             self._lanes.remove(lane)
-            while self._running is lane and not self.trouble:
+            while self._running is lane and not self._stuck:
                 self._changed.wait(_LOOK_SECONDS)
             return self._running is not lane
 
@@ -85,7 +97,7 @@ class Slot:
         with self._changed:
             self._closing = True
             self._changed.notify_all()
-        while self._thread.is_alive() and not self.trouble:
+        while self._thread.is_alive() and not self._stuck:
             self._thread.join(_LOOK_SECONDS)
 
     def _guard(self) -> None:
@@ -138,12 +150,14 @@ class Slot:
             prediction = _predict(lane, batch)
         except Exception as error:  # an engine may raise anything: it fails this batch only
             _logger.exception("a batch of %d frames of %s failed", len(batch), lane.product)
-            if len(batch) > 1 and _out_of_memory(error):
+            if len(batch) > 1 and out_of_memory(error):
                 for frame in batch:
                     self._infer(lane, [frame])
             else:
+                self._failed_in_a_row += 1
                 _settle_on_loop(batch, [InspectionFailed("the engine failed on this frame") for _ in batch])
             return
+        self._failed_in_a_row = 0
         seconds = time.monotonic() - started
         lane.pace.infer[len(batch)].learn(seconds)
         self._metrics.batch_size.labels(lane.product).observe(len(batch))
@@ -171,9 +185,3 @@ def _predict(lane: Lane, batch: list[Frame]) -> Prediction:
     if not len(batch) == len(prediction.score) == len(prediction.heatmap):
         raise EngineFailed(f"{len(prediction.score)} answers for {len(batch)} frames")
     return prediction
-
-
-def _out_of_memory(error: Exception) -> bool:
-    """Runtimes have no exception type for it, only messages (of CUDA, of ONNX Runtime's arena)."""
-    said = str(error).lower()
-    return isinstance(error, MemoryError) or "out of memory" in said or "failed to allocate memory" in said

@@ -72,10 +72,16 @@ def free(lane: Lane) -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Runtimes have no exception type for it, only messages (of CUDA, of ONNX Runtime's arena)."""
+    said = str(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in said or "failed to allocate memory" in said
+
+
 def _retry_at(error: BaseException | None) -> float:
     """Errors of the machine may pass while the bundle stays the same; a bundle that is wrong stays wrong."""
     while error is not None:
-        if isinstance(error, OSError | MemoryError):
+        if isinstance(error, OSError) or out_of_memory(error):
             return time.monotonic() + _RETRY_SECONDS
         error = error.__cause__
     return math.inf

@@ -81,14 +81,14 @@ class Bundle:
         entries = {entry.id: entry for entry in self.manifest.engines}
         if engine != "auto" and engine not in entries:
             raise BundleError(f"{self.path}: no engine {engine}, only {', '.join(entries)}")
-        skipped = dict[str, str]()
+        skipped, last = dict[str, str](), None
         for entry in entries.values() if engine == "auto" else [entries[engine]]:
             try:
                 return Predictor(self, entry, skipped)
             except BundleError as error:
-                skipped[entry.id] = str(error)
+                skipped[entry.id], last = str(error), error
         reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
-        raise BundleError(f"{self.path}: no engine can be used ({reasons})")
+        raise BundleError(f"{self.path}: no engine can be used ({reasons})") from last
 
     def golden_frames(self) -> NDArray[np.uint8]:
         """The golden frames uint8 [F, H, W, 3], in the manifest's order. Raises BundleError."""

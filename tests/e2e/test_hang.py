@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from export.bundle import Bundle, Prediction, Predictor
 from tests.bundles import make_bundle
 from tests.e2e.serving import Running, process, serving, wait_until
-from tests.service.engines import Gate
+from tests.service.engines import POISON, Gate
 from tests.service.family import nurseries
 from tests.service.images import plain
 
@@ -54,6 +54,23 @@ def test_a_hanging_engine_fails_liveness_until_it_returns(
         wait_until(lambda: "ready again" in caplog.messages)
 
     assert sum("the engine hangs" in message for message in caplog.messages) == 1
+
+
+def test_an_engine_that_fails_on_every_batch_fails_liveness_until_it_answers(tmp_path: Path) -> None:
+    """As after a GPU was lost."""
+    make_bundle(tmp_path)
+    with serving(tmp_path, Gate().start) as running, httpx.Client(base_url=running.url) as http:
+
+        def inspect(level: int) -> int:
+            return http.post("/v1/inspect?product=tile", content=plain(level)).status_code
+
+        assert {inspect(POISON) for _ in range(19)} == {500}
+        assert health(running, "live").status_code == 200
+        assert inspect(POISON) == 500
+        assert "has failed on the last 20 batches" in health(running, "live").json()["detail"]
+        assert health(running, "ready").status_code == 503
+        assert inspect(2) == 200
+        assert health(running, "live").status_code == health(running, "ready").status_code == 200
 
 
 def test_a_version_that_loads_for_minutes_holds_back_neither_health_nor_the_end(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from export.bundle import Bundle, Predictor
+from export.bundle import Bundle, BundleError, Predictor
 from export.bundle.manifest import MANIFEST, SEAL
 from export.bundle.signature import SigningKey
 from service.app import Service
@@ -169,7 +169,12 @@ def test_a_product_is_removed_when_two_scans_do_not_find_it(tmp_path: Path) -> N
     within(30, work())
 
 
-@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), MemoryError()], ids=repr)
+NO_ROOM = BundleError("no engine can be used (onnx-cuda-fp16: CUDA failure 2: out of memory)")
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EIO, "Input/output error"), MemoryError(), NO_ROOM], ids=repr
+)
 def test_an_error_of_the_machine_is_tried_again_after_a_while(tmp_path: Path, error: Exception) -> None:
     make_bundle(tmp_path)
 

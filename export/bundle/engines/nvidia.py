@@ -32,7 +32,7 @@ def compute_capability() -> str:
 
 
 _LIBRARIES = {
-    "tensorrt-rtx": (RTX_PLUGIN, ["libtensorrt_rtx.so.*.*"]),
+    "tensorrt-rtx": (RTX_PLUGIN, ["libtensorrt_rtx.so.*.*", "libcudart.so.*"]),
     "tensorrt": ("tensorrt_libs", ["libnvinfer.so.*", "libnvonnxparser.so.*"]),
 }
 """Package of each flavour, and those of its libraries that ONNX Runtime's provider is linked against; the
