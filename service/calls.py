@@ -116,11 +116,15 @@ class Call:
             reading = self.inspection.reading
             facts |= {
                 "version": self.inspection.version,
+                "bundle_digest": self.inspection.bundle_digest,
+                "sha256": self.inspection.image.sha256,
                 "engine": self.inspection.engine,
                 "verdict": reading.verdict,
                 "reason": reading.reason,
                 "unfamiliar": reading.unfamiliar,
                 "score": round(reading.score, 4),
+                "raw_score": reading.raw_score,
+                "batch_size": self.inspection.batch_size,
                 "timings_ms": self.inspection.timings.milliseconds(),
             }
         return facts

@@ -52,7 +52,7 @@ class Catalog:
     def versions(self, product: str | None = None) -> list[Version]:
         """All known versions of all products or of one, newest first; NotLoaded for an unknown product."""
         if product is not None and product not in self._products:
-            raise NotLoaded(f"there is no product {product!r}")
+            raise NotLoaded(f"there is no product {product!r}; /v1/products names those there are")
         chosen = sorted(self._products) if product is None else [product]
         return [
             version
@@ -71,19 +71,22 @@ class Catalog:
     def lane(self, product: str, version: int | None = None) -> Lane:
         """The lane that serves `product`, or that of a loaded `version`. Raises NotLoaded or NotServing."""
         if product not in self._products:
-            raise NotLoaded(f"there is no product {product!r}")
+            raise NotLoaded(f"there is no product {product!r}; /v1/products names those there are")
         known = self._products[product]
         if version is None:
             chosen = known.serving
             if chosen is None or chosen.lane is None:
                 raise NotServing(
-                    f"product {product!r} has no version that serves", reason="failed", retry_after=5
+                    f"product {product!r} has no version that serves; /v1/products says why",
+                    reason="failed",
+                    retry_after=5,
                 )
             return chosen.lane
         for candidate in reversed(known.versions):
             if candidate.number == version and candidate.lane is not None:
                 return candidate.lane
-        raise NotLoaded(f"version {version} of product {product!r} is not loaded")
+        loaded = ", ".join(str(each.number) for each in known.versions if each.lane is not None)
+        raise NotLoaded(f"version {version} of product {product!r} is not loaded, only {loaded or 'none'}")
 
     async def refresh(self) -> None:
         """Loads new versions, unloads removed ones. Whatever the folder holds, it does not raise."""

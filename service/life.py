@@ -41,6 +41,10 @@ class Life:
         )
         return f"no product can be inspected: {reasons or 'the models folder is empty'}"
 
+    def check_product(self, product: str) -> None:
+        """Raises NotLoaded or NotServing unless `product` can be inspected."""
+        self._catalog.lane(product)
+
     def start(self) -> None:
         self.state, self.accepting = "READY", True
 

@@ -47,6 +47,8 @@ def verdict_routes(inspector: Inspector, history: History) -> APIRouter:
         request: Request,
         product: str | None = None,
         verdict: Verdict | None = None,
+        frame_id: str | None = None,
+        request_id: str | None = None,
         limit: Annotated[int, Query(ge=1, le=MAX_RECORDS)] = 100,
     ) -> dict[str, Any]:
         """The newest verdicts that this process gave and still keeps, newest first."""
@@ -54,7 +56,10 @@ def verdict_routes(inspector: Inspector, history: History) -> APIRouter:
         chosen = (
             record.facts(history.id)
             for record in history.latest(sees, MAX_RECORDS)
-            if product in (None, record.product) and verdict in (None, record.verdict)
+            if product in (None, record.product)
+            and verdict in (None, record.verdict)
+            and frame_id in (None, record.frame_id)
+            and request_id in (None, record.request_id)
         )
         return {"records": list(islice(chosen, limit)), "counts": history.counts_of(sees)}
 

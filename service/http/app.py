@@ -139,9 +139,12 @@ def _health(life: Life, metrics: Metrics, grant: Callable[[Scope], Grant]) -> AP
         return JSONResponse({"status": "alive"}) if life.alive else unwell(request)
 
     @router.head("/health/ready", include_in_schema=False)
-    @router.get("/health/ready", response_model=Health, responses={503: _PROBLEM})
-    async def ready(request: Request) -> Response:
-        """Ready while at least one product can be inspected and the service is not draining."""
+    @router.get("/health/ready", response_model=Health, responses={404: _PROBLEM, 503: _PROBLEM})
+    async def ready(request: Request, product: str | None = None) -> Response:
+        """Ready while `product`, or else any, can be inspected and the service is not draining."""
+        if product is not None and life.ready:
+            grant(request.scope).check(product)
+            life.check_product(product)
         return JSONResponse({"status": "ready"}) if life.ready else unwell(request)
 
     @router.get("/metrics", response_class=Response)

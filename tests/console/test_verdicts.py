@@ -104,6 +104,18 @@ def test_pictures_may_not_do_anything(running: Running) -> None:
     assert (headers["x-content-type-options"], headers["content-type"]) == ("nosniff", "image/png")
 
 
+def test_chosen_by_the_callers_own_ids(running: Running) -> None:
+    """After a lost connection: was that part inspected?"""
+    for number in range(3):
+        answer = inspect(running.url, plain(20), f"tile&frame_id=own-{number}").json()
+        remembered(running.url, answer["request_id"])
+
+    for chosen in (f"frame_id=own-2&request_id={answer['request_id']}", "frame_id=own-2"):
+        (record,) = httpx.get(f"{running.url}/v1/verdicts?{chosen}").json()["records"]
+        assert record["request_id"] == answer["request_id"]
+    assert httpx.get(f"{running.url}/v1/verdicts?frame_id=own-9").json()["records"] == []
+
+
 def test_chosen_by_product_and_verdict(running: Running) -> None:
     for level, product in ((20, "tile"), (220, "tile"), (127, "bolt")):
         answer = inspect(running.url, plain(level), product).json()

@@ -348,6 +348,8 @@ def test_an_answer_whose_encoding_outlasts_its_deadline_is_not_given(
 def test_health(http: httpx.Client) -> None:
     assert http.get("/health/live").json() == {"status": "alive"}
     assert http.get("/health/ready").json() == {"status": "ready"}
+    assert http.get("/health/ready?product=tile").json() == {"status": "ready"}
+    assert http.get("/health/ready?product=other").status_code == 404
     for path in ("/health/live", "/health/ready"):  # what some load balancers ask
         assert (http.head(path).status_code, http.head(path).content) == (200, b"")
 

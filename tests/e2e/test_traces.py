@@ -75,6 +75,9 @@ def test_a_request_over_http_is_a_span_in_the_callers_trace(
     for name in ("request_id", "frame_id", "product", "version", "verdict"):
         assert span.attributes[f"drd.{name}"] == answer[name]
     assert span.attributes["drd.unfamiliar"] == tuple(answer["unfamiliar"])
+    for name in ("bundle_digest", "raw_score", "batch_size"):
+        assert span.attributes[f"drd.{name}"] == answer[name]
+    assert span.attributes["drd.sha256"] == answer["image"]["sha256"]
     for stage in (*STAGES, "total"):
         assert span.attributes[f"drd.{stage}_ms"] == answer["timings_ms"][stage]
     assert span.start_time
