@@ -103,7 +103,8 @@ class Admission:
             frame.lane.leave()
 
     def _learn(self, frame: Frame, forecast: float) -> None:
-        """Adapts the lane's `caution` until it covers all but a fraction `_FEW` of the frames with tight deadlines."""
+        """Adapts the lane's `caution` until it covers all but a fraction `_FEW` of its frames with tight
+        deadlines."""
         arrived, deadline, lane = frame.request.arrived, frame.request.deadline, frame.lane
         if deadline is None or forecast * lane.caution < (deadline - arrived) / 2:
             return

@@ -49,7 +49,7 @@ class Call:
         self.caller = ""
         self.inspection: Inspection | None = None
         self.ends: float | None = None
-        """When the caller stops waiting, an instant of `time.monotonic`. A call cancelled then has expired."""
+        """When the caller stops waiting, by `time.monotonic`. A call cancelled then has expired."""
         self.carrier: Carrier = {}
         self._calls = calls
 

@@ -21,7 +21,7 @@ async def in_daemon(work: Callable[[], Result]) -> Result:
         outcome: Result | Exception
         try:
             outcome = work()
-        except Exception as error:  # whatever it is, it is raised where it is waited for
+        except Exception as error:  # noqa: BLE001  # raised where it is waited for
             outcome = error
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
             loop.call_soon_threadsafe(settle, done, outcome)

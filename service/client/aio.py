@@ -62,7 +62,8 @@ class AsyncClient:
         """Yields the outcome of each frame as soon as it is known; at most `window` frames are in flight.
 
         Over gRPC all frames share one InspectStream, which is reopened when it ends; frame ids in flight must
-        differ. Over REST each frame is a request.
+        differ. Over REST each frame is a request. What `frames` raises is raised after the outcomes of the
+        frames before.
         """
         grpc = self._address.door == "grpc"
         door: Door = RpcLink(self._address, self._access) if grpc else self._door
@@ -72,11 +73,16 @@ class AsyncClient:
         async def follow(frame: Frame) -> None:
             outcomes.put_nowait(await self._outcome(door, frame))
 
-        async def feed() -> None:
+        async def feed() -> Exception | None:
+            """Returns what `frames` raised, once earlier frames have their outcomes."""
             source = aiter(frames) if isinstance(frames, AsyncIterable) else _in_thread(frames)
             async with asyncio.TaskGroup() as under_way:
-                while await places.acquire() and (frame := await anext(source, None)) is not None:
-                    under_way.create_task(follow(frame))
+                try:
+                    while await places.acquire() and (frame := await anext(source, None)) is not None:
+                        under_way.create_task(follow(frame))
+                except Exception as error:  # noqa: BLE001
+                    return error
+            return None
 
         feeding = asyncio.create_task(feed())
         feeding.add_done_callback(lambda _: outcomes.put_nowait(None))
@@ -84,8 +90,9 @@ class AsyncClient:
             while (outcome := await outcomes.get()) is not None:
                 yield outcome
                 places.release()
-            await feeding
-        except BaseExceptionGroup as group:  # of one exception, raised by `frames`
+            if (error := await feeding) is not None:
+                raise error
+        except BaseExceptionGroup as group:  # such as certificates that can't be read any more
             raise group.exceptions[0] from None
         finally:
             feeding.cancel()
@@ -138,11 +145,8 @@ class AsyncClient:
 
     async def _attempts(self, door: Door, frame: Frame, ends: float) -> Answer:
         for retry in itertools.count():
-            left = ends - time.monotonic()
-            if left <= 0:
-                raise errors.DeadlinePassed("the deadline had passed before the frame was sent")
             try:
-                return await door.inspect(frame, left)
+                return await door.inspect(frame, ends)
             except (errors.Refused, errors.Unreachable) as error:
                 wait = _wait(error, retry)
                 if wait is None or retry == self._retries or time.monotonic() + wait >= ends:

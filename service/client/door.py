@@ -1,12 +1,13 @@
 """What both doors implement: one attempt to inspect one frame."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
 import httpx
 
-from service.client.errors import BadInput
+from service.client.errors import BadInput, DeadlinePassed
 from service.client.values import Answer, Frame
 
 KEEP_SECONDS = 30.0
@@ -14,11 +15,19 @@ KEEP_SECONDS = 30.0
 
 
 class Door(Protocol):
-    """`left` is the time left, in seconds. Raises ClientError."""
+    """`ends` is the instant of `time.monotonic` of the frame's deadline. Raises ClientError."""
 
-    async def inspect(self, frame: Frame, left: float) -> Answer: ...
+    async def inspect(self, frame: Frame, ends: float) -> Answer: ...
 
     async def close(self) -> None: ...
+
+
+def milliseconds_left(ends: float) -> int:
+    """At least 1; raises DeadlinePassed if there is no time left. Ask when sending: waiting for a connection
+    or for other frames takes time."""
+    if (left := ends - time.monotonic()) <= 0:
+        raise DeadlinePassed("the deadline had passed before the frame was sent")
+    return max(1, int(1000 * left))
 
 
 @contextmanager

@@ -8,11 +8,13 @@ import asyncio
 import queue
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 
 import grpc
 
 from service.client import errors
 from service.client.address import Access, Address
+from service.client.door import milliseconds_left
 from service.client.rpc import OPTIONS, answer_of, credentials, error_of, error_of_call, message_of
 from service.client.values import Answer, Frame
 from service.rpc.pb import inspection_pb2 as pb
@@ -29,8 +31,8 @@ class RpcLink:
         self._opening = asyncio.Lock()
         self._stream: _Stream | None = None
 
-    async def inspect(self, frame: Frame, left: float) -> Answer:
-        message = message_of(frame, left)
+    async def inspect(self, frame: Frame, ends: float) -> Answer:
+        message = message_of(frame, ends)
         async with self._opening:
             if (stream := self._stream) is not None and stream.ended.is_set():
                 # A service that ends a stream may close its connection soon: use a new one.
@@ -38,10 +40,10 @@ class RpcLink:
                 self._channel, self._stream = _channel(self._address, self._access), None
             if self._stream is None:
                 stub = InspectionServiceStub(self._channel)
-                await asyncio.to_thread(self._connect, stub, left)
+                await asyncio.to_thread(self._connect, stub, milliseconds_left(ends) / 1000)
                 self._stream = _Stream(stub, self._metadata)
             stream = self._stream
-        return await stream.inspect(message)
+        return await stream.inspect(message, ends)
 
     async def close(self) -> None:
         if self._stream is not None:
@@ -68,8 +70,8 @@ def _channel(address: Address, access: Access) -> grpc.Channel:
 class _Sent:
     """A frame that waits for its answer; `left_here` if it may have reached the service."""
 
-    def __init__(self, message: pb.InspectRequest) -> None:
-        self.message = message
+    def __init__(self, message: pb.InspectRequest, ends: float) -> None:
+        self.message, self.ends = message, ends
         self.answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self.left_here = False
 
@@ -85,10 +87,10 @@ class _Stream:
         self._call = stub.InspectStream(self._messages(), metadata=metadata)
         threading.Thread(target=self._read, name="drd-stream", daemon=True).start()
 
-    async def inspect(self, message: pb.InspectRequest) -> Answer:
+    async def inspect(self, message: pb.InspectRequest, ends: float) -> Answer:
         if message.frame_id in self._waiting:
             raise errors.BadInput(f"a frame with id {message.frame_id!r} is in flight already")
-        sent = self._waiting[message.frame_id] = _Sent(message)
+        sent = self._waiting[message.frame_id] = _Sent(message, ends)
         self._outgoing.put(sent)
         try:
             return await sent.answer
@@ -102,7 +104,10 @@ class _Stream:
     def _messages(self) -> Iterator[pb.InspectRequest]:
         """Runs on gRPC's thread, which takes the next message when it has sent the last."""
         while (sent := self._outgoing.get()) is not None:
-            if not sent.answer.done():
+            if sent.answer.done():
+                continue
+            with suppress(errors.DeadlinePassed):  # its caller notices, too
+                sent.message.deadline_ms = milliseconds_left(sent.ends)
                 sent.left_here = True
                 yield sent.message
 
@@ -121,11 +126,13 @@ class _Stream:
         sent = self._waiting.get(response.frame_id)
         if sent is None or sent.answer.done():
             return  # its caller does not wait any more
+        # Errors of an older service have no request id.
+        if (response.request_id or response.result.request_id) not in ("", sent.message.request_id):
+            return  # the late answer to an earlier frame with this id
         if response.HasField("error"):
             sent.answer.set_exception(error_of(response.error))
-        elif response.result.request_id == sent.message.request_id:
+        else:
             sent.answer.set_result(answer_of(response.result))
-        # Otherwise it is the late answer to an earlier frame with this id.
 
     def _end(self, reason: errors.ClientError) -> None:
         self.ended.set()

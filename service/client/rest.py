@@ -10,7 +10,7 @@ import httpx
 
 from service.client import errors
 from service.client.address import Access, Address
-from service.client.door import KEEP_SECONDS, writing
+from service.client.door import KEEP_SECONDS, milliseconds_left, writing
 from service.client.values import Answer, Frame, Part, Picture, Product, Region, Timings
 
 _ERRORS: dict[int, type[errors.ClientError]] = {
@@ -47,9 +47,9 @@ class RestDoor:
             trust_env=False,
         )
 
-    async def inspect(self, frame: Frame, left: float) -> Answer:
+    async def inspect(self, frame: Frame, ends: float) -> Answer:
         with writing():
-            request = self._request(frame, left)
+            request = self._request(frame, ends)
         response = await self._ask(request)
         try:
             return _answer(response.json())
@@ -70,7 +70,7 @@ class RestDoor:
     async def close(self) -> None:
         await self._http.aclose()
 
-    def _request(self, frame: Frame, left: float) -> httpx.Request:
+    def _request(self, frame: Frame, ends: float) -> httpx.Request:
         query: dict[str, str | int] = {"product": frame.product, "include": ",".join(frame.include)}
         if frame.frame_id:
             query["frame_id"] = frame.frame_id
@@ -78,7 +78,7 @@ class RestDoor:
             query["version"] = frame.version
         headers = {
             "content-type": "application/octet-stream",  # recognised by content
-            "x-deadline-ms": str(max(1, int(1000 * left))),
+            "x-deadline-ms": str(milliseconds_left(ends)),
             "x-request-id": frame.request_id,
         }
         image = bytes(frame.image)  # httpx would treat a bytearray, which some drivers give, as a stream

@@ -10,7 +10,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from service.client import errors
 from service.client.address import Access, Address
-from service.client.door import writing
+from service.client.door import milliseconds_left, writing
 from service.client.values import Answer, Frame, Picture, Product, Region, Timings, Verdict
 from service.rpc.pb import inspection_pb2 as pb
 from service.rpc.pb.inspection_pb2_grpc import InspectionServiceStub
@@ -55,11 +55,14 @@ class RpcDoor:
             self._channel = grpc.aio.insecure_channel(address.target, OPTIONS)
         self._stub = InspectionServiceStub(self._channel)
 
-    async def inspect(self, frame: Frame, left: float) -> Answer:
-        message = message_of(frame, left)
-        await self._connect(left)
+    async def inspect(self, frame: Frame, ends: float) -> Answer:
+        message = message_of(frame, ends)
+        await self._connect(message.deadline_ms / 1000)
+        message.deadline_ms = milliseconds_left(ends)
         try:
-            response = await self._stub.Inspect(message, timeout=left, metadata=self._metadata)
+            response = await self._stub.Inspect(
+                message, timeout=message.deadline_ms / 1000, metadata=self._metadata
+            )
         except grpc.aio.AioRpcError as error:
             raise error_of_call(error) from error
         return answer_of(response)
@@ -90,8 +93,8 @@ class RpcDoor:
         return tuple(_product(product) for product in (await call).products)
 
 
-def message_of(frame: Frame, left: float) -> pb.InspectRequest:
-    """Raises BadInput if the frame can't be encoded."""
+def message_of(frame: Frame, ends: float) -> pb.InspectRequest:
+    """Raises BadInput if the frame can't be encoded, DeadlinePassed if it is too late for it."""
     with writing():
         return pb.InspectRequest(
             image=bytes(frame.image),
@@ -99,7 +102,7 @@ def message_of(frame: Frame, left: float) -> pb.InspectRequest:
             version=frame.version or 0,
             frame_id=frame.frame_id,
             include=list(frame.include) or [""],
-            deadline_ms=max(1, int(1000 * left)),
+            deadline_ms=milliseconds_left(ends),
             request_id=frame.request_id,
         )
 

@@ -84,7 +84,7 @@ class InspectEndpoint:
 
 @contextmanager
 def _cut_short() -> Iterator[None]:
-    """What is cancelled though its caller waits has been cut off: the shutdown has waited for drain_seconds."""
+    """What is cancelled though its caller waits was cut off: the shutdown has waited for drain_seconds."""
     try:
         yield
     except asyncio.CancelledError as error:

@@ -45,7 +45,7 @@ class Server:
                 # A camera that loses power does not close its connection.
                 ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
                 ("grpc.keepalive_timeout_ms", _KEEPALIVE_MS),
-                # Of callers' own pings gRPC allows one in five minutes; PLC gateways are usually set to send more.
+                # gRPC allows callers a ping in five minutes; PLC gateways are usually set to send more.
                 ("grpc.http2.min_ping_interval_without_data_ms", _LEAST_PING_MS),
                 ("grpc.keepalive_permit_without_calls", 1),
                 # At `age` a stream ends itself, with every frame answered. The connection refuses new calls a

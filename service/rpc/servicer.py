@@ -55,8 +55,12 @@ class Servicer:
             try:
                 result = await self._inspect(request, ends, sent, turn)
             except ServiceError as error:
-                return pb.InspectStreamResponse(frame_id=request.frame_id, error=status_of(error))
-            return pb.InspectStreamResponse(frame_id=request.frame_id, result=result)
+                return pb.InspectStreamResponse(
+                    frame_id=request.frame_id, request_id=request.request_id, error=status_of(error)
+                )
+            return pb.InspectStreamResponse(
+                frame_id=request.frame_id, request_id=request.request_id, result=result
+            )
 
         stream = Stream(request_iterator, answer, self._window)
         self._streams.add(stream)

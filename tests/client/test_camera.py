@@ -242,6 +242,30 @@ def test_pictures_that_were_away_are_not_sent_again(address: str, tmp_path: Path
     assert [row["frame_id"] for row in rows(kept)] == ["new.png", "first.png", "last.png"]
 
 
+def test_a_share_may_be_away_for_a_while(address: str, tmp_path: Path, gate: Gate) -> None:
+    """That is said once, and pictures in flight are still answered."""
+    spool, away, kept = tmp_path / "spool", tmp_path / "away", tmp_path / "all.csv"
+    spool.mkdir()
+
+    with watching(address, spool, "--csv", kept, "--settle-ms", "0") as popen:
+        assert popen.stderr is not None
+        gate.shut()
+        put(tmp_path / "first.png", DARK).replace(spool / "first.png")
+        gate.wait_for_batch()
+        spool.rename(away)
+        assert str(spool) in popen.stderr.readline()
+        gate.open()
+        wait_until(lambda: len(rows(kept)) == 1)
+        away.rename(spool)
+        put(tmp_path / "second.png", DARK).replace(spool / "second.png")
+        wait_until(lambda: len(rows(kept)) == 2)
+        popen.send_signal(signal.SIGTERM)
+        assert popen.wait(30) == 0
+        assert str(spool) not in popen.stderr.read()
+
+    assert [row["frame_id"] for row in rows(kept)] == ["first.png", "second.png"]
+
+
 def test_a_picture_that_is_still_being_written_is_left_alone(address: str, tmp_path: Path) -> None:
     (tmp_path / "spool").mkdir()
     whole, kept = plain(DARK, (64, 64), "BMP"), tmp_path / "all.csv"

@@ -10,10 +10,13 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
 from service import client
 from service.client import AsyncClient, Client, Frame, Outcome
+from service.rpc.pb import inspection_pb2 as pb
+from service.rpc.pb.inspection_pb2_grpc import InspectionServiceStub
 from tests.bundles import make_bundle
 from tests.client.conftest import frame
 from tests.e2e.serving import Running, process, serving
@@ -151,6 +154,19 @@ def test_two_frames_of_one_name_are_not_mixed_up(running: Running, gate: Gate) -
     assert level(answered) == round(answered.frame is not refused.frame)
 
 
+def test_responses_in_a_stream_tell_whose_they_are(running: Running) -> None:
+    asked = [
+        pb.InspectRequest(image=image, product="tile", request_id=name)
+        for name, image in (("good", plain(5)), ("bad", b"no image"))
+    ]
+
+    with grpc.insecure_channel(running.target) as channel:
+        responses = list(InspectionServiceStub(channel).InspectStream(iter(asked)))
+
+    whose = {response.request_id: response.WhichOneof("outcome") for response in responses}
+    assert whose == {"good": "result", "bad": "error"}
+
+
 def test_a_frame_counts_from_when_it_is_taken_and_not_from_when_it_was_made(address: str) -> None:
     """Otherwise the last frames of a long list would be late. One at a time, so that times don't overlap."""
     frames = [frame(20 + number, frame_id=str(number)) for number in range(20)]
@@ -164,13 +180,16 @@ def test_a_frame_counts_from_when_it_is_taken_and_not_from_when_it_was_made(addr
     assert sum(outcome.seconds for outcome in outcomes) < elapsed
 
 
-def test_an_error_of_the_source_is_raised(address: str) -> None:
+def test_an_error_of_the_source_is_raised_after_the_outcomes(address: str) -> None:
     def camera() -> Iterator[Frame]:
         yield frame(1)
         raise OSError("the cable is out")
 
-    with Client(address) as drd, pytest.raises(OSError, match="the cable is out"):
-        list(drd.stream(camera()))
+    with Client(address) as drd:
+        outcomes = drd.stream(camera())
+        assert level(next(outcomes)) == 1
+        with pytest.raises(OSError, match="the cable is out"):
+            next(outcomes)
 
 
 def test_a_stream_may_be_left(address: str) -> None:

@@ -80,7 +80,8 @@ def _of_readme(beginning: str, folder: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    ("overlay", "image"), [("cpu", "service")] + [(f"gpu-{gpu}", "service-gpu") for gpu in ("l4", "t4", "mig")]
+    ("overlay", "image"),
+    [("cpu", "service")] + [(f"gpu-{gpu}", "service-gpu") for gpu in ("l4", "t4", "mig")],
 )
 def test_the_overlay_of_the_readme_is_one(overlay: str, image: str, kubectl: Path, tmp_path: Path) -> None:
     block = _of_readme("# kustomization.yaml; PATH", tmp_path) + _of_readme("patches:", tmp_path)

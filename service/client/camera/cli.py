@@ -41,10 +41,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return asyncio.run(_run(given))
     except (ClientError, OSError, UnicodeError) as error:
-        print(f"drd-camera: {error}", file=sys.stderr)
+        _say(error)
         return 1
     except KeyboardInterrupt:
         return 1
+
+
+def _say(error: Exception) -> None:
+    print(f"drd-camera: {error}", file=sys.stderr)
 
 
 async def _run(given: argparse.Namespace) -> int:
@@ -115,7 +119,7 @@ def _conclude(tally: Tally) -> None:
 
 def _source(given: argparse.Namespace) -> AsyncIterator[Picture]:
     if given.watch:
-        return pictures.watched(given.sources[0], given.settle_ms / 1000)
+        return pictures.watched(given.sources[0], given.settle_ms / 1000, _say)
     if given.sources == [LISTED]:
         return pictures.listed()
     found = [picture for source in given.sources for picture in pictures.found(source)]

@@ -4,7 +4,7 @@ import asyncio
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,19 +63,22 @@ async def listed() -> AsyncIterator[Picture]:
             yield Picture(Path(name), Path(name).name)
 
 
-def watched(folder: Path, settle: float) -> AsyncIterator[Picture]:
+def watched(folder: Path, settle: float, say: Callable[[OSError], None]) -> AsyncIterator[Picture]:
     """Pictures that appear or change in `folder` from now on, once unchanged for `settle` seconds.
 
     One that was missing for less than ten minutes, and comes back unchanged, is not sent again.
+    While the folder can't be listed, as when a share is away, that is said once.
     Polls fifty times a second: the kernel does not report changes that cameras make on network shares.
     """
-    return _watched(folder, settle, _stamps(folder))
+    return _watched(_looks(folder, say), settle, _stamps(folder))
 
 
-async def _watched(folder: Path, settle: float, sent: dict[Path, Stamp]) -> AsyncIterator[Picture]:
+async def _watched(
+    looks: AsyncIterator[dict[Path, Stamp]], settle: float, sent: dict[Path, Stamp]
+) -> AsyncIterator[Picture]:
     changing, seen = dict[Path, tuple[Stamp, float]](), dict[Path, float]()
-    while True:
-        stamps, now = await asyncio.to_thread(_stamps, folder), time.monotonic()
+    async for stamps in looks:
+        now = time.monotonic()
         fresh = {path: stamp for path, stamp in stamps.items() if sent.get(path) != stamp}
         changing = {
             path: changing[path] if path in changing and changing[path][0] == stamp else (stamp, now)
@@ -90,6 +93,21 @@ async def _watched(folder: Path, settle: float, sent: dict[Path, Stamp]) -> Asyn
             seen |= dict.fromkeys(stamps, now)
             seen = {path: last for path, last in seen.items() if now - last < _FORGET_SECONDS}
             sent = {path: stamp for path, stamp in sent.items() if path in seen}
+
+
+async def _looks(folder: Path, say: Callable[[OSError], None]) -> AsyncIterator[dict[Path, Stamp]]:
+    """What is in the folder, again and again."""
+    away = False
+    while True:
+        try:
+            stamps = await asyncio.to_thread(_stamps, folder)
+        except OSError as error:
+            if not away:
+                say(error)
+            away = True
+        else:
+            away = False
+            yield stamps
         await asyncio.sleep(_LOOK_SECONDS)
 
 

@@ -290,7 +290,10 @@ class InspectStreamResponse(_message.Message):
     FRAME_ID_FIELD_NUMBER: _builtins.int
     RESULT_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     frame_id: _builtins.str
+    request_id: _builtins.str
+    """as in the request"""
     @_builtins.property
     def result(self) -> Global___InspectResponse: ...
     @_builtins.property
@@ -301,10 +304,11 @@ class InspectStreamResponse(_message.Message):
         frame_id: _builtins.str = ...,
         result: Global___InspectResponse | None = ...,
         error: _status_pb2.Status | None = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "outcome", b"outcome", "result", b"result"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "frame_id", b"frame_id", "outcome", b"outcome", "result", b"result"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "frame_id", b"frame_id", "outcome", b"outcome", "request_id", b"request_id", "result", b"result"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["result", "error"]  # noqa: Y015
     _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015

@@ -65,7 +65,7 @@ class InspectionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def InspectStream(self, request_iterator, context):
-        """A stream of frames: one response per request, matched by frame_id, in completion order. A failed frame is
+        """A stream of frames: one response per request, matched by its ids, in completion order. A failed frame is
         answered in-band and does not end the stream. Flow control limits the unanswered frames. The service ends
         every stream after some time, and when it shuts down: UNAVAILABLE, with RetryInfo. Frames without a response
         were not inspected then, and may be sent again on a new stream.

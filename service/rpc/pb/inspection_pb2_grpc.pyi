@@ -38,7 +38,7 @@ class InspectionServiceStub:
     UNAUTHENTICATED, PERMISSION_DENIED.
     """
     InspectStream: _grpc.StreamStreamMultiCallable[_inspection_pb2.InspectRequest, _inspection_pb2.InspectStreamResponse]
-    """A stream of frames: one response per request, matched by frame_id, in completion order. A failed frame is
+    """A stream of frames: one response per request, matched by its ids, in completion order. A failed frame is
     answered in-band and does not end the stream. Flow control limits the unanswered frames. The service ends
     every stream after some time, and when it shuts down: UNAVAILABLE, with RetryInfo. Frames without a response
     were not inspected then, and may be sent again on a new stream.
@@ -55,7 +55,7 @@ class InspectionServiceAsyncStub(InspectionServiceStub):
     UNAUTHENTICATED, PERMISSION_DENIED.
     """
     InspectStream: _aio.StreamStreamMultiCallable[_inspection_pb2.InspectRequest, _inspection_pb2.InspectStreamResponse]  # type: ignore[assignment]
-    """A stream of frames: one response per request, matched by frame_id, in completion order. A failed frame is
+    """A stream of frames: one response per request, matched by its ids, in completion order. A failed frame is
     answered in-band and does not end the stream. Flow control limits the unanswered frames. The service ends
     every stream after some time, and when it shuts down: UNAVAILABLE, with RetryInfo. Frames without a response
     were not inspected then, and may be sent again on a new stream.
@@ -81,7 +81,7 @@ class InspectionServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_inspection_pb2.InspectRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_inspection_pb2.InspectStreamResponse], _abc.AsyncIterator[_inspection_pb2.InspectStreamResponse]]:
-        """A stream of frames: one response per request, matched by frame_id, in completion order. A failed frame is
+        """A stream of frames: one response per request, matched by its ids, in completion order. A failed frame is
         answered in-band and does not end the stream. Flow control limits the unanswered frames. The service ends
         every stream after some time, and when it shuts down: UNAVAILABLE, with RetryInfo. Frames without a response
         were not inspected then, and may be sent again on a new stream.
