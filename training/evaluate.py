@@ -1,14 +1,14 @@
 """A test set through a network or an engine: scores, heatmaps, figures. The same walk for both."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from training.datasets import Sample, read_mask
-from training.geometry import Geometry, read_rgb
+from training.geometry import Geometry, read_rgb, upright_shape
 from training.metrics import Quality, quality
 
 Predict = Callable[[NDArray[np.uint8]], tuple[NDArray[np.float32], NDArray[np.float32]]]
@@ -46,21 +46,26 @@ def evaluate(
 ) -> ScoredSet:
     """Figures of `results` (heatmap and raw score per sample, in order).
 
-    Pixel figures come from the good images and those defective ones that have a mask; heatmaps are kept only
-    where there are masks.
+    Pixel figures come from the good images and those defective ones that have a mask with at least a pixel at
+    the network's size; heatmaps are kept only where there are masks. Raises DatasetError for a mask that is
+    not its picture's.
     """
     masked = any(sample.mask is not None for sample in samples)
     measured = [masked and (sample.mask is not None or not sample.defective) for sample in samples]
     heatmaps = np.empty((sum(measured), geometry.height, geometry.width), np.float32)
     masks = np.zeros(heatmaps.shape, np.bool_)
-    scores, row = [], 0
+    scores, row, lost = [], 0, 0
     for sample, has_pixels, (heatmap, score) in zip(samples, measured, results, strict=True):
         scores.append(score)
         if has_pixels:
-            heatmaps[row] = heatmap
+            heatmaps[row], masks[row] = heatmap, False
             if sample.mask is not None:
-                masks[row] = read_mask(sample.mask, geometry)
+                masks[row] = read_mask(sample.mask, geometry, upright_shape(sample.path))
+                if not masks[row].any():  # its defect would count as good pixels
+                    lost += 1
+                    continue
             row += 1
     defective = np.array([sample.defective for sample in samples])
     raw = np.array(scores)
-    return ScoredSet(tuple(samples), raw, quality(raw, defective, heatmaps, masks))
+    figures = quality(raw, defective, heatmaps[:row], masks[:row])
+    return ScoredSet(tuple(samples), raw, replace(figures, n_masks_lost=lost or None))

@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 Filter = Literal["bilinear", "bilinear-point"]
 """`bilinear` averages over the source area when it shrinks (antialiased); `bilinear-point` is the
@@ -143,6 +143,13 @@ def open_image(path: Path) -> Image.Image:
         image.close()
         raise UnreadableImage(too_large)
     return image
+
+
+def upright_shape(path: Path) -> tuple[int, int]:
+    """Height and width of what `read_rgb` gives, without decoding it. Raises what `open_image` does."""
+    with open_image(path) as image:
+        lies = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5  # on its side
+        return (image.width, image.height) if lies else (image.height, image.width)
 
 
 def read_rgb(path: Path) -> NDArray[np.uint8]:

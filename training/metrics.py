@@ -22,6 +22,8 @@ class Quality:
     pixel_auroc: float | None = None
     pixel_ap: float | None = None
     aupro: float | None = None
+    n_masks_lost: int | None = None
+    """Masks of defects too thin for the network's size: not one pixel is left. They are in no pixel figure."""
 
     def as_dict(self) -> dict[str, float | int | None]:
         return asdict(self)

@@ -1,29 +1,38 @@
 """Which of the method's parts hold on real data: the ablation ladder, beside a training-free yardstick.
 
-    python -m tests.bench.quality DATA [DATA …] [--recipe quick|fast] [--seeds N] [--out DIR]
+    python -m tests.bench.quality DATA [DATA …] [--product NAME …] [--recipe R] [--seeds N] [--out DIR]
 
-Every rung takes the same optimiser steps; nothing is chosen on test images. Finished runs are kept in `--out`
-and not repeated. DATA are folders with labelled test images, in any layout `drd-train` reads.
+Every rung takes the same optimiser steps; nothing is chosen on test images. Results are kept in `--out` and
+not repeated as long as program, recipe, seed, teacher and pictures are the same. DATA are folders with
+labelled test images, in any layout `drd-train` reads; of VisA, each `--product` is measured.
 """
 
 import argparse
+import hashlib
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.choose import candidates
-from training.datasets import Dataset, open_dataset
-from training.evaluate import evaluate, read_frames, score_images
+import training
+from training.checkpoint import METRICS, libraries, load_checkpoint, write_json
+from training.choose import candidates, choose_rule
+from training.datasets import Dataset, DatasetError, Sample, open_dataset
+from training.evaluate import Predict, evaluate, read_frames, score_images
+from training.files import file_digest
+from training.geometry import Geometry
 from training.model.heatmap import Heatmap
 from training.model.weights import load_teacher
-from training.recipe import Recipe, load_recipe
+from training.recipe import Recipe, RecipeError, load_recipe
 from training.run import Request, train, usable_device
 from training.shape import shaped
 from training.splits import split
@@ -49,9 +58,24 @@ STEPS: tuple[tuple[str, tuple[str, ...]], ...] = (
 )
 """From RD to the recipe: the fields that each rung takes over from it, on top of the rung below."""
 
+Figures = Mapping[str, float | None]
+Facts = Mapping[str, object]
+"""What a result depends on, as JSON gives it back."""
+
 FIGURES = ("image_auroc", "image_ap", "pixel_auroc", "aupro")
+REREAD = "RD, the recipe's rule"
+"""So that what the student gives can be told from what the score rule gives."""
 YARDSTICK = "nearest neighbours"
-_BANK = 10_000
+_BANK, _SEED = 10_000, 0
+
+
+def _digest(content: object) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+# At the start, as the files may be edited while this runs.
+_BENCH = file_digest(Path(__file__))
+_TRAINING = _digest([file_digest(path) for path in sorted(Path(training.__file__).parent.rglob("*.py"))])
 
 
 def ladder(recipe: Recipe) -> dict[str, Recipe]:
@@ -65,30 +89,91 @@ def ladder(recipe: Recipe) -> dict[str, Recipe]:
     return rungs
 
 
-def run_rung(
-    name: str, recipe: Recipe, data: Path, seed: int, out: Path, options: argparse.Namespace
-) -> None:
-    """Trains one rung unless the figures of just this recipe are there."""
+def open_all(roots: Sequence[Path], products: Sequence[str]) -> dict[str, Dataset]:
+    """The data sets by what the table calls them. Raises DatasetError."""
+    found = dict[Path, Dataset]()
+    for root in roots:
+        several = [open_dataset(root, name) for name in products]
+        visa = several and several[0].layout == "VisA"  # elsewhere a folder is one product
+        for dataset in several if visa else [open_dataset(root)]:
+            if not dataset.test:
+                raise DatasetError(f"{root}: no labelled test pictures of {dataset.product}")
+            found[root.resolve() / dataset.product] = dataset
+    names = [dataset.product for dataset in found.values()]
+    return {
+        one.product if names.count(one.product) == 1 else f"{one.product} in {one.root}": one
+        for one in found.values()
+    }
+
+
+def facts(dataset: Dataset, backbone: str, weights: Path | None) -> Facts:
+    """What all results on this data set depend on."""
+    return {
+        "program": [libraries(), _TRAINING],
+        "teacher": hashlib.sha256(save(load_teacher(backbone, weights).state_dict())).hexdigest(),
+        "pictures": _digest([list(map(_told, samples)) for samples in (dataset.train, dataset.test)]),
+    }
+
+
+def _told(sample: Sample) -> list[str | None]:
+    mask = file_digest(sample.mask) if sample.mask else None
+    return [sample.name, sample.kind, file_digest(sample.path), mask]
+
+
+def folder_of(dataset: Dataset) -> str:
+    """The product's name, and what tells it from one of the same name elsewhere."""
+    return f"{dataset.product} {_digest(str(dataset.root.resolve()))[:8]}"
+
+
+def kept(out: Path, known: Facts, make: Callable[[Path], None]) -> Figures:
+    """The figures in `out` if they come from just these facts; if not, `make` writes them there anew."""
+    path = out / "facts.json"
+    before = json.loads(path.read_text()) if path.is_file() else {}
+    if before != known:
+        if before:
+            changed = ", ".join(name for name in known if before.get(name) != known[name])
+            print(f"{out}: made with another {changed}; done anew", flush=True)
+        out.mkdir(parents=True, exist_ok=True)
+        for stale in (METRICS, "resume.safetensors"):  # an unfinished run's state, too
+            (out / stale).unlink(missing_ok=True)
+        write_json(path, known)
+    if not (out / METRICS).is_file():
+        print(f"\n── {out}", flush=True)
+        make(out)
+    figures: Figures = json.loads((out / METRICS).read_text())["test"]
+    return figures
+
+
+def train_rung(dataset: Dataset, recipe: Recipe, seed: int, options: argparse.Namespace, out: Path) -> None:
     fields = "".join(f"{field} = {json.dumps(value)}\n" for field, value in recipe.model_dump().items())
     path = out / "recipe.toml"
-    if (out / "metrics.json").is_file() and path.read_text() == fields:
-        return
-    print(f"\n── {data.name}, {name}, seed {seed}", flush=True)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "metrics.json").unlink(missing_ok=True)
     path.write_text(fields)
-    train(Request(data, data.name, out, str(path), weights=options.weights, seed=seed, device=options.device))
+    train(
+        Request(
+            dataset.root, dataset.product, out, str(path),
+            weights=options.weights, seed=seed, device=options.device,
+        )
+    )  # fmt: skip
 
 
-def figures_of(out: Path) -> dict[str, float | None]:
-    test: dict[str, float | None] = json.loads((out / "metrics.json").read_text())["test"]
-    return test
+def reread(dataset: Dataset, recipe: Recipe, trained: Path, device: torch.device, out: Path) -> None:
+    """The network in `trained`, its score rule chosen as `recipe` says, by the same `select` images."""
+    checkpoint = load_checkpoint(trained)
+    drd, geometry = checkpoint.model().to(device), checkpoint.geometry
+    select = torch.from_numpy(read_frames(checkpoint.images("select"), geometry))
+    choose_rule(drd, recipe, select, checkpoint.seed)
+    _measure(dataset, drd.predict, geometry, out)
+
+
+def _measure(dataset: Dataset, predict: Predict, geometry: Geometry, out: Path) -> None:
+    results = score_images(predict, [sample.path for sample in dataset.test], geometry)
+    write_json(out / METRICS, {"test": evaluate(dataset.test, results, geometry).quality.as_dict()})
 
 
 @torch.inference_mode()
 def nearest_neighbours(
-    dataset: Dataset, recipe: Recipe, weights: Path | None, seed: int, device: torch.device
-) -> dict[str, object]:
+    dataset: Dataset, recipe: Recipe, weights: Path | None, device: torch.device, out: Path
+) -> None:
     """1 − cosine to the nearest of 10,000 feature vectors of the `fit` images (levels 2 and 3, 3×3 means)."""
     recipe = shaped(recipe, [sample.path for sample in dataset.train])
     teacher, geometry = load_teacher(recipe.backbone, weights).to(device), recipe.geometry
@@ -98,9 +183,9 @@ def nearest_neighbours(
         both = torch.cat([second, F.interpolate(third, second.shape[-2:], mode="bilinear")], 1)
         return F.normalize(both.permute(0, 2, 3, 1), dim=-1)  # [n, h, w, C]
 
-    fit = [sample.path for sample in split(dataset.train, seed)["fit"]]
+    fit = [sample.path for sample in split(dataset.train, _SEED)["fit"]]
     batches = [fit[start : start + 8] for start in range(0, len(fit), 8)]
-    generator, share = torch.Generator().manual_seed(seed), -(-_BANK // len(batches))
+    generator, share = torch.Generator().manual_seed(_SEED), -(-_BANK // len(batches))
     some = []
     for batch in batches:
         every = vectors(read_frames(batch, geometry)).flatten(0, 2)
@@ -114,22 +199,41 @@ def nearest_neighbours(
         heat, score = heatmap([distance])
         return heat.numpy(force=True), score.numpy(force=True)
 
-    results = score_images(predict, [sample.path for sample in dataset.test], geometry)
-    return dict(evaluate(dataset.test, results, geometry).quality.as_dict())
+    _measure(dataset, predict, geometry, out)
 
 
-def table(results: Mapping[tuple[str, str], Sequence[Mapping[str, float | None]]]) -> str:
+def measure(
+    dataset: Dataset, recipe: Recipe, rungs: Mapping[str, Recipe], options: argparse.Namespace
+) -> dict[str, list[Figures]]:
+    """The rows of one data set, one result per seed."""
+    known, device = facts(dataset, recipe.backbone, options.weights), usable_device(options.device)
+    where = options.out / recipe.name / recipe.backbone / folder_of(dataset)
+    # What this file computes, by the whole recipe's rule, also depends on these two.
+    here = {"bench": _BENCH, "top": recipe.model_dump(mode="json")}
+    rows = dict[str, list[Figures]]()
+    for (name, rung), seed in product(rungs.items(), range(options.seeds)):
+        out, of_rung = where / f"{name} {seed}", {"recipe": rung.model_dump(mode="json"), "seed": seed}
+        learn = partial(train_rung, dataset, rung, seed, options)
+        rows.setdefault(name, []).append(kept(out, {**known, **of_rung}, learn))
+        if name == "RD" and recipe.rule != rung.rule:
+            read = partial(reread, dataset, recipe, out, device)
+            found = kept(where / f"{REREAD} {seed}", {**known, **of_rung, **here}, read)
+            rows.setdefault(REREAD, []).append(found)
+    compare = partial(nearest_neighbours, dataset, recipe, options.weights, device)
+    return rows | {YARDSTICK: [kept(where / YARDSTICK, {**known, **here}, compare)]}
+
+
+def table(results: Mapping[str, Mapping[str, Sequence[Figures]]]) -> str:
     """One block per data set: mean ± half the spread over seeds."""
     lines: list[str] = []
-    for data in dict.fromkeys(data for data, _ in results):
-        lines.append(f"\n{data:<24}" + "".join(f"{figure:>18}" for figure in FIGURES))
-        for (name, rung), runs in results.items():
-            if name == data:
-                lines.append(f"  {rung:<22}" + "".join(f"{_cell(runs, figure):>18}" for figure in FIGURES))
+    for data, rows in results.items():
+        lines += [f"\n{data}", " " * 24 + "".join(f"{figure:>18}" for figure in FIGURES)]
+        for name, runs in rows.items():
+            lines.append(f"  {name:<22}" + "".join(f"{_cell(runs, figure):>18}" for figure in FIGURES))
     return "\n".join(lines)
 
 
-def _cell(runs: Sequence[Mapping[str, float | None]], figure: str) -> str:
+def _cell(runs: Sequence[Figures], figure: str) -> str:
     values = [value for run in runs if (value := run.get(figure)) is not None]
     if not values:
         return "-"
@@ -137,11 +241,12 @@ def _cell(runs: Sequence[Mapping[str, float | None]], figure: str) -> str:
     return f"{np.mean(values):.4f}{spread}"
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("data", type=Path, nargs="+", metavar="DATA")
+    parser.add_argument("--product", nargs="+", default=[], metavar="NAME", help="objects of a VisA root")
     parser.add_argument("--recipe", default="quick", help="the top of the ladder (default: %(default)s)")
     parser.add_argument("--rungs", nargs="+", metavar="NAME", help="only these (default: all)")
     parser.add_argument("--seeds", type=int, default=1, metavar="N")
@@ -150,22 +255,17 @@ def main() -> int:
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--out", type=Path, default=Path("var/bench/quality"))
-    options = parser.parse_args()
-    recipe = load_recipe(options.recipe, backbone=options.backbone, epochs=options.epochs)
-    rungs = {name: r for name, r in ladder(recipe).items() if not options.rungs or name in options.rungs}
-    results: dict[tuple[str, str], list[Mapping[str, float | None]]] = {}
-    for data in options.data:
-        for name, rung in rungs.items():
-            for seed in range(options.seeds):
-                out = options.out / recipe.name / recipe.backbone / data.name / f"{name} {seed}"
-                run_rung(name, rung, data, seed, out, options)
-                results.setdefault((data.name, name), []).append(figures_of(out))
-        kept = options.out / recipe.name / recipe.backbone / data.name / "yardstick.json"
-        if not kept.is_file():
-            device = usable_device(options.device)
-            found = nearest_neighbours(open_dataset(data), recipe, options.weights, 0, device)
-            kept.write_text(json.dumps(found))
-        results[data.name, YARDSTICK] = [json.loads(kept.read_text())]
+    options = parser.parse_args(arguments)
+    try:
+        recipe = load_recipe(options.recipe, backbone=options.backbone, epochs=options.epochs)
+        datasets = open_all(options.data, options.product)
+    except (DatasetError, RecipeError) as error:
+        parser.error(str(error))
+    rungs = ladder(recipe)
+    if unknown := [name for name in options.rungs or () if name not in rungs]:
+        parser.error(f"--rungs: no {', '.join(map(repr, unknown))}; there are {', '.join(map(repr, rungs))}")
+    rungs = {name: rung for name, rung in rungs.items() if not options.rungs or name in options.rungs}
+    results = {label: measure(one, recipe, rungs, options) for label, one in datasets.items()}
     print(f"\n{recipe.name}, {recipe.backbone}, {recipe.epochs} epochs, {options.seeds} seed(s)")
     print(table(results))
     return 0

@@ -73,7 +73,7 @@ def test_fewer_places_than_there_is_room_for_are_all_remembered() -> None:
 
 
 def test_the_nearer_good_parts_lie_together_the_less_far_a_vector_counts() -> None:
-    for spread in (0.6, 0.8):
+    for spread in (0.06, 0.6, 0.8):
         angles = spread * torch.arange(5)
         memory = Memory(4, (1, 1), levels=3)
         memory.fit_coreset(torch.stack([angles.cos(), angles.sin(), 0 * angles], 1))

@@ -21,9 +21,9 @@ _CANDIDATES = 20_000
 _FADED = 9.0
 """A vector as far away as the coreset's radius counts e⁻⁹ of one that is just the same: how far good parts
 lie apart depends on teacher and product."""
-_SHARPEST = 70.0
-"""Greatest sharpness, also where all candidates were stored and there is no radius: `size` times e⁷⁰, times
-an expected length of up to 6000, still fits float32."""
+_SHARPEST = 10_000.0
+"""Greatest sharpness, also where all candidates were stored and there is no radius: cosines of float32 are
+exact to 10⁻⁷."""
 _IMAGE_SHARE = 0.08
 """Share of a descriptor, in squared length, that describes the whole image."""
 _PRIOR = 0.2
@@ -69,12 +69,13 @@ class Memory(nn.Module):
         ones make it smaller than one does.
         """
         local, whole, length = _descriptors(features)
-        # Fits float32 without a softmax (`_SHARPEST`).
-        similarity = torch.exp(self._logits(local, whole))
+        logits = self._logits(local, whole)
+        nearest = logits.amax(-1, keepdim=True)  # subtracted, so that exponentials fit float32
+        similarity = torch.exp(logits - nearest)
         total = similarity.sum(-1, keepdim=True)  # [N, h·w, 1]
         *usual, usual_length = (similarity @ self.expected.T / total).unbind(-1)
         excess = torch.sqrt(length / usual_length)  # [N, h·w]
-        nearness = torch.log(total / len(self.vectors)).squeeze(-1) / self.sharpness
+        nearness = ((nearest + torch.log(total / len(self.vectors))) / self.sharpness).squeeze(-1)
         grid = _grid(features)
         divisors = (torch.unflatten(expected / excess, 1, grid) for expected in usual)
         maps = [level / _resized(divisor, level) for level, divisor in zip(levels, divisors, strict=True)]

@@ -1,0 +1,54 @@
+"""Pixel figures and the masks they come from."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import ExifTags, Image
+
+from training.datasets import DatasetError, Sample
+from training.evaluate import evaluate
+from training.geometry import Geometry, read_rgb, upright_shape
+
+SIZE = Geometry(32, 32)
+
+
+def sample(folder: Path, name: str, mask: NDArray[np.bool_] | None) -> Sample:
+    """A black picture of 320×320 and its mask."""
+    picture = folder / f"{name}.png"
+    Image.new("L", (320, 320)).save(picture)
+    if mask is None:
+        return Sample(picture, name, "good")
+    Image.fromarray(mask).save(folder / f"{name}_mask.png")
+    return Sample(picture, name, "crack", folder / f"{name}_mask.png")
+
+
+def test_a_defect_too_thin_for_the_network_counts_as_no_good_pixels(tmp_path: Path) -> None:
+    wide, thin = np.zeros((320, 320), np.bool_), np.zeros((320, 320), np.bool_)
+    wide[100:200, 100:200] = True
+    thin[160] = True
+    samples = [sample(tmp_path, "good", None), sample(tmp_path, "wide", wide), sample(tmp_path, "thin", thin)]
+    found = [np.zeros((32, 32), np.float32) for _ in samples]
+    found[1][10:20, 10:20] = 1
+    found[2][16] = 1
+    quality = evaluate(samples, [(heat, float(heat.max())) for heat in found], SIZE).quality
+    assert quality.n_masks_lost == 1
+    assert (quality.image_auroc, quality.pixel_auroc, quality.aupro) == (1.0, 1.0, 1.0)
+
+    quality = evaluate(samples[:2], [(heat, float(heat.max())) for heat in found[:2]], SIZE).quality
+    assert quality.n_masks_lost is None
+
+
+def test_a_mask_that_is_not_its_pictures_is_refused(tmp_path: Path) -> None:
+    other = sample(tmp_path, "other", np.ones((320, 300), np.bool_))
+    with pytest.raises(DatasetError, match="has not the shape of its picture"):
+        evaluate([other], [(np.zeros((32, 32), np.float32), 0.0)], SIZE)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_shape_of_a_picture_on_its_side_is_known_from_its_head(tmp_path: Path, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    Image.new("RGB", (40, 30)).save(tmp_path / "p.jpg", exif=exif)
+    assert upright_shape(tmp_path / "p.jpg") == read_rgb(tmp_path / "p.jpg").shape[:2]
