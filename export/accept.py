@@ -3,11 +3,12 @@ too much is not put into the bundle."""
 
 import math
 from collections.abc import Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 
 from pydantic import BaseModel, ConfigDict
 
-from export.bundle.manifest import BATCH_SIZES, MAX_GUARD_BAND, EngineEntry
+from export.bundle.engines.engine import Engine, EngineFailed
+from export.bundle.manifest import BATCH_SIZES, MAX_GUARD_BAND, BundleError, EngineEntry
 from export.engines import in_float16, in_int8, on_gpu, variants
 from export.proof import EngineParity, ParityError, Trial, prove, prove_half_graph
 from export.race import Times, race
@@ -19,7 +20,7 @@ _NARROW = MAX_GUARD_BAND / 2
 """A guard band with which no other way to run the engine is tried."""
 
 _Attempt = tuple[EngineEntry, EngineParity | None, str | None]
-"""An engine as it was run, its proof or None if it flips, and the reason if it must be left out."""
+"""An engine as it was run, its proof or None if it flips or fails, and the reason if it must be left out."""
 
 
 class Parity(BaseModel):
@@ -38,7 +39,8 @@ def certify(
     be left out, by engine id.
 
     Raises ParityError on a flip, except by an int8 engine, which is left out: not every network can be
-    quantised. So are float16 engines that can't be run here if their graph flips on the CPU.
+    quantised. So are engines that fail, and float16 engines that can't be run here if their graph flips on
+    the CPU.
     """
     chosen, proofs, unfit = dict[str, EngineEntry](), list[EngineParity](), dict[str, str]()
     for entry in entries:
@@ -68,20 +70,22 @@ def certify(
 
 def _best_way(ways: Sequence[EngineEntry], trial: Trial) -> _Attempt:
     """The first of the `ways` to run an engine whose guard band is narrow, or that with the narrowest, with
-    what `prove` gives. No proof if it flips: an int8 engine may, for others ParityError is raised."""
-    tried = list[_Attempt]()
+    what `prove` gives. No proof if it fails or flips: an int8 engine may flip, for others ParityError is
+    raised."""
+    tried, flip = list[_Attempt](), None
     for way in ways:
         try:
             proof, objection = prove(way, trial)
-        except ParityError as error:
+        except (ParityError, EngineFailed) as error:
             tried.append((way, None, str(error)))
+            flip = error if isinstance(error, ParityError) else flip
             continue
         tried.append((way, proof, objection))
         if objection is None and (proof.guard_band or 0.0) <= _NARROW:
             break
     way, best, objection = min(tried, key=_width)
-    if best is None and not in_int8(way.id):
-        raise ParityError(objection)
+    if best is None and flip and not in_int8(way.id):
+        raise flip
     return way, best, objection
 
 
@@ -91,14 +95,18 @@ def _width(attempt: _Attempt) -> tuple[bool, float]:
 
 
 def _race(entries: Sequence[EngineEntry], trial: Trial) -> Times:
+    """Without engines that can't be opened, or run, while the others are open: memory may be too small."""
+    engines = dict[str, Engine]()
     with ExitStack() as stack:
-        engines = {entry.id: stack.enter_context(closing(trial.open(entry))) for entry in entries}
+        for entry in entries:
+            with suppress(BundleError):
+                engines[entry.id] = stack.enter_context(closing(trial.open(entry)))
         return race(engines, trial.golden.frames, BATCH_SIZES, rounds=_ROUNDS)
 
 
 def _preference(proof: EngineParity) -> tuple[int, float]:
-    """Sort key. First GPU engines that could not be measured, since a machine that can run one has its GPU
-    for this; then measured engines, fastest first; then the rest."""
+    """Sort key. First GPU engines that could not be run, since a machine that can run one has its GPU for
+    this; then measured engines, fastest first; then the rest."""
     if proof.ms_per_image is None:
-        return (0 if on_gpu(proof.id) else 2), 0.0
+        return (0 if proof.status == "not_run" and on_gpu(proof.id) else 2), 0.0
     return 1, sum(proof.ms_per_image)

@@ -33,15 +33,18 @@ from export.roi import read_roi
 from export.scoring import score_pictures
 from export.survey import Survey
 from export.trace import trace
-from training.checkpoint import DRD, TENSORS, Checkpoint, load_checkpoint
+from training.checkpoint import DRD, TENSORS, Checkpoint, CheckpointError, load_checkpoint
 from training.datasets import DatasetError, open_dataset
 from training.evaluate import read_frames
 from training.files import file_digest
-from training.geometry import Geometry
+from training.geometry import Geometry, UnreadableImage, read_rgb
 from training.names import PRODUCT_NAME
 
 _RUNTIMES = ("onnx", "onnxruntime", "openvino", "tensorrt")
 """Libraries whose versions the manifest records, if they are installed."""
+
+_DEFECTIVE = 64
+"""Most defective pictures that are looked at: golden frames and survey use up to 52."""
 
 _QUANTISED_ON = 64
 """Most frames the quantiser sees: more hardly widen the activation ranges."""
@@ -71,6 +74,8 @@ class _Contents:
     """What the manifest describes, but for version and digests, which only publication knows."""
 
     checkpoint: Checkpoint
+    tensors: str
+    """Digest of the checkpoint's tensors."""
     calibration: Calibration
     golden: Golden
     engines: tuple[EngineEntry, ...]
@@ -89,7 +94,7 @@ class _Contents:
             engines=self.engines,
             golden=self.golden.entries,
             golden_heatmaps=HEATMAPS,
-            provenance=_provenance(self.checkpoint),
+            provenance=_provenance(self.checkpoint, self.tensors),
             files=dict(files),
         )
 
@@ -105,10 +110,10 @@ def build(order: Order, say: Say) -> Path:
     say("Product", f"{checkpoint.product}: {backbone} at {geometry.height} x {geometry.width}")
     if order.version and order.version < (newest := newest_version(product)):
         say("Version", f"{order.version} will not be served while {newest} is there: the highest one is")
-    drd = checkpoint.model()
+    drd, tensors = _network(checkpoint)
     roi = _apply_roi(order.roi, drd, geometry, say)
     good = _calibration_images(checkpoint, order.calibration, say)
-    defective = _defective_images(checkpoint, order.calibration)
+    defective = _readable(spread(_defective_images(checkpoint, order.calibration), _DEFECTIVE), say)
     inside = drd.heatmap.roi.numpy() > 0
     scored = score_pictures(drd.predict, good, geometry, "calibrate")
     calibration = calibrate(scored, order.max_false_reject, inside)
@@ -128,7 +133,7 @@ def build(order: Order, say: Say) -> Path:
         show_parity(certified, prepared.left_out | unfit, say)
         kept = [(entry, proof) for entry, proof in certified if entry.id not in unfit]
         engines = _write_certificate(root, kept, len(golden.frames))
-        contents = _Contents(checkpoint, calibration, golden, engines, order.min_area, roi)
+        contents = _Contents(checkpoint, tensors, calibration, golden, engines, order.min_area, roi)
         bundle = publish(root, product, contents.manifest, order.version, key)
     say("Bundle", f"{bundle}{', signed' if key else ''}")
     return bundle
@@ -139,6 +144,21 @@ def _checked_name(product: str) -> str:
     if not PRODUCT_NAME.fullmatch(product):
         raise BundleError(f"{product!r} can't be a product's name: use letters, digits, '.', '_' and '-'")
     return product
+
+
+def _network(checkpoint: Checkpoint) -> tuple[DRD, str]:
+    """The network, and the digest of the tensors it has. Raises CheckpointError, also if a training replaced
+    them meanwhile."""
+    path = checkpoint.directory / TENSORS
+    try:
+        digest = file_digest(path)
+        drd = checkpoint.model()
+        changed = file_digest(path) != digest
+    except OSError as error:
+        raise CheckpointError(f"{path}: can't be read ({error.strerror})") from error
+    if changed:
+        raise CheckpointError(f"{path}: changed while it was read; export again when training has ended")
+    return drd, digest
 
 
 def _apply_roi(path: Path | None, drd: DRD, geometry: Geometry, say: Say) -> RegionOfInterest | None:
@@ -161,13 +181,14 @@ def _write_graphs(drd: DRD, geometry: Geometry, root: Path, say: Say) -> None:
 def _write_certificate(
     root: Path, kept: Sequence[tuple[EngineEntry, EngineParity]], frames: int
 ) -> tuple[EngineEntry, ...]:
-    """Writes `parity.json`, the proofs on `frames` golden frames of the engines that are `kept`, and returns
-    these as the manifest lists them, in the same order. Raises BundleError without the one that runs
-    everywhere."""
+    """Writes `parity.json`, the proofs on `frames` golden frames of the engines that are `kept`, deletes the
+    files of the others, and returns the kept ones as the manifest lists them, in the same order. Raises
+    BundleError without the one that runs everywhere."""
     if EVERYWHERE not in {proof.id for _, proof in kept if proof.status == "verified"}:
         raise BundleError(f"{EVERYWHERE} does not agree with the checkpoint, so there is no bundle")
-    if all(entry.file != INT8_GRAPH for entry, _ in kept):
-        (root / INT8_GRAPH).unlink(missing_ok=True)
+    used = {root / name for entry, _ in kept for name in (entry.file, entry.plan and entry.plan.file) if name}
+    for path in {root / INT8_GRAPH, *root.glob("engines/*")} - used:
+        path.unlink(missing_ok=True)
     parity = Parity(frames=frames, engines=tuple(proof for _, proof in kept))
     (root / "parity.json").write_text(parity.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return tuple(_measured(entry, proof) for entry, proof in kept)
@@ -210,6 +231,19 @@ def _defective_images(checkpoint: Checkpoint, folder: Path | None) -> list[Path]
     return []
 
 
+def _readable(paths: Sequence[Path], say: Say) -> list[Path]:
+    """Those of `paths` that can be read, as drd-train --skip-unreadable does; of each other one, a line."""
+    readable = list[Path]()
+    for path in paths:
+        try:
+            read_rgb(path)
+        except UnreadableImage as error:
+            say("Skipped", str(error))
+        else:
+            readable.append(path)
+    return readable
+
+
 def _check_min_area(min_area: int, largest: int) -> None:
     """`largest`: pixels of the largest calibration picture."""
     if min_area > largest:
@@ -224,10 +258,10 @@ def _measured(entry: EngineEntry, proof: EngineParity) -> EngineEntry:
     return EngineEntry.model_validate(entry.model_dump() | measured)
 
 
-def _provenance(checkpoint: Checkpoint) -> Provenance:
+def _provenance(checkpoint: Checkpoint, tensors: str) -> Provenance:
     return Provenance(
         created=datetime.now(UTC),
-        checkpoint=file_digest(checkpoint.directory / TENSORS),
+        checkpoint=tensors,
         recipe=checkpoint.recipe.name,
         backbone=checkpoint.recipe.backbone,
         seed=checkpoint.seed,

@@ -50,7 +50,11 @@ def _bundle(path: Path, data: Path, engine: str) -> tuple[dict[str, object], Eva
     with closing(bundle.start(engine)) as predictor:
         print(f"{manifest.product} version {manifest.version} on {predictor.engine_id}\n{dataset}")
         evaluation = evaluate(
-            predict_of(predictor), manifest.geometry, labelled(dataset), judge_of(predictor)
+            predict_of(predictor),
+            manifest.geometry,
+            labelled(dataset),
+            judge_of(predictor),
+            predictor.batch_sizes,
         )
         facts = {
             "product": manifest.product,
@@ -73,6 +77,8 @@ def _table(evaluation: Evaluation) -> Iterator[str]:
     for name, value in evaluation.quality.as_dict().items():
         if not name.startswith("n_"):
             yield f"  {name:12} {'-' if value is None else f'{value:.4f}'}"
+    if lost := evaluation.quality.n_masks_lost:
+        yield f"  {lost} masks have no pixel at the network's size, and no part in the pixel figures"
     if evaluation.judged:
         yield f"  {'':12} {'images':>7} {'OK':>8} {'REVIEW':>8} {'NG':>8}"
         yield from _verdict_rows(evaluation)

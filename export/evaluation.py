@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from export.bundle.manifest import BATCH_SIZES
 from export.bundle.predict import Predictor
 from export.bundle.reading import Reading, Verdict, read
 from export.scoring import Scored, score_pictures
@@ -73,16 +74,21 @@ def labelled(dataset: Dataset) -> tuple[Sample, ...]:
 
 
 def evaluate(
-    predict: Predict, geometry: Geometry, samples: Sequence[Sample], judge: Judge | None = None
+    predict: Predict,
+    geometry: Geometry,
+    samples: Sequence[Sample],
+    judge: Judge | None = None,
+    batch_sizes: Sequence[int] = BATCH_SIZES,
 ) -> Evaluation:
-    """Runs `predict` on `samples`; `judge` gives the verdicts of a bundle.
+    """Runs `predict` on `samples` in these `batch_sizes`; `judge` gives the verdicts of a bundle.
 
     Raises UnreadableImage, DatasetError and FrameFailed.
     """
     images = list[ImageResult]()
 
     def results() -> Iterator[tuple[NDArray[np.float32], float]]:
-        pictures = score_pictures(predict, [sample.path for sample in samples], geometry, "evaluate")
+        paths = [sample.path for sample in samples]
+        pictures = score_pictures(predict, paths, geometry, "evaluate", batch_sizes)
         for sample, picture in zip(samples, pictures, strict=True):
             images.append(_result(sample, picture, judge))
             yield picture.heatmap, picture.raw_score

@@ -55,6 +55,37 @@ def halve(model: onnx.ModelProto) -> onnx.ModelProto:
     return half
 
 
+def rounding(half: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of `half`, which `halve` made, that rounds on a CPU as a GPU does: it computes in float32, and
+    casts every value that is float16 in `half` to it and back. ONNX Runtime's CPU provider would run `half`
+    in float32, with nothing but the weights rounded."""
+    typed = infer_shapes(half).graph.value_info
+    halves = {value.name for value in typed if value.type.tensor_type.elem_type == TensorProto.FLOAT16}
+
+    def nodes() -> Iterator[onnx.NodeProto]:
+        for node in half.graph.node:
+            copy = onnx.NodeProto()
+            copy.CopyFrom(node)
+            copy.output[:] = [f"{name}.exact" if name in halves else name for name in node.output]
+            for attribute in copy.attribute:
+                if node.op_type == "Cast" and attribute.i == TensorProto.FLOAT16:
+                    attribute.i = TensorProto.FLOAT
+            yield copy
+            for name in halves & set(node.output):
+                yield helper.make_node("Cast", [f"{name}.exact"], [f"{name}.bits"], to=TensorProto.FLOAT16)
+                yield helper.make_node("Cast", [f"{name}.bits"], [name], to=TensorProto.FLOAT)
+
+    graph = half.graph
+    tensors = [_widened(tensor) for tensor in graph.initializer]
+    model = helper.make_model(
+        helper.make_graph(list(nodes()), graph.name, graph.input, graph.output, tensors),
+        opset_imports=half.opset_import,
+        ir_version=half.ir_version,
+    )
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
 def _half(name: str) -> str:
     return f"{name}.half"
 
@@ -70,6 +101,12 @@ def _with_half_values(node: onnx.NodeProto, floats: set[str]) -> onnx.NodeProto:
 def _rounded(tensor: onnx.TensorProto) -> onnx.TensorProto:
     values = numpy_helper.to_array(tensor).clip(-_LARGEST, _LARGEST)
     return numpy_helper.from_array(values.astype(np.float16), _half(tensor.name))
+
+
+def _widened(tensor: onnx.TensorProto) -> onnx.TensorProto:
+    if tensor.data_type != TensorProto.FLOAT16:
+        return tensor
+    return numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name)
 
 
 def _after_first_convolution(nodes: Iterable[onnx.NodeProto]) -> set[str]:

@@ -1,19 +1,22 @@
 """One engine compared with the checkpoint: on golden frames at every batch size and position in the batch,
-then on the survey. The float16 graph of engines that need a GPU is compared on the CPU."""
+then on the survey. The float16 graph of engines that need a GPU is compared on the CPU, where every value is
+rounded as there."""
 
 import math
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from tqdm import tqdm
 
 from export.bundle.engines.choice import open_engine
-from export.bundle.engines.engine import Engine, EngineFailed, ask
+from export.bundle.engines.engine import Answer, Engine, EngineFailed, ask
 from export.bundle.engines.onnx_runtime import CPU, OnnxRuntimeEngine
 from export.bundle.manifest import (
     HALF_GRAPH,
@@ -27,8 +30,9 @@ from export.bundle.manifest import (
 from export.bundle.predict import cyclic_windows
 from export.bundle.reading import judge
 from export.bundle.scale import THRESHOLD
-from export.engines import in_float32, in_int8
+from export.engines import in_float16, in_float32
 from export.golden import Golden
+from export.half import rounding
 from export.survey import Survey
 from training.geometry import Geometry
 
@@ -89,32 +93,40 @@ def prove(entry: EngineEntry, trial: Trial) -> tuple[EngineParity, str | None]:
     """Runs `entry` on all golden frames, batch sizes and positions, then on the survey. Returns the proof,
     and the reason if the engine must be left out.
 
-    The status of an engine that cannot run here is `not_run`, with the reason. Raises ParityError on a flip.
+    The status of an engine that can't be opened here is `not_run`, with the reason. Raises ParityError on a
+    flip, and EngineFailed if the engine opens, but fails.
     """
     try:
-        with closing(trial.open(entry)) as engine:
-            proof = _compare(entry, engine, trial)
-            if proof.too_far or in_float32(entry.id):
-                return proof, proof.too_far
-            return _surveyed(proof, engine, trial)
-    except (BundleError, EngineFailed) as error:
+        engine = trial.open(entry)
+    except BundleError as error:
         reason = str(error)
         proof = EngineParity(id=entry.id, status="not_run", reason=reason, batch_sizes=entry.batch_sizes)
-        # A float16 graph can be checked on the CPU instead; for an int8 graph there is no such check.
-        return proof, reason if in_int8(entry.id) else None
+        # A float16 graph is checked on the CPU instead. For bfloat16 and int8 there is no such check, and the
+        # guard band they need would stay unknown.
+        return proof, None if in_float16(entry.id) or in_float32(entry.id) else reason
+    with closing(engine):
+        proof = _compare(entry, engine, trial)
+        if proof.too_far or in_float32(entry.id):
+            return proof, proof.too_far
+        return _surveyed(proof, engine, trial)
 
 
 def prove_half_graph(trial: Trial) -> tuple[float, str | None]:
-    """Checks the float16 graph on the CPU, in place of the engines that need a GPU. Returns the guard band it
-    needs there, on golden frames and survey, and the reason if these engines must be left out."""
+    """Checks the float16 graph on the CPU, rounded as on a GPU, in place of the engines that need one.
+
+    Returns the guard band it needs there, on golden frames and survey, and the reason if these engines must
+    be left out.
+    """
     entry = EngineEntry(id="onnx-fp16", file=HALF_GRAPH, batch_sizes=(1,))
-    with closing(OnnxRuntimeEngine(trial.root / HALF_GRAPH, trial.geometry, CPU)) as engine:
+    with TemporaryDirectory(prefix="drd-half-") as folder:
+        path = Path(folder) / HALF_GRAPH
+        onnx.save(rounding(onnx.load(trial.root / HALF_GRAPH)), path)
         try:
-            proof = _compare(entry, engine, trial)
-        except (ParityError, EngineFailed) as error:
+            with closing(OnnxRuntimeEngine(path, trial.geometry, CPU)) as engine:
+                proof, objection = _surveyed(_compare(entry, engine, trial), engine, trial)
+        except (BundleError, ParityError, EngineFailed) as error:
             return math.inf, str(error)
-        proof, objection = _surveyed(proof, engine, trial)
-        return proof.guard_band or 0.0, objection
+    return proof.guard_band or 0.0, objection
 
 
 def _surveyed(proof: EngineParity, engine: Engine, trial: Trial) -> tuple[EngineParity, str | None]:
@@ -122,12 +134,9 @@ def _surveyed(proof: EngineParity, engine: Engine, trial: Trial) -> tuple[Engine
     left out."""
     frames, scale = trial.survey.frames, trial.thresholds.image
     expected, band = scale.scores(trial.survey.scores), proof.guard_band or 0.0
-    try:
-        for window in cyclic_windows(len(frames), (max(proof.batch_sizes),)):
-            _, scores = ask(engine, frames[window])
-            band = max(band, _largest(scale.scores(scores) - expected[window]))
-    except EngineFailed as error:
-        return proof, str(error)
+    for window in cyclic_windows(len(frames), (max(proof.batch_sizes),)):
+        _, scores = _answer(proof.id, engine, frames[window])
+        band = max(band, _largest(scale.scores(scores) - expected[window]))
     wide = proof.model_copy(update={"guard_band": band})
     return wide, wide.too_far
 
@@ -139,7 +148,7 @@ def _compare(entry: EngineEntry, engine: Engine, trial: Trial) -> EngineParity:
     score_deviations, heatmap_deviations = list[float](), list[float]()
     windows = list(cyclic_windows(len(golden.frames), entry.batch_sizes, every=True))
     for window in tqdm(windows, desc=f"parity of {entry.id}", unit="batch", leave=False, disable=None):
-        heatmaps, raw_scores = ask(engine, golden.frames[window])
+        heatmaps, raw_scores = _answer(entry.id, engine, golden.frames[window])
         scores = thresholds.image.scores(raw_scores)
         for index, score in zip(window, scores, strict=True):
             if is_flip(expected[index], score):
@@ -159,6 +168,15 @@ def _compare(entry: EngineEntry, engine: Engine, trial: Trial) -> EngineParity:
         guard_band=2 * max(score_deviations),
         flips=0,
     )
+
+
+def _answer(name: str, engine: Engine, frames: NDArray[np.uint8]) -> Answer:
+    """Raises EngineFailed also if a value is not finite: the service could not judge the frame."""
+    heatmaps, scores = ask(engine, frames)
+    if not (np.isfinite(heatmaps).all() and np.isfinite(scores).all()):
+        why = ", since values in it overflow float16" if in_float16(name) else ""
+        raise EngineFailed(f"its output is NaN or infinite{why}")
+    return heatmaps, scores
 
 
 def is_flip(reference: float, score: float) -> bool:

@@ -6,7 +6,7 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
-from export.bundle.engines.engine import Engine, ask
+from export.bundle.engines.engine import Engine, EngineFailed, ask
 
 Times = dict[str, tuple[float, ...]]
 """By engine id: milliseconds per image, one value per batch size."""
@@ -17,14 +17,21 @@ def race(
 ) -> Times:
     """The fastest of `rounds` runs of each engine at each batch size: other load only ever adds time.
 
-    `frames` uint8 [F, H, W, 3] are repeated to fill a batch. Raises EngineFailed."""
+    `frames` uint8 [F, H, W, 3] are repeated to fill a batch. An engine that fails is out, and has no times:
+    memory may be enough for each engine, but not for all together.
+    """
+    racing = dict(engines)
     milliseconds = {(name, size): list[float]() for name in engines for size in batch_sizes}
     for size in batch_sizes:
         batch = np.resize(frames, (size, *frames.shape[1:]))
         for turn in range(rounds + 1):
-            for name, engine in engines.items():
+            for name, engine in list(racing.items()):
                 start = perf_counter()
-                ask(engine, batch)
+                try:
+                    ask(engine, batch)
+                except EngineFailed:
+                    del racing[name]
+                    continue
                 if turn:  # the first is the warm-up
                     milliseconds[name, size].append(1000 * (perf_counter() - start) / size)
-    return {name: tuple(min(milliseconds[name, size]) for size in batch_sizes) for name in engines}
+    return {name: tuple(min(milliseconds[name, size]) for size in batch_sizes) for name in racing}

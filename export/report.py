@@ -66,7 +66,7 @@ def show_parity(
             continue
         deviations = f"{proof.max_score_deviation:8.1e} {proof.max_heatmap_deviation:8.1e}"
         times = proof.ms_per_image
-        speed = f"{times[0]:5.1f} … {times[-1]:.1f}" if times else ""
+        speed = f"{times[0]:5.1f} … {times[-1]:.1f}" if times else "not timed"
         if entry.float32_convolutions != FLOAT32_CONVOLUTIONS[0]:
             speed += f" ({entry.float32_convolutions} convolutions in float32)"
         say("", f"{start} {deviations} {proof.guard_band:8.1e} {proof.flips:5} {speed}")

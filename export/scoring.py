@@ -1,6 +1,6 @@
 """Pictures → frames → heatmaps and raw scores, with a checkpoint or with an engine of a bundle."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,16 +29,21 @@ class Scored:
 
 
 def score_pictures(
-    predict: Predict, paths: Iterable[Path], geometry: Geometry, label: str
+    predict: Predict,
+    paths: Iterable[Path],
+    geometry: Geometry,
+    label: str,
+    batch_sizes: Sequence[int] = BATCH_SIZES,
 ) -> Iterator[Scored]:
-    """Scores pictures in order, in batch sizes of the service, with a progress bar titled `label`.
+    """Scores pictures in order, with a progress bar titled `label`, in the largest of `batch_sizes` that the
+    rest fills; 1 is among them.
 
     Raises UnreadableImage or, if the output is not finite, FrameFailed, naming the file.
     """
     paths = list(paths)
     with tqdm(total=len(paths), desc=label, unit="image", leave=False, disable=None) as progress:
         while paths:
-            size = max(size for size in BATCH_SIZES if size <= len(paths))
+            size = max(size for size in batch_sizes if size <= len(paths))
             batch, paths = paths[:size], paths[size:]
             pictures = [read_rgb(path) for path in batch]
             frames = np.stack([geometry.apply(rgb) for rgb in pictures])

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import onnx
 from onnx import TensorProto, helper
 
+from export.bundle.engines.engine import first_line
 from export.bundle.engines.nvidia import RTX_PLUGIN, compute_capability
 from export.bundle.engines.tensorrt import PROVIDERS
 from export.bundle.manifest import BATCH_SIZES, HALF_GRAPH, BundleError, EngineEntry, Plan
@@ -64,7 +65,7 @@ def plans_for_here() -> list[str]:
 def build_plan(name: str, root: Path, geometry: Geometry) -> EngineEntry:
     """Builds the engine `name` from the float16 graph of the unfinished bundle at `root`.
 
-    Raises BundleError with the reason of `refusal`, or of TensorRT's parser.
+    Raises BundleError with the reason of `refusal`, or of TensorRT.
     """
     if reason := refusal(name):
         raise BundleError(reason)
@@ -80,8 +81,14 @@ def build_plan(name: str, root: Path, geometry: Geometry) -> EngineEntry:
         profile=_BATCH,
     )
     wrapper = f"engines/{name}.onnx"
+    try:
+        content = _serialized(module, flavour, target, root / HALF_GRAPH, geometry)
+    except BundleError:
+        raise
+    except Exception as error:  # such as TypeError, if the driver is too old for this TensorRT
+        raise BundleError(f"TensorRT can't build {name}: {first_line(error)}") from error
     (root / wrapper).parent.mkdir(exist_ok=True)
-    (root / plan.file).write_bytes(_serialized(module, flavour, target, root / HALF_GRAPH, geometry))
+    (root / plan.file).write_bytes(content)
     onnx.save(_wrapper(Path(plan.file).name, PROVIDERS[flavour], geometry), root / wrapper)
     return EngineEntry(id=name, file=wrapper, plan=plan)
 
@@ -103,7 +110,7 @@ def _module(flavour: str) -> Any:
         if flavour == "tensorrt-rtx":
             importlib.import_module(RTX_PLUGIN)  # loads the native library that the bindings call
         return importlib.import_module(name)
-    except ImportError as error:
+    except (ImportError, OSError) as error:
         missing = f"{name} is not installed: install the extra {flavour}"
         raise BundleError(missing if _absent(name) else f"{error}") from error
 

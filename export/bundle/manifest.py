@@ -113,7 +113,7 @@ class EngineEntry(_Facts):
     guard_band: Annotated[float, Field(ge=0, le=MAX_GUARD_BAND)] | None = None
     heatmap_deviation: Annotated[float, Field(ge=0)] | None = None
     float32_convolutions: Annotated[int, Field(ge=1)] = FLOAT32_CONVOLUTIONS[0]
-    """Of the first ones, if the engine computes in bfloat16."""
+    """How many of the first ones, at least, stay in float32 if the engine computes in bfloat16."""
     plan: Plan | None = None
 
 

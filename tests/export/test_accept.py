@@ -1,5 +1,6 @@
 """The parity certificate of correct, slightly wrong and wrong networks."""
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,15 +8,16 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from export.accept import certify
-from export.bundle.engines.engine import Engine
+from export.bundle.engines.engine import Answer, Engine, EngineFailed
 from export.bundle.engines.onnx_runtime import CPU, OnnxRuntimeEngine
-from export.bundle.manifest import EngineEntry, GoldenFrame, Thresholds
+from export.bundle.manifest import BundleError, EngineEntry, GoldenFrame, Thresholds
 from export.bundle.scale import Scale
 from export.golden import Golden
-from export.proof import EngineParity, ParityError, Trial, is_flip, prove
+from export.proof import EngineParity, ParityError, Trial, is_flip, prove, prove_half_graph
 from export.survey import Survey
 from tests.bundles import grey_level_network, plain_frame
 from training.geometry import Geometry
@@ -147,6 +149,80 @@ def test_more_of_a_bfloat16_engine_stays_in_float32_where_it_has_to(
     assert proof.guard_band == pytest.approx(2 * biases[count], abs=1e-4)
 
 
+class Failing:
+    """Opens, and fails with a message of several lines."""
+
+    def run(self, frames: NDArray[np.uint8]) -> Answer:
+        raise RuntimeError("no memory\n  at: line 1\n")
+
+    def close(self) -> None:
+        pass
+
+
+def test_an_engine_that_opens_but_fails_is_tried_in_its_other_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then it is left out, with the reason, not claimed to run elsewhere."""
+    onnx.save(grey_level_network((32, 32)), tmp_path / "model.onnx")
+    fails = {3}
+
+    def opened(entry: EngineEntry, root: Path, geometry: Geometry) -> Engine:
+        if entry.float32_convolutions in fails:
+            return Failing()
+        return OnnxRuntimeEngine(root / entry.file, geometry, CPU)
+
+    monkeypatch.setattr("export.proof.open_engine", opened)
+    bf16 = EngineEntry(id="openvino-bf16", file="model.onnx")
+    ((entry, proof),), unfit = certify([bf16], trial(tmp_path))
+    assert (entry.float32_convolutions, proof.status, unfit) == (20, "verified", {})
+    fails.add(20)
+    assert certify([bf16], trial(tmp_path)) == ([], {"openvino-bf16": "no memory at: line 1"})
+
+
+def test_a_bfloat16_engine_that_cannot_be_run_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing else would tell which guard band it needs where it runs."""
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    entry = EngineEntry(id="openvino-bf16", file="model.onnx")
+    proof, objection = prove(entry, trial(tmp_path))
+    assert (proof.status, objection) == ("not_run", "openvino is not installed")
+
+
+def test_engines_that_do_not_run_side_by_side_come_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory is enough for two engines; the second can't run beside the first."""
+    onnx.save(grey_level_network((32, 32)), tmp_path / "model.onnx")
+    alive = list[Engine]()
+
+    class Large(OnnxRuntimeEngine):
+        def run(self, frames: NDArray[np.uint8]) -> Answer:
+            if self is not alive[0]:
+                raise RuntimeError("no memory")
+            return super().run(frames)
+
+        def close(self) -> None:
+            alive.remove(self)
+
+    def opened(entry: EngineEntry, root: Path, geometry: Geometry) -> Engine:
+        if len(alive) == 2:
+            raise BundleError("no memory")
+        alive.append(Large(root / entry.file, geometry, CPU))
+        return alive[-1]
+
+    monkeypatch.setattr("export.proof.open_engine", opened)
+    names = ("onnx-cuda-fp16", "openvino-f32", "onnx-f32")
+    entries = [EngineEntry(id=name, file="model.onnx") for name in (names[2], *names[:2])]
+    certified, unfit = certify(entries, trial(tmp_path))
+    assert [(proof.id, proof.ms_per_image is None) for _, proof in certified] == [
+        ("onnx-f32", False),
+        ("onnx-cuda-fp16", True),
+        ("openvino-f32", True),
+    ]
+    assert unfit == {}
+
+
 @pytest.mark.usefixtures("any_engine_here")
 @pytest.mark.parametrize(
     ("difference", "band", "reason"),
@@ -173,9 +249,10 @@ def test_an_engine_that_fails_on_a_surveyed_frame_must_be_left_out(tmp_path: Pat
     onnx.save(grey_level_network((32, 32)), tmp_path / "model.onnx")
     entry = EngineEntry(id="openvino-bf16", file="model.onnx")
     of_another_size = Survey(np.zeros((1, 16, 16, 3), np.uint8), np.zeros(1, np.float32))
-    proof, objection = prove(entry, replace(trial(tmp_path), survey=of_another_size))
-    assert proof.status == "verified"
-    assert "invalid dimensions" in (objection or "")
+    certified, unfit = certify([entry], replace(trial(tmp_path), survey=of_another_size))
+    assert certified == []
+    assert "invalid dimensions" in unfit["openvino-bf16"]
+    assert "\n" not in unfit["openvino-bf16"]
 
 
 @pytest.mark.parametrize(
@@ -207,6 +284,37 @@ def test_the_graph_of_an_engine_that_needs_a_gpu_is_checked_on_the_cpu(
         assert needs_gpu.guard_band == pytest.approx(difference, abs=1e-5)
 
 
+def grey_level_network_in_half(factor: float) -> onnx.ModelProto:
+    """Multiplies the level by the square of `factor`, in float16, and divides again."""
+    model = grey_level_network((32, 32))
+    nodes = {node.name or node.output[0]: node for node in model.graph.node}
+    steps = [
+        helper.make_node("Cast", ["level"], ["0.half"], to=TensorProto.FLOAT16),
+        *(
+            helper.make_node(kind, [f"{place}.half", "factor"], [f"{place + 1}.half"])
+            for place, kind in enumerate(("Mul", "Mul", "Div", "Div"))
+        ),
+        helper.make_node("Cast", ["4.half"], ["heatmap"], to=TensorProto.FLOAT),
+    ]
+    place = list(model.graph.node).index(nodes["heatmap"])
+    rest = [*model.graph.node[:place], *steps, *model.graph.node[place + 1 :]]
+    del model.graph.node[:]
+    model.graph.node.extend(rest)
+    model.graph.initializer.append(numpy_helper.from_array(np.array([factor], np.float16), "factor"))
+    return model
+
+
+def test_the_float16_graph_is_rounded_on_the_cpu_as_on_a_gpu(tmp_path: Path) -> None:
+    """The provider for CPUs does not round between two operations: it would see neither."""
+    onnx.save(grey_level_network_in_half(3), tmp_path / "model.fp16.onnx")
+    band, objection = prove_half_graph(trial(tmp_path))
+    assert 4e-4 < band < 4e-3
+    assert objection is None
+    onnx.save(grey_level_network_in_half(300), tmp_path / "model.fp16.onnx")
+    _, objection = prove_half_graph(trial(tmp_path))
+    assert objection == "its output is NaN or infinite, since values in it overflow float16"
+
+
 def test_the_survey_has_good_damaged_and_defective_parts(tmp_path: Path) -> None:
     def grey(frames: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         heatmaps = frames.mean(3, dtype=np.float32) / 255
@@ -228,8 +336,10 @@ def test_a_flip_that_only_a_full_batch_shows_is_refused(tmp_path: Path) -> None:
         proof(tmp_path, drift=0.009)
 
 
-def test_an_engine_that_returns_nan_needs_an_infinite_guard_band(tmp_path: Path) -> None:
-    assert proof(tmp_path, bias=float("nan")).guard_band == float("inf")
+@pytest.mark.parametrize("bias", [float("nan"), float("inf")])
+def test_an_engine_whose_output_is_not_finite_fails(tmp_path: Path, bias: float) -> None:
+    with pytest.raises(EngineFailed, match="its output is NaN or infinite"):
+        proof(tmp_path, bias)
 
 
 def test_an_engine_whose_heatmap_deviates_must_be_left_out(tmp_path: Path) -> None:

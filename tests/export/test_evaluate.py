@@ -11,7 +11,7 @@ from PIL import Image
 
 from export.bundle import Bundle, frame_statistics, read
 from export.evaluate import main
-from tests.bundles import make_bundle, plain_frame
+from tests.bundles import edit_manifest, make_bundle, plain_frame
 from tests.export.checkpoints import break_network
 from tests.export.machine import needs
 from training.geometry import read_rgb
@@ -72,6 +72,14 @@ def test_rates_by_hand(tmp_path: Path) -> None:
     assert facts["review_rate_defective"] == 1 / 4
     assert facts["image_auroc"] == 17 / 20
     assert (facts["pixel_auroc"], facts["pixel_ap"], facts["aupro"]) == (None, None, None)
+
+
+def test_an_engine_for_single_frames_is_measured_with_single_frames(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "models")
+    save_plain(tmp_path / "data", {".": [10, 20, 200]})
+    expected = evaluated(bundle, tmp_path / "data", tmp_path)["images"]
+    edit_manifest(bundle, lambda facts: facts["engines"][0].update(batch_sizes=[1]))
+    assert evaluated(bundle, tmp_path / "data", tmp_path)["images"] == expected
 
 
 def test_a_plain_folder_of_good_images_has_rates_only(

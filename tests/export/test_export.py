@@ -6,14 +6,22 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from export.build import installed
+from export.build import Order, build, installed
 from export.bundle import MAX_VERSION, Bundle
+from export.bundle.manifest import EngineEntry
 from export.cli import main
+from export.engines import Prepared, prepare
 from tests.export.checkpoints import break_network, make_checkpoint, make_dataset
+from training.checkpoint import DRD, TENSORS, Checkpoint
+from training.files import file_digest
+from training.geometry import Geometry
 
 
 def export(checkpoint: Path, models: Path, *options: str) -> int:
@@ -123,6 +131,71 @@ def test_it_is_said_when_no_defective_part_is_known(
     checkpoint = make_checkpoint(tmp_path / "checkpoint", data)
     assert export(checkpoint, tmp_path / "models", "--engines", "onnx-f32") == 0
     assert "no defective part is known: the engines are not proved on any" in capsys.readouterr().out
+
+
+def test_an_unreadable_picture_of_a_defective_part_is_skipped_and_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = make_dataset(tmp_path / "plate", good=20, test=3)
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", data)
+    (data / "test/blot/001.png").write_bytes(b"damaged")
+    assert export(checkpoint, tmp_path / "models", "--engines", "onnx-f32") == 0
+    output = capsys.readouterr().out
+    assert "2 defective" in output
+    (line,) = (line for line in output.splitlines() if "001.png" in line)
+    assert line.startswith(f"Skipped      {data / 'test/blot/001.png'}: ")
+
+
+def test_the_files_of_an_engine_that_is_left_out_are_not_published(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def with_a_plan(
+        names: Sequence[str], root: Path, geometry: Geometry, good: NDArray[np.uint8]
+    ) -> Prepared:
+        (root / "engines").mkdir()
+        for name in ("plan.onnx", "plan.engine"):
+            (root / "engines" / name).touch()
+        plan = EngineEntry(id="tensorrt-fp16-sm90", file="engines/plan.onnx")
+        prepared = prepare(names, root, geometry, good)
+        return Prepared((plan, *prepared.entries), {})
+
+    monkeypatch.setattr("export.build.prepare", with_a_plan)
+    monkeypatch.setattr("export.accept.prove_half_graph", lambda trial: (1.0, "too far"))
+    assert export(checkpoint, tmp_path / "models", "--engines", "onnx-f32") == 0
+    manifest = Bundle.open(tmp_path / "models" / "plate" / "1").manifest
+    assert [entry.id for entry in manifest.engines] == ["onnx-f32"]
+    assert not [name for name in manifest.files if "engines" in name]
+    assert not list((tmp_path / "models").rglob("plan.*"))
+
+
+def test_provenance_names_the_tensors_that_were_read(checkpoint: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(checkpoint, tmp_path / "checkpoint")
+    before = file_digest(copy / TENSORS)
+
+    def trained_again(topic: str, line: str) -> None:
+        if topic == "Graph":
+            break_network(copy)
+
+    bundle = build(Order(copy, tmp_path / "models", None, 0.1, 0, None, engines=("onnx-f32",)), trained_again)
+    assert file_digest(copy / TENSORS) != before
+    assert Bundle.open(bundle).manifest.provenance.checkpoint == before
+
+
+def test_tensors_that_change_while_they_are_read_are_refused(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(checkpoint, tmp_path / "checkpoint")
+    real = Checkpoint.model
+
+    def while_training_writes(self: Checkpoint) -> DRD:
+        drd = real(self)
+        break_network(copy)
+        return drd
+
+    monkeypatch.setattr(Checkpoint, "model", while_training_writes)
+    assert export(copy, tmp_path / "models", "--engines", "onnx-f32") == 1
+    assert "checkpoint.safetensors: changed while it was read" in capsys.readouterr().err
+    assert not (tmp_path / "models").exists()
 
 
 def test_a_version_below_the_newest_is_announced_as_not_served(

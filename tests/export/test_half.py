@@ -6,11 +6,12 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx import TensorProto
+from onnx import TensorProto, helper, numpy_helper
 from onnx.shape_inference import infer_shapes
 
 from export.bundle import Bundle
 from export.bundle.joints import ANSWER, FRAMES, STUDENT, TEACHER
+from export.half import rounding
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +51,48 @@ def test_it_has_half_the_size_and_nearly_the_same_scores(exported: Path) -> None
     ]
     deviation = np.abs(scores[0] - scores[1]).max()
     assert 1e-7 < deviation < 0.01  # not 0, which would be the same graph under another name
+
+
+def test_every_float16_value_is_rounded_where_the_provider_would_not() -> None:
+    """By hand: 2049 + 0 is 2048 in float16, and 300 · 2049 infinite, if only for a moment."""
+    weights = {"scale": 300, "back": 1 / 300, "nothing": 0}
+    nodes = [
+        helper.make_node("Cast", ["given"], ["value.half"], to=TensorProto.FLOAT16),
+        helper.make_node("Add", ["value.half", "nothing"], ["same.half"]),
+        helper.make_node("Mul", ["value.half", "scale"], ["large.half"]),
+        helper.make_node("Mul", ["large.half", "back"], ["small.half"]),
+        helper.make_node("Cast", ["same.half"], ["sum"], to=TensorProto.FLOAT),
+        helper.make_node("Cast", ["small.half"], ["product"], to=TensorProto.FLOAT),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "by_hand",
+        [helper.make_tensor_value_info("given", TensorProto.FLOAT, [2])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in ("sum", "product")],
+        [numpy_helper.from_array(np.array([value], np.float16), name) for name, value in weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    session = onnxruntime.InferenceSession(rounding(model).SerializeToString())
+    total, product = session.run(["sum", "product"], {"given": np.array([2049, 100], np.float32)})
+    assert total.tolist() == [2048, 100]
+    assert product[0] == np.inf
+    assert product[1] == pytest.approx(100, rel=1e-3)
+
+
+def test_the_roundings_survive_onnx_runtime_s_optimiser(half: onnx.ModelProto, tmp_path: Path) -> None:
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    options.log_severity_level = 3  # it warns that the file depends on this CPU
+    model = rounding(half)
+    onnxruntime.InferenceSession(model.SerializeToString(), options)
+    given, left = (roundings(each) for each in (model, onnx.load(tmp_path / "optimised.onnx")))
+    assert left == given
+    assert given > 40
+
+
+def roundings(model: onnx.ModelProto) -> int:
+    casts = [node for node in model.graph.node if node.op_type == "Cast"]
+    return sum(node.attribute[0].i == TensorProto.FLOAT16 for node in casts)
 
 
 def test_an_engine_that_needs_a_gpu_is_not_claimed_equal(exported: Path) -> None:

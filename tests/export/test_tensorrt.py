@@ -137,6 +137,29 @@ def test_a_plan_that_cannot_be_built_does_not_end_an_export_that_did_not_ask_for
         prepare([NAME], tmp_path, SIZE, frames)
 
 
+def test_a_driver_that_is_too_old_is_an_error_of_that_engine(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Module:
+        __version__ = "10.16.1.11"
+
+        class Logger:
+            ERROR = 2
+
+            def __init__(self, severity: int) -> None:
+                pass
+
+        @staticmethod
+        def Builder(logger: object) -> None:  # noqa: N802
+            raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    monkeypatch.setattr("export.tensorrt._module", lambda flavour: Module)
+    shutil.copy(exported / "model.fp16.onnx", tmp_path)
+    with pytest.raises(BundleError, match=f"TensorRT can't build {NAME}: .* returned nullptr"):
+        build_plan(NAME, tmp_path, SIZE)
+    assert not (tmp_path / "engines").exists()
+
+
 @with_rtx
 def test_a_changed_plan_is_noticed_before_any_runtime_opens_it(exported: Path) -> None:
     plan = exported / f"engines/{NAME}.engine"

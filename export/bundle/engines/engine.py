@@ -10,7 +10,7 @@ Answer = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 
 class EngineFailed(RuntimeError):
-    """The engine raised, or its output has a wrong shape."""
+    """The engine raised, or its output has a wrong shape; the message is one line."""
 
 
 class Engine(Protocol):
@@ -38,7 +38,7 @@ def ask(engine: Engine, frames: NDArray[np.uint8]) -> Answer:
     try:
         heatmap, score = engine.run(frames)
     except Exception as error:  # exceptions of the runtimes have no common base class
-        raise EngineFailed(str(error)) from error
+        raise EngineFailed(" ".join(str(error).split()) or type(error).__name__) from error
     if heatmap.shape != frames.shape[:3] or score.shape != frames.shape[:1]:
         raise EngineFailed(f"outputs have shapes {heatmap.shape} and {score.shape} for frames {frames.shape}")
     return heatmap, score

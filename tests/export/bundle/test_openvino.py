@@ -3,11 +3,13 @@
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper
 
 from export.bundle import Bundle, BundleError
 from export.bundle.engines.float32 import keep_first_in_float32
@@ -45,7 +47,7 @@ def test_bf16_is_not_f32_under_another_name(exported: Path) -> None:
     assert np.abs(one[0] - other[0]).max() > 1e-6
 
 
-@pytest.mark.parametrize("count", [3, 20])
+@pytest.mark.parametrize("count", [3, 5, 20])  # the fifth ends a residual block
 def test_only_the_first_convolutions_stay_in_float32(exported: Path, count: int) -> None:
     needs("openvino-bf16")
     import openvino
@@ -63,6 +65,41 @@ def test_only_the_first_convolutions_stay_in_float32(exported: Path, count: int)
     assert len(precisions) > 20
     assert set(precisions[:count]) == {"f32"}
     assert set(precisions[count:]) == {"bf16"}
+    compiled(np.zeros((1, 64, 64, 3), np.uint8))
+
+
+@pytest.mark.parametrize(("count", "marked"), [(1, 1), (2, 3), (3, 3), (4, 4), (5, 5)])
+def test_no_sum_of_a_convolution_in_float32_is_in_bfloat16(count: int, marked: int) -> None:
+    """Two residual blocks, the first with a convolution in both branches. The fourth convolution feeds a sum,
+    too, but the fifth also reads it, so nothing is fused into it."""
+    needs("openvino-f32")
+    import openvino
+
+    conv = partial(helper.make_node, "Conv")
+    nodes = [
+        conv(["given", "weight", "bias"], ["1"]),
+        conv(["1", "weight", "bias"], ["2"]),
+        conv(["1", "weight"], ["3"]),
+        helper.make_node("Add", ["2", "3"], ["sum"]),
+        conv(["sum", "weight", "bias"], ["4"]),
+        conv(["4", "weight"], ["5"]),
+        helper.make_node("Add", ["5", "4"], ["end"]),
+        conv(["end", "weight"], ["6"]),
+    ]
+    kind = TensorProto.FLOAT
+    values = [helper.make_tensor_value_info(name, kind, ["N", 1, 8, 8]) for name in ("given", "6")]
+    weights = [
+        helper.make_tensor("weight", kind, [1, 1, 1, 1], [1]),
+        helper.make_tensor("bias", kind, [1], [1]),
+    ]
+    graph = helper.make_graph(nodes, "blocks", values[:1], values[1:], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    core = openvino.Core()
+    blocks = core.read_model(model.SerializeToString())
+    keep_first_in_float32(core, blocks, count)
+    convolutions = [node for node in blocks.get_ops() if node.get_type_name() == "Convolution"]
+    assert len(convolutions) == 6
+    assert sum("DisablePrecisionConversion_0" in node.get_rt_info() for node in convolutions) == marked
 
 
 def test_quantised_convolutions_run_in_int8(exported: Path, tmp_path: Path) -> None:
