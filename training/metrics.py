@@ -23,7 +23,7 @@ class Quality:
     pixel_ap: float | None = None
     aupro: float | None = None
     n_masks_lost: int | None = None
-    """Masks of defects too thin for the network's size: not one pixel is left. They are in no pixel figure."""
+    """Masks of defects too thin for the network's size: not one pixel is left. In no pixel figure."""
 
     def as_dict(self) -> dict[str, float | int | None]:
         return asdict(self)

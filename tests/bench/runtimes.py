@@ -46,7 +46,9 @@ def table(bundle: Bundle, rounds: int) -> Iterator[str]:
             else:
                 engines[entry.id] = stack.enter_context(closing(engine))
         times = race(engines, frames, BATCH_SIZES, rounds)
-        for name, engine in engines.items():
+        for name in engines.keys() - times.keys():
+            reasons[name] = "it failed in the race"
+        for name, engine in ((name, engines[name]) for name in times):
             cells = "".join(
                 f"{taken:8.2f} × {base / taken:4.2f} "
                 for taken, base in zip(times[name], times.get(BASE, times[name]), strict=True)

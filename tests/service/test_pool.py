@@ -55,7 +55,7 @@ async def decode(pool: Pool, level: int = 7, *, decodes: bool = True, side: int 
         return payload[0]
 
     head = {"do": "decode", "geometry": Geometry(side, side), "declared": None}
-    return await pool.ask(0, head, (plain(level),), understand, decodes=decodes, learn=lambda _: None)
+    return await pool.ask(0, head, (plain(level),), understand, decodes=decodes, learn=nothing)
 
 
 class Ends:
@@ -308,11 +308,14 @@ def test_a_failed_start_neither_delays_nor_fails_jobs_of_other_workers(
     assert len(failed) == 1  # and the start was not repeated without pause
 
 
+def nothing(*_: object) -> None:
+    pass
+
+
 def test_a_message_that_does_not_fit_is_an_error(runner: asyncio.Runner) -> None:
     async def asked() -> int:
         pool = Pool(1, 30, real)
         with pytest.raises(TooLarge, match="larger than there is room for"):
-            nothing: Callable[..., None] = lambda *_: None
             await pool.ask(0, {"do": "decode"}, (bytes(ROOM),), nothing, decodes=True, learn=nothing)
         with pytest.raises(InspectionFailed, match="larger than there is room for"):
             await decode(pool, side=256)

@@ -188,8 +188,8 @@ def test_a_job_that_is_cancelled_while_it_waits_never_runs() -> None:
 
 @pytest.mark.parametrize("quick", [True, False])
 def test_a_job_that_is_cancelled_under_way_leaves_the_next_alone(work: Working, quick: bool) -> None:
-    """It is done soon, or its worker is ended: it cannot hold back jobs that somebody waits for. Either way it
-    is known how long such a job takes."""
+    """It is done soon, or its worker is ended: it cannot hold back jobs that somebody waits for. Either way
+    it is known how long such a job takes."""
     before, pace = the_worker(), Average()
 
     async def asked() -> Done[Decoded]:
