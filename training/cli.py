@@ -28,6 +28,8 @@ _FAILURES = (
     UnreadableImage,
     OSError,
 )
+_NO_MEMORY = re.compile("DefaultCPUAllocator|bad_alloc|out of memory|ALLOC_FAILED")
+"""In the RuntimeErrors of torch, CUDA and its libraries, most of which have no class of their own."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,6 +44,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except _FAILURES as error:
         print(f"drd-train: {error}", file=sys.stderr)
         return 2 if isinstance(error, RecipeError) else 1
+    except (MemoryError, RuntimeError) as error:
+        if not (isinstance(error, MemoryError) or _NO_MEMORY.search(str(error))):
+            raise
+        advice = "try a smaller --size, or a smaller `batch` in a recipe file"
+        print(f"drd-train: not enough memory; {advice}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("drd-train: stopped; the same command goes on from the last finished epoch", file=sys.stderr)
         return 130
@@ -92,7 +100,11 @@ def _parser() -> argparse.ArgumentParser:
         "--recipe", default="fast", metavar="RECIPE",
         help=f"{', '.join(PRESETS)}, or a FILE.toml of recipe fields (default: %(default)s)",
     )  # fmt: skip
-    parser.add_argument("--backbone", metavar="NAME", help="teacher: a timm backbone (default: the recipe's)")
+    parser.add_argument(
+        "--backbone", metavar="NAME",
+        help="teacher: a timm backbone, as resnet18 or, of several weights, resnet18.tv_in1k (default: the "
+        "recipe's)",
+    )  # fmt: skip
     parser.add_argument(
         "--weights", type=Path, metavar="FILE", help="the teacher's weights: safetensors or torch file"
     )

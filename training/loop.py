@@ -20,7 +20,11 @@ _CACHE_BYTES = 1 << 30
 _FINAL_SHARE = 0.1
 """Of the initial learning rate, at the end of the cosine schedule."""
 _DAMAGE = 1
-"""Key of the random stream that damages frames; the order of an epoch uses the stream without a key."""
+"""Key of the random numbers that damage frames; those for the order of an epoch have none.
+
+Not quite separate streams: NumPy pads seeds with zeros, so the damage of step 0 and the order of epoch 1 come
+from the same numbers. They decide different things; another key would change the results of every seed.
+"""
 
 
 class TrainingError(ValueError):

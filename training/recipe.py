@@ -1,6 +1,8 @@
 """Recipes: everything that decides what a training run computes, and nothing else.
 
-A recipe is kept in the checkpoint. The presets are `quick`, `fast`, `rd` and `paper`.
+A recipe is kept in the checkpoint. The presets are `quick`, `fast`, `rd` and `paper`. The weights of every
+teacher are rounded to bfloat16 (training/model/rounding.py), also in `rd` and `paper`, whose publications do
+not do so.
 """
 
 import tomllib
@@ -31,7 +33,8 @@ class Recipe(BaseModel):
 
     # What the networks see
     backbone: str = "tf_efficientnet_lite0"
-    """Any timm backbone with feature strides 4, 8 and 16 that takes every input size."""
+    """Any timm backbone with feature strides 4, 8 and 16 that takes every input size. A tag names the weights
+    (`resnet18.tv_in1k`: torchvision's first); without one timm chooses."""
     height: int = 256
     width: int = 256
     own_shape: bool = True
@@ -135,9 +138,10 @@ PRESETS: dict[str, Recipe] = {
         restoration_weight=0, segmentation_weight=0, noise=0, memory=0, rule="mean",
     ),
     "paper": Recipe(
-        name="paper", backbone="wide_resnet50_2", own_shape=False, filter="bilinear-point", synthesis="drd",
-        student_levels=3, bounded=False, memory=0, image_term="channel", segmentation_target="rgb_cos",
-        noise_limit=0, epochs=200, min_steps=0, batch=4, schedule="constant", bfloat16=False, rule="drd",
+        name="paper", backbone="wide_resnet50_2.tv_in1k", own_shape=False, filter="bilinear-point",
+        synthesis="drd", student_levels=3, bounded=False, memory=0, image_term="channel",
+        segmentation_target="rgb_cos", noise_limit=0, epochs=200, min_steps=0, batch=4, schedule="constant",
+        bfloat16=False, rule="drd",
     ),
 }  # fmt: skip
 

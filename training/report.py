@@ -19,11 +19,15 @@ _SHOWN = 5
 _WIDTH, _CURVES = 12.0, 3.6  # inches: of the sheet, and the curves' height
 _GOOD, _DEFECTIVE = "#0072b2", "#d55e00"  # Okabe–Ito: distinguishable for colour-blind people
 
+Example = tuple[Path, float]
+"""A picture and its raw score."""
+
 
 def write_report(
     path: Path,
     title: str,
     losses: Sequence[float],
+    good: Sequence[Path],
     good_scores: NDArray[np.float64],
     test: ScoredSet | None,
     drd: DRD,
@@ -33,42 +37,49 @@ def write_report(
 
     Args:
         losses: mean loss of each epoch.
-        good_scores: raw scores of the `select` images; the greatest is drawn as the provisional threshold
-            (the one that counts is fitted at export, on `calibrate`).
+        good: the `select` images.
+        good_scores: their raw scores; the greatest is drawn as the provisional threshold (the one that counts
+            is fitted at export, on `calibrate`).
         test: the labelled test set, where there is one.
     """
-    chosen = _examples(test) if test else {}
+    chosen = _examples(test) if test else _suspects(good, good_scores)
     landscape = geometry.width > geometry.height
     tall, wide = (2 * geometry.height, geometry.width) if landscape else (geometry.height, 2 * geometry.width)
     below = len(chosen) * (_WIDTH / _SHOWN * tall / wide + 0.3)
     figure = Figure(figsize=(_WIDTH, _CURVES + below), layout="constrained")
     figure.suptitle(title, parse_math=False)
-    upper, lower = np.asarray(figure.subfigures(2, 1, height_ratios=(_CURVES, below or 0.01)))
+    upper, lower = np.asarray(figure.subfigures(2, 1, height_ratios=(_CURVES, below)))
     left, right = upper.subplots(1, 2)
     left.plot(range(1, len(losses) + 1), losses, color="black")
     left.set(xlabel="epoch", ylabel="mean loss", title="Training")
     _histogram(right, good_scores, test)
-    if test:
-        grid = lower.subplots(len(chosen), _SHOWN, squeeze=False)
-        for row, (name, indices) in zip(grid, chosen.items(), strict=True):
-            frames = read_frames([test.samples[index].path for index in indices], geometry)
-            heat = drd.predict(frames)[0] / float(good_scores.max())
-            _gallery(row, name, test.scores[indices], frames, heat, 0 if landscape else 1)
+    grid = lower.subplots(len(chosen), _SHOWN, squeeze=False)
+    for row, (name, examples) in zip(grid, chosen.items(), strict=True):
+        paths, scores = zip(*examples, strict=True)
+        frames = read_frames(paths, geometry)
+        heat = drd.predict(frames)[0] / float(good_scores.max())
+        _gallery(row, name, scores, frames, heat, 0 if landscape else 1)
     figure.savefig(path, dpi=90)
 
 
-def _examples(test: ScoredSet) -> dict[str, list[int]]:
-    """Indices worth looking at: of each kind, the clearest and the least clear."""
-    defective = np.array([sample.defective for sample in test.samples])
-    by_score = np.argsort(test.scores)
-    bad, good = by_score[defective[by_score]], by_score[~defective[by_score]]
+def _examples(test: ScoredSet) -> dict[str, list[Example]]:
+    """What is worth looking at: of each kind, the clearest and the least clear."""
+    scored = sorted(zip(test.samples, test.scores.tolist(), strict=True), key=lambda one: one[1])
+    bad = [(sample.path, score) for sample, score in scored if sample.defective]
+    good = [(sample.path, score) for sample, score in scored if not sample.defective]
     examples = {
-        "defective, highest": bad[::-1][:_SHOWN].tolist(),
-        "defective, lowest": bad[:_SHOWN].tolist(),
-        "good, lowest": good[:_SHOWN].tolist(),
-        "good, highest": good[::-1][:_SHOWN].tolist(),
+        "defective, highest": bad[::-1][:_SHOWN],
+        "defective, lowest": bad[:_SHOWN],
+        "good, lowest": good[:_SHOWN],
+        "good, highest": good[::-1][:_SHOWN],
     }
-    return {name: indices for name, indices in examples.items() if indices}
+    return {name: chosen for name, chosen in examples.items() if chosen}
+
+
+def _suspects(good: Sequence[Path], scores: NDArray[np.float64]) -> dict[str, list[Example]]:
+    """Where no test set shows what defects look like: a part that is not good after all comes first here."""
+    scored = sorted(zip(good, scores.tolist(), strict=True), key=lambda one: -one[1])
+    return {"good parts, highest scores": scored[:_SHOWN]}
 
 
 def _histogram(axes: Axes, good: NDArray[np.float64], test: ScoredSet | None) -> None:
@@ -88,7 +99,7 @@ def _histogram(axes: Axes, good: NDArray[np.float64], test: ScoredSet | None) ->
 def _gallery(
     row: Sequence[Axes],
     name: str,
-    scores: NDArray[np.float64],
+    scores: Sequence[float],
     frames: NDArray[np.uint8],
     heat: NDArray[np.float32],
     side: int,

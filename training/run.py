@@ -23,12 +23,14 @@ from training.preview import write_preview
 from training.recipe import Recipe, load_recipe
 from training.report import write_report
 from training.resume import ResumeFile
-from training.shape import shaped
+from training.shape import Size, shaped, some_sizes
 from training.shares import Share, divide, read_good, read_test
 from training.version import program_version
 
-_TWELVE_BITS = 16
-"""White of a 12-bit picture that was stored in 16 bits as it is, on the 0–255 scale."""
+_FOURTEEN_BITS = 64
+"""White of a 14-bit picture that was stored in 16 bits as it is, on the 0–255 scale."""
+_ALIKE = 1.3
+"""Factor between aspect ratios up to which stretching to one shape is not worth a line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,27 +61,33 @@ class Request:
 def train(request: Request) -> Checkpoint:
     """Run it, printing progress. Raises TrainingError and the errors of data set, recipe and teacher."""
     recipe = request.resolved_recipe()
+    device = usable_device(request.device)
     dataset = open_dataset(request.data, request.product)
     print(dataset)
-    recipe = shaped(recipe, [sample.path for sample in dataset.train])
+    sizes = some_sizes([sample.path for sample in dataset.train])
+    recipe = shaped(recipe, sizes)
+    _mention_stretching(sizes, recipe)
+    drd = _network(recipe, request)  # before all pictures are read: a wrong name or file shows at once
     good, digests = read_good(dataset.train, recipe.geometry, request.skip_unreadable)
     shares = divide(good, request.seed, request.same_part)
     # Before training, not after hours of it.
     test = read_test(dataset.test, recipe.geometry, request.skip_unreadable, digests)
-    device = usable_device(request.device)
     fit = shares["fit"].pixels
-    if fit.max() <= _TWELVE_BITS:
+    if fit.max() <= _FOURTEEN_BITS:
         print(
             f"WARNING: no pixel is brighter than {int(fit.max())} of 255, so few grey levels are left. Are "
-            "these 10- or 12-bit pictures in 16-bit files? Then scale them to 16 bits, here and at the camera"
+            "these 10-, 12- or 14-bit pictures in 16-bit files? Then scale them to 16 bits, here and at the "
+            "camera"
         )
     if request.preview is not None:
         write_preview(request.preview, fit, preset(recipe), request.seed)
-    drd = _network(recipe, request)
     state = _resume_file(recipe, request, fit)
     trainer = Trainer(drd, recipe, fit, request.seed, device)
-    size = f"{recipe.height}×{recipe.width}"
-    print(f"recipe {recipe.name}: {recipe.backbone}, {size}, {trainer.last_epoch} epochs, on {device}")
+    epochs, batches = trainer.last_epoch, trainer.batches
+    print(
+        f"recipe {recipe.name}: {recipe.backbone}, {recipe.height}×{recipe.width}, {epochs} epochs × "
+        f"{batches} batches = {epochs * batches} steps, on {device}"
+    )
     losses = _learn(trainer, state)
     tried = choose_rule(drd, recipe, shares["select"].pixels, request.seed)
     checkpoint = Checkpoint(
@@ -99,6 +107,15 @@ def usable_device(name: str) -> torch.device:
         raise TrainingError("--device cuda: no CUDA device is usable here; --device cpu works anywhere")
     torch.backends.cudnn.allow_tf32 = False  # which rounds what a recipe has in float32 to 10 bits
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def _mention_stretching(sizes: Sequence[Size], recipe: Recipe) -> None:
+    ratios = [width / height for height, width in sizes]
+    if ratios and max(ratios) > _ALIKE * min(ratios):
+        print(
+            f"the pictures differ in shape, width/height {min(ratios):.2f} to {max(ratios):.2f}: all are "
+            f"stretched to {recipe.height}×{recipe.width}"
+        )
 
 
 def _network(recipe: Recipe, request: Request) -> DRD:
@@ -150,9 +167,8 @@ def _report(
 ) -> None:
     """`metrics.json`, `report.png`, and the figures on the terminal."""
     geometry, out = checkpoint.geometry, checkpoint.directory
-    good = np.array(
-        [score for _, score in score_images(drd.predict, [s.path for s in select.samples], geometry)]
-    )
+    good = [sample.path for sample in select.samples]
+    good_scores = np.array([score for _, score in score_images(drd.predict, good, geometry)])
     paths = [sample.path for sample in samples]
     scored = score_images(drd.predict, paths, geometry)
     walk = tqdm(scored, "measuring", len(paths), unit="image", leave=False, disable=None)
@@ -162,6 +178,7 @@ def _report(
         f"{checkpoint.product}: {checkpoint.recipe.name}",
         losses,
         good,
+        good_scores,
         test,
         drd,
         geometry,

@@ -22,15 +22,15 @@ Size = tuple[int, int]
 """Height and width in pixels."""
 
 
-def shaped(recipe: Recipe, pictures: Sequence[Path]) -> Recipe:
-    """`recipe` with the input size for these good pictures, and `own_shape` off.
+def shaped(recipe: Recipe, pictures: Sequence[Size]) -> Recipe:
+    """`recipe` with the input size for good pictures of these sizes, and `own_shape` off.
 
     The size changes only if `own_shape` is set and at least 90 % of the pictures share an aspect ratio of
     about 2:1 or more: squeezing such pictures to a square would hide fine damage.
     """
     if not recipe.own_shape:
         return recipe
-    height, width = own_size(_sizes(pictures), (recipe.height, recipe.width))
+    height, width = own_size(pictures, (recipe.height, recipe.width))
     return recipe.model_copy(update={"height": height, "width": width, "own_shape": False})
 
 
@@ -52,7 +52,7 @@ def own_size(pictures: Sequence[Size], usual: Size) -> Size:
     return min(possible, key=lambda size: (abs(math.log(size[1] / size[0]) - common), -size[0] * size[1]))
 
 
-def _sizes(pictures: Sequence[Path]) -> list[Size]:
+def some_sizes(pictures: Sequence[Path]) -> list[Size]:
     """Sizes of up to 32 of the pictures, upright. Unreadable ones are skipped here: reading them all reports
     them."""
     sizes = list[Size]()

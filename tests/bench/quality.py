@@ -34,7 +34,7 @@ from training.model.heatmap import Heatmap
 from training.model.weights import load_teacher
 from training.recipe import Recipe, RecipeError, load_recipe
 from training.run import Request, train, usable_device
-from training.shape import shaped
+from training.shape import shaped, some_sizes
 from training.splits import split
 
 RD: Mapping[str, object] = {
@@ -175,7 +175,7 @@ def nearest_neighbours(
     dataset: Dataset, recipe: Recipe, weights: Path | None, device: torch.device, out: Path
 ) -> None:
     """1 − cosine to the nearest of 10,000 feature vectors of the `fit` images (levels 2 and 3, 3×3 means)."""
-    recipe = shaped(recipe, [sample.path for sample in dataset.train])
+    recipe = shaped(recipe, some_sizes([sample.path for sample in dataset.train]))
     teacher, geometry = load_teacher(recipe.backbone, weights).to(device), recipe.geometry
 
     def vectors(frames: NDArray[np.uint8]) -> Tensor:

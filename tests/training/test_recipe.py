@@ -16,7 +16,8 @@ def test_the_presets_are_the_four_of_the_documentation() -> None:
 
 def test_paper_is_the_paper() -> None:
     paper = PRESETS["paper"]
-    assert (paper.backbone, paper.synthesis, paper.image_term) == ("wide_resnet50_2", "drd", "channel")
+    assert paper.backbone == "wide_resnet50_2.tv_in1k"  # torchvision's first weights, not timm's own
+    assert (paper.synthesis, paper.image_term) == ("drd", "channel")
     assert (paper.learning_rate, paper.betas, paper.weight_decay) == (5e-3, (0.5, 0.999), 1e-5)
     assert (paper.batch, paper.epochs, paper.schedule, paper.fusion_width) == (4, 200, "constant", 2)
     assert (paper.noise, paper.noise_limit) == (0.1, 0)

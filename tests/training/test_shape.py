@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from training.recipe import Recipe, load_recipe
-from training.shape import own_size, shaped
+from training.shape import own_size, shaped, some_sizes
 
 USUAL = (256, 256)
 SIDES = st.integers(50, 6000)
@@ -64,11 +64,11 @@ def test_pictures_are_looked_at_upright_and_a_size_that_is_named_is_kept(tmp_pat
     Image.fromarray(np.zeros((100, 300, 3), np.uint8)).save(tmp_path / "0.jpg", exif=turned)
     (tmp_path / "1.jpg").write_bytes(b"reported by whoever reads it")
     pictures = [tmp_path / "0.jpg", tmp_path / "1.jpg"]
-    settled = shaped(load_recipe("fast"), pictures)
+    settled = shaped(load_recipe("fast"), some_sizes(pictures))
     assert (settled.height, settled.width, settled.own_shape) == (480, 160, False)
-    assert shaped(settled, [tmp_path / "1.jpg"]) == settled
+    assert shaped(settled, some_sizes([tmp_path / "1.jpg"])) == settled
     named = load_recipe("fast", height=128, width=128)
-    assert shaped(named, pictures) == named
+    assert shaped(named, some_sizes(pictures)) == named
 
 
 def test_the_paper_s_input_is_square() -> None:

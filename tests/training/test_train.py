@@ -6,21 +6,27 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import timm
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from tests.export.checkpoints import make_checkpoint, make_dataset
 from training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint, write_json, write_tensors
 from training.cli import main
+from training.datasets import open_dataset
 from training.evaluate import read_frames
+from training.geometry import Geometry
 from training.recipe import PRESETS
 from training.run import Request, _resume_file
+from training.splits import split
 from training.version import program_version
 
 BACKBONE = "test_resnet"
@@ -80,9 +86,11 @@ def test_the_same_seed_gives_the_same_tensors(
 ) -> None:
     assert main(options(data, weights, tmp_path / "again", "--epochs", "3")) == 0
     output = capsys.readouterr()  # no terminal, so a line an epoch and no bar
+    assert "64×64, 3 epochs × 5 batches = 15 steps, on cpu\n" in output.out
     assert "epoch 3/3: loss " in output.out
     assert "42 to train, 6 to choose the score rule, 12 to set the threshold\n" in output.out
     assert "WARNING" not in output.out
+    assert "stretched" not in output.out
     assert "%|" not in output.err
     first, second = (load_file(d / "checkpoint.safetensors") for d in (trained, tmp_path / "again"))
     assert first.keys() == second.keys()
@@ -227,6 +235,53 @@ def test_mistakes_are_one_clear_line(
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (["--backbone", "resnet81"], "not a timm model"),
+        (["--weights", "nowhere.safetensors"], "No such file"),
+        (["--device", "cuda"], "no CUDA device"),
+    ],
+)
+def test_what_cannot_start_is_found_before_the_pictures_are_read(
+    weights: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    wrong: list[str],
+    message: str,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for number in range(10):
+        (tmp_path / f"{number}.png").write_bytes(b"which would be an error of its own")
+    assert main([*options(tmp_path, weights, tmp_path / "out"), *wrong]) == 1
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "allocate",
+    [
+        lambda: torch.empty(1 << 50),
+        lambda: np.empty(1 << 50),
+        Mock(side_effect=torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")),
+    ],
+    ids=["torch", "numpy", "cuda"],
+)
+def test_too_little_memory_is_one_clear_line(
+    allocate: Callable[[], object], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("training.cli.train", lambda _: allocate())
+    assert main(["x", "--product", "p", "--out", "o"]) == 1
+    advice = "try a smaller --size, or a smaller `batch` in a recipe file"
+    assert capsys.readouterr().err == f"drd-train: not enough memory; {advice}\n"
+
+
+def test_a_mistake_of_the_program_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.cli.train", lambda _: torch.zeros(2) @ torch.zeros(3))
+    with pytest.raises(RuntimeError, match="size"):
+        main(["x", "--product", "p", "--out", "o"])
+
+
 def test_an_unreadable_picture_stops_the_run_or_is_named_and_left_out(
     weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -320,17 +375,20 @@ def test_pictures_of_one_part_and_copies_are_kept_out_of_calibration(
     assert all(len(names) == 1 for names in places.values())
 
 
-def test_twelve_bits_in_sixteen_are_noticed(
-    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("bits", "white"), [(12, 16), (14, 64)])
+def test_fewer_bits_in_sixteen_are_noticed(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], bits: int, white: int
 ) -> None:
     generator = np.random.default_rng(0)
     data = tmp_path / "data"
     data.mkdir()
     for number in range(10):
-        pixels = generator.integers(0, 4096, (64, 64), dtype=np.uint16)
+        pixels = generator.integers(0, 1 << bits, (64, 64), dtype=np.uint16)
         Image.fromarray(pixels).save(data / f"{number}.png")
     assert main(options(data, weights, tmp_path / "out", "--epochs", "1")) == 0
-    assert "WARNING: no pixel is brighter than 16 of 255" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert f"WARNING: no pixel is brighter than {white} of 255" in out
+    assert "10-, 12- or 14-bit pictures in 16-bit files?" in out
 
 
 def test_an_unreadable_test_picture_is_found_before_training(
@@ -370,6 +428,43 @@ def test_a_plain_folder_of_good_pictures_is_enough(
     with Image.open(preview) as picture:
         assert picture.size == (8 * 64, 2 * 2 * 64)  # 14 frames to learn from, each above its damaged version
     assert (tmp_path / "out/report.png").exists()
+
+
+def test_without_test_pictures_the_report_shows_the_good_parts_with_the_highest_scores(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mislabelled one is among them."""
+    folder = make_dataset(tmp_path / "plate", good=60, test=1) / "train/good"
+    shown = dict[str, tuple[list[float], NDArray[np.uint8]]]()
+
+    def gallery(
+        _: object, name: str, scores: Sequence[float], frames: NDArray[np.uint8], *__: object
+    ) -> None:
+        shown[name] = list(scores), frames
+
+    monkeypatch.setattr("training.report._gallery", gallery)
+    mislabelled = split(open_dataset(folder).train, 0)["select"][0].path
+    mislabelled.write_bytes((tmp_path / "plate/test/blot/000.png").read_bytes())
+    assert main(options(folder, weights, tmp_path / "out", "--epochs", "1")) == 0
+    ((name, (scores, frames)),) = shown.items()
+    assert name == "good parts, highest scores"
+    assert scores == sorted(scores, reverse=True)
+    assert len(scores) == 5
+    assert np.array_equal(frames[0], read_frames([mislabelled], Geometry(64, 64))[0])
+
+
+def test_pictures_of_unlike_shapes_are_said_to_be_stretched(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    generator, turned = np.random.default_rng(0), Image.Exif()
+    turned[0x0112] = 6  # a quarter turn
+    for number in range(10):
+        pixels = generator.integers(0, 256, (60, 80, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.jpg", exif=turned if number == 9 else b"")
+    assert main(options(tmp_path, weights, tmp_path / "out", "--epochs", "1")) == 0
+    assert (
+        "differ in shape, width/height 0.75 to 1.33: all are stretched to 64×64\n" in capsys.readouterr().out
+    )
 
 
 def test_foreign_weights_are_refused_by_name(

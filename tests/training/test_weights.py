@@ -1,6 +1,7 @@
 """Where the teacher's weights come from, and what is said when they are another network's."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -8,9 +9,9 @@ import torch
 from safetensors.torch import save_file
 
 from training.model.drd import DRD
-from training.model.teacher import BackboneError
+from training.model.teacher import BackboneError, Mirror, Teacher
 from training.model.weights import load_teacher
-from training.recipe import Recipe
+from training.recipe import PRESETS, Recipe
 
 FRAMES = torch.arange(2 * 64 * 64 * 3).remainder(256).view(2, 64, 64, 3).to(torch.uint8)
 
@@ -66,7 +67,13 @@ def test_every_family_gives_its_own_features(tmp_path: Path, backbone: str, leve
 
 
 @pytest.mark.parametrize(
-    "backbone", ["tf_efficientnet_lite0", "tf_efficientnet_lite1", "tf_efficientnet_lite2"]
+    "backbone",
+    [
+        "tf_efficientnet_lite0",
+        "tf_efficientnet_lite0.in1k",
+        "tf_efficientnet_lite1",
+        "tf_efficientnet_lite2",
+    ],
 )
 def test_the_packaged_efficientnets_are_imagenet_s(backbone: str) -> None:
     # The batch statistics are not those of initialisation.
@@ -74,6 +81,38 @@ def test_the_packaged_efficientnets_are_imagenet_s(backbone: str) -> None:
     assert teacher.net.state_dict()["bn1.bias"].any()
     assert teacher.mean.flatten().tolist() == [127.0] * 3
     assert teacher.std.flatten().tolist() == [128.0] * 3
+
+
+def test_the_paper_s_teacher_is_a_wide_resnet_whatever_its_weights() -> None:
+    paper, plain = Teacher(PRESETS["paper"].backbone), Teacher("wide_resnet50_2")
+    assert paper.mirror() == plain.mirror() == Mirror((256, 512, 1024), False, 0.5, (3, 4, 6))
+    assert torch.equal(paper.mean, plain.mean)
+
+
+def test_a_tag_chooses_the_weights_on_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    create, fetched = timm.create_model, list[str]()
+
+    def without_network(name: str, pretrained: bool, **options: Any) -> Any:
+        fetched.extend([name] * pretrained)
+        return create(name, pretrained=False, **options)
+
+    monkeypatch.setattr(timm, "create_model", without_network)
+    load_teacher("test_resnet.r160_in1k")
+    assert fetched == ["test_resnet.r160_in1k"]
+
+
+@pytest.mark.parametrize(
+    ("backbone", "message"),
+    [
+        ("resnet81.tv_in1k", r"'resnet81\.tv_in1k' is not a timm model"),
+        ("wide_resnet50_2.v1", r"no weights of this tag; there are .*racm_in1k, .*wide_resnet50_2\.tv_in1k"),
+        ("resnet18.", "no weights of this tag"),
+        ("botnet50ts_256.a1_in1k", "botnet50ts_256 has none"),
+    ],
+)
+def test_unknown_tags_say_which_there_are(backbone: str, message: str) -> None:
+    with pytest.raises(BackboneError, match=message):
+        load_teacher(backbone)
 
 
 def test_missing_and_unexpected_tensors_are_named(tmp_path: Path) -> None:
@@ -94,8 +133,11 @@ def test_wrong_shapes_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "weights.pth"])
 def test_damaged_and_missing_files_are_one_clear_line(tmp_path: Path, name: str) -> None:
-    with pytest.raises(BackboneError, match="cannot be read"):
+    with pytest.raises(BackboneError, match=r"cannot be read \(No such file or directory\)"):
         load_teacher("resnet18", tmp_path / name)
+    (tmp_path / "folder" / name).mkdir(parents=True)
+    with pytest.raises(BackboneError, match=r"cannot be read \(Is a directory\)"):
+        load_teacher("resnet18", tmp_path / "folder" / name)
     (tmp_path / name).write_bytes(b"not weights")
     with pytest.raises(BackboneError, match="cannot be read"):
         load_teacher("resnet18", tmp_path / name)

@@ -37,7 +37,8 @@ class Teacher(nn.Module):
     """Features of frames at strides 4, 8 and 16.
 
     Args:
-        backbone: timm name; its strides must include 4, 8 and 16, and it must take every input size.
+        backbone: timm name, with or without the tag of its weights (`resnet18.tv_in1k`); its strides must
+            include 4, 8 and 16, and it must take every input size.
     """
 
     mean: Tensor
@@ -93,12 +94,26 @@ def _probe() -> Tensor:
     return torch.arange(_PROBE * _PROBE * 3).remainder(251).view(1, _PROBE, _PROBE, 3)
 
 
-def _truncated(backbone: str) -> nn.Module:
-    if backbone not in timm.list_models():
-        close = ", ".join(timm.list_models(f"*{backbone[:8]}*")[:5])
+def architecture(backbone: str) -> str:
+    """Its name without the tag, which tells apart weights of one network."""
+    return backbone.partition(".")[0]
+
+
+def _check_name(backbone: str) -> None:
+    name = architecture(backbone)
+    if name not in timm.list_models():
+        close = ", ".join(timm.list_models(f"*{name[:8]}*")[:5])
         raise BackboneError(
             f"backbone {backbone!r} is not a timm model" + (f"; near it: {close}" if close else "")
         )
+    tagged = timm.list_pretrained(f"{name}.*")
+    if backbone != name and backbone not in tagged:
+        known = f"there are {', '.join(tagged)}" if tagged else f"{name} has none"
+        raise BackboneError(f"backbone {backbone!r}: timm knows no weights of this tag; {known}")
+
+
+def _truncated(backbone: str) -> nn.Module:
+    _check_name(backbone)
     try:
         net = timm.create_model(backbone, features_only=True, pretrained=False)
     except (RuntimeError, ValueError, AttributeError, AssertionError) as error:

