@@ -16,7 +16,7 @@ from torch.nn import functional as F
 _FINEST_STRIDE = 4
 _QUANTILE = 0.995
 _LEAST_RANGE = 1e-3
-"""Lower bound of `scale`: identical frames vary only by rounding, real ones by at least ten times this."""
+"""Lower bound of `scale`: identical frames vary only by rounding, the most uniform ones by about this."""
 _QUANTILE_LIMIT = 1 << 24  # what torch.quantile takes
 
 
