@@ -57,8 +57,8 @@ class Admission:
         """Where a frame stands in every queue: at its deadline, or where it has none, at its arrival plus
         `patience` and twice the time that the frames accepted before it take.
 
-        So callers without deadlines get no more than half of what callers with deadlines need, however many
-        they are, and still their turn. Among themselves they keep the order of arrival.
+        So callers without deadlines leave at least half of the engine to those with deadlines, however many
+        they are, and still get their turn. Among themselves they keep the order of arrival.
         """
         if deadline is not None:
             return deadline
