@@ -111,8 +111,8 @@ def build(order: Order, say: Say) -> Path:
     if order.version and order.version < (newest := newest_version(product)):
         say("Version", f"{order.version} will not be served while {newest} is there: the highest one is")
     drd, tensors = _network(checkpoint)
-    roi = _apply_roi(order.roi, drd, geometry, say)
     good = _calibration_images(checkpoint, order.calibration, say)
+    roi = _apply_roi(order.roi, drd, geometry, good, say)
     defective = _readable(spread(_defective_images(checkpoint, order.calibration), _DEFECTIVE), say)
     inside = drd.heatmap.roi.numpy() > 0
     scored = score_pictures(drd.predict, good, geometry, "calibrate")
@@ -161,11 +161,13 @@ def _network(checkpoint: Checkpoint) -> tuple[DRD, str]:
     return drd, digest
 
 
-def _apply_roi(path: Path | None, drd: DRD, geometry: Geometry, say: Say) -> RegionOfInterest | None:
+def _apply_roi(
+    path: Path | None, drd: DRD, geometry: Geometry, good: Sequence[Path], say: Say
+) -> RegionOfInterest | None:
     """Sets the mask of `drd` from the file `path`: before calibration, since it changes every score."""
     if path is None:
         return None
-    region, mask = read_roi(path, geometry)
+    region, mask = read_roi(path, geometry, good)
     drd.heatmap.set_roi(torch.from_numpy(mask))
     say("Region", f"{region.share:.1%} of the picture is inspected, see {path}")
     return region

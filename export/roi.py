@@ -7,6 +7,7 @@ A rectangle is x, y, width, height. With the unit "fraction", all values are fra
 and height (0 to 1), and `image_size` (width, height) is left out.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -16,10 +17,13 @@ from PIL import Image, ImageDraw
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from export.bundle.manifest import Point, RegionOfInterest
-from training.geometry import Geometry
+from training.geometry import Geometry, upright_shape
 
 _FINE = 8
 """Factor by which shapes are drawn finer, to see which pixels are covered by half or more."""
+
+_SAME_SHAPE = 0.02
+"""Difference of aspect ratios up to which the shape is the same, at whatever resolution."""
 
 Side = Annotated[int, Field(ge=1)]
 Length = Annotated[float, Field(gt=0)]
@@ -60,10 +64,13 @@ class _Drawing(_Entry):
         return self
 
 
-def read_roi(path: Path, geometry: Geometry) -> tuple[RegionOfInterest, NDArray[np.bool_]]:
+def read_roi(
+    path: Path, geometry: Geometry, pictures: Iterable[Path]
+) -> tuple[RegionOfInterest, NDArray[np.bool_]]:
     """The region in the file `path`, and its mask bool [H, W] for the network's input.
 
-    Raises RoiError if it leaves the picture or covers nothing, OSError if the file cannot be read.
+    Raises RoiError if it leaves the picture, covers nothing, or was drawn for a shape that none of the
+    product's `pictures` has; OSError if the file cannot be read.
     """
     try:
         drawing = _Drawing.model_validate_json(path.read_bytes())
@@ -72,6 +79,8 @@ def read_roi(path: Path, geometry: Geometry) -> tuple[RegionOfInterest, NDArray[
         where = ".".join(str(part) for part in first["loc"])
         message = first["msg"].removeprefix("Value error, ")
         raise RoiError(f"{path}: {where + ': ' if where else ''}{message}") from error
+    if drawing.image_size is not None:
+        _check_shape(path, drawing.image_size, pictures)
     width, height = drawing.image_size or (1, 1)
     polygons = tuple(tuple((x / width, y / height) for x, y in shape.corners()) for shape in drawing.shapes)
     for x, y in (corner for polygon in polygons for corner in polygon):
@@ -81,6 +90,18 @@ def read_roi(path: Path, geometry: Geometry) -> tuple[RegionOfInterest, NDArray[
     if not mask.any():
         raise RoiError(f"{path}: the shapes cover nothing of the {geometry.width} × {geometry.height} input")
     return RegionOfInterest(polygons=polygons, share=float(mask.mean())), mask
+
+
+def _check_shape(path: Path, drawn_for: tuple[int, int], pictures: Iterable[Path]) -> None:
+    """Width and height exchanged, or another camera's, would inspect another part of the picture."""
+    width, height = drawn_for
+    shapes = set[tuple[int, int]]()
+    for tall, wide in map(upright_shape, pictures):
+        if abs(width * tall / (height * wide) - 1) < _SAME_SHAPE:
+            return
+        shapes.add((wide, tall))
+    there = ", ".join(f"{wide} × {tall}" for wide, tall in sorted(shapes)[:3])
+    raise RoiError(f"{path}: image_size is {width} × {height}, but the product's pictures are {there}")
 
 
 def draw(polygons: tuple[tuple[Point, ...], ...], geometry: Geometry) -> NDArray[np.bool_]:

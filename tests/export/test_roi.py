@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from export.bundle import Bundle
 from export.cli import main
@@ -22,6 +23,19 @@ def drawn(tmp_path: Path, facts: dict[str, Any]) -> Path:
     return path
 
 
+def pictures(folder: Path, *sizes: tuple[int, int]) -> list[Path]:
+    """Of these widths and heights."""
+    for number, size in enumerate(sizes):
+        Image.new("L", size).save(folder / f"{number}.png")
+    return [folder / f"{number}.png" for number in range(len(sizes))]
+
+
+def test_a_region_drawn_for_pictures_of_another_shape_is_refused(tmp_path: Path) -> None:
+    facts = {"unit": "pixel", "image_size": [200, 300], "shapes": [{"rectangle": [75, 100, 25, 50]}]}
+    with pytest.raises(RoiError, match="image_size is 200 × 300, but the product's pictures are 300 × 200"):
+        read_roi(drawn(tmp_path, facts), SIZE, pictures(tmp_path, (300, 200)))
+
+
 @pytest.mark.parametrize(
     "facts",
     [
@@ -35,7 +49,7 @@ def drawn(tmp_path: Path, facts: dict[str, Any]) -> Path:
     ],
 )
 def test_the_same_region_in_four_ways(tmp_path: Path, facts: dict[str, Any]) -> None:
-    region, mask = read_roi(drawn(tmp_path, facts), SIZE)
+    region, mask = read_roi(drawn(tmp_path, facts), SIZE, pictures(tmp_path, (40, 20), (60, 40)))
     expected = np.zeros((64, 96), bool)
     expected[32:48, 24:72] = True
     np.testing.assert_array_equal(mask, expected)
@@ -44,13 +58,15 @@ def test_the_same_region_in_four_ways(tmp_path: Path, facts: dict[str, Any]) -> 
 
 
 def test_a_rectangle_over_the_whole_picture_masks_nothing(tmp_path: Path) -> None:
-    _, mask = read_roi(drawn(tmp_path, {"unit": "fraction", "shapes": [{"rectangle": [0, 0, 1, 1]}]}), SIZE)
+    _, mask = read_roi(
+        drawn(tmp_path, {"unit": "fraction", "shapes": [{"rectangle": [0, 0, 1, 1]}]}), SIZE, []
+    )
     assert mask.all()
 
 
 def test_half_a_square_is_a_triangle(tmp_path: Path) -> None:
     facts = {"unit": "fraction", "shapes": [{"polygon": [[0, 0], [1, 0], [0, 1]]}]}
-    region, mask = read_roi(drawn(tmp_path, facts), Geometry(64, 64))
+    region, mask = read_roi(drawn(tmp_path, facts), Geometry(64, 64), [])
     assert region.share == pytest.approx(0.5, abs=0.01)
     assert mask[0, :62].all()
     assert not mask[62:, 2:].any()
@@ -84,7 +100,7 @@ def test_half_a_square_is_a_triangle(tmp_path: Path) -> None:
 def test_an_invalid_region_is_refused(tmp_path: Path, facts: dict[str, Any], message: str) -> None:
     path = drawn(tmp_path, facts)
     with pytest.raises(RoiError) as caught:
-        read_roi(path, SIZE)
+        read_roi(path, SIZE, pictures(tmp_path, (300, 200)))
     assert message in str(caught.value)
     assert str(caught.value).startswith(str(path))
     assert "\n" not in str(caught.value)
