@@ -27,6 +27,7 @@ from export.engines import EVERYWHERE, prepare, refuse
 from export.golden import HEATMAPS, Golden, choose_golden, spread
 from export.half import halve
 from export.pack import newest_version, publish, refuse_taken, staging_folder
+from export.pictures import calibration_images, defective_images
 from export.proof import EngineParity, Trial
 from export.report import Say, show_golden, show_parity, show_thresholds
 from export.roi import read_roi
@@ -34,17 +35,13 @@ from export.scoring import score_pictures
 from export.survey import Survey
 from export.trace import trace
 from training.checkpoint import DRD, TENSORS, Checkpoint, CheckpointError, load_checkpoint
-from training.datasets import DatasetError, open_dataset
 from training.evaluate import read_frames
 from training.files import file_digest
-from training.geometry import Geometry, UnreadableImage, read_rgb
+from training.geometry import Geometry
 from training.names import PRODUCT_NAME
 
 _RUNTIMES = ("onnx", "onnxruntime", "openvino", "tensorrt")
 """Libraries whose versions the manifest records, if they are installed."""
-
-_DEFECTIVE = 64
-"""Most defective pictures that are looked at: golden frames and survey use up to 52."""
 
 _QUANTISED_ON = 64
 """Most frames the quantiser sees: more hardly widen the activation ranges."""
@@ -111,9 +108,9 @@ def build(order: Order, say: Say) -> Path:
     if order.version and order.version < (newest := newest_version(product)):
         say("Version", f"{order.version} will not be served while {newest} is there: the highest one is")
     drd, tensors = _network(checkpoint)
-    good = _calibration_images(checkpoint, order.calibration, say)
+    good = calibration_images(checkpoint, order.calibration, say)
     roi = _apply_roi(order.roi, drd, geometry, good, say)
-    defective = _readable(spread(_defective_images(checkpoint, order.calibration), _DEFECTIVE), say)
+    defective = defective_images(checkpoint, order.calibration, say)
     inside = drd.heatmap.roi.numpy() > 0
     scored = score_pictures(drd.predict, good, geometry, "calibrate")
     calibration = calibrate(scored, order.max_false_reject, inside)
@@ -194,56 +191,6 @@ def _write_certificate(
     parity = Parity(frames=frames, engines=tuple(proof for _, proof in kept))
     (root / "parity.json").write_text(parity.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return tuple(_measured(entry, proof) for entry, proof in kept)
-
-
-def _calibration_images(checkpoint: Checkpoint, folder: Path | None, say: Say) -> list[Path]:
-    """Good images that training has not seen: those it set aside, or the new ones in `folder`."""
-    if folder is None:
-        # A changed data set is refused, whichever of its pictures changed.
-        paths = {split: checkpoint.images(split) for split in checkpoint.splits}["calibrate"]
-        say("Calibration", f"{len(paths)} good images that training set aside")
-        return paths
-    given = open_dataset(folder, checkpoint.product).train
-    seen = {record.sha256 for split in ("fit", "select") for record in checkpoint.splits[split]}
-    paths = list[Path]()
-    for sample in given:
-        if (digest := file_digest(sample.path)) not in seen:
-            seen.add(digest)  # a copy of a picture is no further one
-            paths.append(sample.path)
-    if not paths:
-        raise CalibrationError(f"{folder}: all {len(given)} images were used in training; give others")
-    say(
-        "Calibration",
-        f"{len(paths)} good images of {folder}; {len(given) - len(paths)} used in training, or copies, "
-        "left out",
-    )
-    return paths
-
-
-def _defective_images(checkpoint: Checkpoint, folder: Path | None) -> list[Path]:
-    """Known defective parts: those of `folder`, else those of the data that was trained on. Empty if neither
-    has any, or the data has moved: golden frames can do without them."""
-    for root in (folder, checkpoint.data_root):
-        try:
-            test = () if root is None else open_dataset(root, checkpoint.product).test
-        except (DatasetError, OSError):
-            continue
-        if defective := [sample.path for sample in test if sample.defective]:
-            return defective
-    return []
-
-
-def _readable(paths: Sequence[Path], say: Say) -> list[Path]:
-    """Those of `paths` that can be read, as drd-train --skip-unreadable does; of each other one, a line."""
-    readable = list[Path]()
-    for path in paths:
-        try:
-            read_rgb(path)
-        except UnreadableImage as error:
-            say("Skipped", str(error))
-        else:
-            readable.append(path)
-    return readable
 
 
 def _check_min_area(min_area: int, largest: int) -> None:

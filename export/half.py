@@ -5,7 +5,7 @@ smoothing and score after stay float32. Existing ONNX converters are not used: t
 between nodes that must stay in float32.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import onnx
@@ -46,13 +46,7 @@ def halve(model: onnx.ModelProto) -> onnx.ModelProto:
 
     tensors = [tensor for tensor in graph.initializer if tensor.name in kept or tensor.name not in floats]
     tensors += [_rounded(tensor) for tensor in graph.initializer if tensor.name in floats & read]
-    half = helper.make_model(
-        helper.make_graph(list(nodes()), graph.name, graph.input, graph.output, tensors),
-        opset_imports=model.opset_import,
-        ir_version=model.ir_version,
-    )
-    onnx.checker.check_model(half, full_check=True)
-    return half
+    return _remade(model, nodes(), tensors)
 
 
 def rounding(half: onnx.ModelProto) -> onnx.ModelProto:
@@ -75,15 +69,21 @@ def rounding(half: onnx.ModelProto) -> onnx.ModelProto:
                 yield helper.make_node("Cast", [f"{name}.exact"], [f"{name}.bits"], to=TensorProto.FLOAT16)
                 yield helper.make_node("Cast", [f"{name}.bits"], [name], to=TensorProto.FLOAT)
 
-    graph = half.graph
-    tensors = [_widened(tensor) for tensor in graph.initializer]
-    model = helper.make_model(
-        helper.make_graph(list(nodes()), graph.name, graph.input, graph.output, tensors),
-        opset_imports=half.opset_import,
-        ir_version=half.ir_version,
+    return _remade(half, nodes(), [_widened(tensor) for tensor in half.graph.initializer])
+
+
+def _remade(
+    model: onnx.ModelProto, nodes: Iterable[onnx.NodeProto], tensors: Sequence[onnx.TensorProto]
+) -> onnx.ModelProto:
+    """`model` with other nodes and initializers, checked."""
+    graph = model.graph
+    made = helper.make_model(
+        helper.make_graph(list(nodes), graph.name, graph.input, graph.output, tensors),
+        opset_imports=model.opset_import,
+        ir_version=model.ir_version,
     )
-    onnx.checker.check_model(model, full_check=True)
-    return model
+    onnx.checker.check_model(made, full_check=True)
+    return made
 
 
 def _half(name: str) -> str:

@@ -51,13 +51,11 @@ class Catalog:
 
     def versions(self, product: str | None = None) -> list[Version]:
         """All known versions of all products or of one, newest first; NotLoaded for an unknown product."""
-        if product is not None and product not in self._products:
-            raise NotLoaded(f"there is no product {product!r}; /v1/products names those there are")
-        chosen = sorted(self._products) if product is None else [product]
+        names = sorted(self._products) if product is None else [product]
         return [
             version
-            for name in chosen
-            for version in sorted(self._products[name].versions, key=lambda version: -version.number)
+            for known in map(self._known, names)
+            for version in sorted(known.versions, key=lambda version: -version.number)
         ]
 
     def __contains__(self, product: str) -> bool:
@@ -70,9 +68,7 @@ class Catalog:
 
     def lane(self, product: str, version: int | None = None) -> Lane:
         """The lane that serves `product`, or that of a loaded `version`. Raises NotLoaded or NotServing."""
-        if product not in self._products:
-            raise NotLoaded(f"there is no product {product!r}; /v1/products names those there are")
-        known = self._products[product]
+        known = self._known(product)
         if version is None:
             chosen = known.serving
             if chosen is None or chosen.lane is None:
@@ -87,6 +83,11 @@ class Catalog:
                 return candidate.lane
         loaded = ", ".join(str(each.number) for each in known.versions if each.lane is not None)
         raise NotLoaded(f"version {version} of product {product!r} is not loaded, only {loaded or 'none'}")
+
+    def _known(self, product: str) -> Product:
+        if product not in self._products:
+            raise NotLoaded(f"there is no product {product!r}; /v1/products names those there are")
+        return self._products[product]
 
     async def refresh(self) -> None:
         """Loads new versions, unloads removed ones. Whatever the folder holds, it does not raise."""

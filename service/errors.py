@@ -93,6 +93,11 @@ class NotServing(Refused):
     pass
 
 
+def ending() -> NotServing:
+    """For a frame that the shutdown overtakes."""
+    return NotServing("the service is ending", reason="draining", retry_after=1)
+
+
 class DeadlinePassed(ServiceError):
     outcome = "expired"
 

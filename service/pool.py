@@ -10,7 +10,7 @@ from typing import Any
 
 from service.batching import BatchQueue
 from service.channel import Bytes, Channel, DoesNotFit, Head
-from service.errors import NotServing, TooLarge
+from service.errors import NotServing, TooLarge, ending
 from service.job import Done, Job, Made
 
 _PATIENCE = 20  # times its CPU time limit: a worker that takes this long is given up
@@ -72,7 +72,7 @@ class Pool:
         """The worker's result; raises the failure it reports. Cancelling drops a waiting job at once, and
         one that a worker has begun after a moment, in which most of them are done."""
         if self._closed:
-            raise _ending()
+            raise ending()
         answer: asyncio.Future[Done[Made]] = asyncio.get_running_loop().create_future()
         job = Job(order, head, payload, understand, decodes, answer, learn)
         entry = self._waiting.offer(job, order=order)
@@ -88,10 +88,10 @@ class Pool:
     async def close(self) -> None:
         """Ends the workers. Jobs that still wait fail with NotServing."""
         self._closed = True
-        self._refuse(_ending)
+        self._refuse(ending)
         for worker in list(self._workers):
             if worker.job is not None:
-                worker.job.settle(_ending())
+                worker.job.settle(ending())
             self._remove(worker)
         await asyncio.gather(*self._starting)
 
@@ -242,7 +242,3 @@ class Pool:
 
 def _no_worker() -> NotServing:
     return NotServing("there is no worker", reason="worker", retry_after=1)
-
-
-def _ending() -> NotServing:
-    return NotServing("the service is ending", reason="draining", retry_after=1)

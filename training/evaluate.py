@@ -58,7 +58,7 @@ def evaluate(
     for sample, has_pixels, (heatmap, score) in zip(samples, measured, results, strict=True):
         scores.append(score)
         if has_pixels:
-            heatmaps[row], masks[row] = heatmap, False
+            heatmaps[row] = heatmap
             if sample.mask is not None:
                 masks[row] = read_mask(sample.mask, geometry, upright_shape(sample.path))
                 if not masks[row].any():  # its defect would count as good pixels

@@ -4,6 +4,8 @@ NumPy and Pillow only: the service runs this file in an environment without torc
 """
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -146,8 +148,8 @@ def open_image(path: Path) -> Image.Image:
 
 
 def upright_shape(path: Path) -> tuple[int, int]:
-    """Height and width of what `read_rgb` gives, without decoding it. Raises what `open_image` does."""
-    with open_image(path) as image:
+    """Height and width of what `read_rgb` gives, without decoding it. Raises UnreadableImage likewise."""
+    with _opened(path) as image:
         lies = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5  # on its side
         return (image.width, image.height) if lies else (image.height, image.width)
 
@@ -159,9 +161,16 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
         UnreadableImage: missing, not one of `IMAGE_FORMATS`, too large or damaged; the message names the
             file.
     """
+    with _opened(path) as image:
+        return to_rgb(image)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """Errors, of the block too, name the file."""
     try:
         with open_image(path) as image:
-            return to_rgb(image)
+            yield image
     except UnreadableImage as error:
         raise UnreadableImage(f"{path}: {error}") from error
     except (OSError, ValueError, SyntaxError) as error:

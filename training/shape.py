@@ -6,7 +6,7 @@ from itertools import product
 from pathlib import Path
 from statistics import median
 
-from training.geometry import MAX_INPUT_SIDE, SIDE_STEP, UnreadableImage, read_rgb
+from training.geometry import MAX_INPUT_SIDE, SIDE_STEP, UnreadableImage, upright_shape
 from training.recipe import Recipe
 
 _ELONGATED = 1.9
@@ -58,8 +58,7 @@ def some_sizes(pictures: Sequence[Path]) -> list[Size]:
     sizes = list[Size]()
     for path in pictures[:: -(-len(pictures) // _LOOKED_AT) or 1]:
         try:
-            height, width, _ = read_rgb(path).shape
+            sizes.append(upright_shape(path))
         except UnreadableImage:
             continue
-        sizes.append((height, width))
     return sizes

@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from service.access.granted import grant_of
 from service.calls import Call, Calls
-from service.errors import CallerGone, InspectionFailed, NotServing, ServiceError
+from service.errors import CallerGone, InspectionFailed, ServiceError, ending
 from service.http import wire
 from service.http.answers import answer_of
 from service.http.problems import problem_of
@@ -88,7 +88,7 @@ def _cut_short() -> Iterator[None]:
     try:
         yield
     except asyncio.CancelledError as error:
-        raise NotServing("the service is ending", reason="draining", retry_after=1) from error
+        raise ending() from error
 
 
 async def unless_gone(receive: Receive, work: Awaitable[Inspection]) -> Inspection:

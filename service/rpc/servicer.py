@@ -14,7 +14,15 @@ from google.protobuf.message import DecodeError
 
 from service.access.access import Access
 from service.calls import Calls
-from service.errors import BadParameter, DeadlinePassed, InspectionFailed, NotServing, ServiceError, TooLarge
+from service.errors import (
+    BadParameter,
+    DeadlinePassed,
+    InspectionFailed,
+    NotServing,
+    ServiceError,
+    TooLarge,
+    ending,
+)
 from service.inspection import DEFAULT_PARTS, Request, parse_id, parse_parts
 from service.rpc.convert import CODE, product_of, response_of, status_of
 from service.rpc.guard import secret_of
@@ -144,7 +152,7 @@ class Servicer:
             except asyncio.CancelledError as error:
                 if time.monotonic() < self._cut:
                     raise
-                raise NotServing("the service is ending", reason="draining", retry_after=1) from error
+                raise ending() from error
             except Exception as error:  # a bug fails this frame only
                 _logger.exception("a request failed")
                 raise InspectionFailed("the service failed on this request") from error
