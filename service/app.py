@@ -7,6 +7,7 @@ import asyncio
 import logging
 import os
 import signal
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
@@ -124,7 +125,11 @@ class Service:
     async def _close_doors(self) -> None:
         doors = [door for door in (self._http, self._grpc) if door is not None]
         hurrying = asyncio.create_task(self._cut_short(doors))
-        await asyncio.gather(*(door.stop(self._settings.drain_seconds) for door in doors))
+        ends = time.monotonic() + self._settings.drain_seconds
+        if self._grpc is not None:
+            await self._grpc.end_streams(self._settings.drain_seconds)
+        left = max(0.0, ends - time.monotonic())
+        await asyncio.gather(*(door.stop(left) for door in doors))
         hurrying.cancel()
 
     async def _cut_short(self, doors: list[HttpServer | GrpcServer]) -> None:

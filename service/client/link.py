@@ -27,20 +27,17 @@ class RpcLink:
     def __init__(self, address: Address, access: Access) -> None:
         self._address, self._access = address, access
         self._metadata = tuple(access.headers().items())
-        self._channel = _channel(address, access)
+        self._channel: grpc.Channel | None = None
         self._opening = asyncio.Lock()
         self._stream: _Stream | None = None
 
     async def inspect(self, frame: Frame, ends: float) -> Answer:
         message = message_of(frame, ends)
         async with self._opening:
-            if (stream := self._stream) is not None and stream.ended.is_set():
-                # A service that ends a stream may close its connection soon: use a new one.
-                self._channel.close()
-                self._channel, self._stream = _channel(self._address, self._access), None
-            if self._stream is None:
-                stub = InspectionServiceStub(self._channel)
-                await asyncio.to_thread(self._connect, stub, milliseconds_left(ends) / 1000)
+            if self._stream is None or self._stream.ended.is_set():
+                self._stream = None
+                stub = self._connected_anew()
+                await asyncio.to_thread(self._check, stub, milliseconds_left(ends) / 1000)
                 self._stream = _Stream(stub, self._metadata)
             stream = self._stream
         return await stream.inspect(message, ends)
@@ -48,16 +45,26 @@ class RpcLink:
     async def close(self) -> None:
         if self._stream is not None:
             await self._stream.close()
-        self._channel.close()
+        if self._channel is not None:
+            self._channel.close()
 
-    def _connect(self, stub: InspectionServiceStub, left: float) -> None:
-        """Makes a harmless call first: if that raises Unreachable, no frame has been sent."""
+    def _connected_anew(self) -> InspectionServiceStub:
+        """A service that ends a stream closes its connection soon, and another may take its place."""
+        if self._channel is not None:
+            self._channel.close()
+        self._channel = _channel(self._address, self._access)
+        return InspectionServiceStub(self._channel)
+
+    def _check(self, stub: InspectionServiceStub, left: float) -> None:
+        """Makes a harmless call: if that raises Unreachable or NotServing, no frame has been sent."""
         try:
             stub.ListProducts(pb.ListProductsRequest(), timeout=left, metadata=self._metadata)
         except grpc.RpcError as error:
             reason = error_of_call(error)
             if isinstance(reason, errors.ConnectionLost):
                 raise errors.Unreachable(f"can't reach {self._address}: {reason}") from error
+            if isinstance(reason, errors.NotServing):
+                raise reason from error
             # Any other error comes from the service: the frame's own call will get it.
 
 

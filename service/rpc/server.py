@@ -92,9 +92,12 @@ class Server:
         """Sets what the health service answers."""
         self._health.show(ready=ready)
 
+    async def end_streams(self, seconds: float) -> None:
+        """Ends all streams, with every frame answered that has been read; other calls are still served."""
+        await self._servicer.end_streams(seconds)
+
     async def stop(self, seconds: float) -> None:
         """Accepts no more requests; returns when all accepted ones are answered, or after `seconds`."""
-        self._servicer.stop_streams()
         self._servicer.cut_after(seconds)
         self._health.end()
         await self._server.stop(seconds)

@@ -35,6 +35,10 @@ _logger = logging.getLogger(__name__)
 Metadata = Mapping[str, str | bytes]
 _MALFORMED = pb.InspectRequest()
 _Context = grpc.aio.ServicerContext[object, object]
+_LINGER = 0.5
+"""Seconds for which a connection outlives a stream that the service has ended. If both ended together, a
+caller that is still writing would get a broken pipe and not the status, and would not know what became of its
+frames."""
 
 
 class Servicer:
@@ -45,7 +49,7 @@ class Servicer:
         self._max_bytes, self._window = settings.max_image_bytes, settings.stream_window
         self._answer_seconds = settings.answer_seconds
         self._max_age = settings.max_connection_age_seconds
-        self._streams = set[Stream]()
+        self._streams = dict[asyncio.Task[object], Stream]()
         self._ending, self._cut = False, math.inf
 
     async def Inspect(self, request: pb.InspectRequest, context: _Context) -> pb.InspectResponse:  # noqa: N802
@@ -71,9 +75,7 @@ class Servicer:
             )
 
         stream = Stream(request_iterator, answer, self._window)
-        self._streams.add(stream)
-        if self._ending:
-            stream.stop_reading()
+        self._follow(stream)
         aging = asyncio.get_running_loop().call_later(self._max_age, stream.stop_reading)
         try:
             async with aclosing(stream.responses()) as responses:
@@ -83,9 +85,8 @@ class Servicer:
             await _abort(context, error)
         finally:
             aging.cancel()
-            self._streams.discard(stream)
         if stream.stopped:
-            await _abort(context, NotServing("reconnect", reason="reconnect", retry_after=0.1))
+            await _abort(context, _reconnect())
 
     async def ListProducts(  # noqa: N802
         self, request: pb.ListProductsRequest, context: _Context
@@ -94,6 +95,8 @@ class Servicer:
             grant = self._access.admit(secret_of(_sent(context).items()))
         except ServiceError as error:  # it has become invalid since the guard checked it
             await _abort(context, error)
+        if self._ending:  # the client asks before it opens a stream
+            await _abort(context, _reconnect())
         versions = (each for each in self._inspector.catalog.versions() if grant.covers(each.product))
         return pb.ListProductsResponse(products=map(product_of, versions))
 
@@ -101,10 +104,23 @@ class Servicer:
         """Calls are cancelled in so many seconds at the latest."""
         self._cut = min(self._cut, time.monotonic() + seconds)
 
-    def stop_streams(self) -> None:
-        """Streams read no more requests, and end when those they have read are answered."""
+    async def end_streams(self, seconds: float) -> None:
+        """Streams read no more requests. Returns when those read are answered and callers know that their
+        stream has ended, or after `seconds`."""
         self._ending = True
-        for stream in self._streams:
+        for stream in self._streams.values():
+            stream.stop_reading()
+        if self._streams:
+            await asyncio.wait(self._streams, timeout=seconds)
+            await asyncio.sleep(min(_LINGER, seconds))
+
+    def _follow(self, stream: Stream) -> None:
+        """Until its status has been sent, with which its task ends."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._streams[task] = stream
+        task.add_done_callback(self._streams.pop)
+        if self._ending:
             stream.stop_reading()
 
     async def _write(self, context: _Context, response: pb.InspectStreamResponse) -> None:
@@ -186,6 +202,14 @@ def _read(message: bytes) -> pb.InspectRequest:
         return pb.InspectRequest.FromString(message)
     except DecodeError:
         return _MALFORMED
+
+
+def _reconnect() -> NotServing:
+    return NotServing(
+        "the service is ending or the stream has reached its greatest age: open a new one",
+        reason="reconnect",
+        retry_after=0.1,
+    )
 
 
 async def _in_time(turn: Turn, request: Request) -> None:

@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +144,42 @@ def test_a_stream_is_answered_to_its_end(tmp_path: Path) -> None:
     assert all(answer.result.verdict == "NG" for answer in seen)
     numbers = sorted(int(answer.frame_id) for answer in seen)
     assert numbers == list(range(1, len(seen) + 1))
+
+
+def test_a_connection_outlives_the_streams_that_the_end_has_ended(tmp_path: Path) -> None:
+    """A caller that is still writing gets the status and no broken pipe. Other calls are still served, but
+    not the one by which clients find out whether they may open a stream."""
+    make_bundle(tmp_path)
+    gate = Gate()
+    frame = pb.InspectRequest(image=plain(200), product="tile", include=[""])
+    with ThreadPoolExecutor(1) as others, ExitStack() as channels:
+        with serving(tmp_path, gate.start, drain_seconds=600) as running:
+            idle, busy = (
+                InspectionServiceStub(channels.enter_context(grpc.insecure_channel(running.target)))
+                for _ in range(2)
+            )
+            waiting = threading.Event()
+            first = idle.InspectStream(frame for _ in range(1) if waiting.wait(60))
+            gate.shut()
+            last = busy.InspectStream(iter([frame]))
+            gate.wait_for_batch()
+
+            def meanwhile() -> tuple[str | None, str | None, str]:
+                with pytest.raises(grpc.RpcError) as ended:
+                    next(first)
+                with pytest.raises(grpc.RpcError) as asked:
+                    idle.ListProducts(pb.ListProductsRequest())
+                call = idle.Inspect.future(frame)
+                gate.open()
+                waiting.set()
+                return ended.value.details(), asked.value.details(), call.result(timeout=20).verdict
+
+            told = others.submit(meanwhile)
+        ended, asked, verdict = told.result()
+        assert next(last).result.verdict == "NG"
+    assert ended
+    assert "open a new one" in ended
+    assert (asked, verdict) == (ended, "NG")
 
 
 def test_a_watch_of_its_health_is_told_and_does_not_hold_the_end(tmp_path: Path) -> None:
