@@ -10,7 +10,7 @@ from pathlib import Path
 from export.bundle.manifest import MANIFEST
 from export.bundle.predict import Bundle
 from export.errors import FAILURES
-from export.evaluation import Evaluation, evaluate, judge_of, labelled, predict_of
+from export.evaluation import Evaluation, evaluate, judge_of, labelled, new_to, predict_of
 from training.checkpoint import load_checkpoint
 from training.datasets import open_dataset
 from training.version import program_version
@@ -49,6 +49,8 @@ def _bundle(path: Path, data: Path, engine: str) -> tuple[dict[str, object], Eva
     dataset = open_dataset(data, manifest.product)
     with closing(bundle.start(engine)) as predictor:
         print(f"{manifest.product} version {manifest.version} on {predictor.engine_id}\n{dataset}")
+        if not dataset.test:
+            print("WARNING: pictures that were learned from or calibrated with flatter the figures")
         evaluation = evaluate(
             predict_of(predictor),
             manifest.geometry,
@@ -70,7 +72,8 @@ def _checkpoint(path: Path, data: Path) -> tuple[dict[str, object], Evaluation]:
     dataset = open_dataset(data, checkpoint.product)
     print(f"{checkpoint.product}, checkpoint {path}\n{dataset}")
     predict = checkpoint.model().predict
-    return {"product": checkpoint.product}, evaluate(predict, checkpoint.geometry, labelled(dataset))
+    samples = labelled(dataset) if dataset.test else new_to(checkpoint, labelled(dataset))
+    return {"product": checkpoint.product}, evaluate(predict, checkpoint.geometry, samples)
 
 
 def _table(evaluation: Evaluation) -> Iterator[str]:

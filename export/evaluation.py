@@ -11,9 +11,10 @@ from export.bundle.predict import Predictor
 from export.bundle.reading import Reading, Verdict, read
 from export.scoring import Scored, score_pictures
 from training import evaluate as training_evaluate
+from training.checkpoint import Checkpoint
 from training.datasets import Dataset, DatasetError, Sample
 from training.evaluate import Predict
-from training.geometry import Geometry
+from training.geometry import Geometry, frame_digest, read_rgb
 from training.metrics import Quality
 
 Judge = Callable[[Scored], Reading]
@@ -71,6 +72,19 @@ def labelled(dataset: Dataset) -> tuple[Sample, ...]:
     if dataset.layout == "plain folder":
         return dataset.train
     raise DatasetError(f"{dataset.root}: {dataset.layout} layout without test images")
+
+
+def new_to(checkpoint: Checkpoint, samples: Sequence[Sample]) -> tuple[Sample, ...]:
+    """Those of `samples` that training has not learned from. Raises DatasetError if it has seen all."""
+    geometry = checkpoint.geometry
+    new = tuple(
+        sample
+        for sample in samples
+        if frame_digest(geometry.apply(read_rgb(sample.path))) not in checkpoint.learned
+    )
+    if not new:
+        raise DatasetError(f"all {len(samples)} pictures were used in training; give others")
+    return new
 
 
 def evaluate(

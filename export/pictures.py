@@ -8,8 +8,7 @@ from export.golden import spread
 from export.report import Say
 from training.checkpoint import Checkpoint
 from training.datasets import DatasetError, open_dataset
-from training.files import file_digest
-from training.geometry import UnreadableImage, read_rgb
+from training.geometry import UnreadableImage, frame_digest, read_rgb
 
 _DEFECTIVE = 64
 """Most defective pictures that are looked at: golden frames and survey use up to 52."""
@@ -23,10 +22,10 @@ def calibration_images(checkpoint: Checkpoint, folder: Path | None, say: Say) ->
         say("Calibration", f"{len(paths)} good images that training set aside")
         return paths
     given = open_dataset(folder, checkpoint.product).train
-    seen = {record.sha256 for split in ("fit", "select") for record in checkpoint.splits[split]}
-    paths = list[Path]()
+    seen, paths = set(checkpoint.learned), list[Path]()
     for sample in given:
-        if (digest := file_digest(sample.path)) not in seen:
+        digest = frame_digest(checkpoint.geometry.apply(read_rgb(sample.path)))
+        if digest not in seen:
             seen.add(digest)  # a copy of a picture is no further one
             paths.append(sample.path)
     if not paths:

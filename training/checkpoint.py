@@ -8,19 +8,18 @@ metrics.json, report.png for people
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
-import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from training.datasets import Sample
-from training.files import file_digest
-from training.geometry import Geometry
+from training.geometry import Geometry, UnreadableImage, frame_digest, read_rgb
 from training.model.drd import DRD as DRD  # what a checkpoint gives
 from training.model.heatmap import ScoreRule
 from training.model.teacher import BackboneError, Teacher, one_line
@@ -41,7 +40,8 @@ class ImageRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     name: str
-    sha256: str
+    frame_sha256: str
+    """Of its pixels at the network's size, as training read them."""
 
 
 class Checkpoint(BaseModel):
@@ -49,7 +49,7 @@ class Checkpoint(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal[9] = 9
+    format: Literal[10] = 10
     product: str
     recipe: Recipe
     rule: ScoreRule
@@ -62,6 +62,11 @@ class Checkpoint(BaseModel):
     @property
     def geometry(self) -> Geometry:
         return self.recipe.geometry
+
+    @property
+    def learned(self) -> frozenset[str]:
+        """Digests of the frames that training has learned from or chosen by."""
+        return frozenset(each.frame_sha256 for name in ("fit", "select") for each in self.splits[name])
 
     def model(self) -> DRD:
         """The trained network: CPU, float32, evaluation mode.
@@ -91,7 +96,11 @@ class Checkpoint(BaseModel):
         for path, record in zip(paths, self.splits[split], strict=True):
             if not path.is_file():
                 raise CheckpointError(f"{path}: missing; training had it for '{split}'")
-            if file_digest(path) != record.sha256:
+            try:
+                frame = self.geometry.apply(read_rgb(path))
+            except UnreadableImage as error:
+                raise CheckpointError(f"{error}; training had it for '{split}'") from error
+            if frame_digest(frame) != record.frame_sha256:
                 raise CheckpointError(f"{path}: changed since training, which had it for '{split}'")
         return paths
 
@@ -129,7 +138,7 @@ def save_checkpoint(checkpoint: Checkpoint, drd: DRD) -> None:
     write_atomically(checkpoint.directory / DESCRIPTION, text.encode())
 
 
-def write_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """safetensors, written beside and renamed."""
     part = path.with_suffix(".part")
     try:
@@ -156,8 +165,12 @@ def write_json(path: Path, content: Mapping[str, object]) -> None:
     write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
-def records(samples: Iterable[Sample]) -> tuple[ImageRecord, ...]:
-    return tuple(ImageRecord(name=sample.name, sha256=file_digest(sample.path)) for sample in samples)
+def records(samples: Sequence[Sample], frames: Tensor) -> tuple[ImageRecord, ...]:
+    """Of `samples` and their `frames`, uint8 RGB `[n, H, W, 3]`."""
+    return tuple(
+        ImageRecord(name=sample.name, frame_sha256=frame_digest(frame))
+        for sample, frame in zip(samples, frames.numpy(), strict=True)
+    )
 
 
 def libraries() -> dict[str, str]:

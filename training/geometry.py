@@ -3,6 +3,7 @@
 NumPy and Pillow only: the service runs this file in an environment without torch.
 """
 
+import hashlib
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -66,6 +67,11 @@ class Geometry:
         else:
             return _point_sampled(rgb, size)
         return np.stack([stretched] * 3, axis=2) if grey else stretched
+
+
+def frame_digest(frame: NDArray[np.uint8]) -> str:
+    """SHA-256 of a network input's pixels, in hexadecimal: a picture saved in another way is the same."""
+    return hashlib.sha256(frame.tobytes()).hexdigest()
 
 
 def _point_sampled(rgb: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:

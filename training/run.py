@@ -93,7 +93,7 @@ def train(request: Request) -> Checkpoint:
     checkpoint = Checkpoint(
         product=request.product, recipe=recipe, rule=tried[0].rule, seed=request.seed,
         data_root=request.data.resolve(), libraries=libraries(), directory=request.out,
-        splits={name: records(share.samples) for name, share in shares.items()},
+        splits={name: records(share.samples, share.pixels) for name, share in shares.items()},
     )  # fmt: skip
     save_checkpoint(checkpoint, drd)
     _report(checkpoint, drd, test, losses, tried, shares["select"])

@@ -1,6 +1,5 @@
 """The pictures of a run: read, copies left out, and divided into the three shares."""
 
-import hashlib
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from training.datasets import DatasetError, Sample, read_mask
-from training.geometry import Geometry, UnreadableImage, read_rgb
+from training.geometry import Geometry, UnreadableImage, frame_digest, read_rgb
 from training.loop import TrainingError
 from training.splits import Split, split
 
@@ -28,13 +27,13 @@ class Share:
     """uint8 RGB `[n, H, W, 3]`."""
 
 
-def read_good(samples: Sequence[Sample], geometry: Geometry, skip: bool) -> tuple[Share, Collection[bytes]]:
+def read_good(samples: Sequence[Sample], geometry: Geometry, skip: bool) -> tuple[Share, Collection[str]]:
     """All good pictures but copies of another, and their digests: one copy could train, and another set the
     threshold. Copies are equal at the network's size, whatever else their files hold."""
     pixels = np.empty((len(samples), geometry.height, geometry.width, 3), np.uint8)
-    first, copies = dict[bytes, Sample](), list[Sample]()
+    first, copies = dict[str, Sample](), list[Sample]()
     for sample, frame in _readable(samples, geometry, "good", skip):
-        if first.setdefault(_digest(frame), sample) is sample:
+        if first.setdefault(frame_digest(frame), sample) is sample:
             pixels[len(first) - 1] = frame
         else:
             copies.append(sample)
@@ -44,13 +43,13 @@ def read_good(samples: Sequence[Sample], geometry: Geometry, skip: bool) -> tupl
 
 
 def read_test(
-    samples: Sequence[Sample], geometry: Geometry, skip: bool, good: Collection[bytes]
+    samples: Sequence[Sample], geometry: Geometry, skip: bool, good: Collection[str]
 ) -> tuple[Sample, ...]:
     """The readable ones. Says if some are among those with the digests `good`."""
     kept, copies = list[Sample](), list[Sample]()
     for sample, frame in _readable(samples, geometry, "test", skip):
         kept.append(sample)
-        if _digest(frame) in good:
+        if frame_digest(frame) in good:
             copies.append(sample)
     if copies:
         print(
@@ -58,10 +57,6 @@ def read_test(
             f"the figures; the first is {copies[0].name}"
         )
     return tuple(kept)
-
-
-def _digest(frame: NDArray[np.uint8]) -> bytes:
-    return hashlib.sha256(frame.tobytes()).digest()
 
 
 def divide(good: Share, seed: int, same_part: re.Pattern[str] | None) -> dict[Split, Share]:

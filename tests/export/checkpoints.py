@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from training.checkpoint import TENSORS, Checkpoint, libraries, records, save_checkpoint
 from training.datasets import open_dataset
+from training.evaluate import read_frames
 from training.model.drd import DRD
 from training.model.heatmap import ScoreRule
 from training.model.teacher import Teacher
@@ -47,7 +48,10 @@ def make_checkpoint(directory: Path, data: Path) -> Path:
         rule=rule,
         seed=0,
         data_root=data,
-        splits={name: records(samples) for name, samples in splits.items()},
+        splits={
+            name: records(samples, torch.from_numpy(read_frames([s.path for s in samples], RECIPE.geometry)))
+            for name, samples in splits.items()
+        },
         libraries=libraries(),
         directory=directory,
     )

@@ -14,6 +14,7 @@ from export.evaluate import main
 from tests.bundles import edit_manifest, make_bundle, plain_frame
 from tests.export.checkpoints import break_network
 from tests.export.machine import needs
+from training.checkpoint import load_checkpoint
 from training.geometry import read_rgb
 
 
@@ -89,7 +90,24 @@ def test_a_plain_folder_of_good_images_has_rates_only(
     save_plain(tmp_path / "data", {".": [10, 200]})
     facts = evaluated(bundle, tmp_path / "data", tmp_path)
     assert (facts["false_reject_rate"], facts["miss_rate"], facts["image_auroc"]) == (0.5, None, None)
-    assert "plain folder" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "plain folder" in out
+    assert "flatter the figures" in out
+
+
+def test_a_checkpoint_is_not_measured_on_what_it_has_learned_from(
+    checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    splits = load_checkpoint(checkpoint).splits
+    facts = evaluated(checkpoint, data / "train/good", tmp_path)
+    assert sorted(image["name"] for image in facts["images"]) == sorted(
+        Path(record.name).name for record in splits["calibrate"]
+    )
+    learned = tmp_path / "learned"
+    learned.mkdir()
+    shutil.copy(data / splits["select"][0].name, learned)
+    assert main([str(checkpoint), str(learned)]) == 1
+    assert "all 1 pictures were used in training" in capsys.readouterr().err
 
 
 def save_plain(root: Path, levels: dict[str, list[int]]) -> None:

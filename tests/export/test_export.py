@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 from export.build import Order, build, installed
 from export.bundle import MAX_VERSION, Bundle
@@ -92,8 +93,9 @@ def test_images_used_in_training_are_not_used_for_calibration(
     seen.mkdir()
     record = json.loads((checkpoint / "checkpoint.json").read_bytes())["splits"]["fit"][0]
     shutil.copy(data / record["name"], seen)
+    Image.open(data / record["name"]).save(seen / "saved in another way.bmp")
     assert export(checkpoint, tmp_path / "models", "--calibration", str(seen)) == 1
-    assert "all 1 images were used in training" in capsys.readouterr().err
+    assert "all 2 images were used in training" in capsys.readouterr().err
 
 
 def test_changed_or_missing_calibration_images_are_refused(
@@ -103,7 +105,7 @@ def test_changed_or_missing_calibration_images_are_refused(
     checkpoint = make_checkpoint(tmp_path / "checkpoint", data)
     record = json.loads((checkpoint / "checkpoint.json").read_bytes())["splits"]["calibrate"][0]
     image = data / record["name"]
-    image.write_bytes(image.read_bytes() + b"\0")
+    Image.effect_noise((80, 72), 50).save(image)
     assert export(checkpoint, tmp_path / "models") == 1
     assert f"{image}: changed since training" in capsys.readouterr().err
     image.unlink()
