@@ -1,6 +1,7 @@
 """drd-export: makes a bundle, which the service can load, from a trained checkpoint."""
 
 import argparse
+import math
 import signal
 import sys
 from collections.abc import Sequence
@@ -25,15 +26,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     order = Order(
-        options.checkpoint,
-        options.to,
-        options.calibration,
-        options.max_false_reject,
-        options.min_area,
-        options.version,
-        options.roi,
-        options.engines,
-        options.sign,
+        checkpoint=options.checkpoint,
+        models=options.to,
+        calibration=options.calibration,
+        max_false_reject=options.max_false_reject,
+        min_area=options.min_area,
+        version=options.version,
+        roi=options.roi,
+        engines=options.engines,
+        key=options.sign,
     )
     usual = signal.signal(signal.SIGTERM, _terminate)
     try:
@@ -116,17 +117,19 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def share(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
     if not _LEAST_BUDGET <= value < 0.5:
         raise argparse.ArgumentTypeError(f"{text} is not a fraction from {_LEAST_BUDGET:f} to below 0.5")
     return value
 
 
 def pixels(text: str) -> int:
-    value = int(text)
-    if value < 0:
+    if not (text.isascii() and text.isdecimal()):
         raise argparse.ArgumentTypeError(f"{text} is not a number of pixels")
-    return value
+    return int(text)
 
 
 def engines(text: str) -> tuple[str, ...]:

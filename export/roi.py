@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from export.bundle.manifest import Point, RegionOfInterest
 from training.geometry import Geometry, upright_shape
+from training.invalid import first_error
 
 _FINE = 8
 """Factor by which shapes are drawn finer, to see which pixels are covered by half or more."""
@@ -75,10 +76,7 @@ def read_roi(
     try:
         drawing = _Drawing.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
-        raise RoiError(f"{path}: {where + ': ' if where else ''}{message}") from error
+        raise RoiError(f"{path}: {first_error(error)}") from error
     if drawing.image_size is not None:
         _check_shape(path, drawing.image_size, pictures)
     width, height = drawing.image_size or (1, 1)

@@ -47,6 +47,7 @@ class Catalog:
         self._keep_old_seconds = settings.keep_old_seconds
         self._slot, self._metrics = slot, metrics
         self._products = dict[str, Product]()
+        self._troubles = dict[str, str]()
         self._retiring = set[asyncio.Task[None]]()
 
     def versions(self, product: str | None = None) -> list[Version]:
@@ -94,14 +95,24 @@ class Catalog:
         try:
             found = await in_daemon(partial(scan, self._folder))
         except OSError as error:
-            _logger.error("the models folder can't be read, loaded versions stay: %s", error)
+            self._tell("", f"the models folder can't be read, loaded versions stay: {error}")
             return
+        self._tell("", None)
         for name in sorted(self._products.keys() | found.keys()):
             versions = found.get(name, {})
             if isinstance(versions, OSError):  # no permission, or a network share that is away
-                _logger.error("%s can't be read, its loaded versions stay: %s", name, versions)
+                self._tell(name, f"{name} can't be read, its loaded versions stay: {versions}")
             else:
+                self._tell(name, None)
                 await self._follow(name, versions)
+
+    def _tell(self, place: str, trouble: str | None) -> None:
+        """Logs a trouble with a folder once, and not at every scan while it lasts."""
+        if trouble is None:
+            self._troubles.pop(place, None)
+        elif self._troubles.get(place) != trouble:
+            self._troubles[place] = trouble
+            _logger.error(trouble)
 
     async def close(self) -> None:
         """Unloads everything, once all accepted frames have been answered."""

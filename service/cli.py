@@ -15,6 +15,7 @@ from export.bundle import Bundle, BundleError, program_version
 from service.access.cli import main as token_main
 from service.access.tokens import TokensError
 from service.app import Service, run
+from service.errors import ServiceError
 from service.listen import CannotListen
 from service.logs import set_up_logs
 from service.settings import Settings, unknown_variables
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _logger.warning("not settings of drd-serve, so ignored: %s", ", ".join(unknown))
     try:
         uvloop.run(run(settings, announce))
-    except (BundleError, CannotListen, TokensError, TlsError) as error:
+    except (BundleError, CannotListen, ServiceError, TokensError, TlsError) as error:
         return _fail(str(error))
     return 0
 

@@ -57,7 +57,7 @@ class Pool:
                 self._add(await asyncio.to_thread(self._start))
             except (EOFError, OSError) as error:
                 self._missing += 1
-                raise _no_worker() from error
+                raise _no_worker(f" ({error})") from error
 
     async def ask(
         self,
@@ -69,8 +69,8 @@ class Pool:
         decodes: bool,
         learn: Callable[[float], object],
     ) -> Done[Made]:
-        """The worker's result; raises the failure it reports. Cancelling drops a waiting job at once, and
-        one that a worker has begun after a moment, in which most of them are done."""
+        """The worker's result; raises the failure it reports. Cancelling drops a waiting job at once; one
+        that has begun gets a moment to finish, then its worker is ended."""
         if self._closed:
             raise ending()
         answer: asyncio.Future[Done[Made]] = asyncio.get_running_loop().create_future()
@@ -240,5 +240,5 @@ class Pool:
             self._idle.remove(worker)
 
 
-def _no_worker() -> NotServing:
-    return NotServing("there is no worker", reason="worker", retry_after=1)
+def _no_worker(why: str = "") -> NotServing:
+    return NotServing(f"no worker can be started{why}", reason="worker", retry_after=1)

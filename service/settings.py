@@ -184,7 +184,7 @@ class Settings(BaseSettings):
 
 def unknown_variables(environment: Iterable[str]) -> list[str]:
     """Names that look like settings but are none, such as misspelt ones."""
-    known = {f"DRD_{name.upper()}" for name in Settings.model_fields}
+    known = {f"DRD_{name.upper()}" for name in Settings.model_fields} | {"DRD_TOKEN"}  # which clients read
     return sorted(
         name for name in environment if name.upper().startswith("DRD_") and name.upper() not in known
     )

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from training.datasets import Sample
 from training.geometry import Geometry, UnreadableImage, frame_digest, read_rgb
+from training.invalid import first_error
 from training.model.drd import DRD as DRD  # what a checkpoint gives
 from training.model.heatmap import ScoreRule
 from training.model.teacher import BackboneError, Teacher, one_line
@@ -120,7 +121,7 @@ def load_checkpoint(directory: Path) -> Checkpoint:
             raise CheckpointError(
                 f"{path}: of format {first['input']}, made by another version of drd-train: train again"
             ) from error
-        raise CheckpointError(f"{path}: field {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        raise CheckpointError(f"{path}: {first_error(error)}") from error
     return checkpoint.model_copy(update={"directory": directory})
 
 

@@ -12,6 +12,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from training.geometry import SIDE_STEP, Filter, Geometry
+from training.invalid import first_error
 
 Positive = Annotated[float, Field(gt=0)]
 Weight = Annotated[float, Field(ge=0)]
@@ -118,7 +119,7 @@ class Recipe(BaseModel):
     def _size_is_possible(self) -> Self:
         _ = self.geometry
         if self.batch * self.height * self.width == SIDE_STEP**2:  # one place in the embedding
-            raise ValueError(f"one picture of {SIDE_STEP}×{SIDE_STEP} is too little for a batch")
+            raise ValueError(f"one picture of {SIDE_STEP}×{SIDE_STEP} is too little to normalise a batch by")
         return self
 
     @property
@@ -174,6 +175,4 @@ def load_recipe(name_or_file: str, **overrides: object) -> Recipe:
     try:
         return Recipe.model_validate(PRESETS[base].model_dump() | fields)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = f", field {'.'.join(map(str, first['loc']))!r}" if first["loc"] else ""
-        raise RecipeError(f"recipe {name_or_file}{field}: {first['msg']}") from error
+        raise RecipeError(f"recipe {name_or_file}: {first_error(error)}") from error

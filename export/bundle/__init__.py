@@ -7,7 +7,6 @@ from export.bundle.manifest import (
     BATCH_SIZES,
     MAX_VERSION,
     BundleError,
-    Manifest,
     parse_manifest,
 )
 from export.bundle.pictures import heatmap_png, mask_png, overlay_png
@@ -41,7 +40,6 @@ __all__ = [
     "FrameFailed",
     "FrameStatistics",
     "Geometry",
-    "Manifest",
     "Prediction",
     "Predictor",
     "Reading",

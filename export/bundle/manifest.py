@@ -17,6 +17,7 @@ from pydantic import (
 from export.bundle.frame import FrameRanges
 from export.bundle.scale import Scale
 from training.geometry import Geometry
+from training.invalid import first_error
 from training.names import PRODUCT_NAME
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -206,8 +207,4 @@ def parse_manifest(content: bytes) -> Manifest:
     try:
         return Manifest.model_validate_json(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise BundleError(
-            f"{MANIFEST}: {where + ': ' if where else ''}{first['msg'].removeprefix('Value error, ')}"
-        ) from error
+        raise BundleError(f"{MANIFEST}: {first_error(error)}") from error

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from service.access.tokens import Token, TokensError, make_token, parse_tokens, read_tokens
 
+_MOST_DAYS = 36_500
 _EPILOG = """The file stores only the SHA-256 of each token. To rotate one: add a second under another name,
 give it to the callers, remove the first. Callers send it as the header Authorization: Bearer TOKEN."""
 
@@ -55,9 +56,15 @@ def _parser() -> argparse.ArgumentParser:
         help="valid for this product; repeatable (default: for all)",
     )
     last = add.add_mutually_exclusive_group()
-    last.add_argument("--days", type=int, metavar="N", help="valid for N days (default: for ever)")
+    last.add_argument("--days", type=_days, metavar="N", help="valid for N days (default: for ever)")
     last.add_argument("--until", type=date.fromisoformat, metavar="YYYY-MM-DD", help="its last day, in UTC")
     return parser
+
+
+def _days(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and 1 <= int(text) <= _MOST_DAYS):
+        raise argparse.ArgumentTypeError(f"{text} is not a number of days from 1 to {_MOST_DAYS}")
+    return int(text)
 
 
 def _until(options: argparse.Namespace) -> date | None:

@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from service.access.granted import grant_of
 from service.calls import Call, Calls
-from service.errors import CallerGone, InspectionFailed, ServiceError, ending
+from service.errors import CallerGone, InspectionFailed, ServiceError, TooLarge, ending
 from service.http import wire
 from service.http.answers import answer_of
 from service.http.problems import problem_of
@@ -67,6 +67,8 @@ class InspectEndpoint:
             image, kind = await wire.read_body(receive, headers, holding, limits), head.content_type
             if form:
                 image, kind = wire.image_part(image, kind, self._max_parts)
+                if len(image) > self._max_bytes:
+                    raise TooLarge(f"{len(image)} bytes exceed the limit of {self._max_bytes}")
             request = Request(
                 image=image,
                 product=head.product,

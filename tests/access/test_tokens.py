@@ -49,6 +49,17 @@ def test_made_used_rotated_and_removed_without_a_restart(
     assert file.stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.parametrize("days", ["0", "-5", "5000000", "soon"])
+def test_a_token_for_no_time_is_not_made(
+    days: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["token", "add", "line-3", "--days", days, "--file", str(tmp_path / "tokens")])
+    assert ended.value.code == 2
+    assert "is not a number of days" in capsys.readouterr().err
+    assert not (tmp_path / "tokens").exists()
+
+
 def test_whoever_could_read_the_file_still_can_when_a_token_is_removed(tmp_path: Path) -> None:
     """Else the service, another user than the one who removes, would go on with the tokens it knew."""
     other = 10_001 if os.geteuid() == 0 else os.geteuid()  # only root may give files away

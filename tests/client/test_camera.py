@@ -317,4 +317,6 @@ def test_misuse_is_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -
         main(["--product", "tile", *arguments])
 
     assert ended.value.code == 2
-    assert "usage" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "usage" in said
+    assert "invalid _" not in said  # argparse's words for a function's name

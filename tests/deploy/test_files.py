@@ -77,4 +77,10 @@ def test_no_registry_s_address_is_written_down() -> None:
 def test_the_dashboard_is_the_one_grafana_elsewhere_has() -> None:
     made = yaml.safe_load((DEPLOY / "grafana/kustomization.yaml").read_text())["configMapGenerator"][0]
     (file,) = made["files"]
+    provider = yaml.safe_load((DEPLOY / "grafana/provisioning/dashboards/drd.yml").read_text())["providers"][
+        0
+    ]
+    mounted = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]["grafana"]["volumes"]
+    folders = {target: DEPLOY / source for source, target, *_ in (mount.split(":") for mount in mounted)}
+    assert (DEPLOY / "grafana" / file).parent.samefile(folders[provider["options"]["path"]])
     assert json.loads((DEPLOY / "grafana" / file).read_text())["title"]

@@ -146,6 +146,10 @@ WRONG: dict[str, tuple[int, Callable[[httpx.Client], httpx.Response]]] = {
         413,
         lambda http: http.post("/v1/inspect?product=tile", content=iter([bytes(100_000)] * 3)),
     ),
+    "too many bytes, in a form": (
+        413,
+        lambda http: http.post("/v1/inspect?product=tile", files={"image": bytes(200_001)}),
+    ),
     "too many pixels": (413, lambda http: inspect(http, bomb())),
     "a frame on which the engine fails": (500, lambda http: inspect(http, plain(POISON))),
     "a frame whose score is not a number": (500, lambda http: inspect(http, plain(NOT_A_NUMBER))),

@@ -64,7 +64,7 @@ def test_a_version_that_fails_keeps_the_old_one_serving(running: Running, models
     wait_until(lambda: versions(running).get(2, {}).get("state") == "FAILED")
 
     assert serves(running, 1)
-    assert "golden" in versions(running)[2]["reason"]
+    assert " scores " in versions(running)[2]["reason"]
     metrics = httpx.get(f"{running.url}/metrics").text
     assert 'drd_product_state{product="tile",state="FAILED",version="2"} 1.0' in metrics
     assert 'drd_product_state{product="tile",state="READY",version="1"} 1.0' in metrics
@@ -126,13 +126,18 @@ def test_what_is_loaded_stays_when_the_models_folder_vanishes(running: Running, 
     wait_until(lambda: serves(running, 2))
 
 
-def test_a_product_that_can_not_be_read_stays_and_stops_no_other(running: Running, models: Path) -> None:
+def test_a_product_that_can_not_be_read_stays_and_stops_no_other(
+    running: Running, models: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (models / "tile").rename(models / ".away")
     (models / "tile").symlink_to("tile")  # a link to itself: reading it is an OSError
     make_bundle(models, "bolt")
 
     wait_until(lambda: "bolt" in httpx.get(f"{running.url}/v1/products").text)
     assert serves(running, 1)
+    make_bundle(models, "nut")
+    wait_until(lambda: "nut" in httpx.get(f"{running.url}/v1/products").text)  # at a later scan
+    assert caplog.text.count("tile can't be read") == 1
 
 
 def test_a_bundle_of_another_product_or_version_is_refused(running: Running, models: Path) -> None:

@@ -1,6 +1,7 @@
 """The pool with compromised workers: real channels, with the test at their other end."""
 
 import asyncio
+import errno
 import mmap
 import os
 import signal
@@ -261,6 +262,14 @@ def test_without_a_worker_jobs_are_refused_until_one_starts(runner: asyncio.Runn
         return [type(answer).__name__ for answer in answers], after.made
 
     assert runner.run(asked()) == (["NotServing"] * 3, 7)
+
+
+def test_a_start_without_a_worker_says_why(runner: asyncio.Runner) -> None:
+    def start() -> Channel:
+        raise BlockingIOError(errno.EAGAIN, "no more processes")
+
+    with pytest.raises(NotServing, match="no more processes"):
+        runner.run(Pool(1, 30, start).start())
 
 
 def test_a_nursery_that_hangs_is_replaced(runner: asyncio.Runner) -> None:

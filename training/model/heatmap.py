@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from typing import Annotated
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
@@ -17,7 +18,6 @@ _FINEST_STRIDE = 4
 _QUANTILE = 0.995
 _LEAST_RANGE = 1e-3
 """Lower bound of `scale`: identical frames vary only by rounding, the most uniform ones by about this."""
-_QUANTILE_LIMIT = 1 << 24  # what torch.quantile takes
 
 
 class ScoreRule(BaseModel):
@@ -86,8 +86,9 @@ class Heatmap(nn.Module):
     def fit(self, normal: list[Tensor]) -> None:
         """Fit the normalisation to `DRD.maps` of held-out good frames."""
         for k, distance in enumerate(normal):
-            reach = torch.quantile(distance.flatten()[-_QUANTILE_LIMIT:], _QUANTILE) - distance.mean()
-            self.scale[k] = reach.clamp_min(_LEAST_RANGE)
+            # torch.quantile takes 2^24 values at most.
+            reach = float(np.quantile(distance.cpu().numpy(), _QUANTILE)) - float(distance.mean())
+            self.scale[k] = max(reach, _LEAST_RANGE)
 
     def forward(self, distance: list[Tensor]) -> tuple[Tensor, Tensor]:
         """`DRD.maps` → heatmap `[N, H, W]` and score `[N]`."""

@@ -2,10 +2,11 @@
 
 import argparse
 import asyncio
+import math
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -169,26 +170,37 @@ def _parser() -> argparse.ArgumentParser:
         help="files, folders (searched recursively), or '-': paths from standard input, one per line",
     )
     add("--product", required=True, metavar="NAME")
-    add("--version", type=_positive_int, metavar="N", help="default: the newest")
+    add("--version", type=_whole(1), metavar="N", help="default: the newest")
     add("--to", default="grpc://127.0.0.1:8081", metavar="ADDRESS", help=_ADDRESS_HELP)
     add("--ca", type=Path, metavar="PEM", help="the service's certificate authorities (default: system)")
     add("--certificate", type=Path, metavar="PEM", help="client certificate, if the service asks for one")
     add("--key", type=Path, metavar="PEM", help="private key of the client certificate")
     add("--token-file", type=Path, metavar="FILE")
-    add("--rate", type=_positive, metavar="N", help="pictures per second, however long earlier ones take")
-    add("--deadline-ms", type=_positive, metavar="N", help="per picture, from when it is due (default 10000)")
+    positive = _number(_LEAST, 1e9)
+    add(
+        "--rate",
+        type=positive,
+        metavar="N",
+        help="pictures per second, however long earlier ones take",
+    )
+    add(
+        "--deadline-ms",
+        type=positive,
+        metavar="N",
+        help="per picture, from when it is due (default 10000)",
+    )
     add(
         "--window",
-        type=_positive_int,
+        type=_whole(1),
         default=16,
         metavar="N",
         help="pictures in flight at once (default 16)",
     )
-    add("--retries", type=_count, default=3, metavar="N", help="per picture, where safe (default 3)")
-    add("--repeat", type=_count, default=1, metavar="N", help="send all N times; 0: until stopped")
-    add("--count", type=_positive_int, metavar="N", help="stop after N pictures")
+    add("--retries", type=_whole(0), default=3, metavar="N", help="per picture, where safe (default 3)")
+    add("--repeat", type=_whole(0), default=1, metavar="N", help="send all N times; 0: until stopped")
+    add("--count", type=_whole(1), metavar="N", help="stop after N pictures")
     add("--watch", action="store_true", help="send pictures that appear in the folder from now on")
-    add("--settle-ms", type=_settle, default=40, metavar="N", help=_SETTLE_HELP)
+    add("--settle-ms", type=_number(0, 1e6), default=40, metavar="N", help=_SETTLE_HELP)
     add("--csv", type=Path, metavar="FILE", help="write one line per picture")
     add("--jsonl", type=Path, metavar="FILE", help="the same with regions and timings, as JSON lines")
     add("--overlays", type=Path, metavar="DIR", help=_OVERLAYS_HELP)
@@ -196,6 +208,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+_LEAST = 1e-6
+"""Pictures per second, or milliseconds."""
 _ADDRESS_HELP = """grpc://HOST:PORT, grpcs://…, grpc+unix:PATH for the gRPC stream; http://HOST:PORT,
 https://…, http+unix:PATH for REST (default grpc://127.0.0.1:8081)"""
 _SETTLE_HELP = "a watched picture is complete when unchanged for N ms (default 40; 0: if renamed into place)"
@@ -203,28 +217,26 @@ _OVERLAYS_HELP = """save the picture with its heatmap for every NG or REVIEW. Ov
 every picture, which costs the service a few milliseconds each"""
 
 
-def _positive(text: str) -> float:
-    if not 0 < (value := float(text)) < 1e9:
-        raise ValueError
-    return value
+def _number(least: float, below: float) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not least <= value < below:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number from {least:g} to below {below:g}")
+        return value
+
+    return parse
 
 
-def _positive_int(text: str) -> int:
-    if (value := int(text)) < 1:
-        raise ValueError
-    return value
+def _whole(least: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not (text.isascii() and text.isdecimal() and int(text) >= least):
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} on")
+        return int(text)
 
-
-def _count(text: str) -> int:
-    if (value := int(text)) < 0:
-        raise ValueError
-    return value
-
-
-def _settle(text: str) -> float:
-    if not 0 <= (value := float(text)) < 1e6:
-        raise ValueError
-    return value
+    return parse
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ from export.bundle import (
     Bundle,
     FrameFailed,
     FrameStatistics,
-    Manifest,
     frame_statistics,
     heatmap_png,
     mask_png,
@@ -25,6 +24,7 @@ from export.bundle import (
     read,
 )
 from export.bundle.frame import FrameRanges, Range
+from export.bundle.manifest import Manifest
 from export.bundle.reading import find_regions
 from tests.bundles import ANYTHING, make_bundle, plain_frame
 
