@@ -50,7 +50,7 @@ class EngineParity(BaseModel):
     `guard_band`: half the width of the interval around the threshold in which the verdict is REVIEW: twice
     the largest score deviation on golden frames, or the largest of the survey if that is more. Of a float16
     engine that was not run, what its graph needs on the CPU.
-    `flips`: reversed verdicts, 0 or, if the engine was not run, None: with one there is no certificate.
+    `flips`: reversed verdicts: 0, or None if the engine was not run. An engine with a flip gets no entry.
     `ms_per_image`: one per batch size; the engines took turns, so their ratios are meaningful.
     """
 

@@ -64,8 +64,8 @@ class Admission:
             return deadline
         pace = lane.pace
         each = max(pace.per_frame, (pace.decode.seconds + pace.post.seconds) / self._workers)
-        lane.patient = max(lane.patient, arrived + self._patience + 2 * len(self._frames) * each)
-        return lane.patient
+        lane.last_undated = max(lane.last_undated, arrived + self._patience + 2 * len(self._frames) * each)
+        return lane.last_undated
 
     def check(self, lane: Lane, order: float, deadline: float | None) -> float:
         """Raises Busy when the queue is full or the frame would be late. Returns its forecast in seconds, 0

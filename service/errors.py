@@ -75,7 +75,7 @@ class Forbidden(Denied):
 
 
 class Refused(ServiceError):
-    """`reason` names the limit in `drd_rejected_total`; `retry_after` is in seconds."""
+    """`reason` is the label of `drd_rejected_total`; `retry_after` is in seconds."""
 
     outcome = "refused"
 

@@ -72,7 +72,7 @@ class Inspector:
         frame = Frame(request, lane, order, request.arrived, predicted)
         with self._admission.admitted(frame):
             try:
-                async with asyncio.timeout_at(request.deadline):
+                async with asyncio.timeout_at(request.deadline):  # the loop's clock is time.monotonic
                     inspection = await self._inspected(frame)
             except TimeoutError as error:
                 raise DeadlinePassed("the deadline passed before there was an answer") from error

@@ -71,7 +71,7 @@ class Lane:
         self.pace = Pace(predictor.batch_sizes)
         self.caution = 1.0
         """Measured time over forecast time: corrects what the forecasts of admission leave out."""
-        self.patient = 0.0
+        self.last_undated = 0.0
         """The order of the newest frame without a deadline."""
         self.frames = 0
         """Accepted and not yet answered."""

@@ -104,7 +104,8 @@ class Settings(BaseSettings):
     max_image_frames: PositiveInt = 16
     """Images in one file (pages of a TIFF, frames of an animated PNG); the first is inspected."""
     decode_seconds: PositiveFloat = 5
-    """CPU time for decoding one image; four times that for making its output images."""
+    """CPU time for decoding one image, four times that for making its output images; twenty times that in
+    all, after which the worker is ended."""
     decode_bytes: PositiveInt = 1536 * MEBIBYTE
     """Memory for one image, in addition to a worker's memory at its start; 40 megapixels take 1 GiB."""
     max_queued_frames: PositiveInt = 256

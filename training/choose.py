@@ -30,7 +30,7 @@ than the margin, and the preferred one is kept."""
 
 _BATCH = 16
 _DAMAGE = 2
-"""Key of the random stream that damages frames, different from training's."""
+"""Key of the random numbers that damage frames; training has others."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""A test set through a network or an engine: scores, heatmaps, figures. The same walk for both."""
+"""Scores pictures with a network, and computes the figures of a labelled test set."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace

@@ -180,7 +180,7 @@ class Manifest(_Facts):
     """SHA-256 of every other file of the bundle, by relative path."""
 
     @model_validator(mode="after")
-    def _hangs_together(self) -> Self:
+    def _is_consistent(self) -> Self:
         used = [engine.file for engine in self.engines] + [golden.file for golden in self.golden]
         used += [engine.plan.file for engine in self.engines if engine.plan]
         used.append(self.golden_heatmaps)

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 _FINEST_STRIDE = 4
 _QUANTILE = 0.995
 _LEAST_RANGE = 1e-3
-"""Lower bound of `scale`: identical frames vary only by rounding, the most uniform ones by about this."""
+"""Lower bound of `scale`, which the most uniform products reach: rounding is not to be amplified."""
 
 
 class ScoreRule(BaseModel):

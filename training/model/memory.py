@@ -19,8 +19,8 @@ from torch.nn import functional as F
 _CANDIDATES = 20_000
 """Vectors, over all images, from which the coreset is chosen."""
 _FADED = 9.0
-"""A vector as far away as the coreset's radius counts e⁻⁹ of one that is just the same: how far good parts
-lie apart depends on teacher and product."""
+"""A stored vector at the coreset's radius weighs e⁻⁹ times one that is just the same: how far good parts lie
+apart depends on teacher and product."""
 _SHARPEST = 10_000.0
 """Greatest sharpness, also where all candidates were stored and there is no radius: cosines of float32 are
 exact to 10⁻⁷."""
