@@ -93,6 +93,11 @@ class NotServing(Refused):
     pass
 
 
+def showable(text: str) -> str:
+    """`text` as UTF-8 can have it: names of files that can't be decoded have other characters."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def ending() -> NotServing:
     """For a frame that the shutdown overtakes."""
     return NotServing("the service is ending", reason="draining", retry_after=1)

@@ -7,6 +7,8 @@ from typing import IO
 
 import orjson
 
+from service.errors import showable
+
 _OWN = set(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 
 
@@ -17,11 +19,11 @@ class JsonLines(logging.Formatter):
         line: dict[str, object] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
-            "message": record.getMessage(),
+            "message": showable(record.getMessage()),
         }
         line |= {name: value for name, value in vars(record).items() if name not in _OWN}
         if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
+            line["exception"] = showable(self.formatException(record.exc_info))
         return orjson.dumps(line, default=str).decode()
 
 

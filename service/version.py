@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from export.bundle import Bundle, BundleError, Predictor, TrustedKey
+from service.errors import showable
 from service.folder import Fingerprint
 from service.lane import Lane
 from service.state import State
@@ -58,7 +59,7 @@ class Version:
 
     def fail(self, error: Exception) -> None:
         """FAILED, because of `error`."""
-        told = str(error)
+        told = showable(str(error))
         self.state = "FAILED"
         self.reason = told if isinstance(error, BundleError) else f"{type(error).__name__}: {told}"
         self.retry_at = _retry_at(error)

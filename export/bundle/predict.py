@@ -1,20 +1,19 @@
 """From frames to heatmaps and raw scores: one implementation for both evaluation and service."""
 
 import hashlib
-import shutil
 import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import mkdtemp
 from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
+from export.bundle.copies import private_copy
 from export.bundle.engines.choice import open_engine
 from export.bundle.engines.engine import Engine, EngineFailed, ask
-from export.bundle.files import copy_files, read_sealed_manifest, verify_files
+from export.bundle.files import read_sealed_manifest, verify_files
 from export.bundle.manifest import (
     GOLDEN_STEP,
     MANIFEST,
@@ -127,14 +126,13 @@ def _check(root: Path, trusted: TrustedKey | None) -> tuple[Manifest, str]:
 
 def _copied(root: Path, manifest: Manifest, trusted: TrustedKey) -> Bundle:
     """The bundle in a folder where no other user can change it after the check; deleted with the object."""
-    copy = Path(mkdtemp(prefix="drd-bundle-"))
+    copy, remove = private_copy(root, (MANIFEST, SEAL, SIGNATURE, *manifest.files))
     try:
-        copy_files(root, (MANIFEST, SEAL, SIGNATURE, *manifest.files), copy)
         bundle = Bundle(root, *_check(copy, trusted), copy)
     except BaseException:
-        shutil.rmtree(copy)
+        remove()
         raise
-    weakref.finalize(bundle, shutil.rmtree, copy, ignore_errors=True)
+    weakref.finalize(bundle, remove)
     return bundle
 
 

@@ -5,7 +5,12 @@ from collections.abc import AsyncIterator, Collection
 
 import grpc
 import grpc.aio
-from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2 import (  # type: ignore[attr-defined]  # two are newer than its types
+    HealthCheckRequest,
+    HealthCheckResponse,
+    HealthListRequest,
+    HealthListResponse,
+)
 from grpc_health.v1.health_pb2_grpc import HealthServicer
 
 _Context = grpc.aio.ServicerContext[HealthCheckRequest, HealthCheckResponse]
@@ -23,6 +28,11 @@ class Health(HealthServicer):
         if request.service not in self._services:
             await context.abort(grpc.StatusCode.NOT_FOUND)
         return self._answer(request.service)
+
+    async def List(  # noqa: N802
+        self, request: HealthListRequest, context: _Context
+    ) -> HealthListResponse:
+        return HealthListResponse(statuses={service: self._answer(service) for service in self._services})
 
     async def Watch(  # noqa: N802
         self, request: HealthCheckRequest, context: _Context

@@ -2,7 +2,10 @@
 
 import gc
 import json
+import os
 import shutil
+import subprocess
+import sys
 from base64 import b64decode, b64encode
 from collections.abc import Callable
 from pathlib import Path
@@ -200,6 +203,34 @@ def test_the_private_copy_goes_with_the_bundle(bundle: Path, trusted: TrustedKey
     del opened
     gc.collect()
     assert not copy.exists()
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from export.bundle import Bundle, TrustedKey
+bundle = Bundle.open(Path(sys.argv[1]), TrustedKey(Path(sys.argv[2])))
+print(bundle.root, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_process_left_is_removed_and_what_another_uses_is_not(
+    bundle: Path, trusted: TrustedKey, tmp_path: Path
+) -> None:
+    used = Bundle.open(bundle, trusted)
+    command = [sys.executable, "-c", KILLED, str(bundle), str(tmp_path / "owner.pub")]
+    killed = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2]
+    )
+    left = Path(killed.stdout.strip())
+    assert left.is_dir()
+    for copy in (used.root, left):
+        os.utime(copy, (0, 0))
+    again = Bundle.open(bundle, trusted)
+    assert not left.exists()
+    assert (used.root / MANIFEST).is_file()
+    assert (again.root / MANIFEST).is_file()
 
 
 def test_the_service_says_why_it_refuses(owner: SigningKey, tmp_path: Path) -> None:

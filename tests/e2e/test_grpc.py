@@ -267,10 +267,14 @@ def test_products_health_and_reflection(channel: grpc.Channel, stub: InspectionS
             health.Check(health_pb2.HealthCheckRequest(service=name)).status
             == health_pb2.HealthCheckResponse.SERVING
         )
+    listed = health.List(health_pb2.HealthListRequest()).statuses  # type: ignore[attr-defined]
+    assert {name: listed[name].status for name in listed} == dict.fromkeys(
+        ("", "drd.inspection.v1.InspectionService"), health_pb2.HealthCheckResponse.SERVING
+    )
     asked = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
-    (listed,) = reflection.ServerReflectionInfo(asked)
+    (reflected,) = reflection.ServerReflectionInfo(asked)
     assert "drd.inspection.v1.InspectionService" in {
-        service.name for service in listed.list_services_response.service
+        service.name for service in reflected.list_services_response.service
     }
 
 

@@ -1,5 +1,6 @@
 """Versions change while the service runs: no answer is lost or comes from a half-loaded version."""
 
+import os
 import shutil
 import threading
 from collections.abc import Iterator
@@ -138,6 +139,18 @@ def test_a_product_that_can_not_be_read_stays_and_stops_no_other(
     make_bundle(models, "nut")
     wait_until(lambda: "nut" in httpx.get(f"{running.url}/v1/products").text)  # at a later scan
     assert caplog.text.count("tile can't be read") == 1
+
+
+def test_a_file_with_an_odd_name_is_shown(running: Running, models: Path) -> None:
+    """Bytes that are no UTF-8, as a share of another system may have them, are in no JSON."""
+    odd = make_bundle(models.parent / "elsewhere", "bolt")
+    Path(os.fsdecode(os.fsencode(odd) + b"/caf\xe9.txt")).touch()
+    odd.parent.rename(models / "bolt")
+    url = f"{running.url}/v1/products"
+    wait_until(lambda: "FAILED" in httpx.get(url).text)
+
+    (version,) = httpx.get(f"{url}/bolt").json()["versions"]
+    assert r"caf\udce9.txt" in version["reason"]
 
 
 def test_a_bundle_of_another_product_or_version_is_refused(running: Running, models: Path) -> None:

@@ -1,4 +1,7 @@
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,24 @@ def test_every_frame_gets_its_own_answer(tmp_path: Path, count: int) -> None:
     assert prediction.heatmap.shape == (count, *SIZE)
     assert prediction.heatmap[:, 5, 7] == pytest.approx(np.array(levels) / 255, abs=1e-5)
     predictor.close()
+
+
+START = """
+import sys
+from pathlib import Path
+from export.bundle import Bundle
+Bundle.open(Path(sys.argv[1])).start("onnx-f32")
+"""
+
+
+def test_onnx_runtime_sends_no_telemetry(tmp_path: Path) -> None:
+    """It keeps the device's id in the user's home, unless a variable says that this is a build server."""
+    home = tmp_path / "home"
+    home.mkdir()
+    environment = {name: value for name, value in os.environ.items() if name in ("PATH", "VIRTUAL_ENV")}
+    command = [sys.executable, "-c", START, str(make_bundle(tmp_path / "models"))]
+    subprocess.run(command, check=True, cwd=Path(__file__).parents[3], env=environment | {"HOME": str(home)})
+    assert list(home.iterdir()) == []
 
 
 def test_start_gives_engine_guard_band_and_deviation(tmp_path: Path) -> None:

@@ -1,0 +1,54 @@
+"""Private copies of bundles, where no other user can change a file between its check and its use."""
+
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from tempfile import gettempdir, mkdtemp
+
+from export.bundle.files import copy_files
+
+_PREFIX = "drd-bundle-"
+_NEW_SECONDS = 60.0
+"""A copy that is this new may not be locked yet."""
+
+
+def private_copy(root: Path, names: Iterable[str]) -> tuple[Path, Callable[[], None]]:
+    """A folder with copies of those files, and what removes it.
+
+    Its lock is held until then or until the process ends, however that happens: a process that was killed
+    leaves its copies to the next one to remove.
+    """
+    _remove_left_behind()
+    copy = Path(mkdtemp(prefix=_PREFIX))
+    lock = os.open(copy, os.O_RDONLY | os.O_DIRECTORY)
+    remove = partial(_remove, copy, lock)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        copy_files(root, names, copy)
+    except BaseException:
+        remove()
+        raise
+    return copy, remove
+
+
+def _remove(copy: Path, lock: int) -> None:
+    shutil.rmtree(copy, ignore_errors=True)
+    os.close(lock)
+
+
+def _remove_left_behind() -> None:
+    for copy in Path(gettempdir()).glob(f"{_PREFIX}*"):
+        with suppress(OSError):  # in use, another user's, or removed by another process meanwhile
+            if time.time() - copy.stat().st_mtime < _NEW_SECONDS:
+                continue
+            lock = os.open(copy, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(copy)
+            finally:
+                os.close(lock)
