@@ -37,3 +37,5 @@ def set_up_logs(level: str, to: IO[str] = sys.stderr) -> None:
     handler.setFormatter(JsonLines())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("service").setLevel(level.upper())
+    # It warns of each request that is not HTTP, which strangers may send; drd_rejected_total counts them.
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)

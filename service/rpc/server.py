@@ -4,7 +4,7 @@ from pathlib import Path
 
 import grpc
 import grpc.aio
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection
 
 from service.access.access import Access
@@ -17,8 +17,11 @@ from service.rpc.servicer import Servicer, methods_of
 from service.settings import MEBIBYTE, Address, Settings
 from service.tls import Tls
 
+_HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 _NAME = pb.DESCRIPTOR.services_by_name["InspectionService"].full_name
 _KEEPALIVE_MS = 30_000
+_MOST = 2**31 - 2
+"""gRPC's numbers are int32, and it takes the largest for "no limit"."""
 _LEAST_PING_MS = 9_000
 """gRPC's clients ping every 10 s at most; the network may bring two pings closer together."""
 
@@ -35,13 +38,15 @@ class Server:
                 # Otherwise a second server would share the port instead of failing.
                 ("grpc.so_reuseport", 0),
                 # A too large image is answered in-band; only a message above this ends the call.
-                ("grpc.max_receive_message_length", 2 * settings.max_image_bytes + MEBIBYTE),
+                ("grpc.max_receive_message_length", min(2 * settings.max_image_bytes + MEBIBYTE, _MOST)),
                 ("grpc.max_send_message_length", -1),
                 ("grpc.max_allowed_incoming_connections", settings.max_connections),
                 ("grpc.max_concurrent_streams", settings.max_calls),
                 ("grpc.max_metadata_size", settings.max_head_bytes),
                 ("grpc.absolute_max_metadata_size", settings.max_head_bytes),
-                ("grpc.server_handshake_timeout_ms", int(1000 * settings.head_seconds)),
+                ("grpc.server_handshake_timeout_ms", min(int(1000 * settings.head_seconds), _MOST)),
+                # Strangers, or a caller that forgets its channels, would take all connections there may be.
+                ("grpc.max_connection_idle_ms", min(int(1000 * settings.idle_seconds), _MOST)),
                 # A camera that loses power does not close its connection.
                 ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
                 ("grpc.keepalive_timeout_ms", _KEEPALIVE_MS),
@@ -52,22 +57,19 @@ class Server:
                 # quarter later (gRPC varies this by a tenth): if it closed together with its stream, a caller
                 # still writing would get a broken pipe instead of the status. gRPC then cuts off only
                 # what outlives the grace time.
-                ("grpc.max_connection_age_ms", age + age // 4 + 1000),
+                ("grpc.max_connection_age_ms", min(age + age // 4 + 1000, _MOST)),
                 (
                     "grpc.max_connection_age_grace_ms",
-                    age + int(1000 * settings.max_connection_age_grace_seconds),
+                    min(age + int(1000 * settings.max_connection_age_grace_seconds), _MOST),
                 ),
             ],
         )
         self._servicer = Servicer(calls, access, settings)
         self._health = Health(("", _NAME))
         methods = grpc.method_handlers_generic_handler(_NAME, methods_of(self._servicer))
-        self._server.add_generic_rpc_handlers((methods,))
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection(
-            (_NAME, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME),
-            self._server,
-        )
+        health = grpc.method_handlers_generic_handler(_HEALTH, self._health.methods())
+        self._server.add_generic_rpc_handlers((methods, health))
+        reflection.enable_server_reflection((_NAME, _HEALTH, reflection.SERVICE_NAME), self._server)
 
     def bind(self, address: Address) -> Address:
         """Binds `address` and returns it, with the actual port instead of 0; raises CannotListen."""

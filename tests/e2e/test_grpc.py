@@ -1,6 +1,7 @@
 """The gRPC door on a real port: the same answers, the same errors, and the stream."""
 
 import queue
+import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
@@ -253,7 +254,9 @@ def test_a_cancelled_stream_frees_its_places(
     assert stub.Inspect(request(5)).verdict == "OK"
 
 
-def test_products_health_and_reflection(channel: grpc.Channel, stub: InspectionServiceStub) -> None:
+def test_products_health_and_reflection(
+    channel: grpc.Channel, stub: InspectionServiceStub, caplog: pytest.LogCaptureFixture
+) -> None:
     products = stub.ListProducts(pb.ListProductsRequest()).products
     health: Any = health_pb2_grpc.HealthStub(channel)
     reflection = reflection_pb2_grpc.ServerReflectionStub(channel)
@@ -271,11 +274,27 @@ def test_products_health_and_reflection(channel: grpc.Channel, stub: InspectionS
     assert {name: listed[name].status for name in listed} == dict.fromkeys(
         ("", "drd.inspection.v1.InspectionService"), health_pb2.HealthCheckResponse.SERVING
     )
+    malformed: Any = channel.unary_unary("/grpc.health.v1.Health/Check")
+    with pytest.raises(grpc.RpcError) as refused:
+        malformed(b"\xff")
+    assert refused.value.code() is grpc.StatusCode.NOT_FOUND
+    assert caplog.records == []
     asked = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
     (reflected,) = reflection.ServerReflectionInfo(asked)
     assert "drd.inspection.v1.InspectionService" in {
         service.name for service in reflected.list_services_response.service
     }
+
+
+def test_a_connection_without_calls_is_closed(tmp_path: Path) -> None:
+    make_bundle(tmp_path)
+    preface, settings = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", bytes.fromhex("000000040000000000")
+    with serving(tmp_path, idle_seconds=0.2) as running:
+        host, _, port = running.target.rpartition(":")
+        with socket.create_connection((host, int(port)), timeout=30) as idle:
+            idle.sendall(preface + settings)
+            while idle.recv(4096):  # until it is closed
+                pass
 
 
 def wait_for_depth(running: Running, frames: int) -> None:
