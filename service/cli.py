@@ -3,10 +3,13 @@
 import argparse
 import logging
 import os
+import resource
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import TextIO
 
 import uvloop
 from pydantic import ValidationError
@@ -21,11 +24,16 @@ from service.logs import set_up_logs
 from service.settings import Settings, unknown_variables
 from service.tls import TlsError
 
+_DESCRIPTORS = 65_536
+"""Enough, and few enough for libraries that go through all: a container may allow a billion."""
+_PER_WORKER = 3
+_RESERVE = 256  # descriptors for everything but connections and workers
 _logger = logging.getLogger(__name__)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0 after SIGTERM, 1 for a failure, 2 for misuse."""
+    _open_standard_streams()
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == ["token"]:
         return token_main(arguments[1:])
@@ -43,11 +51,48 @@ def main(arguments: Sequence[str] | None = None) -> int:
     set_up_logs(settings.log_level)
     if unknown := unknown_variables(os.environ):
         _logger.warning("not settings of drd-serve, so ignored: %s", ", ".join(unknown))
+    _allow_descriptors(settings)
     try:
         uvloop.run(run(settings, announce))
     except (BundleError, CannotListen, ServiceError, TokensError, TlsError) as error:
         return _fail(str(error))
+    finally:
+        _flush(sys.stderr)
     return 0
+
+
+def _open_standard_streams() -> None:
+    """Opens /dev/null where one is closed: otherwise a socket takes its number, which libuv aborts on."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:  # it gets the lowest free number
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    sys.stdout = sys.stdout or os.fdopen(1, "w")
+    sys.stderr = sys.stderr or os.fdopen(2, "w")
+
+
+def _allow_descriptors(settings: Settings) -> None:
+    """Raises the soft limit, usually 1024, so that `max_connections` is reached before it."""
+    doors = sum(map(bool, (settings.http, settings.grpc, settings.admin)))
+    needed = doors * settings.max_connections + _PER_WORKER * settings.workers + _RESERVE
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft = max(soft, min(hard, max(needed, _DESCRIPTORS)))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if soft < needed:
+        _logger.warning(
+            "only %d open files are allowed, and %d may be needed: raise the hard limit (ulimit -Hn), or set "
+            "a lower DRD_MAX_CONNECTIONS",
+            soft,
+            needed,
+        )
+
+
+def _flush(stream: TextIO) -> None:
+    """Drops what can't be written, such as to a full disk: Python would try again at its exit, and fail."""
+    try:
+        stream.flush()
+    except OSError:
+        with open(os.devnull, "w") as nowhere:  # noqa: PTH123  # not a path of ours
+            os.dup2(nowhere.fileno(), stream.fileno())
 
 
 def _fail(reason: str) -> int:
@@ -102,7 +147,13 @@ Files of tokens and certificates are read again when they change. drd-serve toke
 
 
 def announce(service: Service) -> None:
-    """Prints the addresses, the versions, and one curl line to try."""
+    """Prints the addresses, the versions, and one curl line to try, where something can be printed."""
+    with suppress(OSError):
+        _announce(service)
+    _flush(sys.stdout)
+
+
+def _announce(service: Service) -> None:
     for title, addresses in (("HTTP", service.http), ("gRPC", service.grpc), ("admin", service.admin)):
         for address in addresses:
             secure = title == "HTTP" and service.tls is not None
@@ -122,7 +173,6 @@ def announce(service: Service) -> None:
         token = '-H "Authorization: Bearer $TOKEN" ' if service.access.needed else ""
         picture = shlex.quote(str(_picture(lane.predictor.bundle)))
         print(f"try    curl {token}--data-binary @{picture} '{url}'")
-    sys.stdout.flush()
 
 
 def _picture(bundle: Bundle) -> Path:

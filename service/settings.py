@@ -7,12 +7,14 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from export.bundle import MAX_IMAGE_PIXELS, cores_allowed
 
 MEBIBYTE = 2**20
+_LONGEST = 30 * 24 * 3600
+"""Seconds. A longer time is rather a mistake, and timers fail somewhere above it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,13 @@ def _addresses(given: object) -> object:
 
 OneAddress = Annotated[Address, BeforeValidator(_address)]
 Addresses = Annotated[tuple[OneAddress, ...], NoDecode, BeforeValidator(_addresses)]
+# Bounded, so that what can't work is refused at the start and not by a library later.
+Seconds = Annotated[float, Field(gt=0, le=_LONGEST, allow_inf_nan=False)]
+SecondsOrZero = Annotated[float, Field(ge=0, le=_LONGEST, allow_inf_nan=False)]
+Milliseconds = Annotated[float, Field(gt=0, le=1000 * _LONGEST, allow_inf_nan=False)]
+Count = Annotated[int, Field(gt=0, le=2**31 - 2)]
+"""As gRPC's numbers, an int32, whose largest it takes for "no limit"."""
+Memory = Annotated[int, Field(gt=0, le=2**40)]
 
 
 def _cores() -> int:
@@ -92,67 +101,68 @@ class Settings(BaseSettings):
     engine: str = "auto"
     """An engine's id, or auto: the first in the manifest that passes its golden frames here."""
 
-    takt_ms: PositiveFloat = 200
+    takt_ms: Milliseconds = 200
     """The line's time budget per frame; every latency histogram has a bucket edge there."""
-    default_deadline_ms: PositiveFloat = 1000
+    default_deadline_ms: Milliseconds = 1000
     """A frame without a deadline is queued as if it had this one, or a later one where many wait, and never
     expires."""
-    max_image_bytes: PositiveInt = 64 * MEBIBYTE
-    max_image_pixels: PositiveInt = MAX_IMAGE_PIXELS
-    max_image_side: PositiveInt = 32_768
+    max_image_bytes: Annotated[int, Field(gt=0, le=2**30)] = 64 * MEBIBYTE
+    """At most 1 GiB: a gRPC message is shorter than 2 GiB."""
+    max_image_pixels: Count = MAX_IMAGE_PIXELS
+    max_image_side: Count = 32_768
     """Pixels of the longer side."""
-    max_image_frames: PositiveInt = 16
+    max_image_frames: Count = 16
     """Images in one file (pages of a TIFF, frames of an animated PNG); the first is inspected."""
-    decode_seconds: PositiveFloat = 5
+    decode_seconds: Seconds = 5
     """CPU time for decoding one image, four times that for making its output images; twenty times that in
     all, after which the worker is ended."""
-    decode_bytes: PositiveInt = 1536 * MEBIBYTE
+    decode_bytes: Memory = 1536 * MEBIBYTE
     """Memory for one image, in addition to a worker's memory at its start; 40 megapixels take 1 GiB."""
-    max_queued_frames: PositiveInt = 256
+    max_queued_frames: Count = 256
     """Frames accepted and not yet answered, of each product version."""
-    max_queued_bytes: PositiveInt = 512 * MEBIBYTE
+    max_queued_bytes: Memory = 512 * MEBIBYTE
     """Bytes of all requests together, over all products; bodies still being received included."""
-    workers: PositiveInt = Field(default_factory=lambda: _cores() + 1)
+    workers: Annotated[int, Field(gt=0, le=4096)] = Field(default_factory=lambda: _cores() + 1)
     """Processes that decode images, evaluate maps and encode pictures. One more than there are cores keeps
     every core busy while an answer waits for the event loop."""
-    engine_hang_seconds: PositiveFloat = 30
+    engine_hang_seconds: Seconds = 30
     """An engine busy with one batch for longer is hanging: the liveness check fails until it returns."""
 
-    max_connections: PositiveInt = 1024
+    max_connections: Count = 1024
     """Per door. Above it, the connection idle for longest is closed; if none is idle, the answer is 503."""
-    max_url_bytes: PositiveInt = 8192
-    max_head_bytes: PositiveInt = 32_768
+    max_url_bytes: Count = 8192
+    max_head_bytes: Count = 32_768
     """A request's URL, and all its header fields together; for gRPC, a call's metadata."""
-    max_head_fields: PositiveInt = 100
-    max_form_parts: PositiveInt = 32
+    max_head_fields: Count = 100
+    max_form_parts: Count = 32
     """Parts of a multipart/form-data body."""
-    head_seconds: PositiveFloat = 10
+    head_seconds: Seconds = 10
     """Limit for receiving a request's head, from its first byte, and for a connection's TLS handshake."""
-    receive_seconds: PositiveFloat = 10
+    receive_seconds: Seconds = 10
     """Limit for receiving a request's body, from the end of its head."""
-    answer_seconds: PositiveFloat = 30
+    answer_seconds: Seconds = 30
     """Limit for the caller to read an answer."""
-    idle_seconds: PositiveFloat = 75
-    """Idle HTTP connections are closed after this time."""
-    max_calls: PositiveInt = 100
+    idle_seconds: Seconds = 75
+    """Idle connections, of gRPC those without calls, are closed after this time."""
+    max_calls: Count = 100
     """Concurrent gRPC calls per connection."""
 
-    stream_window: PositiveInt = 16
+    stream_window: Count = 16
     """Unanswered frames per gRPC stream; at this number, the stream is not read."""
-    max_connection_age_seconds: PositiveFloat = 1800
+    max_connection_age_seconds: Seconds = 1800
     """After this time a gRPC client is asked to reconnect, so that new replicas get their share."""
-    max_connection_age_grace_seconds: PositiveFloat = 30
+    max_connection_age_grace_seconds: Seconds = 30
 
-    watch_seconds: PositiveFloat = 2
+    watch_seconds: Seconds = 2
     """Interval at which the models folder, tokens and certificates are checked for changes;
     tokens twice as often, as a change counts only when two checks have found the same."""
-    keep_old_seconds: Annotated[float, Field(ge=0)] = 10
+    keep_old_seconds: SecondsOrZero = 10
     """How long a replaced version still answers requests with its `version`."""
-    lame_duck_seconds: Annotated[float, Field(ge=0)] = 2
+    lame_duck_seconds: SecondsOrZero = 2
     """After SIGTERM: time in which it is not ready but still serves, until callers stop sending."""
-    drain_seconds: PositiveFloat = 30
+    drain_seconds: Seconds = 30
     """How long the shutdown waits for accepted frames to be answered."""
-    history_bytes: Annotated[int, Field(ge=0)] = 128 * MEBIBYTE
+    history_bytes: Annotated[int, Field(ge=0, le=2**40)] = 128 * MEBIBYTE
     """Images of the newest verdicts, kept in memory for the operator page; 0: no images and no verdicts."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 

@@ -1,17 +1,23 @@
 """Starting drd-serve on the command line: its output, and its errors."""
 
 import json
+import os
 import shlex
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from annotated_types import Le
 
 from export.bundle import program_version
+from service.client import Client, Frame
+from service.settings import Settings
 from tests.bundles import edit_manifest, make_bundle
 from tests.e2e.serving import ANYWHERE, drd_serve, process, wait_until
 from tests.service.images import plain
@@ -78,6 +84,82 @@ def test_the_environment_does_what_the_options_do(tmp_path: Path) -> None:
 
     assert response.status_code == 413
     assert "not settings of drd-serve, so ignored: DRD_TLS_CERT" in said
+
+
+def test_it_works_with_the_largest_numbers_that_are_accepted(tmp_path: Path) -> None:
+    make_bundle(tmp_path)
+    largest = {
+        f"DRD_{name.upper()}": str(bound.le)
+        for name, field in Settings.model_fields.items()
+        for bound in field.metadata
+        if isinstance(bound, Le)
+    }
+    feasible = {"DRD_WORKERS": "2", "DRD_LAME_DUCK_SECONDS": "0"}
+
+    with process("--models", tmp_path, **largest | feasible) as service:
+        over_http = httpx.post(f"{service.url}/v1/inspect?product=tile&include=overlay", content=plain(200))
+        with Client(f"grpc://{service.target}") as client:
+            over_grpc = client.inspect(Frame(plain(200), "tile"))
+        service.popen.terminate()
+        ended = service.popen.wait(60)
+
+    assert over_http.json()["verdict"] == over_grpc.verdict == "NG"
+    assert ended == 0
+
+
+@pytest.mark.parametrize(("hard", "warns"), [(4000, False), (900, True)])
+def test_it_raises_the_limit_of_open_files(tmp_path: Path, hard: int, warns: bool) -> None:
+    line = f'ulimit -Sn 256; ulimit -Hn {hard}; exec "$@" >/dev/null'
+    with started(tmp_path, line, DRD_WORKERS="2") as (service, _, log):
+        limits = Path(f"/proc/{service.pid}/limits").read_text(encoding="ascii").splitlines()
+        said = log.read_text(encoding="utf-8")
+
+    (limit,) = (line.split()[3:5] for line in limits if line.startswith("Max open files"))
+    assert limit == [str(hard), str(hard)]
+    assert said.count(f"only {hard} open files are allowed") == warns
+
+
+@pytest.mark.parametrize(
+    "streams", [">/dev/full", ">&-", "<&- >&-", ">/dev/full 2>/dev/full", "<&- >&- 2>&-"]
+)
+def test_it_serves_where_it_cannot_print(tmp_path: Path, streams: str) -> None:
+    with started(tmp_path, f'exec "$@" {streams}') as (service, client, log):
+        response = client.post("/v1/inspect?product=tile", content=plain(200))
+        service.terminate()
+        ended = service.wait(60)
+
+    assert response.json()["verdict"] == "NG"
+    assert ended == 0
+    assert "Error" not in log.read_text(encoding="utf-8")
+
+
+@contextmanager
+def started(
+    models: Path, shell: str, **environment: str
+) -> Iterator[tuple[subprocess.Popen[bytes], httpx.Client, Path]]:
+    """The service started by a line of shell, a client, and the log. It listens on sockets in `models`, as
+    what it prints may be lost."""
+    make_bundle(models)
+    command = [sys.executable, "-m", "service.cli", "--models", str(models)]
+    command += ["--http", f"unix:{models}/http", "--grpc", f"unix:{models}/grpc"]
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("DRD_")}
+    with (
+        (models / "log").open("wb") as log,
+        httpx.Client(base_url="http://it", transport=httpx.HTTPTransport(uds=f"{models}/http")) as client,
+        subprocess.Popen(["sh", "-c", shell, "sh", *command], stderr=log, env=clean | environment) as popen,
+    ):
+
+        def listens() -> bool:
+            assert popen.poll() is None
+            with socket.socket(socket.AF_UNIX) as caller:  # httpx leaves its socket open where this fails
+                return caller.connect_ex(f"{models}/http") == 0
+
+        try:
+            wait_until(listens)
+            wait_until(lambda: client.get("/health/ready").is_success)
+            yield popen, client, models / "log"
+        finally:
+            popen.kill()
 
 
 def test_it_says_which_version_it_is(tmp_path: Path) -> None:

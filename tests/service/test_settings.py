@@ -1,10 +1,15 @@
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from service import settings
+from service.cli import main
 from service.settings import Settings, unknown_variables
+
+NUMBERS = sorted(name for name, field in Settings.model_fields.items() if field.annotation in (int, float))
 
 
 @pytest.mark.parametrize(("quota", "workers"), [(2, 3), (16, 9), (None, 9)])
@@ -21,3 +26,31 @@ def test_what_looks_like_a_setting_and_is_none_is_found() -> None:
         "DRD_TAKT",
         "drd_htp",
     ]
+
+
+@pytest.mark.parametrize("value", [str(10**18), "9" * 20, "1e18", "inf", "nan", "-1", "-inf"])
+@pytest.mark.parametrize("name", NUMBERS)
+def test_a_number_that_cannot_work_is_refused_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, value: str
+) -> None:
+    monkeypatch.setenv(f"DRD_{name.upper()}", value)
+
+    with pytest.raises(SystemExit) as ended:
+        main(["--models", "nowhere"])
+
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert ended.value.code == 2
+    assert said.startswith(
+        f"drd-serve: error: --{name.replace('_', '-')} (or DRD_{name.upper()}): Input should"
+    )
+
+
+def test_zero_is_refused_except_where_it_means_something(monkeypatch: pytest.MonkeyPatch) -> None:
+    accepted = set[str]()
+    for name in NUMBERS:
+        with monkeypatch.context() as environment, suppress(ValidationError):
+            environment.setenv(f"DRD_{name.upper()}", "0")
+            Settings(models=Path())
+            accepted.add(name)
+
+    assert accepted == {"history_bytes", "keep_old_seconds", "lame_duck_seconds"}
