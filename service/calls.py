@@ -99,7 +99,7 @@ class Call:
         history = self._calls.history
         if self.inspection is not None and outcome == "ok":
             history.add(Record.of(self.inspection, self.door, self.request_id, self.frame_id))
-        elif outcome in ("refused", "expired", "failed") and self.product in self._calls.inspector.catalog:
+        elif outcome not in ("ok", "bad_input") and self.product in self._calls.inspector.catalog:
             history.count(self.product, NOT_INSPECTED)
 
     def _facts(self, outcome: Outcome) -> dict[str, object]:

@@ -5,11 +5,18 @@
 
 The verdict is OK, REVIEW, NG, or NOT INSPECTED with a reason, once for each trigger. The takt starts at the
 trigger's "at" (seconds since 1970, needs synchronised clocks), or at its arrival here. A part without a
-verdict --reserve-ms before the end of its takt is NOT INSPECTED: a late answer is never passed on, not even
-after an outage of service or broker. No message means the same: let the PLC's own timer decide, and check
-`valid_until` if clocks are synchronised. line/gateway is "here" or "away".
+verdict --reserve-ms before the end of its takt is NOT INSPECTED, and so is a part without any message.
+Nothing is sent late from here, but a broker that hangs delivers late what it was sent in time: the PLC must
+discard what comes after its own timer, or after `valid_until` if clocks are synchronised. line/gateway is
+"here" or "away".
 
-Needs this repository's extra `client`, and aiomqtt. Write pictures under a temporary name, then rename them.
+Write each picture under a temporary name, then rename it. One written more than --picture-lead-ms before its
+trigger is not taken: it is that of an earlier part of the same name. Keep it shorter than the time from one
+part's picture to the next trigger for the same name, and long enough for the trigger's own way, file systems
+that round times (FAT: 2 s) and clocks that differ: a picture's time is by the clock of the camera or file
+server. From a URL that gives no Last-Modified every picture is taken, so use each name only once.
+
+Needs this repository's extra `client`, and aiomqtt.
 """
 
 import argparse
@@ -17,10 +24,13 @@ import asyncio
 import json
 import math
 import os
+import signal
 import sys
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from urllib.parse import quote
 
@@ -30,18 +40,21 @@ import httpx
 from service.client import AsyncClient, ClientError, Frame, Outcome
 
 LOOK_SECONDS = 0.005
+NO_PICTURE = "the picture did not arrive"
 RECONNECT_SECONDS = 0.5
+LEAD_HELP = "a picture may be written so long before its trigger is given (default 100)"
 BROKER_HELP = "default 127.0.0.1:1883; MQTT_USERNAME and MQTT_PASSWORD from the environment"
 
 
 @dataclass(frozen=True)
 class Part:
-    """A part to be inspected. `since` and `ends` are instants of `time.monotonic`."""
+    """A part to be inspected. `since` and `ends` are instants of `time.monotonic`, `at` of `time.time`."""
 
     station: str
     name: str
     picture: str
     product: str
+    at: float
     since: float
     ends: float
 
@@ -61,8 +74,9 @@ class Part:
             raise ValueError(f"a trigger is an object with 'part' and 'picture' ({error!r})") from error
         if not 0 <= at < math.inf:
             raise ValueError(f"'at' must be seconds since 1970, not {at}")
-        since = time.monotonic() - max(0.0, time.time() - at)
-        return Part(station, name, picture, product, since, since + takt)
+        now = time.time()
+        since = time.monotonic() - max(0.0, now - at)
+        return Part(station, name, picture, product, min(at, now), since, since + takt)
 
 
 def message(part: Part, outcome: Outcome | None, reason: str, now: float) -> dict[str, object]:
@@ -85,32 +99,49 @@ def message(part: Part, outcome: Outcome | None, reason: str, now: float) -> dic
     }
 
 
+class NotYet(Exception):
+    """There is no picture of the part so far; says why."""
+
+
 class Pictures:
-    """Fetches pictures from a folder or URL; waits for those that do not exist yet."""
+    """Fetches pictures from a folder or URL."""
 
     def __init__(self, where: str) -> None:
         self._where = where.rstrip("/")
         self._http = httpx.AsyncClient(trust_env=False) if "://" in where else None
 
-    async def fetch(self, name: str) -> bytes:
-        """Raises ValueError for a name outside the folder, OSError or httpx.HTTPError if it can't be read."""
+    async def fetch(self, name: str, oldest: float) -> bytes:
+        """Raises NotYet if there is none, or one that was written before `oldest`, by `time.time`.
+
+        Raises ValueError for a name outside the folder, OSError or httpx.HTTPError if it can't be read.
+        """
         if ".." in Path(name).parts or name.startswith("/"):
             raise ValueError(f"the picture {name!r} is not below {self._where}")
-        while True:
-            if (picture := await self._try(name)) is not None:
-                return picture
-            await asyncio.sleep(LOOK_SECONDS)
-
-    async def _try(self, name: str) -> bytes | None:
         if self._http is None:
-            try:
-                return await asyncio.to_thread((Path(self._where) / name).read_bytes)
-            except FileNotFoundError:
-                return None
+            return await asyncio.to_thread(self._read, name, oldest)
         response = await self._http.get(f"{self._where}/{quote(name)}")
         if response.status_code == httpx.codes.NOT_FOUND:
-            return None
-        return response.raise_for_status().content
+            raise NotYet(NO_PICTURE)
+        content = response.raise_for_status().content
+        if modified := response.headers.get("Last-Modified"):
+            # It is cut to whole seconds: the picture may have been written up to a second later.
+            refuse_older(parsedate_to_datetime(modified).timestamp() + 1, oldest)
+        return content
+
+    def _read(self, name: str, oldest: float) -> bytes:
+        try:
+            with (Path(self._where) / name).open("rb") as file:
+                # Of the open file: another may take its name meanwhile.
+                refuse_older(os.fstat(file.fileno()).st_mtime, oldest)
+                return file.read()
+        except FileNotFoundError:
+            raise NotYet(NO_PICTURE) from None
+
+
+def refuse_older(written: float, oldest: float) -> None:
+    if written < oldest:
+        by = f"by {oldest - written:.3f} s too much"
+        raise NotYet(f"the picture is older than the trigger, {by}, and no newer one arrived")
 
 
 class Gateway:
@@ -119,6 +150,7 @@ class Gateway:
     def __init__(self, service: AsyncClient, pictures: Pictures, options: argparse.Namespace) -> None:
         self._service, self._pictures, self._options = service, pictures, options
         self._takt, self._reserve = options.takt_ms / 1000, options.reserve_ms / 1000
+        self._lead = options.picture_lead_ms / 1000
         self._frames = asyncio.Queue[Frame]()
         self._under_way = dict[str, asyncio.Future[Outcome]]()  # by request id: a part may be triggered again
         self._outgoing = asyncio.Queue[tuple[Part, Outcome | None, str]]()
@@ -145,12 +177,18 @@ class Gateway:
                     timeout=2,
                     tls_params=aiomqtt.TLSParameters(ca) if ca else None,
                 ) as broker:
-                    await broker.subscribe(f"{prefix}/+/trigger")
-                    await broker.publish(f"{prefix}/gateway", "here", retain=True)
-                    tell(f"connected to {host}:{port}")
-                    async with asyncio.TaskGroup() as session:
-                        session.create_task(self._listen(broker))
-                        session.create_task(self._publish(broker))
+                    try:
+                        await broker.subscribe(f"{prefix}/+/trigger")
+                        await broker.publish(f"{prefix}/gateway", "here", retain=True)
+                        tell(f"connected to {host}:{port}")
+                        async with asyncio.TaskGroup() as session:
+                            session.create_task(self._listen(broker))
+                            session.create_task(self._publish(broker))
+                    except asyncio.CancelledError:
+                        # The end in order, at which the broker forgets the will.
+                        with suppress(aiomqtt.MqttError):
+                            await broker.publish(f"{prefix}/gateway", "away", retain=True)
+                        raise
             except* aiomqtt.MqttError as errors:
                 tell(f"no connection to the broker: {errors.exceptions[0]}")
             await asyncio.sleep(RECONNECT_SECONDS)
@@ -178,10 +216,16 @@ class Gateway:
 
     async def _handle(self, part: Part) -> None:
         budget = self._takt - self._reserve
-        outcome, reason, doing = None, "", "the picture did not arrive"
+        outcome, reason, doing = None, "", NO_PICTURE
         try:
             async with asyncio.timeout(part.since + budget - time.monotonic()):
-                image = await self._pictures.fetch(part.picture)
+                image = None
+                while image is None:
+                    try:
+                        image = await self._pictures.fetch(part.picture, part.at - self._lead)
+                    except NotYet as why:
+                        doing = str(why)
+                        await asyncio.sleep(LOOK_SECONDS)
                 doing = "no verdict arrived"
                 frame = Frame(image, part.product, part.frame_id, deadline=budget, since=part.since)
                 outcome = await self._inspect(frame)
@@ -236,12 +280,14 @@ def main() -> None:
     add("--pictures", required=True, metavar="DIR|URL", help="folder or URL of the pictures")
     add("--takt-ms", type=float, default=200, metavar="N", help="from trigger to verdict (default 200)")
     add("--reserve-ms", type=float, default=20, metavar="N", help="of it, to send the verdict (default 20)")
+    add("--picture-lead-ms", type=float, default=100, metavar="N", help=LEAD_HELP)
     add("--to", default="grpc://127.0.0.1:8081", metavar="ADDRESS", help="the service; token: DRD_TOKEN")
     add("--ca", type=Path, metavar="PEM", help="certificate authorities of the service")
     add("--broker", type=place, default="127.0.0.1:1883", metavar="HOST:PORT", help=BROKER_HELP)
     add("--broker-ca", metavar="PEM", help="certificate authorities of the broker; enables TLS")
     add("--prefix", default="line", metavar="TOPIC", help="default: line")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # ends as by Ctrl-C
     try:
         asyncio.run(serve(options))
     except (ValueError, OSError, ClientError) as error:

@@ -1,6 +1,7 @@
 """drd-camera against a real service: what it sends, saves and prints, and its exit status."""
 
 import csv
+import errno
 import json
 import os
 import signal
@@ -110,10 +111,11 @@ def test_a_name_that_is_not_text_does_not_stop_the_run(address: str, folder: Pat
     assert f"{folder}/f\\udcfcr.png" in {line["picture"] for line in lines}
 
     names = b"\n".join(map(bytes, (gone, odd, folder / "a.png"))) + b"\na\0.png\n"
+    kept = ("--csv", tmp_path / "list.csv", "--jsonl", tmp_path / "list.jsonl", "--overlays", tmp_path / "ng")
     ended = run_camera(address, "-", *kept, given=os.fsdecode(names))
 
     assert ended.returncode == 1
-    assert {row["frame_id"]: row["error"] for row in rows(tmp_path / "all.csv")} == {
+    assert {row["frame_id"]: row["error"] for row in rows(tmp_path / "list.csv")} == {
         "g%FCr.png": "Unreadable",
         "f%FCr.png": "",
         "a.png": "",
@@ -221,25 +223,58 @@ def test_a_folder_is_watched_until_it_is_stopped(address: str, tmp_path: Path, r
 
 
 def test_pictures_that_were_away_are_not_sent_again(address: str, tmp_path: Path) -> None:
-    spool, away, kept = tmp_path / "spool", tmp_path / "away", tmp_path / "all.csv"
-    old, new = put(spool / "old.png", DARK), spool / "new.png"
-    away.mkdir()
+    """The share, under a link, makes room for another folder and comes back."""
+    share, other, kept = tmp_path / "share", tmp_path / "other", tmp_path / "all.csv"
+    spool = tmp_path / "spool"
+    put(share / "old.png", DARK)
+    put(other / "first.png", DARK)
+    link(spool, share)
 
     with watching(address, spool, "--csv", kept, "--settle-ms", "0") as popen:
-        put(tmp_path / "new.png", DARK).replace(new)
+        put(tmp_path / "new.png", DARK).replace(share / "new.png")
         wait_until(lambda: len(rows(kept)) == 1)
-        for path in (old, new):
-            path.replace(away / path.name)
-        put(tmp_path / "first.png", DARK).replace(spool / "first.png")  # seen without the others
+        link(spool, other)  # seen without the others
         wait_until(lambda: len(rows(kept)) == 2)
-        for path in (old, new):
-            (away / path.name).replace(path)
-        put(tmp_path / "last.png", DARK).replace(spool / "last.png")  # seen with them
+        link(spool, share)
+        put(tmp_path / "last.png", DARK).replace(share / "last.png")  # seen with them
         wait_until(lambda: "last.png" in {row["frame_id"] for row in rows(kept)})
         popen.send_signal(signal.SIGTERM)
         assert popen.wait(30) == 0
 
     assert [row["frame_id"] for row in rows(kept)] == ["new.png", "first.png", "last.png"]
+
+
+def link(path: Path, target: Path) -> None:
+    (path.parent / "link").symlink_to(target)
+    (path.parent / "link").replace(path)
+
+
+def test_what_can_not_be_read_does_not_stop_a_watch(address: str, tmp_path: Path) -> None:
+    """It counts as not inspected, and is sent if it is written after all."""
+    spool, kept = tmp_path / "spool", tmp_path / "all.csv"
+    spool.mkdir()
+
+    with watching(address, spool, "--csv", kept, "--settle-ms", "0") as popen:
+        assert popen.stderr is not None
+        (spool / "loop.png").symlink_to("loop.png")
+        (spool / "empty.png").touch()
+        put(tmp_path / "good.png", BRIGHT).replace(spool / "good.png")
+        wait_until(lambda: len(rows(kept)) == 3)
+        assert {row["frame_id"]: row["error"] or row["verdict"] for row in rows(kept)} == {
+            "good.png": "NG",
+            "loop.png": "Unreadable",
+            "empty.png": "Unreadable",
+        }
+        said = popen.stderr.readline() + popen.stderr.readline()
+        assert "loop.png: " in said
+        assert "empty.png: The file is empty" in said
+        put(tmp_path / "late.png", DARK).replace(spool / "empty.png")
+        wait_until(lambda: len(rows(kept)) == 4)
+        popen.send_signal(signal.SIGTERM)
+        assert popen.wait(30) == 1
+        assert not popen.stderr.read()
+
+    assert (rows(kept)[3]["frame_id"], rows(kept)[3]["verdict"]) == ("empty.png", "OK")
 
 
 def test_a_share_may_be_away_for_a_while(address: str, tmp_path: Path, gate: Gate) -> None:
@@ -280,6 +315,143 @@ def test_a_picture_that_is_still_being_written_is_left_alone(address: str, tmp_p
         assert popen.wait(30) == 0
 
     assert [row["verdict"] for row in rows(kept)] == ["OK"]
+
+
+def test_a_folder_that_was_not_sent_to_its_end_is_1(address: str, folder: Path, tmp_path: Path) -> None:
+    """Without --repeat 0 a stop leaves something out, even if all that was sent is OK."""
+    good, kept = str(folder / "a.png"), tmp_path / "all.csv"
+    for number, (arguments, status) in enumerate(
+        [
+            ([good, good, "--rate", "0.01"], 1),
+            ([good, "--repeat", "0", "--count", "2", "--rate", "0.01"], 1),
+            ([good, "--repeat", "0", "--rate", "0.01"], 0),
+        ]
+    ):
+        command = [sys.executable, "-m", "service.client.camera.cli", *ANYHOW, "--to", address]
+        with subprocess.Popen([*command, *arguments, "--csv", kept], stdout=subprocess.PIPE) as popen:
+            wait_until(lambda many=number + 1: kept.exists() and len(rows(kept)) == many)  # type: ignore[misc]
+            popen.send_signal(signal.SIGTERM)
+            said = popen.communicate(timeout=30)[0]
+            assert popen.returncode == status
+            assert (b"stopped before" in said) == bool(status)
+
+
+def test_a_watch_that_is_stopped_before_a_picture_is_complete_is_1(address: str, tmp_path: Path) -> None:
+    spool, kept = tmp_path / "spool", tmp_path / "all.csv"
+    spool.mkdir()
+
+    with watching(address, spool, "--csv", kept, "--settle-ms", "2000") as popen:
+        put(tmp_path / "first.png", DARK).replace(spool / "first.png")
+        wait_until(lambda: len(rows(kept)) == 1)
+        put(tmp_path / "last.png", DARK).replace(spool / "last.png")
+        popen.send_signal(signal.SIGTERM)
+        assert popen.wait(30) == 1
+
+
+def test_links_are_followed_once_and_dangling_ones_reported(
+    address: str, folder: Path, tmp_path: Path
+) -> None:
+    put(tmp_path / "elsewhere/ng.png", BRIGHT)
+    (folder / "lot").symlink_to(tmp_path / "elsewhere")
+    (folder / "deeper/up").symlink_to(folder)
+    (folder / "gone.png").symlink_to("nowhere")
+    (folder / "lot2").symlink_to("nowhere")
+
+    assert camera(address, folder, "--csv", tmp_path / "all.csv") == 1
+
+    assert {row["frame_id"]: row["error"] or row["verdict"] for row in rows(tmp_path / "all.csv")} == {
+        "a.png": "OK",
+        "b.png": "OK",
+        "deeper/c.png": "NG",
+        "gone.png": "Unreadable",
+        "lot/ng.png": "NG",
+        "lot2": "Unreadable",
+    }
+
+
+def test_a_subfolder_that_can_not_be_read_is_a_failed_start(
+    address: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not even root may: tests may run as root, so the refusal is put in."""
+    scan = os.scandir
+
+    def refuse(path: str) -> object:
+        if str(path).endswith("deeper"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert camera(address, folder) == 1
+    assert "deeper" in capsys.readouterr().err
+
+
+def test_a_file_that_is_no_picture_for_sure_is_not_read(address: str, folder: Path, tmp_path: Path) -> None:
+    """It could exhaust the memory, or keep the camera waiting."""
+    with (folder / "b.png").open("wb") as huge:
+        huge.truncate(1 << 40)
+    os.mkfifo(folder / "pipe.png")
+    (folder / "empty.png").touch()
+
+    assert camera(address, folder, "--csv", tmp_path / "all.csv") == 1
+
+    table = {row["frame_id"]: row["error"] or row["verdict"] for row in rows(tmp_path / "all.csv")}
+    assert {name for name, what in table.items() if what == "Unreadable"} == {
+        "b.png",
+        "pipe.png",
+        "empty.png",
+    }
+    assert table["deeper/c.png"] == "NG"
+    assert rows(tmp_path / "all.csv")[1]["detail"].endswith("File too large")
+
+
+def test_an_overlay_of_a_long_name_is_saved(address: str, folder: Path, tmp_path: Path) -> None:
+    put(folder / f"{'ü' * 120}.png", BRIGHT)
+
+    assert camera(address, folder, "--overlays", tmp_path / "ng") == 3
+
+    assert sorted(path.name for path in (tmp_path / "ng").iterdir()) == [
+        "000003-c-NG.png",
+        f"000004-{'ü' * 100}-NG.png",
+    ]
+
+
+def test_an_overlay_that_can_not_be_saved_does_not_stop_the_run(
+    address: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(folder / "b.png", BRIGHT)
+    for name in ("000002-b-NG.png", "000003-c-NG.png"):
+        (tmp_path / "ng" / name).mkdir(parents=True)
+    put(folder / "last.png", BRIGHT)
+
+    kept = ("--overlays", tmp_path / "ng", "--csv", tmp_path / "all.csv", "--quiet")
+    assert camera(address, folder, *kept) == 1
+
+    assert [row["verdict"] for row in rows(tmp_path / "all.csv")] == ["OK", "NG", "NG", "NG"]
+    assert (tmp_path / "ng/000004-last-NG.png").is_file()
+    assert capsys.readouterr().err.count("drd-camera: ") == 1
+
+
+def test_lines_are_added_to_those_of_earlier_runs(address: str, folder: Path, tmp_path: Path) -> None:
+    kept = ("--csv", tmp_path / "all.csv", "--jsonl", tmp_path / "all.jsonl")
+
+    for name in ("a.png", "b.png"):
+        assert camera(address, folder / name, *kept) == 0
+
+    assert [row["picture"] for row in rows(tmp_path / "all.csv")] == [
+        str(folder / name) for name in ("a.png", "b.png")
+    ]
+    assert len((tmp_path / "all.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize("token", ["a b", "", "one\ntwo\n", "ü"])
+def test_a_token_that_is_not_valid_is_one_line(
+    token: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "token").write_text(token, encoding="utf-8")
+
+    assert main(["--product", "tile", "--token-file", str(tmp_path / "token"), str(folder)]) == 1
+
+    assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 def test_a_failed_start_is_one_line(

@@ -1,12 +1,16 @@
 """The example deploy/examples/mqtt_gateway.py between a real mosquitto and a real service."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +32,14 @@ pytestmark = pytest.mark.system
 
 
 @contextmanager
-def started(command: Sequence[str | Path], announces: str) -> Iterator[None]:
+def started(command: Sequence[str | Path], announces: str) -> Iterator[subprocess.Popen[str]]:
     """Starts a process, waits for `announces` on its standard error, and stops it after the block."""
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as popen:
         assert popen.stderr is not None
         try:
             assert any(announces in line for line in popen.stderr)
             threading.Thread(target=popen.stderr.read).start()  # so that its pipe never fills
-            yield
+            yield popen
         finally:
             popen.kill()
 
@@ -47,20 +51,25 @@ def broker(port: int) -> Iterator[None]:
 
 
 @contextmanager
-def gateway(port: int, target: str, pictures: Path, takt_ms: str) -> Iterator[None]:
+def gateway(port: int, target: str, pictures: Path | str, takt_ms: str) -> Iterator[subprocess.Popen[str]]:
+    """Takes pictures that were written up to a minute before their trigger."""
     command: list[str | Path] = [sys.executable, GATEWAY, "--product", "tile", "--pictures", pictures]
     command += ["--broker", f"127.0.0.1:{port}", "--to", f"grpc://{target}", "--takt-ms", takt_ms]
-    with started(command, "connected"):
-        yield
+    command += ["--picture-lead-ms", FOREVER]
+    with started(command, "connected") as popen:
+        yield popen
 
 
 class Line:
-    """The line's MQTT client: sends triggers, and collects verdicts by part."""
+    """The line's MQTT client: sends triggers, collects verdicts by part and the gateway's states."""
 
     def __init__(self, port: int) -> None:
         self.said = dict[str, list[dict[str, Any]]]()
+        self.gateway = list[str]()
         self._client = mqtt.Client(CallbackAPIVersion.VERSION2)
-        self._client.on_connect = lambda client, *_: client.subscribe("line/+/verdict")
+        self._client.on_connect = lambda client, *_: client.subscribe(
+            [("line/+/verdict", 0), ("line/gateway", 0)]
+        )
         self._subscribed = threading.Event()
         self._client.on_subscribe = lambda *_: self._subscribed.set()
         self._client.on_message = lambda _client, _data, message: self._hear(message)
@@ -70,6 +79,9 @@ class Line:
         assert self._subscribed.wait(30)
 
     def _hear(self, message: mqtt.MQTTMessage) -> None:
+        if message.topic == "line/gateway":
+            self.gateway.append(message.payload.decode())
+            return
         said = json.loads(message.payload)
         self.said.setdefault(said["part"], []).append(said)
 
@@ -108,6 +120,21 @@ def pictures(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture(params=["folder", "URL"])
+def place(request: pytest.FixtureRequest, pictures: Path) -> Iterator[Path | str]:
+    """Where the gateway looks for pictures."""
+    if request.param == "folder":
+        yield pictures
+        return
+    handler = partial(SimpleHTTPRequestHandler, directory=pictures)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
 @pytest.fixture
 def models(tmp_path: Path) -> Path:
     make_bundle(tmp_path / "models")
@@ -136,6 +163,40 @@ def test_each_trigger_gets_its_verdict(free_port: int, models: Path, pictures: P
     assert all(len(said) == 1 for said in parts.said.values())
     assert parts.said["0"][0]["valid_until"] > time.time()
     assert "retained" not in parts.said
+
+
+def test_a_picture_of_an_earlier_part_is_not_taken(
+    free_port: int, models: Path, pictures: Path, place: Path | str
+) -> None:
+    """Part numbers begin again, and yesterday's pictures, of good parts, are still there."""
+    for name in ("1.png", "2.png"):
+        (pictures / name).write_bytes(plain(DARK))
+        os.utime(pictures / name, times=(time.time() - 86400,) * 2)
+    with broker(free_port), serving(models) as service, line(free_port) as parts:
+        with gateway(free_port, service.target, place, FOREVER):
+            parts.trigger("1", "1.png")
+            parts.trigger("next", "dark.png")
+            assert parts.verdict("next") == "OK"
+            (pictures / "1.part").write_bytes(plain(BRIGHT))
+            (pictures / "1.part").rename(pictures / "1.png")
+            assert parts.verdict("1") == "NG"
+        with gateway(free_port, service.target, place, SHORT):
+            parts.trigger("2", "2.png")
+            assert parts.verdict("2") == "NOT INSPECTED"
+
+    assert parts.said["2"][0]["reason"].startswith("the picture is older than the trigger")
+    assert parts.said["2"][0]["reason"].endswith("no newer one arrived within the takt")
+
+
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_it_is_away_when_it_has_ended(free_port: int, pictures: Path, by: signal.Signals) -> None:
+    with broker(free_port), gateway(free_port, f"127.0.0.1:{unused_port()}", pictures, SHORT) as popen:
+        with line(free_port) as before:
+            wait_until(lambda: before.gateway == ["here"])
+        popen.send_signal(by)
+        assert popen.wait(30) == (-by if by == signal.SIGKILL else 0)
+        with line(free_port) as after:
+            wait_until(lambda: after.gateway[-1:] == ["away"])
 
 
 def test_odd_triggers_do_not_stop_the_gateway(free_port: int, models: Path, pictures: Path) -> None:

@@ -1,5 +1,6 @@
 """The series that alerts are raised on, as a running service shows them."""
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,8 +9,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
+from service.history import NOT_INSPECTED
 from tests.bundles import make_bundle
-from tests.e2e.serving import Running, serving
+from tests.e2e.serving import Running, serving, wait_until
+from tests.service.engines import Gate
 from tests.service.images import plain
 
 COUNTERS = {
@@ -71,3 +74,21 @@ def test_late_is_what_the_histograms_edge_at_the_takt_says(tmp_path: Path) -> No
 
     assert now['drd_late_total{product="tile"}'] == 0
     assert now['drd_request_seconds_bucket{door="http",le="60.0",product="tile"}'] == 1
+
+
+def test_a_part_whose_caller_leaves_is_not_inspected_on_the_operator_page(tmp_path: Path) -> None:
+    make_bundle(tmp_path, "tile")
+    gate, frame = Gate(), plain(40)
+    head = f"POST /v1/inspect?product=tile HTTP/1.1\r\nHost: x\r\nContent-Length: {len(frame)}\r\n\r\n"
+    with serving(tmp_path, gate.start) as running:
+        gate.shut()
+        url = httpx.URL(running.url)
+        with socket.create_connection((url.host, url.port), timeout=30) as caller:
+            caller.sendall(head.encode() + frame)
+            gate.wait_for_batch()
+        counts = running.service.history.counts
+        wait_until(lambda: counts == {"tile": {NOT_INSPECTED: 1}})
+        gate.open()
+
+        cancelled = {"product": "tile", "door": "http", "outcome": "cancelled"}
+        assert running.sample("drd_requests_total", **cancelled) == 1

@@ -1,7 +1,9 @@
 """Sends pictures at a given rate and reports the outcome of each."""
 
 import asyncio
+import errno
 import os
+import stat
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Collection
 from contextlib import suppress
@@ -15,6 +17,8 @@ from service.client.errors import ClientError
 from service.client.values import Frame, Outcome, Part
 
 _LONGEST_ID = 128
+_LARGEST = 1 << 30
+"""Bytes of a picture: no service takes a larger one, and reading it could exhaust the memory."""
 
 
 class Unreadable(ClientError):
@@ -75,36 +79,56 @@ class Camera:
     window: int
     pace: Pace
     stopped: asyncio.Event = field(default_factory=asyncio.Event)
+    ended: bool = False
+    """Whether there were no more pictures, or `count` was reached."""
+    dropped: bool = False
+    """Whether a picture was not sent since the camera was stopped."""
     _under_way: dict[str, tuple[int, Path]] = field(default_factory=dict)
-    _unread: list[Sent] = field(default_factory=list)
+    _unread: asyncio.Queue[Sent] = field(default_factory=asyncio.Queue)
 
     async def run(self, pictures: AsyncIterator[Picture], count: int | None) -> AsyncGenerator[Sent]:
         """Sends at most `count` pictures, and yields each as soon as its outcome is known."""
-        async for outcome in self.client.stream(self._frames(pictures, count), self.window):
-            number, path = self._under_way.pop(outcome.frame.frame_id)
-            yield Sent(number, path, outcome)
-            for sent in self._take_unread():
-                yield sent
-        for sent in self._take_unread():
-            yield sent
+        outcomes = self.client.stream(self._frames(pictures, count), self.window)
+        coming = asyncio.ensure_future(anext(outcomes, None))
+        unread = asyncio.ensure_future(self._unread.get())
+        try:
+            while True:
+                await asyncio.wait({coming, unread}, return_when=asyncio.FIRST_COMPLETED)
+                if unread.done():
+                    yield unread.result()
+                    unread = asyncio.ensure_future(self._unread.get())
+                elif (outcome := coming.result()) is not None:
+                    number, path = self._under_way.pop(outcome.frame.frame_id)
+                    yield Sent(number, path, outcome)
+                    coming = asyncio.ensure_future(anext(outcomes, None))
+                elif self._unread.empty():
+                    return
+        finally:
+            coming.cancel()
+            unread.cancel()
+            await asyncio.wait({coming, unread})
+            await outcomes.aclose()
 
     def stop(self) -> None:
         self.stopped.set()
 
     async def _frames(self, pictures: AsyncIterator[Picture], count: int | None) -> AsyncIterator[Frame]:
         number = 0
-        while number != count and (picture := await self._next(pictures)) is not None:
+        while number != count:
+            if (picture := await self._next(pictures)) is None:
+                return
             number += 1
             frame_id = _frame_id(picture.name)
             if frame_id in self._under_way:
                 frame_id = f"{frame_id[: _LONGEST_ID - 12]}#{number}"
             try:
-                image = await asyncio.to_thread(picture.path.read_bytes)
+                image = await asyncio.to_thread(_read, picture.path)
             except (OSError, ValueError) as error:  # ValueError: a listed name that is not a valid path
-                self._unread.append(_unread(number, picture, frame_id, self.product, error))
+                self._unread.put_nowait(_unread(number, picture, frame_id, self.product, error))
                 continue
             due = await self.pace.turn(self.stopped)
             if self.stopped.is_set():
+                self.dropped = True
                 return
             self._under_way[frame_id] = (number, picture.path)
             yield Frame(
@@ -116,6 +140,7 @@ class Camera:
                 self.deadline,
                 since=picture.since or due,
             )
+        self.ended = True
 
     async def _next(self, pictures: AsyncIterator[Picture]) -> Picture | None:
         """The next picture; None if there is none or the camera is stopped while waiting."""
@@ -126,11 +151,28 @@ class Camera:
         if not coming.done():
             coming.cancel()
             return None
-        return None if self.stopped.is_set() else coming.result()
+        picture = coming.result()
+        self.ended = picture is None
+        self.dropped = picture is not None and self.stopped.is_set()
+        return None if self.dropped else picture
 
-    def _take_unread(self) -> list[Sent]:
-        taken, self._unread = self._unread, []
-        return taken
+
+def _read(path: Path) -> bytes:
+    """OSError also for what is no picture for sure: reading it could fail badly, or wait for ever."""
+    facts = path.stat()
+    if stat.S_ISDIR(facts.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if not stat.S_ISREG(facts.st_mode):
+        raise OSError(errno.EINVAL, "Not a regular file")
+    if facts.st_size > _LARGEST:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+    try:
+        image = path.read_bytes()
+    except MemoryError:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)) from None
+    if not image:
+        raise OSError(errno.EINVAL, "The file is empty")
+    return image
 
 
 def _unread(number: int, picture: Picture, frame_id: str, product: str, error: Exception) -> Sent:

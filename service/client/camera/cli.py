@@ -2,43 +2,30 @@
 
 import argparse
 import asyncio
-import math
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
-from pathlib import Path
 
-from service.client.address import Address
 from service.client.aio import AsyncClient, Options
 from service.client.camera import pictures
-from service.client.camera.camera import Camera, Pace
+from service.client.camera.arguments import parse
+from service.client.camera.camera import Camera, Pace, Unreadable
 from service.client.camera.pictures import LISTED, Picture
 from service.client.camera.records import Records
 from service.client.camera.tally import HEADER, Tally
+from service.client.camera.watch import Watch
 from service.client.errors import ClientError
 from service.client.values import Part
 
 _SHOW_SECONDS = 0.5
 _LOG_SECONDS = 10.0
 
-_EPILOG = """exit status:
-  0  everything was inspected and is OK
-  3  everything was inspected, and something is NG or REVIEW
-  1  something was not inspected (refused, late, failed), or nothing could be sent
-  2  misuse
-
-A picture is sent again within its deadline where that is safe: when the service
-refused it and said when to retry, or could not be reached. A token is read from
---token-file, or from DRD_TOKEN in the environment."""
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0 all OK, 3 something NG or REVIEW, 1 something not inspected, 2 misuse."""
-    parser = _parser()
-    given = parser.parse_args(arguments)
-    _check(parser, given)
+    given = parse(__doc__, arguments)
     try:
         return asyncio.run(_run(given))
     except (ClientError, OSError, UnicodeError) as error:
@@ -53,9 +40,10 @@ def _say(error: Exception) -> None:
 
 
 async def _run(given: argparse.Namespace) -> int:
-    source = _source(given)
-    with Records(given.csv, given.jsonl, given.overlays) as records:
-        async with AsyncClient(given.to, **_options(given)) as client:
+    watch = Watch(given.sources[0], given.settle_ms / 1000, _say) if given.watch else None
+    source = _source(given) if watch is None else watch.pictures()
+    with Records(given.csv, given.jsonl, given.overlays, _say) as records:
+        async with _client(given) as client:
             await _check_product(client, given.product)
             include: set[Part] = {"regions", "overlay"} if given.overlays else {"regions"}
             deadline = given.deadline_ms and given.deadline_ms / 1000
@@ -66,10 +54,24 @@ async def _run(given: argparse.Namespace) -> int:
             showing = asyncio.create_task(_show(tally, quiet=given.quiet))
             async for sent in camera.run(source, given.count):
                 tally.note(sent.outcome)
+                if watch is not None and isinstance(sent.outcome.error, Unreadable):
+                    _say(sent.outcome.error)  # now: the end, where causes are shown, may be far
                 await asyncio.to_thread(records.write, sent)
             showing.cancel()
+    left = await asyncio.to_thread(_left, given, camera, watch)
     _conclude(tally)
-    return _status(tally)
+    if left:
+        print("stopped before all pictures were sent")
+    return 1 if left or records.incomplete else _status(tally)
+
+
+def _left(given: argparse.Namespace, camera: Camera, watch: Watch | None) -> bool:
+    """Whether a stop kept pictures from being sent. An endless run always ends so: that is no sign."""
+    if camera.ended:
+        return False
+    if watch is not None and given.count is None:
+        return camera.dropped or watch.left()
+    return given.count is not None or given.repeat != 0
 
 
 def _status(tally: Tally) -> int:
@@ -119,12 +121,17 @@ def _conclude(tally: Tally) -> None:
 
 
 def _source(given: argparse.Namespace) -> AsyncIterator[Picture]:
-    if given.watch:
-        return pictures.watched(given.sources[0], given.settle_ms / 1000, _say)
     if given.sources == [LISTED]:
         return pictures.listed()
     found = [picture for source in given.sources for picture in pictures.found(source)]
     return pictures.repeated(found, given.repeat)
+
+
+def _client(given: argparse.Namespace) -> AsyncClient:
+    try:
+        return AsyncClient(given.to, **_options(given))
+    except ValueError as error:  # such as a token with a space in it
+        raise ClientError(str(error)) from None
 
 
 def _options(given: argparse.Namespace) -> Options:
@@ -136,107 +143,6 @@ def _options(given: argparse.Namespace) -> Options:
     elif token := os.environ.get("DRD_TOKEN"):
         options["token"] = token
     return options
-
-
-def _check(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
-    """Checks that argparse can't express."""
-    try:
-        Address.parse(given.to)
-    except ValueError as error:
-        parser.error(f"--to: {error}")
-    if given.watch and (len(given.sources) > 1 or not given.sources[0].is_dir()):
-        parser.error("--watch takes one folder that exists")
-    if given.watch and (given.rate or given.repeat != 1):
-        parser.error("--watch sends pictures as they are written: no --rate, no --repeat")
-    if (given.certificate is None) != (given.key is None):
-        parser.error("--certificate and --key must be given together")
-    if LISTED in given.sources and (len(given.sources) > 1 or given.repeat != 1):
-        parser.error("'-' must be the only source, and can't be repeated")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "drd-camera",
-        description=__doc__,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add = parser.add_argument
-    add(
-        "sources",
-        nargs="+",
-        type=Path,
-        metavar="PICTURES",
-        help="files, folders (searched recursively), or '-': paths from standard input, one per line",
-    )
-    add("--product", required=True, metavar="NAME")
-    add("--version", type=_whole(1), metavar="N", help="default: the newest")
-    add("--to", default="grpc://127.0.0.1:8081", metavar="ADDRESS", help=_ADDRESS_HELP)
-    add("--ca", type=Path, metavar="PEM", help="the service's certificate authorities (default: system)")
-    add("--certificate", type=Path, metavar="PEM", help="client certificate, if the service asks for one")
-    add("--key", type=Path, metavar="PEM", help="private key of the client certificate")
-    add("--token-file", type=Path, metavar="FILE")
-    positive = _number(_LEAST, 1e9)
-    add(
-        "--rate",
-        type=positive,
-        metavar="N",
-        help="pictures per second, however long earlier ones take",
-    )
-    add(
-        "--deadline-ms",
-        type=positive,
-        metavar="N",
-        help="per picture, from when it is due (default 10000)",
-    )
-    add(
-        "--window",
-        type=_whole(1),
-        default=16,
-        metavar="N",
-        help="pictures in flight at once (default 16)",
-    )
-    add("--retries", type=_whole(0), default=3, metavar="N", help="per picture, where safe (default 3)")
-    add("--repeat", type=_whole(0), default=1, metavar="N", help="send all N times; 0: until stopped")
-    add("--count", type=_whole(1), metavar="N", help="stop after N pictures")
-    add("--watch", action="store_true", help="send pictures that appear in the folder from now on")
-    add("--settle-ms", type=_number(0, 1e6), default=40, metavar="N", help=_SETTLE_HELP)
-    add("--csv", type=Path, metavar="FILE", help="write one line per picture")
-    add("--jsonl", type=Path, metavar="FILE", help="the same with regions and timings, as JSON lines")
-    add("--overlays", type=Path, metavar="DIR", help=_OVERLAYS_HELP)
-    add("--quiet", action="store_true", help="show no table during the run")
-    return parser
-
-
-_LEAST = 1e-6
-"""Pictures per second, or milliseconds."""
-_ADDRESS_HELP = """grpc://HOST:PORT, grpcs://…, grpc+unix:PATH for the gRPC stream; http://HOST:PORT,
-https://…, http+unix:PATH for REST (default grpc://127.0.0.1:8081)"""
-_SETTLE_HELP = "a watched picture is complete when unchanged for N ms (default 40; 0: if renamed into place)"
-_OVERLAYS_HELP = """save the picture with its heatmap for every NG or REVIEW. Overlays are then requested for
-every picture, which costs the service a few milliseconds each"""
-
-
-def _number(least: float, below: float) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not least <= value < below:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a number from {least:g} to below {below:g}")
-        return value
-
-    return parse
-
-
-def _whole(least: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        if not (text.isascii() and text.isdecimal() and int(text) >= least):
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} on")
-        return int(text)
-
-    return parse
 
 
 if __name__ == "__main__":

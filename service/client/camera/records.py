@@ -3,6 +3,8 @@
 import csv
 import dataclasses
 import json
+import os
+from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,22 +19,37 @@ _COLUMNS = (
 )  # fmt: skip
 
 
-class Records:
-    """Opens the given files, or raises OSError. Each line is flushed when written."""
+_LONGEST_STEM = 200
+"""Bytes: a file name has at most 255."""
 
-    def __init__(self, csv_file: Path | None, json_file: Path | None, overlays: Path | None) -> None:
-        self._overlays = overlays
+
+class Records:
+    """Opens the given files, or raises OSError. Each line is flushed when written.
+
+    Lines are added to those of earlier runs. An overlay that can't be saved is said once, and `incomplete`.
+    """
+
+    def __init__(
+        self,
+        csv_file: Path | None,
+        json_file: Path | None,
+        overlays: Path | None,
+        say: Callable[[OSError], None],
+    ) -> None:
+        self.incomplete = False
+        self._overlays, self._say = overlays, say
         self._csv: csv.DictWriter[str] | None = None
         self._json: TextIO | None = None
         with ExitStack() as opened:
             if overlays is not None:
                 overlays.mkdir(parents=True, exist_ok=True)
             if csv_file is not None:
-                lines = opened.enter_context(csv_file.open("w", buffering=1, encoding="utf-8", newline=""))
+                lines = opened.enter_context(csv_file.open("a", buffering=1, encoding="utf-8", newline=""))
                 self._csv = csv.DictWriter(lines, _COLUMNS, extrasaction="ignore")
-                self._csv.writeheader()
+                if not os.fstat(lines.fileno()).st_size:
+                    self._csv.writeheader()
             if json_file is not None:
-                self._json = opened.enter_context(json_file.open("w", buffering=1, encoding="utf-8"))
+                self._json = opened.enter_context(json_file.open("a", buffering=1, encoding="utf-8"))
             self._opened = opened.pop_all()
 
     def write(self, sent: Sent) -> None:
@@ -43,8 +60,13 @@ class Records:
             self._json.write(json.dumps(facts) + "\n")
         answer = sent.outcome.answer
         if self._overlays is not None and answer is not None and answer.verdict != "OK" and answer.overlay:
-            name = f"{sent.number:06}-{sent.path.stem}-{answer.verdict}.png"
-            (self._overlays / name).write_bytes(answer.overlay.png)
+            name = f"{sent.number:06}-{_cut(sent.path.stem)}-{answer.verdict}.png"
+            try:
+                (self._overlays / name).write_bytes(answer.overlay.png)
+            except OSError as error:  # such as a full disk: that must not stop the inspection
+                if not self.incomplete:
+                    self._say(error)
+                self.incomplete = True
 
     def __enter__(self) -> Self:
         return self
@@ -53,6 +75,12 @@ class Records:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._opened.close()
+
+
+def _cut(stem: str) -> str:
+    while len(os.fsencode(stem)) > _LONGEST_STEM:
+        stem = stem[:-1]
+    return stem
 
 
 def _facts(sent: Sent) -> dict[str, Any]:

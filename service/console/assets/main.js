@@ -82,7 +82,7 @@ function showAlarm() {
   let text = "";
   if (gone) text = "The service does not answer. What is shown is old; parts may pass unseen. Trying again…";
   else if (!store.ready) text = `Not ready: ${store.reason}`;
-  else if (missed) text = `${missed === 1 ? "1 part was" : `${missed} parts were`} not inspected in the last minute: refused, too late or failed.`;
+  else if (missed) text = `${missed === 1 ? "1 part was" : `${missed} parts were`} not inspected in the last minute: refused, too late, failed or given up by their caller.`;
   alarm.dataset.kind = gone ? "error" : "warning";
   if (alarm.textContent !== text) alarm.textContent = text;
   alarm.hidden = !text;

@@ -1,0 +1,193 @@
+"""A watched folder: the pictures that appear in it, each once it is complete."""
+
+import asyncio
+import os
+import stat
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+from service.client.camera.pictures import Picture, is_picture
+
+_LOOK_SECONDS = 0.02
+_ODD_SECONDS = 2.0
+"""How long a file stays empty, or unreadable, before that counts: it may be about to be written."""
+_FORGET_SECONDS = 600.0
+_AGAIN = 500
+"""How many files that were sent already are checked for a change at each look, in turn."""
+
+
+class Stamp(NamedTuple):
+    """Tells a file from what it was before, or from another of the same name.
+
+    With the inode and the time of its change, since a copy may keep the time of modification: better to send
+    a picture again, as after a chmod, than never.
+    """
+
+    modified: int
+    size: int
+    """0: nothing to send (empty, no regular file, or a link that leads nowhere)."""
+    inode: int
+    changed: int
+
+
+_FAILED = Stamp(0, 0, 0, 0)
+"""Of a file about which nothing can be learned."""
+
+
+@dataclass(slots=True)
+class _Known:
+    """A file that was sent, or there from the start, and the start of the last look at it."""
+
+    stamp: Stamp
+    looked: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Changing:
+    """`first` seen like this at that instant; at `since` not yet."""
+
+    stamp: Stamp
+    first: float
+    since: float
+
+
+class Watch:
+    """Looks from now on. Raises OSError if the folder can't be listed; later, that is said once.
+
+    A picture is complete when unchanged for `settle` seconds. One that was missing for less than ten minutes,
+    and comes back unchanged, is not sent again. What stays empty or can't be read is given too: reading it
+    tells why, and it counts as not inspected. Looks fifty times a second, also while nobody takes pictures:
+    the kernel does not report changes that cameras make on network shares.
+    """
+
+    def __init__(self, folder: Path, settle: float, say: Callable[[OSError], None]) -> None:
+        self._folder, self._settle, self._say = folder, settle, say
+        self._known = OrderedDict[str, _Known]()
+        """By file name, those looked at longest ago first."""
+        self._changing = dict[str, _Changing]()
+        self._gone = dict[str, float]()
+        """Known, but missing since that instant."""
+        self._complete = self._given = 0
+        self._one = threading.Lock()  # a look may outlive the task that began it
+        self._looked = time.monotonic()
+        for name in self._listed():
+            if (stamp := _stamp(folder / name)) is not None:
+                self._known[name] = _Known(stamp, self._looked)
+
+    def left(self) -> bool:
+        """Whether there is a picture, complete or not, that was not given. True if none can be listed."""
+        try:
+            self.look()
+        except OSError:
+            return True
+        return bool(self._changing) or self._complete > self._given
+
+    async def pictures(self) -> AsyncIterator[Picture]:
+        ready = asyncio.Queue[Picture | None]()
+        looking = asyncio.create_task(self._keep_looking(ready))
+        looking.add_done_callback(lambda _: ready.put_nowait(None))
+        try:
+            while (picture := await ready.get()) is not None:
+                self._given += 1
+                yield picture
+            await looking  # raises what ended it
+        finally:
+            looking.cancel()
+
+    async def _keep_looking(self, ready: asyncio.Queue[Picture | None]) -> None:
+        away = False
+        while True:
+            try:
+                pictures = await asyncio.to_thread(self.look)
+            except OSError as error:
+                if not away:
+                    self._say(error)
+                away = True
+            else:
+                away = False
+                for picture in pictures:
+                    ready.put_nowait(picture)
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    def look(self) -> list[Picture]:
+        """What has become complete, in the order of modification. OSError if the folder can't be listed."""
+        with self._one:
+            return self._look()
+
+    def _look(self) -> list[Picture]:
+        start = time.monotonic()
+        listed = self._listed()
+        again = list(islice(self._known, _AGAIN))
+        for name in again:
+            self._known.move_to_end(name)
+        new = [name for name in listed if name not in self._known]
+        changing, complete = dict[str, _Changing](), list[str]()
+        for name in listed & {*new, *again, *self._changing, *self._gone}:
+            change = self._change(name, start)
+            if change is None:
+                continue
+            changing[name] = change
+            wait = self._settle if change.stamp.size else max(self._settle, _ODD_SECONDS)
+            if time.monotonic() - change.first >= wait:
+                complete.append(name)
+        self._note_missing(listed, start)
+        complete.sort(key=lambda name: (changing[name].stamp, name))
+        pictures = [Picture(self._folder / name, name, changing[name].since) for name in complete]
+        for name in complete:
+            self._known[name] = _Known(changing.pop(name).stamp, start)
+        self._complete += len(pictures)
+        self._changing, self._looked = changing, start
+        return pictures
+
+    def _listed(self) -> set[str]:
+        with os.scandir(self._folder) as entries:  # faster than Path: there may be many files
+            names = [entry.name for entry in entries]
+        return {name for name in names if name in self._known or is_picture(name)}
+
+    def _change(self, name: str, start: float) -> _Changing | None:
+        """None: it is as it was when sent, or was removed, or is a folder."""
+        stamp = _stamp(self._folder / name)
+        known, before = self._known.get(name), self._changing.get(name)
+        if stamp is None or (known is not None and stamp == _FAILED):  # that need not be another picture
+            return None
+        if known is not None and stamp == known.stamp:
+            known.looked = start
+            return None
+        if before is not None and stamp == before.stamp:
+            return before
+        since = self._looked if known is None or before is not None else known.looked
+        return _Changing(stamp, time.monotonic(), since)
+
+    def _note_missing(self, listed: set[str], start: float) -> None:
+        missing = self._known.keys() - listed
+        for name in missing:
+            self._known[name].looked = start
+        if not listed:  # an empty folder does not tell that pictures were removed: a share may be away
+            return
+        self._gone = {name: self._gone.get(name, start) for name in missing}
+        for name, since in list(self._gone.items()):
+            if start - since >= _FORGET_SECONDS:
+                del self._known[name], self._gone[name]
+
+
+def _stamp(path: Path) -> Stamp | None:
+    """None: it was removed, or is a folder."""
+    try:
+        facts = path.stat()
+    except OSError:
+        try:
+            facts = path.lstat()
+        except FileNotFoundError:
+            return None
+        except OSError:
+            return _FAILED
+        return Stamp(facts.st_mtime_ns, 0, facts.st_ino, facts.st_ctime_ns)
+    if stat.S_ISDIR(facts.st_mode):
+        return None
+    return Stamp(facts.st_mtime_ns, facts.st_size, facts.st_ino, facts.st_ctime_ns)
