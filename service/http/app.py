@@ -12,7 +12,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 from starlette.staticfiles import StaticFiles
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.access.access import Access
 from service.access.granted import grant_of
@@ -39,9 +39,17 @@ _PROBLEM: dict[str, Any] = {
 
 
 class Api(FastAPI):
-    """FastAPI whose OpenAPI document also covers what is outside it: /v1/inspect and the guard."""
+    """FastAPI that also answers HEAD wherever it answers GET.
+
+    Its OpenAPI document also covers what is outside it: /v1/inspect and the guard.
+    """
 
     needs_token = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "HEAD":
+            scope, send = {**scope, "method": "GET"}, _without_body(send)
+        await super().__call__(scope, receive, send)
 
     def openapi(self) -> dict[str, Any]:
         if not self.openapi_schema:
@@ -132,13 +140,11 @@ def _health(life: Life, metrics: Metrics, grant: Callable[[Scope], Grant]) -> AP
     def unwell(request: Request) -> Response:
         return problems.problem(503, why_not_ready(life, grant(request.scope)))
 
-    @router.head("/health/live", include_in_schema=False)
     @router.get("/health/live", response_model=Health, responses={503: _PROBLEM})
     async def live(request: Request) -> Response:
         """503 when only a restart helps."""
         return JSONResponse({"status": "alive"}) if life.alive else unwell(request)
 
-    @router.head("/health/ready", include_in_schema=False)
     @router.get("/health/ready", response_model=Health, responses={404: _PROBLEM, 503: _PROBLEM})
     async def ready(request: Request, product: str | None = None) -> Response:
         """Ready while `product`, or else any, can be inspected and the service is not draining."""
@@ -154,6 +160,21 @@ def _health(life: Life, metrics: Metrics, grant: Callable[[Scope], Grant]) -> AP
         return Response(metrics.text(), headers={"content-type": CONTENT_TYPE})
 
     return router
+
+
+def _without_body(send: Send) -> Send:
+    """Ends the response after its head; a stream would not end by itself."""
+    ended = False
+
+    async def send_head(message: Message) -> None:
+        nonlocal ended
+        if message["type"] == "http.response.start":
+            await send(message)
+        elif not ended:
+            ended = True
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    return send_head
 
 
 async def _docs() -> HTMLResponse:

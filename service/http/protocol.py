@@ -7,17 +7,22 @@
 
 There is no timer per request: each connection notes when it entered its phase, and `sweep` checks all of
 them every half second.
+
+A connection that is to be closed in HEAD or BODY lingers: it is shut for writing, and what arrives is thrown
+away until the request or the caller's connection ends. The kernel would reset a connection closed with
+unread data, and a caller that is still sending would lose the answer (RFC 9112, 9.6).
 """
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from socket import SHUT_RD
 from typing import Any, ClassVar, cast
 
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from service.http.problems import as_it_is_sent, problem
@@ -30,6 +35,9 @@ REASONS = {400: "malformed", 408: "slow", 414: "url", 431: "head", 503: "connect
 """What a status sent from here is counted as, in `drd_rejected_total`."""
 _GRACE_SECONDS = 2.0  # the application's own limit comes first, as it counts and logs the request
 _TLS_END_SECONDS = 0.5
+_SILENT_SECONDS = 1.0
+"""A connection that hears nothing for so long lingers no longer."""
+_FRAMING = (b"connection", b"content-length", b"transfer-encoding")
 
 
 class Phase(Enum):
@@ -72,6 +80,55 @@ class _Refused(Exception):
     """Ends the parsing of a request."""
 
 
+class _Parser(HttpRequestParser):
+    """Reads requests that ask for another protocol like any others (RFC 9110, 7.8).
+
+    httptools ends them at their head, and would take their body for the next request. So the parser starts
+    anew with what the head says of the body and the connection; the protocol ignores a head while in BODY.
+    """
+
+    def __init__(self, protocol: "Protocol") -> None:
+        self._protocol = protocol
+        self._start()
+
+    def feed_data(self, data: Any) -> None:
+        while True:
+            try:
+                super().feed_data(data)
+                return
+            except HttpParserUpgrade as upgrade:
+                data = data[upgrade.args[0] :]
+            fields = (b"%s: %s\r\n" % field for field in self._protocol.headers if field[0] in _FRAMING)
+            head = b"POST / HTTP/%s\r\n%s\r\n" % (self.get_http_version().encode(), b"".join(fields))
+            self._start()  # without the `Upgrade` field, a `Connection: upgrade` says nothing
+            super().feed_data(head)
+
+    def _start(self) -> None:
+        super().__init__(self._protocol)
+        self.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+
+
+class _Transport:
+    """A connection's transport whose `close` only ends the connection if it need not linger, or does so
+    already."""
+
+    def __init__(self, transport: Any, linger: Callable[[], bool]) -> None:
+        self._transport, self._linger = transport, linger
+        self.lingers = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def is_closing(self) -> bool:
+        return self.lingers or self._transport.is_closing()
+
+    def close(self) -> None:
+        if self.is_closing() or not self._linger():
+            self._transport.close()
+        else:
+            self.lingers = True
+
+
 class Protocol(HttpToolsProtocol):
     """One connection. What it refuses is also answered with a problem document."""
 
@@ -83,6 +140,7 @@ class Protocol(HttpToolsProtocol):
 
     def __init__(self, *given: Any, **options: Any) -> None:
         super().__init__(*given, **options)
+        self.parser = _Parser(self)
         self.phase, self.since = Phase.IDLE, time.monotonic()
         self._head_bytes = self._header_bytes = 0
         self._refusal: tuple[int, str] | None = None
@@ -93,9 +151,11 @@ class Protocol(HttpToolsProtocol):
         """Which answer the caller has not fully read, and since when."""
         self._under_way: RequestResponseCycle | None = None
         """The request being answered; `cycle` is the newest one, perhaps pipelined behind it."""
+        self._heard = False
+        """Whether anything has arrived lately, while lingering."""
 
     def connection_made(self, transport: Any) -> None:
-        super().connection_made(transport)
+        super().connection_made(cast(Any, _Transport(transport, self._linger)))
         self._enter(Phase.IDLE)
         if len(self.connections) > self.limits.connections and not self._make_room():
             self._refuse(503, "there are too many connections", b"retry-after: 1\r\n")
@@ -103,11 +163,15 @@ class Protocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.idle.pop(self, None)
         super().connection_lost(exc)
-        if self._under_way is not None and not self._under_way.response_complete:
-            self._under_way.disconnected = True  # uvicorn tells the newest request only
-            self._under_way.message_event.set()
+        self._disconnect()
 
     def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            self._heard = True
+            if self.phase is Phase.BODY:  # only to find its end
+                with suppress(HttpParserError):
+                    self.parser.feed_data(data)
+            return
         goes_on = self.phase is Phase.HEAD
         super().data_received(data)
         if goes_on and self.phase is Phase.HEAD:
@@ -116,11 +180,15 @@ class Protocol(HttpToolsProtocol):
                 self._refuse(431, f"the request's head is longer than {self.limits.head_bytes} bytes")
 
     def on_message_begin(self) -> None:
+        if self.phase is Phase.BODY:
+            return
         super().on_message_begin()
         self._head_bytes = self._header_bytes = 0
         self._enter(Phase.HEAD)
 
     def on_url(self, url: bytes) -> None:
+        if self.phase is Phase.BODY:
+            return
         super().on_url(url)
         if len(self.url) > self.limits.url_bytes:
             self._stop(414, f"the URL is longer than {self.limits.url_bytes} bytes")
@@ -134,11 +202,18 @@ class Protocol(HttpToolsProtocol):
             self._stop(431, f"the request has more than {most}")
 
     def on_headers_complete(self) -> None:
+        if self.phase is Phase.BODY:
+            return
         cast(dict[str, Any], self.scope)[ARRIVED] = time.monotonic()
         super().on_headers_complete()
         self._enter(Phase.BODY)
 
     def on_message_complete(self) -> None:
+        if self.parser.should_upgrade():  # its body follows
+            return
+        if self.transport.is_closing():
+            self.transport.close()
+            raise _Refused("no request is read behind the last one")
         super().on_message_complete()
         self._enter(Phase.IDLE if self.cycle.response_complete else Phase.ANSWER)
 
@@ -172,6 +247,33 @@ class Protocol(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._under_way = cycle
         super()._start_asgi_task(cycle, app)
+
+    def _linger(self) -> bool:
+        """Begins to linger if a request is still arriving; else returns False."""
+        if self.phase not in (Phase.HEAD, Phase.BODY):
+            return False
+        self._disconnect()
+        if self.transport.can_write_eof():  # not under TLS
+            self.transport.write_eof()
+        self.flow.resume_reading()
+        self._heard = True
+        self._keep_lingering(self.loop.time() + self.limits.seconds[Phase.BODY])
+        return True
+
+    def _keep_lingering(self, until: float) -> None:
+        """A timer, as `sweep` isn't called any more while the service ends."""
+        if self._heard and self.loop.time() < until:
+            self._heard = False
+            self.loop.call_later(_SILENT_SECONDS, self._keep_lingering, until)
+        else:
+            self.transport.close()
+
+    def _disconnect(self) -> None:
+        """Tells the requests under way; uvicorn tells the newest one only."""
+        for cycle in (self.cycle, self._under_way):
+            if cycle is not None and not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
 
     def _enter(self, phase: Phase) -> None:
         self.phase, self.since = phase, time.monotonic()

@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
@@ -12,14 +11,21 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.types import Receive, Scope
 
 from service.admission import Holding
-from service.errors import BadParameter, CallerGone, DeadlinePassed, TooLarge, TooSlow, UnreadableImage
+from service.errors import (
+    BadParameter,
+    CallerGone,
+    DeadlinePassed,
+    TooLarge,
+    TooSlow,
+    UnlikeDeclared,
+    UnreadableImage,
+)
 from service.inspection import DEFAULT_PARTS, Part, parse_id, parse_parts
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
 PARAMETERS = ("product", "version", "include", "frame_id")
-_LINGER_SECONDS = 1.0
 _MOST_PADDING = 256
 _QUALITY = re.compile(r";\s*q=(0(?:\.[0-9]*)?|1(?:\.0*)?)\s*(?:;|$)", re.IGNORECASE)
 _NUMBER = re.compile(r"[0-9]{1,9}")
@@ -53,7 +59,12 @@ def headers_of(scope: Scope) -> dict[bytes, str]:
 
 
 def parse_head(query: dict[str, str], headers: dict[bytes, str]) -> Head:
-    """Raises BadParameter for missing or malformed parameters."""
+    """Raises BadParameter for missing or malformed parameters, UnlikeDeclared for a compressed body."""
+    encoding = headers.get(b"content-encoding", "").strip()
+    if encoding.lower() not in ("", "identity"):
+        raise UnlikeDeclared(
+            f"Content-Encoding {encoding[:100]!r} is not supported: send the image as it is, without one"
+        )
     if not query.get("product"):
         raise BadParameter("the parameter 'product' is missing")
     version = query.get("version")
@@ -97,10 +108,6 @@ async def read_body(
             raise TooLarge(f"{announced} bytes exceed the limit of {limits.size}")
         async with asyncio.timeout_at(min(limits.until, limits.deadline or limits.until)):
             return await _collect(receive, holding, limits.size)
-    except TooLarge:
-        if headers.get(b"expect", "").lower() != "100-continue":
-            await _discard(receive)
-        raise
     except TimeoutError as error:
         if limits.deadline is not None and limits.deadline < limits.until:
             raise DeadlinePassed("the deadline passed before the request had arrived") from error
@@ -121,14 +128,6 @@ async def _collect(receive: Receive, holding: Holding, limit: int) -> bytes:
             raise TooLarge(f"the body exceeds the limit of {limit} bytes")
         if not message.get("more_body"):
             return b"".join(chunks)
-
-
-async def _discard(receive: Receive) -> None:
-    """Reads on for a moment: a caller that is still sending does not read the answer yet."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(_LINGER_SECONDS):
-            while (message := await receive())["type"] == "http.request" and message.get("more_body"):
-                pass
 
 
 def image_part(body: bytes, content_type: str, max_parts: int) -> tuple[bytes, str]:

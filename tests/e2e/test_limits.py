@@ -179,7 +179,8 @@ def test_one_connection_too_many_is_refused_unless_another_is_idle(running: Runn
 def in_phase(running: Running, name: str) -> int:
     door = running.service._http
     assert door is not None
-    return sum(vars(connection)["phase"].name == name for connection in list(door.server_state.connections))
+    connections = [vars(connection) for connection in list(door.server_state.connections)]
+    return sum(each["phase"].name == name and not each["transport"].is_closing() for each in connections)
 
 
 def test_metadata_of_a_call_is_limited(running: Running) -> None:
