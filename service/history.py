@@ -17,7 +17,7 @@ from service.record import FrameAndMap, Record
 MAX_RECORDS = 2000
 MAX_WATCHERS = 32
 NOT_INSPECTED = "NOT_INSPECTED"
-"""Counted for a frame that was refused, late, failed or given up by its caller: nothing is known of the part."""
+"""Counted for a frame that was refused, late, failed or given up by its caller: its part is unknown."""
 Sees = Callable[[str], bool]
 """Whether a viewer may see the verdicts of a product."""
 _ID = re.compile(r"([0-9a-f]{8})-([0-9]{1,15})")
