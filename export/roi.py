@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from export.bundle.manifest import Point, RegionOfInterest
 from training.geometry import Geometry, upright_shape
-from training.invalid import first_error
+from training.messages import first_error
 
 _FINE = 8
 """Factor by which shapes are drawn finer, to see which pixels are covered by half or more."""

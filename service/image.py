@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from export.bundle import IMAGE_FORMATS, Geometry, frame_statistics, to_rgb
+from export.bundle import IMAGE_FORMATS, Geometry, frame_statistics, one_line, to_rgb
 from export.bundle import UnreadableImage as Unconvertible
 from service.errors import TooLarge, UnlikeDeclared, UnreadableImage
 from service.inspection import Decoded
@@ -131,16 +131,12 @@ def _rgb(image: Image.Image) -> NDArray[np.uint8]:
     except Unconvertible as error:
         if isinstance(error.__cause__, MemoryError):
             raise _needs_too_much() from error
-        raise UnreadableImage(_one_line(error)) from error
+        raise UnreadableImage(one_line(error)) from error
     except MemoryError as error:
         raise _needs_too_much() from error
     except Exception as error:  # as above
-        raise UnreadableImage(f"the image is damaged ({_one_line(error)})") from error
+        raise UnreadableImage(f"the image is damaged ({one_line(error)})") from error
 
 
 def _needs_too_much() -> TooLarge:
     return TooLarge("decoding the image needs more memory than is allowed")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

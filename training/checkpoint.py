@@ -20,10 +20,10 @@ from torch import Tensor
 
 from training.datasets import Sample
 from training.geometry import Geometry, UnreadableImage, frame_digest, read_rgb
-from training.invalid import first_error
+from training.messages import first_error, one_line
 from training.model.drd import DRD as DRD  # what a checkpoint gives
 from training.model.heatmap import ScoreRule
-from training.model.teacher import BackboneError, Teacher, one_line
+from training.model.teacher import BackboneError, Teacher
 from training.recipe import Recipe
 from training.splits import Split
 from training.version import program_version

@@ -22,6 +22,7 @@ from training.geometry import (
     UnreadableImage,
     to_rgb,
 )
+from training.messages import one_line
 from training.names import PRODUCT_NAME
 from training.version import program_version
 
@@ -51,6 +52,7 @@ __all__ = [
     "frame_statistics",
     "heatmap_png",
     "mask_png",
+    "one_line",
     "overlay_png",
     "parse_manifest",
     "program_version",

@@ -17,7 +17,7 @@ from pydantic import (
 from export.bundle.frame import FrameRanges
 from export.bundle.scale import Scale
 from training.geometry import Geometry
-from training.invalid import first_error
+from training.messages import first_error
 from training.names import PRODUCT_NAME
 
 SCHEMA_VERSION: Literal[1] = 1

@@ -11,6 +11,8 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from training.messages import one_line
+
 STRIDES = (4, 8, 16)
 _PROBE = 64
 """Pixels of a side of the picture that shows what a backbone gives."""
@@ -130,11 +132,6 @@ def _truncated(backbone: str) -> nn.Module:
     if isinstance(stages, nn.Sequential) and last.isdigit():
         del stages[int(last) + 1 :]
     return net
-
-
-def one_line(error: Exception) -> str:
-    """Its message, which libraries spread over many lines."""
-    return " ".join(str(error).split())[:200]
 
 
 def _feature_info(net: nn.Module) -> Any:

@@ -5,6 +5,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from training.messages import one_line
+
 Answer = tuple[NDArray[np.float32], NDArray[np.float32]]
 """Raw heatmap float32 [N, H, W] and raw score float32 [N]."""
 
@@ -38,7 +40,7 @@ def ask(engine: Engine, frames: NDArray[np.uint8]) -> Answer:
     try:
         heatmap, score = engine.run(frames)
     except Exception as error:  # exceptions of the runtimes have no common base class
-        raise EngineFailed(" ".join(str(error).split()) or type(error).__name__) from error
+        raise EngineFailed(one_line(error)) from error
     if heatmap.shape != frames.shape[:3] or score.shape != frames.shape[:1]:
         raise EngineFailed(f"outputs have shapes {heatmap.shape} and {score.shape} for frames {frames.shape}")
     return heatmap, score

@@ -1,4 +1,4 @@
-"""What is wrong with a file's content, in one line."""
+"""Errors of libraries in one line, for people."""
 
 from pydantic import ValidationError
 
@@ -9,3 +9,8 @@ def first_error(error: ValidationError) -> str:
     where = ".".join(map(str, first["loc"]))
     message = first["msg"].removeprefix("Value error, ")
     return f"{where}: {message}" if where else message
+
+
+def one_line(error: Exception) -> str:
+    """Its message, which may have many lines, shortened; the kind of error if it has none."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
