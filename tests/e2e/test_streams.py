@@ -152,7 +152,7 @@ def test_a_stream_that_nobody_reads_gives_back_what_it_holds(tmp_path: Path) -> 
     over = Event()
 
     def frames() -> Iterator[pb.InspectRequest]:
-        for number in range(6):
+        for number in range(12):
             yield pb.InspectRequest(
                 image=large, product="tile", frame_id=f"large {number}", include=["overlay"]
             )
@@ -166,7 +166,7 @@ def test_a_stream_that_nobody_reads_gives_back_what_it_holds(tmp_path: Path) -> 
         def count(outcome: str) -> float:
             return running.sample("drd_requests_total", product="tile", door="grpc", outcome=outcome)
 
-        wait_until(lambda: count("ok") + count("cancelled") == 6)
+        wait_until(lambda: count("ok") + count("cancelled") == 12)
         assert count("cancelled") > 0
         assert running.service.inspector._admission.bytes == 0
         with pytest.raises(grpc.RpcError, match="not read within 2 s"):
