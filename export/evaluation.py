@@ -14,7 +14,7 @@ from training import evaluate as training_evaluate
 from training.checkpoint import Checkpoint
 from training.datasets import Dataset, DatasetError, Sample
 from training.evaluate import Predict
-from training.geometry import Geometry, frame_digest, read_rgb
+from training.geometry import Geometry, picture_digest
 from training.metrics import Quality
 
 Judge = Callable[[Scored], Reading]
@@ -76,11 +76,9 @@ def labelled(dataset: Dataset) -> tuple[Sample, ...]:
 
 def new_to(checkpoint: Checkpoint, samples: Sequence[Sample]) -> tuple[Sample, ...]:
     """Those of `samples` that training has not learned from. Raises DatasetError if it has seen all."""
-    geometry = checkpoint.geometry
+    learned = checkpoint.learned
     new = tuple(
-        sample
-        for sample in samples
-        if frame_digest(geometry.apply(read_rgb(sample.path))) not in checkpoint.learned
+        sample for sample in samples if picture_digest(sample.path, checkpoint.geometry) not in learned
     )
     if not new:
         raise DatasetError(f"all {len(samples)} pictures were used in training; give others")

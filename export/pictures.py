@@ -8,7 +8,7 @@ from export.golden import spread
 from export.report import Say
 from training.checkpoint import Checkpoint
 from training.datasets import DatasetError, open_dataset
-from training.geometry import UnreadableImage, frame_digest, read_rgb
+from training.geometry import UnreadableImage, picture_digest, read_rgb
 
 _DEFECTIVE = 64
 """Most defective pictures that are looked at: golden frames and survey use up to 52."""
@@ -24,7 +24,7 @@ def calibration_images(checkpoint: Checkpoint, folder: Path | None, say: Say) ->
     given = open_dataset(folder, checkpoint.product).train
     seen, paths = set(checkpoint.learned), list[Path]()
     for sample in given:
-        digest = frame_digest(checkpoint.geometry.apply(read_rgb(sample.path)))
+        digest = picture_digest(sample.path, checkpoint.geometry)
         if digest not in seen:
             seen.add(digest)  # a copy of a picture is no further one
             paths.append(sample.path)

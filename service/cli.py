@@ -91,7 +91,7 @@ def _flush(stream: TextIO) -> None:
     try:
         stream.flush()
     except OSError:
-        with open(os.devnull, "w") as nowhere:  # noqa: PTH123  # not a path of ours
+        with Path(os.devnull).open("w") as nowhere:
             os.dup2(nowhere.fileno(), stream.fileno())
 
 

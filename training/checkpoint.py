@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from training.datasets import Sample
-from training.geometry import Geometry, UnreadableImage, frame_digest, read_rgb
+from training.geometry import Geometry, UnreadableImage, frame_digest, picture_digest
 from training.messages import first_error, one_line
 from training.model.drd import DRD as DRD  # what a checkpoint gives
 from training.model.heatmap import ScoreRule
@@ -98,10 +98,10 @@ class Checkpoint(BaseModel):
             if not path.is_file():
                 raise CheckpointError(f"{path}: missing; training had it for '{split}'")
             try:
-                frame = self.geometry.apply(read_rgb(path))
+                digest = picture_digest(path, self.geometry)
             except UnreadableImage as error:
                 raise CheckpointError(f"{error}; training had it for '{split}'") from error
-            if frame_digest(frame) != record.frame_sha256:
+            if digest != record.frame_sha256:
                 raise CheckpointError(f"{path}: changed since training, which had it for '{split}'")
         return paths
 

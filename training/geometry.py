@@ -171,6 +171,11 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
         return to_rgb(image)
 
 
+def picture_digest(path: Path, geometry: Geometry) -> str:
+    """`frame_digest` of the picture in a file. Raises UnreadableImage."""
+    return frame_digest(geometry.apply(read_rgb(path)))
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
     """Errors, of the block too, name the file."""

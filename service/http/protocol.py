@@ -15,17 +15,19 @@ unread data, and a caller that is still sending would lose the answer (RFC 9112,
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from socket import SHUT_RD
 from typing import Any, ClassVar, cast
 
-from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
+from httptools import HttpParserError
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from service.http.parser import Parser
 from service.http.problems import as_it_is_sent, problem
+from service.http.transport import Transport
 from service.metrics import UNKNOWN, Metrics
 from service.settings import Settings
 
@@ -37,7 +39,6 @@ _GRACE_SECONDS = 2.0  # the application's own limit comes first, as it counts an
 _TLS_END_SECONDS = 0.5
 _SILENT_SECONDS = 1.0
 """A connection that hears nothing for so long lingers no longer."""
-_FRAMING = (b"connection", b"content-length", b"transfer-encoding")
 
 
 class Phase(Enum):
@@ -80,55 +81,6 @@ class _Refused(Exception):
     """Ends the parsing of a request."""
 
 
-class _Parser(HttpRequestParser):
-    """Reads requests that ask for another protocol like any others (RFC 9110, 7.8).
-
-    httptools ends them at their head, and would take their body for the next request. So the parser starts
-    anew with what the head says of the body and the connection; the protocol ignores a head while in BODY.
-    """
-
-    def __init__(self, protocol: "Protocol") -> None:
-        self._protocol = protocol
-        self._start()
-
-    def feed_data(self, data: Any) -> None:
-        while True:
-            try:
-                super().feed_data(data)
-                return
-            except HttpParserUpgrade as upgrade:
-                data = data[upgrade.args[0] :]
-            fields = (b"%s: %s\r\n" % field for field in self._protocol.headers if field[0] in _FRAMING)
-            head = b"POST / HTTP/%s\r\n%s\r\n" % (self.get_http_version().encode(), b"".join(fields))
-            self._start()  # without the `Upgrade` field, a `Connection: upgrade` says nothing
-            super().feed_data(head)
-
-    def _start(self) -> None:
-        super().__init__(self._protocol)
-        self.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
-
-
-class _Transport:
-    """A connection's transport whose `close` only ends the connection if it need not linger, or does so
-    already."""
-
-    def __init__(self, transport: Any, linger: Callable[[], bool]) -> None:
-        self._transport, self._linger = transport, linger
-        self.lingers = False
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
-
-    def is_closing(self) -> bool:
-        return self.lingers or self._transport.is_closing()
-
-    def close(self) -> None:
-        if self.is_closing() or not self._linger():
-            self._transport.close()
-        else:
-            self.lingers = True
-
-
 class Protocol(HttpToolsProtocol):
     """One connection. What it refuses is also answered with a problem document."""
 
@@ -140,7 +92,7 @@ class Protocol(HttpToolsProtocol):
 
     def __init__(self, *given: Any, **options: Any) -> None:
         super().__init__(*given, **options)
-        self.parser = _Parser(self)
+        self.parser = Parser(self)
         self.phase, self.since = Phase.IDLE, time.monotonic()
         self._head_bytes = self._header_bytes = 0
         self._refusal: tuple[int, str] | None = None
@@ -155,7 +107,7 @@ class Protocol(HttpToolsProtocol):
         """Whether anything has arrived lately, while lingering."""
 
     def connection_made(self, transport: Any) -> None:
-        super().connection_made(cast(Any, _Transport(transport, self._linger)))
+        super().connection_made(cast(Any, Transport(transport, self._linger)))
         self._enter(Phase.IDLE)
         if len(self.connections) > self.limits.connections and not self._make_room():
             self._refuse(503, "there are too many connections", b"retry-after: 1\r\n")

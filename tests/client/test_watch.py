@@ -11,6 +11,18 @@ from service.client.camera.pictures import Picture
 from service.client.camera.watch import Watch
 
 
+class Clock:
+    now = 0.0
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """What `time.monotonic` says."""
+    clock = Clock()
+    monkeypatch.setattr(time, "monotonic", lambda: clock.now)
+    return clock
+
+
 def refuse(error: OSError) -> None:
     raise error
 
@@ -84,22 +96,19 @@ def test_another_picture_of_the_same_size_and_time_is_sent(tmp_path: Path) -> No
     assert names(looks.look()) == ["a.png"]
 
 
-def test_a_picture_is_complete_when_unchanged_for_a_while(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_picture_is_complete_when_unchanged_for_a_while(tmp_path: Path, clock: Clock) -> None:
     """Counted from when it was first seen so, not from the look before."""
-    now = 100.0
-    monkeypatch.setattr(time, "monotonic", lambda: now)
+    clock.now = 100.0
     looks = Watch(tmp_path, 1.0, refuse)
     put(tmp_path, "a.png")
-    now = 105.0
+    clock.now = 105.0
     assert looks.left()
-    now = 105.9
+    clock.now = 105.9
     (tmp_path / "a.png").write_bytes(b"picture, longer")
     assert not looks.look()
-    now = 106.8
+    clock.now = 106.8
     assert not looks.look()
-    now = 106.9
+    clock.now = 106.9
     assert looks.look() == [Picture(tmp_path / "a.png", "a.png", 105.0)]
 
 
@@ -116,11 +125,8 @@ def test_nothing_is_left_only_if_the_folder_tells_so(tmp_path: Path) -> None:
     assert looks.left()
 
 
-def test_what_stays_empty_or_leads_nowhere_is_given_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = 100.0
-    monkeypatch.setattr(time, "monotonic", lambda: now)
+def test_what_stays_empty_or_leads_nowhere_is_given_once(tmp_path: Path, clock: Clock) -> None:
+    clock.now = 100.0
     looks = Watch(tmp_path, 0, refuse)
     (tmp_path / "empty.png").touch()
     (tmp_path / "loop.png").symlink_to("loop.png")
@@ -129,12 +135,12 @@ def test_what_stays_empty_or_leads_nowhere_is_given_once(
     (tmp_path / "slow.png").touch()
     put(tmp_path, "good.png")
     assert names(looks.look()) == ["good.png"]
-    now = 101.0
+    clock.now = 101.0
     put(tmp_path, "slow.png")
     assert names(looks.look()) == ["slow.png"]
-    now = 102.0
+    clock.now = 102.0
     assert sorted(names(looks.look())) == ["empty.png", "gone.png", "loop.png"]
-    now = 200.0
+    clock.now = 200.0
     assert not looks.look()
     (tmp_path / "empty.png").write_bytes(b"picture")
     assert names(looks.look()) == ["empty.png"]
@@ -155,22 +161,20 @@ def test_a_picture_that_failed_for_a_moment_is_not_sent_again(
 
 
 def test_a_picture_that_is_missing_for_long_is_forgotten(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now = 0.0
-    monkeypatch.setattr(time, "monotonic", lambda: now)
     monkeypatch.setattr(watch, "_stamp", lambda _: watch.Stamp(1, 1, 1, 1))
     put(tmp_path, "a.png")
     put(tmp_path, "b.png")
     looks = Watch(tmp_path, 0, refuse)
     (tmp_path / "a.png").unlink()
     assert not looks.look()
-    now = 599.0
+    clock.now = 599.0
     put(tmp_path, "a.png")
     assert not looks.look()
     (tmp_path / "a.png").unlink()
     assert not looks.look()
-    now = 1199.0
+    clock.now = 1199.0
     assert not looks.look()
     put(tmp_path, "a.png")
     assert names(looks.look()) == ["a.png"]
