@@ -50,7 +50,7 @@ class Checkpoint(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal[10] = 10
+    format: Literal[11] = 11
     product: str
     recipe: Recipe
     rule: ScoreRule
@@ -77,7 +77,7 @@ class Checkpoint(BaseModel):
         """
         path = self.directory / TENSORS
         try:
-            drd = DRD(Teacher(self.recipe.backbone), self.recipe, self.rule)
+            drd = DRD(Teacher(self.recipe.backbone, pre_relu=self.recipe.pre_relu), self.recipe, self.rule)
             drd.load_state_dict(load_file(path))
         except BackboneError as error:
             raise CheckpointError(f"{self.directory}: {error}") from error

@@ -38,6 +38,9 @@ class Recipe(BaseModel):
     (`resnet18.tv_in1k`: torchvision's first); without one timm chooses."""
     height: int = 256
     width: int = 256
+    pre_relu: bool = True
+    """The teacher's levels are taken before the ReLU that each ends in, where there is one (ResNets): what it
+    cuts off tells places apart, too (Heo et al., ICCV 2019)."""
     own_shape: bool = True
     """Long pictures keep their shape: about as many pixels as height × width, by training/shape.py."""
     filter: Filter = "bilinear"
@@ -135,14 +138,14 @@ PRESETS: dict[str, Recipe] = {
     "quick": Recipe(name="quick", epochs=8, min_steps=300),
     "fast": Recipe(name="fast"),
     "rd": Recipe(
-        name="rd", fusion="mff", student_levels=3, bounded=False, synthesis="none", position_weight=0,
-        restoration_weight=0, segmentation_weight=0, noise=0, memory=0, rule="mean",
+        name="rd", pre_relu=False, fusion="mff", student_levels=3, bounded=False, synthesis="none",
+        position_weight=0, restoration_weight=0, segmentation_weight=0, noise=0, memory=0, rule="mean",
     ),
     "paper": Recipe(
-        name="paper", backbone="wide_resnet50_2.tv_in1k", own_shape=False, filter="bilinear-point",
-        synthesis="drd", student_levels=3, bounded=False, memory=0, image_term="channel",
-        segmentation_target="rgb_cos", noise_limit=0, epochs=200, min_steps=0, batch=4, schedule="constant",
-        bfloat16=False, rule="drd",
+        name="paper", backbone="wide_resnet50_2.tv_in1k", pre_relu=False, own_shape=False,
+        filter="bilinear-point", synthesis="drd", student_levels=3, bounded=False, memory=0,
+        image_term="channel", segmentation_target="rgb_cos", noise_limit=0, epochs=200, min_steps=0, batch=4,
+        schedule="constant", bfloat16=False, rule="drd",
     ),
 }  # fmt: skip
 

@@ -120,7 +120,7 @@ def _mention_stretching(sizes: Sequence[Size], recipe: Recipe) -> None:
 
 def _network(recipe: Recipe, request: Request) -> DRD:
     torch.manual_seed(request.seed)
-    return DRD(load_teacher(recipe.backbone, request.weights), recipe)
+    return DRD(load_teacher(recipe.backbone, request.weights, pre_relu=recipe.pre_relu), recipe)
 
 
 def _resume_file(recipe: Recipe, request: Request, fit: Tensor) -> ResumeFile:

