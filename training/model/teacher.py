@@ -68,12 +68,10 @@ class Teacher(nn.Module):
 
     def forward(self, frames: Tensor) -> list[Tensor]:
         """RGB frames `[N, H, W, 3]`, 0–255 (uint8 or float) → features `[N, C_k, H/s_k, W/s_k]`."""
-        features: list[Tensor]
         x = self.normalised(frames)
         if not self._opened:
-            features = self.net(x)
-            return features
-        features = []
+            return list(self.net(x))
+        features = list[Tensor]()
         for name, stage in self.net.named_children():
             x = stage(x)
             if name in _level_names(self.net):
@@ -164,10 +162,9 @@ def _open_levels(net: nn.Module) -> bool:
 def _last_relu(level: nn.Module | None) -> tuple[nn.Module, str] | None:
     """A level's last block, and what timm calls the ReLU after its sum."""
     blocks = list(level.children()) if level is not None else []
-    names = [
-        name for name in ("act2", "act3") if blocks and isinstance(getattr(blocks[-1], name, None), nn.ReLU)
-    ]
-    return (blocks[-1], names[-1]) if names else None
+    parts = dict(blocks[-1].named_children()) if blocks else {}
+    name = "act3" if "act3" in parts else "act2"
+    return (blocks[-1], name) if isinstance(parts.get(name), nn.ReLU) else None
 
 
 def _level_names(net: nn.Module) -> list[str]:
