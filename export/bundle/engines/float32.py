@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from export.bundle.joints import TEACHER
+
 _CONVOLUTIONS = {"Convolution", "GroupConvolution"}
 _BIAS = {"Constant", "Reshape"}
 """What an addition of a bias adds."""
@@ -26,20 +28,23 @@ def keep_first_in_float32(core: Any, graph: Any, count: int) -> None:
 
     If one of them is the end of a residual block, everything up to the block's sum is marked, even a further
     convolution: OpenVINO would fuse a sum of another precision into it, and fail at the first inference.
+    Nothing is marked beyond the teacher's last level: with residual blocks that end in ReLU6, as those after
+    it do, OpenVINO fails even if all of a block is marked.
     """
     from openvino import Tensor
 
     (marked,) = core.read_model(_MARKED, Tensor(np.empty(0, np.uint8))).get_parameters()
     mark = marked.get_rt_info()[_MARK]
-    passed, due = 0, set[str]()
+    passed, due, beyond = 0, set[str](), False
     for operation in graph.get_ordered_ops():
         if operation.get_type_name() in _CONVOLUTIONS:
-            if passed >= count and not due:
+            if (passed >= count or beyond) and not due:
                 return
             passed += 1
             due |= set(_sums(operation))
         operation.set_rt_info(mark, _MARK)
         due.discard(operation.get_friendly_name())
+        beyond |= any(TEACHER[-1] in output.get_names() for output in operation.outputs())
 
 
 def _sums(operation: Any) -> Iterator[str]:

@@ -47,8 +47,9 @@ def test_bf16_is_not_f32_under_another_name(exported: Path) -> None:
     assert np.abs(one[0] - other[0]).max() > 1e-6
 
 
-@pytest.mark.parametrize("count", [3, 5, 20])  # the fifth ends a residual block
-def test_only_the_first_convolutions_stay_in_float32(exported: Path, count: int) -> None:
+# The fifth ends a residual block; the teacher has 14.
+@pytest.mark.parametrize(("count", "kept"), [(3, 3), (5, 5), (20, 14)])
+def test_only_the_first_convolutions_stay_in_float32(exported: Path, count: int, kept: int) -> None:
     needs("openvino-bf16")
     import openvino
 
@@ -63,8 +64,8 @@ def test_only_the_first_convolutions_stay_in_float32(exported: Path, count: int)
         if operation["layerType"].astype(str) == "Convolution"
     ]
     assert len(precisions) > 20
-    assert set(precisions[:count]) == {"f32"}
-    assert set(precisions[count:]) == {"bf16"}
+    assert set(precisions[:kept]) == {"f32"}
+    assert set(precisions[kept:]) == {"bf16"}
     compiled(np.zeros((1, 64, 64, 3), np.uint8))
 
 
