@@ -36,11 +36,11 @@ class Recipe(BaseModel):
     backbone: str = "tf_efficientnet_lite0"
     """Any timm backbone with feature strides 4, 8 and 16 that takes every input size. A tag names the weights
     (`resnet18.tv_in1k`: torchvision's first); without one timm chooses."""
-    height: int = 256
-    width: int = 256
     pre_relu: bool = True
     """The teacher's levels are taken before the ReLU that each ends in, where there is one (ResNets): what it
     cuts off tells places apart, too (Heo et al., ICCV 2019)."""
+    height: int = 256
+    width: int = 256
     own_shape: bool = True
     """Long pictures keep their shape: about as many pixels as height × width, by training/shape.py."""
     filter: Filter = "bilinear"
@@ -66,7 +66,7 @@ class Recipe(BaseModel):
     """Standard deviation of the noise on the pseudo stream's features before the bottleneck."""
     noise_limit: Weight = 0.03
     """The noise is at most this share of the features' root mean square, which is about 5 for
-    EfficientNet-lite0 and 0.2 for ResNet-18; 0: no limit."""
+    EfficientNet-lite0 and 0.3 for ResNet-18; 0: no limit."""
 
     memory: Annotated[int, Field(ge=0, le=20_000)] = 1000
     """Feature vectors of good parts that are stored, for the distance to the nearest; 0: no memory. They are

@@ -160,7 +160,7 @@ def _open_levels(net: nn.Module) -> bool:
 
 
 def _last_relu(level: nn.Module | None) -> tuple[nn.Module, str] | None:
-    """A level's last block, and what timm calls the ReLU after its sum."""
+    """A level's last block, and what timm calls the ReLU after its sum; None where there is none."""
     blocks = list(level.children()) if level is not None else []
     parts = dict(blocks[-1].named_children()) if blocks else {}
     name = "act3" if "act3" in parts else "act2"

@@ -35,16 +35,17 @@ def keep_first_in_float32(core: Any, graph: Any, count: int) -> None:
 
     (marked,) = core.read_model(_MARKED, Tensor(np.empty(0, np.uint8))).get_parameters()
     mark = marked.get_rt_info()[_MARK]
-    passed, due, beyond = 0, set[str](), False
+    passed, due = 0, set[str]()
     for operation in graph.get_ordered_ops():
         if operation.get_type_name() in _CONVOLUTIONS:
-            if (passed >= count or beyond) and not due:
+            if passed >= count and not due:
                 return
             passed += 1
             due |= set(_sums(operation))
         operation.set_rt_info(mark, _MARK)
         due.discard(operation.get_friendly_name())
-        beyond |= any(TEACHER[-1] in output.get_names() for output in operation.outputs())
+        if any(TEACHER[-1] in output.get_names() for output in operation.outputs()):
+            count = min(count, passed)
 
 
 def _sums(operation: Any) -> Iterator[str]:
