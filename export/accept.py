@@ -1,16 +1,16 @@
 """The parity certificate: which engines agree with the checkpoint, and how each is best run. One that differs
 too much is not put into the bundle."""
 
-import math
 from collections.abc import Sequence
 from contextlib import ExitStack, closing, suppress
 
 from pydantic import BaseModel, ConfigDict
 
 from export.bundle.engines.engine import Engine, EngineFailed
+from export.bundle.engines.kinds import kind
 from export.bundle.manifest import BATCH_SIZES, MAX_GUARD_BAND, BundleError, EngineEntry
-from export.engines import in_float16, in_int8, on_gpu, variants
-from export.proof import EngineParity, ParityError, Trial, prove, prove_half_graph
+from export.engines import variants
+from export.proof import EngineParity, ParityError, Proved, Trial, prove, prove_half_graph
 from export.race import Times, race
 
 _ROUNDS = 5
@@ -18,9 +18,6 @@ _ROUNDS = 5
 
 _NARROW = MAX_GUARD_BAND / 2
 """A guard band with which no other way to run the engine is tried."""
-
-_Attempt = tuple[EngineEntry, EngineParity | None, str | None]
-"""An engine as it was run, its proof or None if it flips or fails, and the reason if it must be left out."""
 
 
 class Parity(BaseModel):
@@ -32,66 +29,69 @@ class Parity(BaseModel):
     engines: tuple[EngineParity, ...]
 
 
-def certify(
-    entries: Sequence[EngineEntry], trial: Trial
-) -> tuple[list[tuple[EngineEntry, EngineParity]], dict[str, str]]:
-    """Every engine as it should be run, with its proof, in order of preference; and the reasons why some must
-    be left out, by engine id.
+def certify(entries: Sequence[EngineEntry], trial: Trial) -> tuple[list[Proved], dict[str, str]]:
+    """Every engine but those that fail, in order of preference; and, by id, the reasons why these, and those
+    that deviate too much, must be left out.
 
-    Raises ParityError on a flip, except by an int8 engine, which is left out: not every network can be
-    quantised. So are engines that fail, and float16 engines that can't be run here if their graph flips on
-    the CPU.
+    Raises ParityError on a flip, except by an int8 engine, which has failed: not every network can be
+    quantised. So have float16 engines that can't be run here if their graph fails or flips on the CPU.
     """
-    chosen, proofs, unfit = dict[str, EngineEntry](), list[EngineParity](), dict[str, str]()
+    ways, proofs, unfit = dict[str, EngineEntry](), dict[str, EngineParity](), dict[str, str]()
     for entry in entries:
-        chosen[entry.id], proof, objection = _best_way(variants(entry), trial)
-        if proof is not None:
-            proofs.append(proof)
-        if objection:
-            unfit[entry.id] = objection
-    unseen = [proof for proof in proofs if proof.status == "not_run" and in_float16(proof.id)]
-    if unseen:
-        band, objection = prove_half_graph(trial)
-        if objection:
-            unfit |= {proof.id: objection for proof in unseen}
-        proofs = [
-            proof.model_copy(
-                update={"guard_band": band, "reason": f"{proof.reason}; its graph on the CPU: {band:.1e}"}
-            )
-            if proof in unseen
-            else proof
-            for proof in proofs
-        ]
-    fit = [proof.id for proof in proofs if proof.status == "verified" and proof.id not in unfit]
-    times = _race([chosen[name] for name in fit], trial)
-    proofs = [proof.model_copy(update={"ms_per_image": times.get(proof.id)}) for proof in proofs]
-    return [(chosen[proof.id], proof) for proof in sorted(proofs, key=_preference)], unfit
+        try:
+            ways[entry.id], proofs[entry.id] = _best_way(variants(entry), trial)
+        except (ParityError, EngineFailed) as error:
+            if isinstance(error, ParityError) and kind(entry.id).precision != "int8":
+                raise
+            unfit[entry.id] = str(error)
+    if unseen := [proof for proof in proofs.values() if proof.status == "not_run" and _in_float16(proof)]:
+        try:
+            half = prove_half_graph(trial)
+        except (BundleError, ParityError, EngineFailed) as error:
+            unfit |= {proof.id: str(error) for proof in unseen}
+            proofs = {name: proof for name, proof in proofs.items() if name not in unfit}
+        else:
+            proofs |= {proof.id: _as_on_the_cpu(proof, half) for proof in unseen}
+            if half.objection:
+                unfit |= {proof.id: half.objection for proof in unseen}
+    unfit |= {name: proof.objection for name, proof in proofs.items() if proof.objection}
+    run = [name for name, proof in proofs.items() if proof.status == "verified" and name not in unfit]
+    times = _race([ways[name] for name in run], trial)
+    timed = [proof.model_copy(update={"ms_per_image": times.get(proof.id)}) for proof in proofs.values()]
+    return [(ways[proof.id], proof) for proof in sorted(timed, key=_preference)], unfit
 
 
-def _best_way(ways: Sequence[EngineEntry], trial: Trial) -> _Attempt:
-    """The first of the `ways` to run an engine whose guard band is narrow, or that with the narrowest, with
-    what `prove` gives. No proof if it fails or flips: an int8 engine may flip, for others ParityError is
-    raised."""
-    tried, flip = list[_Attempt](), None
+def _best_way(ways: Sequence[EngineEntry], trial: Trial) -> Proved:
+    """The first of the `ways` to run an engine whose guard band is narrow, or that with the narrowest. If it
+    fails or flips in all of them, raises EngineFailed or, with a flip, ParityError."""
+    proved, failures = list[Proved](), list[ParityError | EngineFailed]()
     for way in ways:
         try:
-            proof, objection = prove(way, trial)
+            proof = prove(way, trial)
         except (ParityError, EngineFailed) as error:
-            tried.append((way, None, str(error)))
-            flip = error if isinstance(error, ParityError) else flip
+            failures.append(error)
             continue
-        tried.append((way, proof, objection))
-        if objection is None and (proof.guard_band or 0.0) <= _NARROW:
+        proved.append((way, proof))
+        if proof.objection is None and (proof.guard_band or 0.0) <= _NARROW:
             break
-    way, best, objection = min(tried, key=_width)
-    if best is None and flip and not in_int8(way.id):
-        raise flip
-    return way, best, objection
+    if not proved:
+        raise next((error for error in failures if isinstance(error, ParityError)), failures[0])
+    return min(proved, key=_width)
 
 
-def _width(attempt: _Attempt) -> tuple[bool, float]:
-    _, proof, objection = attempt
-    return objection is not None, math.inf if proof is None else proof.guard_band or 0.0
+def _width(proved: Proved) -> tuple[bool, float]:
+    _, proof = proved
+    return proof.objection is not None, proof.guard_band or 0.0
+
+
+def _in_float16(proof: EngineParity) -> bool:
+    return kind(proof.id).precision == "fp16"
+
+
+def _as_on_the_cpu(proof: EngineParity, half: EngineParity) -> EngineParity:
+    """The proof of an engine that was not run, with the guard band that its graph needs."""
+    reason = f"{proof.reason}; its graph on the CPU: {half.guard_band:.1e}"
+    return proof.model_copy(update={"guard_band": half.guard_band, "reason": reason})
 
 
 def _race(entries: Sequence[EngineEntry], trial: Trial) -> Times:
@@ -108,5 +108,5 @@ def _preference(proof: EngineParity) -> tuple[int, float]:
     """Sort key. First GPU engines that could not be run, since a machine that can run one has its GPU for
     this; then measured engines, fastest first; then the rest."""
     if proof.ms_per_image is None:
-        return (0 if proof.status == "not_run" and on_gpu(proof.id) else 2), 0.0
+        return (0 if proof.status == "not_run" and kind(proof.id).gpu else 2), 0.0
     return 1, sum(proof.ms_per_image)

@@ -11,6 +11,7 @@ import onnx
 import torch
 
 from export.accept import Parity, certify
+from export.bundle.engines.kinds import EVERYWHERE
 from export.bundle.manifest import (
     GRAPH,
     HALF_GRAPH,
@@ -22,20 +23,19 @@ from export.bundle.manifest import (
     RegionOfInterest,
 )
 from export.bundle.signature import SigningKey
-from export.calibrate import Calibration, CalibrationError, calibrate
-from export.engines import EVERYWHERE, prepare, refuse
-from export.golden import HEATMAPS, Golden, choose_golden, spread
+from export.calibrate import CalibrationError, calibrate
+from export.engines import prepare, refuse
+from export.golden import HEATMAPS, choose_golden, spread
 from export.half import halve
 from export.pack import newest_version, publish, refuse_taken, staging_folder
-from export.pictures import calibration_images, defective_images
-from export.proof import EngineParity, Trial
+from export.proof import EngineParity, Proved, Trial
 from export.report import Say, show_golden, show_parity, show_thresholds
 from export.roi import read_roi
-from export.scoring import score_pictures
+from export.sources import calibration_images, defective_images
 from export.survey import Survey
 from export.trace import trace
 from training.checkpoint import DRD, TENSORS, Checkpoint, CheckpointError, load_checkpoint
-from training.evaluate import read_frames
+from training.evaluate import read_frames, score_images
 from training.files import file_digest
 from training.geometry import Geometry
 from training.names import PRODUCT_NAME
@@ -66,36 +66,6 @@ class Order:
     key: Path | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Contents:
-    """What the manifest describes, but for version and digests, which only publication knows."""
-
-    checkpoint: Checkpoint
-    tensors: str
-    """Digest of the checkpoint's tensors."""
-    calibration: Calibration
-    golden: Golden
-    engines: tuple[EngineEntry, ...]
-    min_area: int
-    roi: RegionOfInterest | None
-
-    def manifest(self, version: int, files: Mapping[str, str]) -> Manifest:
-        return Manifest(
-            product=self.checkpoint.product,
-            version=version,
-            geometry=self.checkpoint.geometry,
-            thresholds=self.calibration.thresholds,
-            min_area=self.min_area,
-            roi=self.roi,
-            frame_ranges=self.calibration.frame_ranges,
-            engines=self.engines,
-            golden=self.golden.entries,
-            golden_heatmaps=HEATMAPS,
-            provenance=_provenance(self.checkpoint, self.tensors),
-            files=dict(files),
-        )
-
-
 def build(order: Order, say: Say) -> Path:
     """Makes a bundle and returns its folder. Raises what `export.errors` lists."""
     checkpoint = load_checkpoint(order.checkpoint)
@@ -112,7 +82,7 @@ def build(order: Order, say: Say) -> Path:
     roi = _apply_roi(order.roi, drd, geometry, good, say)
     defective = defective_images(checkpoint, order.calibration, say)
     inside = drd.heatmap.roi.numpy() > 0
-    scored = score_pictures(drd.predict, good, geometry, "calibrate")
+    scored = score_images(drd.predict, good, geometry, "calibrate")
     calibration = calibrate(scored, order.max_false_reject, inside)
     _check_min_area(order.min_area, calibration.largest)
     thresholds = calibration.thresholds
@@ -130,8 +100,24 @@ def build(order: Order, say: Say) -> Path:
         show_parity(certified, prepared.left_out | unfit, say)
         kept = [(entry, proof) for entry, proof in certified if entry.id not in unfit]
         engines = _write_certificate(root, kept, len(golden.frames))
-        contents = _Contents(checkpoint, tensors, calibration, golden, engines, order.min_area, roi)
-        bundle = publish(root, product, contents.manifest, order.version, key)
+
+        def describe(version: int, files: Mapping[str, str]) -> Manifest:
+            return Manifest(
+                product=checkpoint.product,
+                version=version,
+                geometry=geometry,
+                thresholds=thresholds,
+                min_area=order.min_area,
+                roi=roi,
+                frame_ranges=calibration.frame_ranges,
+                engines=engines,
+                golden=golden.entries,
+                golden_heatmaps=HEATMAPS,
+                provenance=_provenance(checkpoint, tensors),
+                files=dict(files),
+            )
+
+        bundle = publish(root, product, describe, order.version, key)
     say("Bundle", f"{bundle}{', signed' if key else ''}")
     return bundle
 
@@ -177,9 +163,7 @@ def _write_graphs(drd: DRD, geometry: Geometry, root: Path, say: Say) -> None:
     onnx.save(halve(graph), root / HALF_GRAPH)
 
 
-def _write_certificate(
-    root: Path, kept: Sequence[tuple[EngineEntry, EngineParity]], frames: int
-) -> tuple[EngineEntry, ...]:
+def _write_certificate(root: Path, kept: Sequence[Proved], frames: int) -> tuple[EngineEntry, ...]:
     """Writes `parity.json`, the proofs on `frames` golden frames of the engines that are `kept`, deletes the
     files of the others, and returns the kept ones as the manifest lists them, in the same order. Raises
     BundleError without the one that runs everywhere."""

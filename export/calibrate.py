@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from export.bundle.frame import FrameRanges, FrameStatistics, Range
+from export.bundle.frame import FrameRanges, FrameStatistics, Range, frame_statistics
 from export.bundle.manifest import Thresholds
+from export.bundle.reading import FrameFailed
 from export.bundle.scale import Scale
-from export.scoring import Scored
+from training.evaluate import Scored
 
 _PIXEL_STEP = 4
 """The map is smooth: every fourth pixel of every fourth row gives its median in a sixteenth of the memory."""
@@ -43,17 +44,20 @@ def calibrate(pictures: Iterable[Scored], max_false_reject: float, inside: NDArr
     """Fits thresholds for the error budget `max_false_reject` (0 to 1) on good, unseen `pictures`.
 
     `inside` [H, W] are the pixels of the region of interest, on the heatmap's grid. Raises
-    CalibrationError if they are too few, or so alike that only rounding separates threshold and median.
+    CalibrationError if they are too few, or so alike that only rounding separates threshold and median;
+    FrameFailed if the network's output for one is not finite.
     """
-    scores, peaks, pixels, statistics = list[float](), list[float](), [], []
-    by_path, sampled, largest = dict[Path, float](), _sampled(inside), 0
+    by_path, peaks, pixels, statistics = dict[Path, float](), list[float](), [], []
+    sampled, largest = _sampled(inside), 0
     for picture in pictures:
-        by_path[picture.path] = picture.raw_score
-        scores.append(picture.raw_score)
+        if not picture.finite:
+            raise FrameFailed(f"{picture.path}: the network's output for it is NaN or infinite")
+        by_path[picture.path] = picture.score
         peaks.append(float(picture.heatmap.max()))
         pixels.append(picture.heatmap[sampled])
-        statistics.append(picture.statistics)
+        statistics.append(frame_statistics(picture.frame, picture.source_size))
         largest = max(largest, math.prod(picture.source_size))
+    scores = list(by_path.values())
     if len(scores) < 2:
         raise CalibrationError(
             f"{len(scores)} calibration images are not enough: give at least 100 (--calibration)"

@@ -9,9 +9,11 @@ from pathlib import Path
 from types import FrameType
 
 from export.build import Order, build
+from export.bundle.engines.kinds import KINDS, UnknownEngineError
 from export.bundle.manifest import MAX_VERSION
-from export.engines import KNOWN, UnknownEngineError, check_ids
+from export.engines import check_ids
 from export.errors import FAILURES
+from training.messages import out_of_memory
 
 _LEAST_BUDGET = 1e-6
 """A smaller budget would take more than a million calibration images."""
@@ -41,6 +43,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         build(order, lambda topic, line: print(f"{topic:12} {line}", flush=True))
     except FAILURES as error:
         print(f"drd-export: {error}", file=sys.stderr)
+        return 1
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        print("drd-export: not enough memory", file=sys.stderr)
         return 1
     except KeyboardInterrupt as end:
         print("drd-export: interrupted, nothing was written", file=sys.stderr)
@@ -97,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
         type=engines,
         metavar="ID,ID…",
         help="engines to include besides onnx-f32, which is always included (default: all that can be built "
-        "on this machine): " + ", ".join(KNOWN),
+        "on this machine): " + ", ".join(KINDS),
     )
     parser.add_argument(
         "--roi",

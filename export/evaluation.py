@@ -1,23 +1,19 @@
 """Quality figures of a checkpoint or a bundle on labelled images."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 
-import numpy as np
-from numpy.typing import NDArray
-
-from export.bundle.manifest import BATCH_SIZES
-from export.bundle.predict import Predictor
-from export.bundle.reading import Reading, Verdict, read
-from export.scoring import Scored, score_pictures
-from training import evaluate as training_evaluate
+from export.bundle.bundle import Predictor
+from export.bundle.frame import frame_statistics
+from export.bundle.reading import FrameFailed, Verdict, read
 from training.checkpoint import Checkpoint
 from training.datasets import Dataset, DatasetError, Sample
-from training.evaluate import Predict
+from training.evaluate import Scored, evaluate, score_images
 from training.geometry import Geometry, picture_digest
 from training.metrics import Quality
 
-Judge = Callable[[Scored], Reading]
+_LABEL = "evaluate"
+"""Of the progress bar."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,16 +28,13 @@ class ImageResult:
     verdict: Verdict | None = None
     reason: str | None = None
 
-    @property
-    def defective(self) -> bool:
-        return self.kind != "good"
-
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Figures of a labelled test set, and the result of each picture."""
+    """Figures of a labelled test set, and the result of each of its `samples`."""
 
     quality: Quality
+    samples: tuple[Sample, ...]
     images: tuple[ImageResult, ...]
 
     @property
@@ -51,7 +44,11 @@ class Evaluation:
 
     def share(self, verdict: Verdict, *, defective: bool) -> float | None:
         """Fraction of the good, or the `defective`, pictures with this `verdict`; None without pictures."""
-        verdicts = [image.verdict for image in self.images if image.defective == defective]
+        verdicts = [
+            image.verdict
+            for sample, image in zip(self.samples, self.images, strict=True)
+            if sample.defective == defective
+        ]
         return verdicts.count(verdict) / len(verdicts) if verdicts else None
 
     def as_dict(self) -> dict[str, object]:
@@ -85,55 +82,48 @@ def new_to(checkpoint: Checkpoint, samples: Sequence[Sample]) -> tuple[Sample, .
     return new
 
 
-def evaluate(
-    predict: Predict,
-    geometry: Geometry,
-    samples: Sequence[Sample],
-    judge: Judge | None = None,
-    batch_sizes: Sequence[int] = BATCH_SIZES,
-) -> Evaluation:
-    """Runs `predict` on `samples` in these `batch_sizes`; `judge` gives the verdicts of a bundle.
+def evaluate_checkpoint(checkpoint: Checkpoint, samples: Sequence[Sample]) -> Evaluation:
+    """Figures of `checkpoint`, which has no threshold. Raises UnreadableImage, DatasetError, FrameFailed."""
+    paths = [sample.path for sample in samples]
+    pictures = score_images(checkpoint.model().predict, paths, checkpoint.geometry, _LABEL)
+    return _evaluated(samples, pictures, checkpoint.geometry, None)
 
-    Raises UnreadableImage, DatasetError and FrameFailed.
-    """
+
+def evaluate_bundle(predictor: Predictor, samples: Sequence[Sample]) -> Evaluation:
+    """Figures of an engine and, with the service's code, its verdicts. Raises what the other one does, and
+    EngineFailed."""
+    paths, geometry = [sample.path for sample in samples], predictor.bundle.manifest.geometry
+    pictures = score_images(predictor.predict, paths, geometry, _LABEL, predictor.batch_sizes)
+    return _evaluated(samples, pictures, geometry, predictor)
+
+
+def _evaluated(
+    samples: Sequence[Sample], pictures: Iterable[Scored], geometry: Geometry, predictor: Predictor | None
+) -> Evaluation:
     images = list[ImageResult]()
 
-    def results() -> Iterator[tuple[NDArray[np.float32], float]]:
-        paths = [sample.path for sample in samples]
-        pictures = score_pictures(predict, paths, geometry, "evaluate", batch_sizes)
+    def noted() -> Iterator[Scored]:
         for sample, picture in zip(samples, pictures, strict=True):
-            images.append(_result(sample, picture, judge))
-            yield picture.heatmap, picture.raw_score
+            images.append(_result(sample, picture, predictor))
+            yield picture
 
-    scored = training_evaluate.evaluate(samples, results(), geometry)
-    return Evaluation(scored.quality, tuple(images))
-
-
-def predict_of(predictor: Predictor) -> Predict:
-    """`predictor.predict` with the signature that training/evaluate.py expects."""
-
-    def predict(frames: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        prediction = predictor.predict(frames)
-        return prediction.heatmap, prediction.score
-
-    return predict
+    figures = evaluate(samples, noted(), geometry)
+    return Evaluation(figures.quality, figures.samples, tuple(images))
 
 
-def judge_of(predictor: Predictor) -> Judge:
-    """Turns outputs of `predictor` into verdicts, as the service does."""
-    manifest, guard_band = predictor.bundle.manifest, predictor.guard_band
-
-    def judge(picture: Scored) -> Reading:
-        return read(
-            picture.heatmap, picture.raw_score, picture.statistics, manifest, guard_band, picture.source_size
-        )
-
-    return judge
-
-
-def _result(sample: Sample, picture: Scored, judge: Judge | None) -> ImageResult:
-    plain = ImageResult(sample.name, sample.kind, picture.raw_score)
-    if judge is None:
+def _result(sample: Sample, picture: Scored, predictor: Predictor | None) -> ImageResult:
+    """With a verdict if `predictor` has given the scores."""
+    if not picture.finite:
+        raise FrameFailed(f"{picture.path}: the network's output for it is NaN or infinite")
+    plain = ImageResult(sample.name, sample.kind, picture.score)
+    if predictor is None:
         return plain
-    reading = judge(picture)
+    reading = read(
+        picture.heatmap,
+        picture.score,
+        frame_statistics(picture.frame, picture.source_size),
+        predictor.bundle.manifest,
+        predictor.guard_band,
+        picture.source_size,
+    )
     return replace(plain, score=reading.score, verdict=reading.verdict, reason=reading.reason)

@@ -3,8 +3,10 @@ then on the survey. The float16 graph of engines that need a GPU is compared on 
 rounded as there."""
 
 import math
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
@@ -15,8 +17,10 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from tqdm import tqdm
 
+from export.bundle.deviations import Ask, Deviation, Reference, cyclic_windows, deviations
 from export.bundle.engines.choice import open_engine
 from export.bundle.engines.engine import Answer, Engine, EngineFailed, ask
+from export.bundle.engines.kinds import Precision, kind
 from export.bundle.engines.onnx_runtime import CPU, OnnxRuntimeEngine
 from export.bundle.manifest import (
     HALF_GRAPH,
@@ -27,17 +31,12 @@ from export.bundle.manifest import (
     EngineEntry,
     Thresholds,
 )
-from export.bundle.predict import cyclic_windows
 from export.bundle.reading import judge
 from export.bundle.scale import THRESHOLD
-from export.engines import in_float16, in_float32
 from export.golden import Golden
 from export.half import rounding
 from export.survey import Survey
 from training.geometry import Geometry
-
-_TOO_FAR = f"it would need a guard band wider than {MAX_GUARD_BAND}"
-_MAP_TOO_FAR = f"its heatmap deviates by more than {MAX_HEATMAP_DEVIATION}"
 
 
 class ParityError(ValueError):
@@ -67,11 +66,17 @@ class EngineParity(BaseModel):
     ms_per_image: tuple[float, ...] | None = None
 
     @property
-    def too_far(self) -> str | None:
-        """The reason why an engine that was run must be left out; None if it deviates little enough."""
+    def objection(self) -> str | None:
+        """The reason why the engine must be left out; None if it deviates little enough."""
         if (self.guard_band or 0) > MAX_GUARD_BAND:
-            return _TOO_FAR
-        return _MAP_TOO_FAR if (self.max_heatmap_deviation or 0) > MAX_HEATMAP_DEVIATION else None
+            return f"it would need a guard band wider than {MAX_GUARD_BAND}"
+        if (self.max_heatmap_deviation or 0) > MAX_HEATMAP_DEVIATION:
+            return f"its heatmap deviates by more than {MAX_HEATMAP_DEVIATION}"
+        return None
+
+
+Proved = tuple[EngineEntry, EngineParity]
+"""An engine as it is best run, and its proof."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,94 +94,91 @@ class Trial:
         return open_engine(entry, self.root, self.geometry)
 
 
-def prove(entry: EngineEntry, trial: Trial) -> tuple[EngineParity, str | None]:
-    """Runs `entry` on all golden frames, batch sizes and positions, then on the survey. Returns the proof,
-    and the reason if the engine must be left out.
+def prove(entry: EngineEntry, trial: Trial) -> EngineParity:
+    """Runs `entry` on all golden frames, batch sizes and positions, then on the survey.
 
     The status of an engine that can't be opened here is `not_run`, with the reason. Raises ParityError on a
-    flip, and EngineFailed if the engine opens, but fails.
+    flip, and EngineFailed if it fails.
     """
+    precision = kind(entry.id).precision
     try:
         engine = trial.open(entry)
     except BundleError as error:
-        reason = str(error)
-        proof = EngineParity(id=entry.id, status="not_run", reason=reason, batch_sizes=entry.batch_sizes)
-        # A float16 graph is checked on the CPU instead. For bfloat16 and int8 there is no such check, and the
-        # guard band they need would stay unknown.
-        return proof, None if in_float16(entry.id) or in_float32(entry.id) else reason
+        if precision in ("bf16", "int8"):
+            # A float16 graph is checked on the CPU instead. For bfloat16 and int8 there is no such check, and
+            # the guard band they need would stay unknown.
+            raise EngineFailed(str(error)) from error
+        return EngineParity(id=entry.id, status="not_run", reason=str(error), batch_sizes=entry.batch_sizes)
     with closing(engine):
-        proof = _compare(entry, engine, trial)
-        if proof.too_far or in_float32(entry.id):
-            return proof, proof.too_far
-        return _surveyed(proof, engine, trial)
+        return _compared(entry.id, precision, entry.batch_sizes, engine, trial)
 
 
-def prove_half_graph(trial: Trial) -> tuple[float, str | None]:
-    """Checks the float16 graph on the CPU, rounded as on a GPU, in place of the engines that need one.
+def prove_half_graph(trial: Trial) -> EngineParity:
+    """The float16 graph on the CPU, rounded as on a GPU, in place of the engines that need one.
 
-    Returns the guard band it needs there, on golden frames and survey, and the reason if these engines must
-    be left out.
+    Raises ParityError, EngineFailed, and BundleError if it can't be opened.
     """
-    entry = EngineEntry(id="onnx-fp16", file=HALF_GRAPH, batch_sizes=(1,))
     with TemporaryDirectory(prefix="drd-half-") as folder:
         path = Path(folder) / HALF_GRAPH
         onnx.save(rounding(onnx.load(trial.root / HALF_GRAPH)), path)
-        try:
-            with closing(OnnxRuntimeEngine(path, trial.geometry, CPU)) as engine:
-                proof, objection = _surveyed(_compare(entry, engine, trial), engine, trial)
-        except (BundleError, ParityError, EngineFailed) as error:
-            return math.inf, str(error)
-    return proof.guard_band or 0.0, objection
+        with closing(OnnxRuntimeEngine(path, trial.geometry, CPU)) as engine:
+            return _compared(HALF_GRAPH, "fp16", (1,), engine, trial)
 
 
-def _surveyed(proof: EngineParity, engine: Engine, trial: Trial) -> tuple[EngineParity, str | None]:
-    """`proof` with a guard band that covers the survey's deviations, too; the reason if the engine must be
-    left out."""
-    frames, scale = trial.survey.frames, trial.thresholds.image
-    expected, band = scale.scores(trial.survey.scores), proof.guard_band or 0.0
-    for window in cyclic_windows(len(frames), (max(proof.batch_sizes),)):
-        _, scores = _answer(proof.id, engine, frames[window])
-        band = max(band, _largest(scale.scores(scores) - expected[window]))
-    wide = proof.model_copy(update={"guard_band": band})
-    return wide, wide.too_far
-
-
-def _compare(entry: EngineEntry, engine: Engine, trial: Trial) -> EngineParity:
-    golden, thresholds = trial.golden, trial.thresholds
-    expected = thresholds.image.scores(golden.scores)
-    expected_maps = thresholds.pixel.scores(golden.heatmaps)
-    score_deviations, heatmap_deviations = list[float](), list[float]()
-    windows = list(cyclic_windows(len(golden.frames), entry.batch_sizes, every=True))
-    for window in tqdm(windows, desc=f"parity of {entry.id}", unit="batch", leave=False, disable=None):
-        heatmaps, raw_scores = _answer(entry.id, engine, golden.frames[window])
-        scores = thresholds.image.scores(raw_scores)
-        for index, score in zip(window, scores, strict=True):
-            if is_flip(expected[index], score):
-                frame = f"{golden.entries[index].file} ({golden.entries[index].source})"
-                raise ParityError(
-                    f"{entry.id} reverses the verdict on {frame} at batch size {len(window)}: "
-                    f"the checkpoint scores {expected[index]:.4f}, the engine {score:.4f}"
-                )
-        score_deviations.append(_largest(scores - expected[window]))
-        heatmap_deviations.append(_largest(thresholds.pixel.scores(heatmaps) - expected_maps[window]))
-    return EngineParity(
-        id=entry.id,
+def _compared(
+    name: str, precision: Precision, batch_sizes: tuple[BatchSize, ...], engine: Engine, trial: Trial
+) -> EngineParity:
+    """`name` is an engine's id, or what the messages call it."""
+    ask_it = partial(_ask, engine, precision)
+    seen = list(_on_golden_frames(name, batch_sizes, ask_it, trial))
+    proof = EngineParity(
+        id=name,
         status="verified",
-        batch_sizes=entry.batch_sizes,
-        max_score_deviation=max(score_deviations),
-        max_heatmap_deviation=max(heatmap_deviations),
-        guard_band=2 * max(score_deviations),
+        batch_sizes=batch_sizes,
+        max_score_deviation=_largest(one.of_score for one in seen),
+        max_heatmap_deviation=_largest(one.heatmap for one in seen),
+        guard_band=2 * _largest(one.of_score for one in seen),
         flips=0,
     )
+    if proof.objection or precision == "f32":
+        return proof
+    surveyed = _largest(_on_survey(max(batch_sizes), ask_it, trial))
+    return proof.model_copy(update={"guard_band": max(proof.guard_band or 0.0, surveyed)})
 
 
-def _answer(name: str, engine: Engine, frames: NDArray[np.uint8]) -> Answer:
+def _on_golden_frames(
+    name: str, batch_sizes: tuple[BatchSize, ...], ask_it: Ask, trial: Trial
+) -> Iterator[Deviation]:
+    """Raises ParityError on a flip."""
+    golden = trial.golden
+    reference = Reference(golden.frames, golden.scores, golden.heatmaps)
+    windows = list(cyclic_windows(len(golden.frames), batch_sizes, every=True))
+    progress = tqdm(windows, desc=f"parity of {name}", unit="batch", leave=False, disable=None)
+    for seen in deviations(ask_it, reference, trial.thresholds, progress):
+        if is_flip(seen.expected, seen.score):
+            frame = f"{golden.entries[seen.index].file} ({golden.entries[seen.index].source})"
+            raise ParityError(
+                f"{name} reverses the verdict on {frame} at batch size {seen.batch_size}: "
+                f"the checkpoint scores {seen.expected:.4f}, the engine {seen.score:.4f}"
+            )
+        yield seen
+
+
+def _on_survey(batch_size: int, ask_it: Ask, trial: Trial) -> Iterator[float]:
+    """The score's deviation on each frame."""
+    frames, scale = trial.survey.frames, trial.thresholds.image
+    expected = scale.scores(trial.survey.scores)
+    for window in cyclic_windows(len(frames), (batch_size,)):
+        yield from np.abs(scale.scores(ask_it(frames[window]).score) - expected[window]).tolist()
+
+
+def _ask(engine: Engine, precision: Precision, frames: NDArray[np.uint8]) -> Answer:
     """Raises EngineFailed also if a value is not finite: the service could not judge the frame."""
-    heatmaps, scores = ask(engine, frames)
-    if not (np.isfinite(heatmaps).all() and np.isfinite(scores).all()):
-        why = ", since values in it overflow float16" if in_float16(name) else ""
+    answer = ask(engine, frames)
+    if not (np.isfinite(answer.heatmap).all() and np.isfinite(answer.score).all()):
+        why = ", since values in it overflow float16" if precision == "fp16" else ""
         raise EngineFailed(f"its output is NaN or infinite{why}")
-    return heatmaps, scores
+    return answer
 
 
 def is_flip(reference: float, score: float) -> bool:
@@ -188,6 +190,6 @@ def is_flip(reference: float, score: float) -> bool:
     return verdict == ("OK" if reference > THRESHOLD else "NG")
 
 
-def _largest(deviations: NDArray[np.float64]) -> float:
-    largest = float(np.abs(deviations).max())
-    return largest if math.isfinite(largest) else math.inf
+def _largest(deviations: Iterable[float]) -> float:
+    """Infinite if one of them is NaN."""
+    return max(deviation if math.isfinite(deviation) else math.inf for deviation in deviations)

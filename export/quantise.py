@@ -20,6 +20,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from export.bundle.joints import FRAMES, STUDENT, TEACHER
 from export.nodes import ancestors
+from training.messages import one_line
 
 _CONVOLUTIONS = ["Conv", "ConvTranspose"]
 _BATCH = 4
@@ -47,7 +48,7 @@ def quantise(model: onnx.ModelProto, frames: NDArray[np.uint8]) -> onnx.ModelPro
     try:
         return _quantised(model, frames, chosen)
     except Exception as error:  # exceptions of this library have no common base class
-        raise QuantisingError(f"the graph can't be quantised: {error}") from error
+        raise QuantisingError(f"the graph can't be quantised: {one_line(error)}") from error
 
 
 def _quantised(model: onnx.ModelProto, frames: NDArray[np.uint8], chosen: list[str]) -> onnx.ModelProto:
@@ -75,8 +76,7 @@ class _Batches(CalibrationDataReader):  # type: ignore[misc]  # untyped library
         self._batches = iter([frames[start : start + _BATCH] for start in range(0, len(frames), _BATCH)])
 
     def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
-        (name,) = FRAMES
-        return next(({name: batch} for batch in self._batches), None)
+        return next(({FRAMES: batch} for batch in self._batches), None)
 
 
 def _to_quantise(nodes: Iterable[onnx.NodeProto]) -> Iterator[str]:

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from scipy.stats import beta
 
-from export.bundle.manifest import FLOAT32_CONVOLUTIONS, EngineEntry, GoldenFrame, Thresholds
+from export.bundle.manifest import FLOAT32_CONVOLUTIONS, GoldenFrame, Thresholds
 from export.calibrate import allowed_rejects
-from export.proof import EngineParity
+from export.proof import Proved
 
 Say = Callable[[str, str], None]
 """Prints a topic and a line of text; an empty topic continues the one before."""
@@ -50,9 +50,7 @@ def show_golden(entries: Sequence[GoldenFrame], say: Say) -> None:
         say("", "no defective part is known: the engines are not proved on any")
 
 
-def show_parity(
-    certified: Iterable[tuple[EngineEntry, EngineParity]], left_out: Mapping[str, str], say: Say
-) -> None:
+def show_parity(certified: Iterable[Proved], left_out: Mapping[str, str], say: Say) -> None:
     """One line per engine: the largest deviations from the checkpoint, on the 0 to 1 scales, and the time per
     image at the smallest and at the largest batch size."""
     say(
@@ -67,7 +65,7 @@ def show_parity(
         deviations = f"{proof.max_score_deviation:8.1e} {proof.max_heatmap_deviation:8.1e}"
         times = proof.ms_per_image
         speed = f"{times[0]:5.1f} … {times[-1]:.1f}" if times else "not timed"
-        if entry.float32_convolutions != FLOAT32_CONVOLUTIONS[0]:
+        if entry.float32_convolutions != FLOAT32_CONVOLUTIONS:
             speed += f" ({entry.float32_convolutions} convolutions in float32)"
         say("", f"{start} {deviations} {proof.guard_band:8.1e} {proof.flips:5} {speed}")
     for name, reason in left_out.items():

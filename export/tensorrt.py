@@ -5,7 +5,6 @@ NVIDIA's licence covers the libraries and also the plans they build: read it bef
 
 import importlib
 import importlib.util
-import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,13 +12,14 @@ import onnx
 from onnx import TensorProto, helper
 
 from export.bundle.engines.engine import first_line
+from export.bundle.engines.kinds import kind
 from export.bundle.engines.nvidia import RTX_PLUGIN, compute_capability
 from export.bundle.engines.tensorrt import PROVIDERS
+from export.bundle.joints import ANSWER, FRAMES
 from export.bundle.manifest import BATCH_SIZES, HALF_GRAPH, BundleError, EngineEntry, Plan
 from training.files import file_digest
 from training.geometry import Geometry
 
-ID = re.compile(r"(tensorrt|tensorrt-rtx)-fp16-sm(\d{2,3})")
 RTX_TARGETS = ("86", "89", "120")
 """Compute capabilities that the provider for RTX accepts: A10 and RTX 30, L4 and RTX 40, RTX 50."""
 _BATCH = (min(BATCH_SIZES), 4, max(BATCH_SIZES))
@@ -94,9 +94,10 @@ def build_plan(name: str, root: Path, geometry: Geometry) -> EngineEntry:
 
 
 def _parse(name: str) -> tuple[Literal["tensorrt", "tensorrt-rtx"], str]:
-    match = ID.fullmatch(name)
-    assert match is not None, name
-    return ("tensorrt-rtx" if match[1] == "tensorrt-rtx" else "tensorrt"), match[2]
+    """TensorRT's flavour, and the compute capability as the id has it, such as "89"."""
+    flavour = kind(name).runtime
+    assert flavour == "tensorrt" or flavour == "tensorrt-rtx", name
+    return flavour, name.rpartition("-sm")[2]
 
 
 def _capability(target: str) -> str:
@@ -133,7 +134,7 @@ def _serialized(module: Any, flavour: str, target: str, graph: Path, geometry: G
         config.num_compute_capabilities = 1
         config.set_compute_capability(getattr(module.ComputeCapability, f"SM{target}"), 0)
     profile = builder.create_optimization_profile()
-    profile.set_shape("frames", *((batch, geometry.height, geometry.width, 3) for batch in _BATCH))
+    profile.set_shape(FRAMES, *((batch, geometry.height, geometry.width, 3) for batch in _BATCH))
     config.add_optimization_profile(profile)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
@@ -145,8 +146,8 @@ def _wrapper(plan: str, provider: str, geometry: Geometry) -> onnx.ModelProto:
     """A graph of a single node that refers to the file `plan` in the same folder."""
     node = helper.make_node(
         "EPContext",
-        ["frames"],
-        ["heatmap", "score"],
+        [FRAMES],
+        ANSWER,
         domain="com.microsoft",
         main_context=1,
         embed_mode=0,
@@ -154,13 +155,14 @@ def _wrapper(plan: str, provider: str, geometry: Geometry) -> onnx.ModelProto:
         source=provider,
     )
     size = [geometry.height, geometry.width]
+    heatmap, score = ANSWER
     graph = helper.make_graph(
         [node],
         "plan",
-        [helper.make_tensor_value_info("frames", TensorProto.UINT8, ["N", *size, 3])],
+        [helper.make_tensor_value_info(FRAMES, TensorProto.UINT8, ["N", *size, 3])],
         [
-            helper.make_tensor_value_info("heatmap", TensorProto.FLOAT, ["N", *size]),
-            helper.make_tensor_value_info("score", TensorProto.FLOAT, ["N"]),
+            helper.make_tensor_value_info(heatmap, TensorProto.FLOAT, ["N", *size]),
+            helper.make_tensor_value_info(score, TensorProto.FLOAT, ["N"]),
         ],
     )
     opsets = [helper.make_opsetid("", 18), helper.make_opsetid("com.microsoft", 1)]

@@ -23,9 +23,8 @@ class _Jointed(nn.Module):
         self.drd = drd
 
     def forward(self, frames: Tensor) -> tuple[Tensor, ...]:
-        floats = frames.float()  # the first operation: TensorRT accepts uint8 in casts only
-        features = self.drd.teacher(floats)
-        restored = self.drd.restore(features)
+        # The cast is the first operation: TensorRT accepts uint8 in casts only.
+        features, restored = self.drd.features(frames.float())
         answer = self.drd.heatmap(self.drd.compare(features, restored))
         return *answer, *features, *restored
 
@@ -42,7 +41,7 @@ def trace(drd: DRD, geometry: Geometry) -> onnx.ModelProto:
             (example,),
             dynamo=True,
             dynamic_shapes=({0: batch},),
-            input_names=FRAMES,
+            input_names=(FRAMES,),
             output_names=ANSWER + TEACHER + STUDENT[-drd.student.levels :],
             opset_version=_OPSET,
             verbose=False,

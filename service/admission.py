@@ -67,7 +67,7 @@ class Admission:
         lane.last_undated = max(lane.last_undated, arrived + self._patience + 2 * len(self._frames) * each)
         return lane.last_undated
 
-    def check(self, lane: Lane, order: float, deadline: float | None) -> float:
+    def check(self, lane: Lane, deadline: float | None) -> float:
         """Raises Busy when the queue is full or the frame would be late. Returns its forecast in seconds, 0
         without a deadline."""
         if lane.frames >= self.max_frames:
@@ -75,7 +75,7 @@ class Admission:
             raise Busy("the queue is full", reason="queue_frames", retry_after=wait)
         if deadline is None:
             return 0.0
-        forecast = self._forecast(lane, order)
+        forecast = self._forecast(lane, deadline)
         late = self._late(lane, forecast, deadline)
         if late > 0 and not self._may_probe():
             why = f"the deadline can't be met: the answer would be about {1000 * late:.0f} ms late"
@@ -86,7 +86,7 @@ class Admission:
     def admitted(self, frame: Frame) -> Iterator[None]:
         """Holds a place for `frame` until the block ends; raises what `check` does."""
         deadline = frame.request.deadline
-        forecast = self.check(frame.lane, frame.order, deadline)
+        forecast = self.check(frame.lane, deadline)
         if deadline is not None and self._late(frame.lane, forecast, deadline) > 0:
             self._last_probe = time.monotonic()
         self._frames.add(frame)
@@ -120,10 +120,10 @@ class Admission:
         """Seconds by which a frame admitted now would miss its deadline; negative if it would be in time."""
         return time.monotonic() + forecast * lane.caution - deadline
 
-    def _forecast(self, lane: Lane, order: float) -> float:
+    def _forecast(self, lane: Lane, deadline: float) -> float:
         """Seconds until one more frame of `lane` is answered, given the frames ahead of it."""
         on_workers, on_engine, waiting = 0.0, 0.0, 1
-        ahead = Counter((frame.lane, frame.stage) for frame in self._frames if frame.order <= order)
+        ahead = Counter((frame.lane, frame.stage) for frame in self._frames if frame.order <= deadline)
         for (other, stage), frames in ahead.items():
             pace = other.pace
             on_workers += frames * (pace.post.seconds + (stage == Stage.DECODE) * pace.decode.seconds)

@@ -11,7 +11,6 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
-from PIL import Image
 from starlette.types import ASGIApp
 
 from export.bundle import Bundle, TrustedKey
@@ -23,12 +22,12 @@ from service.http.protocol import Limits
 from service.http.server import Server as HttpServer
 from service.inspector import Inspector
 from service.listen import listen, name_of
+from service.logs import Troubles
 from service.metrics import Metrics
 from service.rpc.server import Server as GrpcServer
 from service.settings import Address, Settings
-from service.telemetry import open_traces
 from service.tls import Tls
-from service.traces import Traces
+from service.traces import Traces, open_traces
 from service.version import Start
 
 _logger = logging.getLogger(__name__)
@@ -51,10 +50,10 @@ class Service:
         self.http: tuple[Address, ...] = ()
         self.grpc: tuple[Address, ...] = ()
         self.admin: tuple[Address, ...] = ()
-        self._http: HttpServer | None = None
-        self._grpc: GrpcServer | None = None
+        self._http_server: HttpServer | None = None
+        self._grpc_server: GrpcServer | None = None
         self._hurry = asyncio.Event()
-        self._why_not_ready = ""
+        self._troubles = Troubles()
 
     async def open(self) -> None:
         """Listens on every address, or raises CannotListen. What is registered first is closed last."""
@@ -71,11 +70,11 @@ class Service:
             ends.push_async_callback(admin.stop, 1)
         if settings.http:
             app = make_app(self._calls, self.access, settings)
-            self._http, self.http = await self._serve(app, settings.http, self.tls)
+            self._http_server, self.http = await self._serve(app, settings.http, self.tls)
         if settings.grpc:
-            self._grpc = GrpcServer(self._calls, self.access, self.tls, settings)
-            self.grpc = tuple(self._grpc.bind(address) for address in settings.grpc)
-            await self._grpc.start()
+            self._grpc_server = GrpcServer(self._calls, self.access, self.tls, settings)
+            self.grpc = tuple(self._grpc_server.bind(address) for address in settings.grpc)
+            await self._grpc_server.start()
         ends.callback(self.inspector.life.close)
         ends.push_async_callback(self._close_doors)
         ends.callback(self.history.close)
@@ -87,13 +86,13 @@ class Service:
         self._ends.push_async_callback(self._withdraw)
         self._show_health()
         watch = self._settings.watch_seconds
-        for follow, seconds in (
-            (self._follow_models, watch),
-            (self._follow_health, watch),
-            (self._follow_tokens, watch / 2),  # a change counts when it was read twice
-            (self._follow_certificates, watch),
+        for what, follow, seconds in (
+            ("the models folder", self._follow_models, watch),
+            ("health", self._follow_health, watch),
+            ("tokens", self._follow_tokens, watch / 2),  # a change counts when it was read twice
+            ("certificates", self._follow_certificates, watch),
         ):
-            self._ends.callback(asyncio.create_task(repeat(follow, seconds)).cancel)
+            self._ends.callback(asyncio.create_task(repeat(what, follow, seconds)).cancel)
 
     def hurry(self) -> None:
         """Shortens the shutdown: no lame-duck time, and one second for requests under way."""
@@ -123,11 +122,11 @@ class Service:
             await asyncio.wait_for(self._hurry.wait(), self._settings.lame_duck_seconds)
 
     async def _close_doors(self) -> None:
-        doors = [door for door in (self._http, self._grpc) if door is not None]
+        doors = [door for door in (self._http_server, self._grpc_server) if door is not None]
         hurrying = asyncio.create_task(self._cut_short(doors))
         ends = time.monotonic() + self._settings.drain_seconds
-        if self._grpc is not None:
-            await self._grpc.end_streams(self._settings.drain_seconds)
+        if self._grpc_server is not None:
+            await self._grpc_server.end_streams(self._settings.drain_seconds)
         left = max(0.0, ends - time.monotonic())
         await asyncio.gather(*(door.stop(left) for door in doors))
         hurrying.cancel()
@@ -138,11 +137,10 @@ class Service:
 
     def _show_health(self) -> None:
         reason = self.inspector.life.why_not_ready
-        if reason != self._why_not_ready:
+        if self._troubles.note(reason):
             _logger.warning(f"not ready: {reason}" if reason else "ready again")
-            self._why_not_ready = reason
-        if self._grpc is not None:
-            self._grpc.show(ready=self.inspector.life.ready)
+        if self._grpc_server is not None:
+            self._grpc_server.show(ready=self.inspector.life.ready)
 
     async def _serve(
         self, app: ASGIApp, addresses: tuple[Address, ...], tls: Tls | None = None
@@ -156,18 +154,17 @@ class Service:
         return server, names
 
 
-async def repeat(step: Callable[[], Awaitable[None]], seconds: float) -> None:
-    """Runs `step` every `seconds`, for ever. An unexpected failure that repeats is logged once."""
-    trouble = ""
+async def repeat(what: str, follow: Callable[[], Awaitable[None]], seconds: float) -> None:
+    """Calls `follow` every `seconds`, for ever. An unexpected failure that repeats is logged once."""
+    troubles = Troubles()
     while True:
         await asyncio.sleep(seconds)
         try:
-            await step()
-            trouble = ""
+            await follow()
+            troubles.note("")
         except Exception as error:  # a bug must not end the task unnoticed
-            if repr(error) != trouble:
-                _logger.exception("a change on disk could not be applied; it is tried again")
-            trouble = repr(error)
+            if troubles.note(repr(error)):
+                _logger.exception("following %s failed; it is tried again", what)
 
 
 def _tls(settings: Settings) -> Tls | None:
@@ -182,7 +179,6 @@ async def open_service(
     settings: Settings, start: Start = Bundle.start, traces: Traces | None = None
 ) -> AsyncIterator[Service]:
     """A service with open doors, its products not loaded yet. On exit it first answers what it accepted."""
-    Image.MAX_IMAGE_PIXELS = None  # the service has a limit of its own, which is a setting
     async with AsyncExitStack() as ends:
         service = Service(settings, ends, start, traces)
         await service.open()

@@ -10,11 +10,11 @@ from typing import Self
 
 from service.errors import Denied, Outcome, Refused, ServiceError
 from service.history import NOT_INSPECTED, History
-from service.inspection import Door, Inspection
 from service.inspector import Inspector
 from service.metrics import UNKNOWN, Metrics
 from service.record import Record
 from service.traces import Carrier, Traces
+from service.values import Door, Inspection
 
 _TIMERS_DIFFER_SECONDS = 0.01
 """At a call's deadline gRPC may cancel it just before our own timer ends it."""
@@ -113,17 +113,17 @@ class Call:
         if self.caller:
             facts["caller"] = self.caller
         if self.inspection is not None:
-            reading = self.inspection.reading
+            finding = self.inspection.finding
             facts |= {
                 "version": self.inspection.version,
                 "bundle_digest": self.inspection.bundle_digest,
                 "sha256": self.inspection.image.sha256,
                 "engine": self.inspection.engine,
-                "verdict": reading.verdict,
-                "reason": reading.reason,
-                "unfamiliar": reading.unfamiliar,
-                "score": round(reading.score, 4),
-                "raw_score": reading.raw_score,
+                "verdict": finding.verdict,
+                "reason": finding.reason,
+                "unfamiliar": finding.unfamiliar,
+                "score": round(finding.score, 4),
+                "raw_score": finding.raw_score,
                 "batch_size": self.inspection.batch_size,
                 "timings_ms": self.inspection.timings.milliseconds(),
             }

@@ -9,7 +9,7 @@ itself runs outside the event loop.
 import asyncio
 import logging
 import time
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,10 +18,10 @@ from export.bundle import BundleError, TrustedKey
 from service.errors import NotLoaded, NotServing
 from service.folder import Fingerprint, scan
 from service.lane import Lane
+from service.logs import Troubles
 from service.metrics import Metrics
 from service.settings import Settings
 from service.slot import Slot
-from service.state import State
 from service.threads import in_daemon
 from service.version import Start, Version, free
 
@@ -47,7 +47,7 @@ class Catalog:
         self._keep_old_seconds = settings.keep_old_seconds
         self._slot, self._metrics = slot, metrics
         self._products = dict[str, Product]()
-        self._troubles = dict[str, str]()
+        self._troubles = Troubles()
         self._retiring = set[asyncio.Task[None]]()
 
     def versions(self, product: str | None = None) -> list[Version]:
@@ -95,23 +95,20 @@ class Catalog:
         try:
             found = await in_daemon(partial(scan, self._folder))
         except OSError as error:
-            self._tell("", f"the models folder can't be read, loaded versions stay: {error}")
+            self._tell(f"the models folder can't be read, loaded versions stay: {error}")
             return
-        self._tell("", None)
+        self._tell("")
         for name in sorted(self._products.keys() | found.keys()):
             versions = found.get(name, {})
             if isinstance(versions, OSError):  # no permission, or a network share that is away
-                self._tell(name, f"{name} can't be read, its loaded versions stay: {versions}")
+                self._tell(f"{name} can't be read, its loaded versions stay: {versions}", name)
             else:
-                self._tell(name, None)
+                self._tell("", name)
                 await self._follow(name, versions)
 
-    def _tell(self, place: str, trouble: str | None) -> None:
-        """Logs a trouble with a folder once, and not at every scan while it lasts."""
-        if trouble is None:
-            self._troubles.pop(place, None)
-        elif self._troubles.get(place) != trouble:
-            self._troubles[place] = trouble
+    def _tell(self, trouble: str, product: str = "") -> None:
+        """Logs a trouble with a folder, "" for none."""
+        if self._troubles.note(trouble, product) and trouble:
             _logger.error(trouble)
 
     async def close(self) -> None:
@@ -123,7 +120,7 @@ class Catalog:
 
     async def _follow(self, name: str, on_disk: Mapping[int, Fingerprint]) -> None:
         product = self._products.setdefault(name, Product(name))
-        removed = _look(product.versions, on_disk)
+        removed = _note_absent(product.versions, on_disk)
         if not on_disk and removed == product.versions:
             self._remove(product)
             return
@@ -154,7 +151,7 @@ class Catalog:
         if serving is None or serving.number not in on_disk:
             return
         found = on_disk[serving.number]
-        # What serves has its own; what FAILED has been looked at.
+        # A fingerprint already known, of the serving or of a FAILED version, needs no new look.
         if any((v.number, v.fingerprint) == (serving.number, found) for v in product.versions):
             return
         if await in_daemon(partial(serving.is_unchanged, self._trusted)):
@@ -183,10 +180,10 @@ class Catalog:
 
     def _swap(self, product: Product, version: Version) -> None:
         before, product.serving = product.serving, version
-        for older in product.versions:
-            older.hurry.set()
+        for other in product.versions:
+            if other.state == "DRAINING":  # only the last one before is kept for a while
+                other.hurry.set()
         if before is not None:
-            before.hurry.clear()
             self._retire(before)
 
     def _remove(self, product: Product) -> None:
@@ -225,16 +222,12 @@ class Catalog:
         self._metrics.forget(product.name)
 
     def _show(self, product: Product) -> None:
-        self._metrics.show(product.name, _facts(product.versions))
+        self._metrics.show(product.name, product.versions)
 
 
-def _look(versions: list[Version], on_disk: Container[int]) -> list[Version]:
+def _note_absent(versions: list[Version], on_disk: Container[int]) -> list[Version]:
     """Notes which are absent; returns those that were absent in the scan before, too."""
     removed = [version for version in versions if version.absent and version.number not in on_disk]
     for version in versions:
         version.absent = version.number not in on_disk
     return removed
-
-
-def _facts(versions: list[Version]) -> Iterator[tuple[int, State, Lane | None]]:
-    return ((version.number, version.state, version.lane) for version in versions)

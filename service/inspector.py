@@ -13,20 +13,20 @@ from export.bundle import Bundle, FrameFailed, TrustedKey
 from service.admission import Admission, Holding
 from service.catalog import Catalog
 from service.errors import DeadlinePassed, InspectionFailed, ServiceError
-from service.inspection import Inspection, Request
 from service.lane import Frame, Stage
 from service.life import Life
 from service.metrics import Metrics
 from service.settings import Settings
 from service.slot import Slot
+from service.values import Inspection, Request
 from service.version import Start
-from service.workers import Workers
+from service.workers.front import Workers
 
 _logger = logging.getLogger(__name__)
 
 
 class Inspector:
-    """Owns the workers and the engine slot. Runs on the event loop only."""
+    """Owns the workers, the engine slot, the catalog and admission. Runs on the event loop only."""
 
     def __init__(
         self,
@@ -54,14 +54,13 @@ class Inspector:
         """Starts the workers, so that the first frame need not wait for it."""
         await self._workers.start()
 
-    def check(self, product: str, version: int | None, arrived: float, deadline: float | None) -> None:
+    def check(self, product: str, version: int | None, deadline: float | None) -> None:
         """Raises what would refuse a frame now, before its image is received.
 
         It reserves no place: a frame whose image never arrives would block it.
         """
         self.life.check()
-        lane = self.catalog.lane(product, version)
-        self._admission.check(lane, self._admission.order(lane, arrived, deadline), deadline)
+        self._admission.check(self.catalog.lane(product, version), deadline)
 
     async def inspect(self, request: Request) -> Inspection:
         """The verdict on one image; raises ServiceError. Cancelling it frees the frame's place at once."""
@@ -109,38 +108,27 @@ class Inspector:
     async def _through_all_stages(self, frame: Frame) -> Inspection:
         request, lane, timings = frame.request, frame.lane, frame.timings
 
-        decoded = await self._workers.decode(
-            frame.order, request.image, lane.manifest.geometry, request.declared, lane.pace.decode
-        )
+        decoded = await self._workers.decode(frame)
         (timings.decode,) = decoded.spent
         frame.decoded = decoded.made
-        frame.end(Stage.QUEUE, *decoded.spent)
+        frame.enter(Stage.QUEUE, *decoded.spent)
 
         predicted = await self._slot.run(frame)
         timings.infer = predicted.seconds
-        frame.end(Stage.POST, predicted.seconds)
+        frame.enter(Stage.POST, predicted.seconds)
 
-        read = await self._workers.read(
-            frame.order,
-            predicted.heatmap,
-            predicted.score,
-            frame.decoded,
-            lane,
-            request.parts,
-            request.image,
-        )
+        read = await self._workers.read(frame, predicted)
         timings.post, timings.encode = read.spent
-        frame.end(Stage.POST, *read.spent)
+        frame.enter(Stage.POST, *read.spent)
 
         return Inspection(
             product=lane.product,
             version=lane.version,
             bundle_digest=lane.digest,
             engine=lane.predictor.engine_id,
-            reading=read.made.finding,
+            finding=read.made.finding,
             raw_threshold=lane.manifest.thresholds.image.threshold,
             guard_band=lane.predictor.guard_band,
-            min_area=lane.manifest.min_area,
             sent=request.image,
             image=frame.decoded,
             parts=request.parts,

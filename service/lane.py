@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from export.bundle import Predictor
 from service.batching import BatchQueue
-from service.inspection import Decoded, Request, Timings
 from service.pace import Pace
+from service.values import Decoded, Request, Timings
 
 
 class Stage(IntEnum):
@@ -49,7 +49,7 @@ class Frame:
     timings: Timings = field(default_factory=Timings)
     decoded: Decoded | None = None
 
-    def end(self, stage: Stage, *spent: float) -> None:
+    def enter(self, stage: Stage, *spent: float) -> None:
         """Enters `stage`. `spent` are the seconds of the steps before; the rest counts as waiting."""
         now = time.monotonic()
         self.timings.queue += now - self.since - sum(spent)

@@ -4,7 +4,7 @@ from service.catalog import Catalog
 from service.errors import NotServing
 from service.metrics import Metrics
 from service.slot import Slot
-from service.state import State
+from service.version import State
 
 
 class Life:

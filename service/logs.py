@@ -12,6 +12,20 @@ from service.errors import showable
 _OWN = set(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 
 
+class Troubles:
+    """What goes wrong for a while is to be logged once, not at every look while it lasts."""
+
+    def __init__(self) -> None:
+        self._now = dict[str, str]()
+
+    def note(self, trouble: str, place: str = "") -> bool:
+        """Notes the trouble there is at `place`, "" for none. Whether it differs from that noted before."""
+        before = self._now.pop(place, "")
+        if trouble:
+            self._now[place] = trouble
+        return trouble != before
+
+
 class JsonLines(logging.Formatter):
     """One object per record: time, level, message, and the record's extra fields."""
 

@@ -17,9 +17,9 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from export.bundle import BATCH_SIZES, Verdict, program_version
 from service.errors import Outcome
-from service.inspection import STAGES, Door, Inspection
 from service.lane import Lane
-from service.state import State
+from service.values import STAGES, Door, Inspection
+from service.version import State, Version
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 UNKNOWN = "unknown"
@@ -97,29 +97,30 @@ class Metrics:
     def answered(self, door: str, inspection: Inspection) -> None:
         """Records a request that got its verdict."""
         product, timings = inspection.product, inspection.timings
-        self.verdicts.labels(product, inspection.reading.verdict).inc()
-        if inspection.reading.verdict == "REVIEW":
-            self.reviews.labels(product, inspection.reading.reason).inc()
+        self.verdicts.labels(product, inspection.finding.verdict).inc()
+        if inspection.finding.verdict == "REVIEW":
+            self.reviews.labels(product, inspection.finding.reason).inc()
         if timings.total > self._takt_seconds:
             self.late.labels(product).inc()
-        self.score.labels(product).observe(inspection.reading.score)
+        self.score.labels(product).observe(inspection.finding.score)
         self.request_seconds.labels(product, door).observe(timings.total)
         for stage in STAGES:
             self.stage_seconds.labels(product, stage).observe(getattr(timings, stage))
 
-    def show(self, product: str, versions: Iterable[tuple[int, str, Lane | None]]) -> None:
-        """Sets the gauges of `product` from number, state and, where loaded, lane of each version."""
+    def show(self, product: str, versions: Iterable[Version]) -> None:
+        """Sets the gauges of `product` from its versions."""
         self._begin_at_zero(product)
         self._forget_versions(product)
         lanes = list[Lane]()
-        for number, state, lane in versions:
-            for name in get_args(State):
-                self.product_state.labels(product, str(number), name)  # 0, unless its replacement is in it
-            self.product_state.labels(product, str(number), state).set(1)
+        for version in versions:
+            number, lane = str(version.number), version.lane
+            for state in get_args(State):
+                self.product_state.labels(product, number, state)  # 0, unless its replacement is in it
+            self.product_state.labels(product, number, version.state).set(1)
             if lane is not None:
                 lanes.append(lane)
                 engine = lane.predictor.engine_id
-                self.bundle_info.labels(product, str(number), engine, lane.digest).set(1)
+                self.bundle_info.labels(product, number, engine, lane.digest).set(1)
                 self.parity_deviation.labels(product, engine).set(lane.predictor.deviation)
         self.queue_depth.labels(product).set_function(lambda: sum(lane.frames for lane in lanes))
 

@@ -15,14 +15,12 @@ from opentelemetry.trace import SpanKind, Status, StatusCode, format_trace_id
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import AttributeValue
 
-from service.traces import Carrier, Facts
-
 _OTLP = {"http/protobuf": "otlp_proto_http", "grpc": "otlp_proto_grpc"}
 """Entry point name of the exporter, by protocol."""
 
 
 class OpenTelemetry:
-    """Records spans with `provider`, and shuts it down on close."""
+    """The `Traces` of traces.py: records spans with `provider`, and shuts it down on close."""
 
     def __init__(self, provider: TracerProvider) -> None:
         self._provider = provider
@@ -38,7 +36,9 @@ class OpenTelemetry:
             provider.add_span_processor(BatchSpanProcessor(_exporter(exporter.strip(), environment)()))
         return OpenTelemetry(provider)
 
-    def record(self, facts: Facts, seconds: float, carrier: Carrier, failure: str | None) -> str:
+    def record(
+        self, facts: Mapping[str, object], seconds: float, carrier: Mapping[str, str], failure: str | None
+    ) -> str:
         ended = time.time_ns()
         span = self._tracer.start_span(
             "inspect",
@@ -66,7 +66,7 @@ def _exporter(name: str, environment: Mapping[str, str]) -> type[SpanExporter]:
     raise LookupError(name)
 
 
-def _attributes(facts: Facts) -> dict[str, AttributeValue]:
+def _attributes(facts: Mapping[str, object]) -> dict[str, AttributeValue]:
     """`drd.NAME`, and `drd.STAGE_ms` for the timings."""
     attributes = dict[str, AttributeValue]()
     for name, value in facts.items():

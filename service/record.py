@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.bundle import THRESHOLD, Region
-from service.inspection import Inspection, Timings
+from service.values import Inspection, Timings, region_facts
 
 _MAX_REGIONS = 32
 
@@ -46,7 +46,7 @@ class Record:
     raw_threshold: float
     guard_band: float
     small: bool
-    """No region over the threshold is as large as the product's smallest defect."""
+    """As in `Finding`."""
     regions: tuple[Region, ...]
     """Those with the highest peaks."""
     width: int
@@ -61,7 +61,7 @@ class Record:
 
     @classmethod
     def of(cls, inspection: Inspection, door: str, request_id: str, frame_id: str) -> Self:
-        reading, image = inspection.reading, inspection.image
+        finding, image = inspection.finding, inspection.image
         return cls(
             request_id=request_id,
             frame_id=frame_id,
@@ -69,14 +69,14 @@ class Record:
             product=inspection.product,
             version=inspection.version,
             engine=inspection.engine,
-            verdict=reading.verdict,
-            reason=reading.reason,
-            score=reading.score,
-            raw_score=reading.raw_score,
+            verdict=finding.verdict,
+            reason=finding.reason,
+            score=finding.score,
+            raw_score=finding.raw_score,
             raw_threshold=inspection.raw_threshold,
             guard_band=inspection.guard_band,
-            small=inspection.min_area > max((_area(region) for region in reading.regions), default=0),
-            regions=reading.regions[:_MAX_REGIONS],
+            small=finding.small,
+            regions=finding.regions[:_MAX_REGIONS],
             width=image.width,
             height=image.height,
             batch_size=inspection.batch_size,
@@ -103,17 +103,9 @@ class Record:
             "raw_threshold": self.raw_threshold,
             "guard_band": self.guard_band,
             "small": self.small,
-            "regions": [
-                {"x": r.x, "y": r.y, "width": r.width, "height": r.height, "area": r.area, "peak": r.peak}
-                for r in self.regions
-            ],
+            "regions": [region_facts(region) for region in self.regions],
             "image": {"width": self.width, "height": self.height},
             "batch_size": self.batch_size,
             "timings_ms": self.timings.milliseconds(),
             "pictures": self.pictures is not None,
         }
-
-
-def _area(region: Region) -> int:
-    """In pixels; 0 for the region that is only reported because an NG had none over the pixel threshold."""
-    return region.area if region.peak >= THRESHOLD else 0

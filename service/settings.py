@@ -14,7 +14,7 @@ from export.bundle import MAX_IMAGE_PIXELS, cores_allowed
 
 MEBIBYTE = 2**20
 _LONGEST = 30 * 24 * 3600
-"""Seconds. A longer time is rather a mistake, and timers fail somewhere above it."""
+"""Seconds. A longer time is probably a mistake, and timers fail somewhere above it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +114,8 @@ class Settings(BaseSettings):
     max_image_frames: Count = 16
     """Images in one file (pages of a TIFF, frames of an animated PNG); the first is inspected."""
     decode_seconds: Seconds = 5
-    """CPU time for decoding one image, four times that for making its output images; twenty times that in
-    all, after which the worker is ended."""
+    """CPU time for decoding one image, four times that for making its output images; and twenty times that by
+    the clock, after which the worker is ended."""
     decode_bytes: Memory = 1536 * MEBIBYTE
     """Memory for one image, in addition to a worker's memory at its start; 40 megapixels take 1 GiB."""
     max_queued_frames: Count = 256

@@ -1,4 +1,4 @@
-"""The engine slot: one thread per device, shared by all products.
+"""The engine slot: one thread for the engines of all products.
 
 Queues are popped only when the engine is free, so batches form while it is busy: a lone frame never waits for
 others, and no timer is needed.
@@ -12,12 +12,12 @@ from contextlib import suppress
 
 import numpy as np
 
-from export.bundle import EngineFailed, Prediction
+from export.bundle import Answer, EngineFailed
 from service.batching import Taken
 from service.errors import DeadlinePassed, InspectionFailed, NotServing
 from service.lane import Frame, Lane, Predicted, Stage
 from service.metrics import Metrics
-from service.settle import settle
+from service.threads import settle
 from service.version import out_of_memory
 
 _LOOK_SECONDS = 0.5
@@ -179,7 +179,7 @@ def _settle(frames: list[Frame], outcomes: Sequence[Predicted | Exception]) -> N
         settle(frame.predicted, outcome)
 
 
-def _predict(lane: Lane, batch: list[Frame]) -> Prediction:
+def _predict(lane: Lane, batch: list[Frame]) -> Answer:
     pixels = np.stack([frame.decoded.pixels for frame in batch if frame.decoded is not None])
     prediction = lane.predictor.predict(pixels)
     if not len(batch) == len(prediction.score) == len(prediction.heatmap):

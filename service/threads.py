@@ -1,4 +1,4 @@
-"""Work that may block for minutes, on a thread of its own."""
+"""Setting futures of the event loop, and work that may block for minutes, on a thread of its own."""
 
 import asyncio
 import threading
@@ -6,9 +6,17 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeVar
 
-from service.settle import settle
-
 Result = TypeVar("Result")
+
+
+def settle(future: asyncio.Future[Result], outcome: Result | Exception) -> None:
+    """Call on the event loop of `future`. Does nothing if it is done or cancelled already."""
+    if future.done():
+        return
+    if isinstance(outcome, Exception):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)
 
 
 async def in_daemon(work: Callable[[], Result]) -> Result:

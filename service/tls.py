@@ -13,6 +13,8 @@ from typing import Any
 import grpc
 from cryptography import x509
 
+from service.logs import Troubles
+
 _logger = logging.getLogger(__name__)
 
 
@@ -47,7 +49,7 @@ class Tls:
         """For uvicorn's listeners."""
         self._material = self._read()
         self._put_in_force(self._material)
-        self._trouble = ""
+        self._troubles = Troubles()
 
     def refresh(self) -> None:
         """Reloads changed files. Invalid ones, such as a new certificate before its key, change nothing."""
@@ -55,13 +57,13 @@ class Tls:
             material = self._read()
             if material != self._material:
                 self._put_in_force(material)
+                self._material = material
                 _logger.info("certificate reloaded, valid until %s", self.expires.isoformat())
         except TlsError as error:
-            if str(error) != self._trouble:
+            if self._troubles.note(str(error)):
                 _logger.error("the certificate in use is kept: %s", error)
-            self._trouble = str(error)
-            return
-        self._material, self._trouble = material, ""
+        else:
+            self._troubles.note("")
 
     def seconds_left(self) -> float:
         """Seconds until the first certificate of the chain in use expires; negative afterwards."""

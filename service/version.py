@@ -9,13 +9,15 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from export.bundle import Bundle, BundleError, Predictor, TrustedKey
 from service.errors import showable
 from service.folder import Fingerprint
 from service.lane import Lane
-from service.state import State
 
+State = Literal["STARTING", "READY", "DRAINING", "FAILED"]
+"""Of a version, and of the service as a whole."""
 Start = Callable[[Bundle, str], Predictor]
 """Starts a bundle's engine: `Bundle.start`, or a replacement in tests and benchmarks."""
 _RETRY_SECONDS = 30

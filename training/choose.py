@@ -80,6 +80,14 @@ def choose_rule(drd: DRD, recipe: Recipe, select: Tensor, seed: int) -> list[Can
     return [chosen, *(candidate for candidate in tried if candidate is not chosen)]
 
 
+def jumps(drd: DRD, select: Tensor) -> int:
+    """For how many of `select` DRD's refinement takes another level when computed in bfloat16."""
+    with torch.autocast(drd.heatmap.scale.device.type, torch.bfloat16):
+        rounded = [one.float() for one in _maps(drd, select)]
+    chosen, there = map(drd.heatmap.least_varying, (_maps(drd, select), rounded))
+    return int((chosen != there).sum())
+
+
 def preset(recipe: Recipe) -> Preset:
     """The damage to judge by; a recipe without the second stream is judged by `mix`."""
     return "mix" if recipe.synthesis == "none" else recipe.synthesis

@@ -12,6 +12,7 @@ from training.checkpoint import CheckpointError
 from training.datasets import DatasetError
 from training.geometry import UnreadableImage
 from training.loop import TrainingError
+from training.messages import out_of_memory
 from training.model.teacher import BackboneError
 from training.names import PRODUCT_NAME
 from training.recipe import PRESETS, RecipeError
@@ -28,8 +29,6 @@ _FAILURES = (
     UnreadableImage,
     OSError,
 )
-_NO_MEMORY = re.compile("DefaultCPUAllocator|bad_alloc|out of memory|ALLOC_FAILED")
-"""In the RuntimeErrors of torch, CUDA and its libraries, most of which have no class of their own."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"drd-train: {error}", file=sys.stderr)
         return 2 if isinstance(error, RecipeError) else 1
     except (MemoryError, RuntimeError) as error:
-        if not (isinstance(error, MemoryError) or _NO_MEMORY.search(str(error))):
+        if not out_of_memory(error):
             raise
         advice = "try a smaller --size, or a smaller `batch` in a recipe file"
         print(f"drd-train: not enough memory; {advice}", file=sys.stderr)

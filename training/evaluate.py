@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from training.datasets import Sample, read_mask
-from training.geometry import Geometry, read_rgb, upright_shape
+from training.geometry import Geometry, read_rgb
 from training.metrics import Quality, quality
 
 Predict = Callable[[NDArray[np.uint8]], tuple[NDArray[np.float32], NDArray[np.float32]]]
@@ -17,19 +18,49 @@ Predict = Callable[[NDArray[np.uint8]], tuple[NDArray[np.float32], NDArray[np.fl
 BATCH = 8
 
 
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A picture's `frame` uint8 `[H, W, 3]`, and the raw `heatmap` float32 `[H, W]` and `score` of it.
+    `source_size` (width, height) is the picture's, before it was resized."""
+
+    path: Path
+    source_size: tuple[int, int]
+    frame: NDArray[np.uint8]
+    heatmap: NDArray[np.float32]
+    score: float
+
+    @property
+    def finite(self) -> bool:
+        """Whether the network's output has neither NaN nor infinity."""
+        return bool(np.isfinite(self.score) and np.isfinite(self.heatmap).all())
+
+
 def read_frames(paths: Iterable[Path], geometry: Geometry) -> NDArray[np.uint8]:
     """Pictures at the network's size, `[N, H, W, 3]`. Raises UnreadableImage naming the file."""
     return np.stack([geometry.apply(read_rgb(path)) for path in paths])
 
 
 def score_images(
-    predict: Predict, paths: Sequence[Path], geometry: Geometry
-) -> Iterator[tuple[NDArray[np.float32], float]]:
-    """Heatmap `[H, W]` and raw score of each picture, in order; one batch in memory at a time."""
-    for start in range(0, len(paths), BATCH):
-        heatmaps, scores = predict(read_frames(paths[start : start + BATCH], geometry))
-        for heatmap, score in zip(heatmaps, scores, strict=True):
-            yield heatmap, float(score)
+    predict: Predict,
+    paths: Sequence[Path],
+    geometry: Geometry,
+    label: str = "scoring",
+    batch_sizes: Sequence[int] = range(1, BATCH + 1),
+) -> Iterator[Scored]:
+    """Scores pictures in order, with a progress bar titled `label`; one batch in memory at a time, of the
+    largest of `batch_sizes` that the rest fills. 1 is among them. Raises UnreadableImage naming the file."""
+    rest = list(paths)
+    with tqdm(total=len(rest), desc=label, unit="image", leave=False, disable=None) as progress:
+        while rest:
+            size = max(size for size in batch_sizes if size <= len(rest))
+            batch, rest = rest[:size], rest[size:]
+            pictures = [read_rgb(path) for path in batch]
+            sizes = [(rgb.shape[1], rgb.shape[0]) for rgb in pictures]
+            frames = np.stack([geometry.apply(rgb) for rgb in pictures])
+            heatmaps, scores = predict(frames)
+            for each in zip(batch, sizes, frames, heatmaps, scores.tolist(), strict=True):
+                yield Scored(*each)
+            progress.update(size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +72,8 @@ class ScoredSet:
     quality: Quality
 
 
-def evaluate(
-    samples: Sequence[Sample], results: Iterable[tuple[NDArray[np.float32], float]], geometry: Geometry
-) -> ScoredSet:
-    """Figures of `results` (heatmap and raw score per sample, in order).
+def evaluate(samples: Sequence[Sample], results: Iterable[Scored], geometry: Geometry) -> ScoredSet:
+    """Figures of `results`, one per sample, in order.
 
     Pixel figures come from the good images and those defective ones that have a mask with at least a pixel at
     the network's size; heatmaps are kept only where there are masks. Raises DatasetError for a mask that is
@@ -55,12 +84,13 @@ def evaluate(
     heatmaps = np.empty((sum(measured), geometry.height, geometry.width), np.float32)
     masks = np.zeros(heatmaps.shape, np.bool_)
     scores, row, lost = [], 0, 0
-    for sample, has_pixels, (heatmap, score) in zip(samples, measured, results, strict=True):
-        scores.append(score)
+    for sample, has_pixels, scored in zip(samples, measured, results, strict=True):
+        scores.append(scored.score)
         if has_pixels:
-            heatmaps[row] = heatmap
+            heatmaps[row] = scored.heatmap
             if sample.mask is not None:
-                masks[row] = read_mask(sample.mask, geometry, upright_shape(sample.path))
+                width, height = scored.source_size
+                masks[row] = read_mask(sample.mask, geometry, (height, width))
                 if not masks[row].any():  # its defect would count as good pixels
                     lost += 1
                     continue

@@ -156,7 +156,7 @@ def open_image(path: Path) -> Image.Image:
 def upright_shape(path: Path) -> tuple[int, int]:
     """Height and width of what `read_rgb` gives, without decoding it. Raises UnreadableImage likewise."""
     with _opened(path) as image:
-        lies = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5  # on its side
+        lies = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)  # on its side
         return (image.width, image.height) if lies else (image.height, image.width)
 
 

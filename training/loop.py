@@ -19,12 +19,8 @@ from training.synthesis import synthesise
 _CACHE_BYTES = 1 << 30
 _FINAL_SHARE = 0.1
 """Of the initial learning rate, at the end of the cosine schedule."""
-_DAMAGE = 1
-"""Key of the random numbers that damage frames; those for the order of an epoch have none.
-
-Not quite separate streams: NumPy pads seeds with zeros, so the damage of step 0 and the order of epoch 1 come
-from the same numbers. They decide different things; another key would change the results of every seed.
-"""
+_ORDER, _DAMAGE, _NOISE = 0, 1, 3
+"""Keys of random numbers: the order of an epoch, damage, noise. The rule is chosen with 2 (choose.py)."""
 
 
 class TrainingError(ValueError):
@@ -65,7 +61,7 @@ class Trainer:
         ones."""
         while self.epoch < self.last_epoch:
             self.learned.train()
-            order = np.random.default_rng((self.seed, self.epoch)).permutation(len(self.frames))
+            order = np.random.default_rng((self.seed, _ORDER, self.epoch)).permutation(len(self.frames))
             for batch in range(self.batches):
                 indices = order[batch * self.recipe.batch : (batch + 1) * self.recipe.batch]
                 on_step(self.step(torch.from_numpy(indices), self.epoch * self.batches + batch))
@@ -133,12 +129,9 @@ class Trainer:
         recipe = self.recipe
         normal = self._normal_features(indices)
         if recipe.synthesis == "none":
-            return distillation_loss(recipe, self.drd.targets(normal), self.drd.restore(normal))
+            return distillation_loss(recipe, self.drd.targets(normal), self._restore_exactly(normal))
         good = self.frames[indices]
-        seeds = [
-            int(s)
-            for s in np.random.default_rng((self.seed, _DAMAGE, step)).integers(0, 1 << 62, len(indices))
-        ]
+        seeds = np.random.default_rng((self.seed, _DAMAGE, step)).integers(0, 1 << 62, len(indices)).tolist()
         damaged, mask = synthesise(good, recipe.synthesis, seeds)
         with torch.no_grad():
             pseudo = self.drd.teacher(damaged)
@@ -146,7 +139,7 @@ class Trainer:
             torch.cat([t, self._noisy(p, step, k)])
             for k, (t, p) in enumerate(zip(normal, pseudo, strict=True))
         ]
-        restored = self.drd.restore(both)
+        restored = self._restore_exactly(both)
         clean, repaired = [s[: len(indices)] for s in restored], [s[len(indices) :] for s in restored]
         normal, pseudo = self.drd.targets(normal), self.drd.targets(pseudo)
         loss = distillation_loss(recipe, normal, clean)
@@ -158,10 +151,15 @@ class Trainer:
             loss = loss + segmentation_loss(recipe, pseudo, repaired, target.to(self.device))
         return loss
 
+    def _restore_exactly(self, features: list[Tensor]) -> list[Tensor]:
+        """In float32 under autocast, too: in bfloat16, one minus a cosine near 1 has hardly a digit left."""
+        return [level.float() for level in self.drd.restore(features)]
+
     def _noisy(self, feature: Tensor, step: int, level: int) -> Tensor:
         if not self.recipe.noise:
             return feature
-        generator = torch.Generator(self.device).manual_seed(hash((self.seed, step, level)) & (2**63 - 1))
+        (seed,) = np.random.default_rng((self.seed, _NOISE, step, level)).integers(0, 1 << 62, 1).tolist()
+        generator = torch.Generator(self.device).manual_seed(seed)
         noise = torch.randn(feature.shape, generator=generator, device=self.device, dtype=torch.float32)
         deviation = self.recipe.noise
         if self.recipe.noise_limit:

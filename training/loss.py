@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.model.heatmap import distances
+from training.model.heatmap import distance, distances
 from training.recipe import ImageTerm, Recipe
 
 _EASY_GRADIENT = 0.1
@@ -15,7 +15,7 @@ _EASY_GRADIENT = 0.1
 
 def position_distance(teacher: Tensor, student: Tensor) -> Tensor:
     """d_pos: mean over batch and positions of 1 − cos over channels; `[N, C, h, w]` twice → scalar."""
-    return (1 - F.cosine_similarity(teacher, student, dim=1)).mean()
+    return distance(teacher, student).mean()
 
 
 def image_distance(teacher: Tensor, student: Tensor, term: ImageTerm) -> Tensor:
@@ -29,9 +29,9 @@ def mine(teacher: Tensor, student: Tensor, easy_share: float) -> Tensor:
     """The student's features unchanged, with a reduced gradient at the `easy_share` best restored positions
     of the batch: hard-position mining as in Dinomaly (CVPR 2025)."""
     with torch.no_grad():
-        distance = 1 - F.cosine_similarity(teacher, student, dim=1)
-        limit = distance.flatten().kthvalue(max(1, round(easy_share * distance.numel()))).values
-        easy = (distance < limit).unsqueeze(1)
+        each = distance(teacher, student)
+        limit = each.flatten().kthvalue(max(1, round(easy_share * each.numel()))).values
+        easy = (each < limit).unsqueeze(1)
     damped = student * _EASY_GRADIENT + student.detach() * (1 - _EASY_GRADIENT)
     return torch.where(easy, damped, student)
 
@@ -76,4 +76,4 @@ def segmentation_target(recipe: Recipe, normal: Tensor, pseudo: Tensor, mask: Te
     """
     if recipe.segmentation_target == "mask":
         return mask.float()
-    return 1 - F.cosine_similarity(pseudo, normal, dim=1)
+    return distance(pseudo, normal)

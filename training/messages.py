@@ -1,6 +1,11 @@
 """Errors of libraries in one line, for people."""
 
+import re
+
 from pydantic import ValidationError
+
+_NO_MEMORY = re.compile("DefaultCPUAllocator|bad_alloc|out of memory|ALLOC_FAILED")
+"""In the RuntimeErrors of torch, CUDA and its libraries, most of which have no class of their own."""
 
 
 def first_error(error: ValidationError) -> str:
@@ -14,3 +19,8 @@ def first_error(error: ValidationError) -> str:
 def one_line(error: Exception) -> str:
     """Its message, which may have many lines, shortened; the kind of error if it has none."""
     return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def out_of_memory(error: MemoryError | RuntimeError) -> bool:
+    """Whether it means that memory, or a GPU's, was not enough."""
+    return isinstance(error, MemoryError) or bool(_NO_MEMORY.search(str(error)))

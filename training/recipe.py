@@ -1,8 +1,9 @@
 """Recipes: everything that decides what a training run computes, and nothing else.
 
-A recipe is kept in the checkpoint. The presets are `quick`, `fast`, `rd` and `paper`. The weights of every
-teacher are rounded to bfloat16 (training/model/rounding.py), also in `rd` and `paper`, whose publications do
-not do so.
+A recipe is kept in the checkpoint. The presets are `quick`, `fast`, `rd` and `paper`. In all of them, though
+not in the publications of `rd` and `paper`, the teacher's weights are rounded to bfloat16
+(training/model/rounding.py), batch-norm statistics are computed anew at the end, and the pictures that choose
+the rule and set the threshold are not trained with.
 """
 
 import tomllib
@@ -99,7 +100,7 @@ class Recipe(BaseModel):
     schedule: Literal["constant", "cosine"] = "cosine"
     """`cosine` falls to a tenth of the learning rate."""
     bfloat16: bool = True
-    """Autocast to bfloat16 where the processor computes in it; weights and evaluation stay float32."""
+    """Autocast to bfloat16 where the processor computes in it; weights, losses, evaluation stay float32."""
 
     # Score rule
     rule: Literal["chosen", "drd", "mean"] = "chosen"

@@ -12,9 +12,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from training.checkpoint import METRICS, REPORT, Checkpoint, libraries, records, save_checkpoint, write_json
-from training.choose import Candidate, choose_rule, preset
+from training.choose import Candidate, choose_rule, jumps, preset
 from training.datasets import Sample, open_dataset
-from training.evaluate import evaluate, score_images
+from training.evaluate import BATCH, evaluate, score_images
 from training.files import file_digest
 from training.loop import Trainer, TrainingError
 from training.model.drd import DRD
@@ -23,14 +23,12 @@ from training.preview import write_preview
 from training.recipe import Recipe, load_recipe
 from training.report import write_report
 from training.resume import ResumeFile
-from training.shape import Size, shaped, some_sizes
+from training.shape import shaped, some_sizes, stretching
 from training.shares import Share, divide, read_good, read_test
 from training.version import program_version
 
 _FOURTEEN_BITS = 64
 """White of a 14-bit picture that was stored in 16 bits as it is, on the 0–255 scale."""
-_ALIKE = 1.3
-"""Factor between aspect ratios up to which stretching to one shape is not worth a line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +64,8 @@ def train(request: Request) -> Checkpoint:
     print(dataset)
     sizes = some_sizes([sample.path for sample in dataset.train])
     recipe = shaped(recipe, sizes)
-    _mention_stretching(sizes, recipe)
+    if note := stretching(sizes, recipe):
+        print(note)
     drd = _network(recipe, request)  # before all pictures are read: a wrong name or file shows at once
     good, digests = read_good(dataset.train, recipe.geometry, request.skip_unreadable)
     shares = divide(good, request.seed, request.same_part)
@@ -90,6 +89,11 @@ def train(request: Request) -> Checkpoint:
     )
     losses = _learn(trainer, state)
     tried = choose_rule(drd, recipe, shares["select"].pixels, request.seed)
+    if tried[0].rule.factor and (jumping := jumps(drd, shares["select"].pixels)):
+        print(
+            f"WARNING: in bfloat16 the refinement takes another level on {jumping} of "
+            f"{len(shares['select'].samples)} pictures, so that engines of less precision may be refused"
+        )
     checkpoint = Checkpoint(
         product=request.product, recipe=recipe, rule=tried[0].rule, seed=request.seed,
         data_root=request.data.resolve(), libraries=libraries(), directory=request.out,
@@ -109,18 +113,10 @@ def usable_device(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def _mention_stretching(sizes: Sequence[Size], recipe: Recipe) -> None:
-    ratios = [width / height for height, width in sizes]
-    if ratios and max(ratios) > _ALIKE * min(ratios):
-        print(
-            f"the pictures differ in shape, width/height {min(ratios):.2f} to {max(ratios):.2f}: all are "
-            f"stretched to {recipe.height}×{recipe.width}"
-        )
-
-
 def _network(recipe: Recipe, request: Request) -> DRD:
-    torch.manual_seed(request.seed)
-    return DRD(load_teacher(recipe.backbone, request.weights, pre_relu=recipe.pre_relu), recipe)
+    teacher = load_teacher(recipe.backbone, request.weights, pre_relu=recipe.pre_relu)
+    torch.manual_seed(request.seed)  # not before, as finding weights in one way or another draws numbers, too
+    return DRD(teacher, recipe)
 
 
 def _resume_file(recipe: Recipe, request: Request, fit: Tensor) -> ResumeFile:
@@ -168,11 +164,11 @@ def _report(
     """`metrics.json`, `report.png`, and the figures on the terminal."""
     geometry, out = checkpoint.geometry, checkpoint.directory
     good = [sample.path for sample in select.samples]
-    good_scores = np.array([score for _, score in score_images(drd.predict, good, geometry)])
+    batches = torch.split(select.pixels, BATCH)  # in memory still, whatever has become of the files
+    good_scores = np.concatenate([drd.predict(batch.numpy())[1] for batch in batches]).astype(np.float64)
     paths = [sample.path for sample in samples]
-    scored = score_images(drd.predict, paths, geometry)
-    walk = tqdm(scored, "measuring", len(paths), unit="image", leave=False, disable=None)
-    test = evaluate(samples, walk, geometry) if paths else None
+    scored = score_images(drd.predict, paths, geometry, "measuring")
+    test = evaluate(samples, scored, geometry) if paths else None
     write_report(
         out / REPORT,
         f"{checkpoint.product}: {checkpoint.recipe.name}",

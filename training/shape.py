@@ -13,6 +13,8 @@ _ELONGATED = 1.9
 """Long over short side from which the shape is kept; below, a square does as well (docs/log.md)."""
 _ALIKE = 1.15
 """Factor within which aspect ratios count as the same."""
+_WORTH_A_LINE = 1.3
+"""Factor between aspect ratios from which stretching to one shape is worth a line."""
 _LOOKED_AT = 32
 _LEAST_SIDE = 2 * SIDE_STEP  # two cells of the embedding
 _AREA = (0.75, 1.25)
@@ -50,6 +52,17 @@ def own_size(pictures: Sequence[Size], usual: Size) -> Size:
     if not possible:  # very few pixels
         return usual
     return min(possible, key=lambda size: (abs(math.log(size[1] / size[0]) - common), -size[0] * size[1]))
+
+
+def stretching(pictures: Sequence[Size], recipe: Recipe) -> str | None:
+    """A line that says so, if pictures of these sizes are stretched by much."""
+    ratios = [width / height for height, width in pictures]
+    if not ratios or max(ratios) <= _WORTH_A_LINE * min(ratios):
+        return None
+    return (
+        f"the pictures differ in shape, width/height {min(ratios):.2f} to {max(ratios):.2f}: all are "
+        f"stretched to {recipe.height}×{recipe.width}"
+    )
 
 
 def some_sizes(pictures: Sequence[Path]) -> list[Size]:

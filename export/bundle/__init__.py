@@ -1,7 +1,8 @@
 """The bundle, which export writes and the service runs: the only package that the service imports."""
 
+from export.bundle.bundle import Bundle, Predictor
 from export.bundle.engines.cores import cores_allowed
-from export.bundle.engines.engine import EngineFailed
+from export.bundle.engines.engine import Answer, EngineFailed
 from export.bundle.frame import FrameStatistics, frame_statistics
 from export.bundle.manifest import (
     BATCH_SIZES,
@@ -10,7 +11,6 @@ from export.bundle.manifest import (
     parse_manifest,
 )
 from export.bundle.pictures import heatmap_png, mask_png, overlay_png
-from export.bundle.predict import Bundle, Prediction, Predictor
 from export.bundle.reading import Finding, FrameFailed, Reading, Region, Verdict, read
 from export.bundle.scale import THRESHOLD
 from export.bundle.signature import TrustedKey
@@ -34,6 +34,7 @@ __all__ = [
     "MAX_VERSION",
     "PRODUCT_NAME",
     "THRESHOLD",
+    "Answer",
     "Bundle",
     "BundleError",
     "EngineFailed",
@@ -41,7 +42,6 @@ __all__ = [
     "FrameFailed",
     "FrameStatistics",
     "Geometry",
-    "Prediction",
     "Predictor",
     "Reading",
     "Region",

@@ -45,13 +45,11 @@ MAX_GUARD_BAND = 0.02
 MAX_HEATMAP_DEVIATION = 0.02
 """Of any pixel, on the 0 to 1 scale: regions and masks come from the map."""
 
-
-FLOAT32_CONVOLUTIONS = (3, 20)
-"""How many of the teacher's convolutions stay in float32 where the rest is bfloat16: what is tried in turn.
+FLOAT32_CONVOLUTIONS = 3
+"""How many of the teacher's convolutions stay in float32 at least where the rest is bfloat16.
 
 The filters of the first three compute small differences of large values: rounding there changes scores more
-than all other rounding in the teacher. Where products look very different from part to part, that of the next
-ones matters, too.
+than all other rounding in the teacher.
 """
 
 
@@ -113,7 +111,7 @@ class EngineEntry(_Facts):
     batch_sizes: tuple[BatchSize, ...] = BATCH_SIZES
     guard_band: Annotated[float, Field(ge=0, le=MAX_GUARD_BAND)] | None = None
     heatmap_deviation: Annotated[float, Field(ge=0)] | None = None
-    float32_convolutions: Annotated[int, Field(ge=1)] = FLOAT32_CONVOLUTIONS[0]
+    float32_convolutions: Annotated[int, Field(ge=1)] = FLOAT32_CONVOLUTIONS
     """How many of the first ones, at least, stay in float32 if the engine computes in bfloat16."""
     plan: Plan | None = None
 

@@ -45,6 +45,8 @@ class Finding:
     """The frame statistics outside calibration's range, which make it `unlike_training`."""
     score: float
     raw_score: float
+    small: bool
+    """No region over the pixel threshold is as large as the product's smallest defect."""
     regions: tuple[Region, ...]
 
 
@@ -74,14 +76,15 @@ def read(
     pixel_scores = manifest.thresholds.pixel.scores(heatmap).astype(np.float32)
     regions = find_regions(pixel_scores, source_size)
     verdict, reason = judge(score, guard_band)
-    if verdict == "NG" and manifest.min_area > max((region.area for region in regions), default=0):
+    small = manifest.min_area > max((region.area for region in regions), default=0)
+    if verdict == "NG" and small:
         verdict, reason = "REVIEW", "small_region"
     unfamiliar = manifest.frame_ranges.unfamiliar(statistics)
     if unfamiliar:
         verdict, reason = "REVIEW", "unlike_training"
     if verdict == "NG" and not regions:
         regions = _region_at_peak(pixel_scores, source_size)
-    return Reading(verdict, reason, unfamiliar, score, float(raw_score), regions, pixel_scores)
+    return Reading(verdict, reason, unfamiliar, score, float(raw_score), small, regions, pixel_scores)
 
 
 def judge(score: float, guard_band: float) -> tuple[Verdict, Reason]:

@@ -5,10 +5,15 @@ import math
 import time
 from pathlib import Path
 
+from starlette.types import Scope
+
 from service.access.tokens import EVERYTHING, Grant, Token, TokensError, find, parse_tokens, read_tokens
 from service.errors import Denied
+from service.logs import Troubles
 from service.metrics import Metrics
 
+GRANT = "drd.grant"
+"""Where the guard keeps the grant of an HTTP request in its ASGI scope."""
 _logger = logging.getLogger(__name__)
 
 
@@ -19,7 +24,7 @@ class Access:
         self._path, self._metrics = path, metrics
         self._content = self._read = b"" if path is None else read_tokens(path)
         self._tokens: tuple[Token, ...] = parse_tokens(self._content)
-        self._trouble = ""
+        self._troubles = Troubles()
         self._logged_at, self._unlogged = -math.inf, 0
 
     @property
@@ -54,10 +59,16 @@ class Access:
             content = self._read
             tokens = self._tokens if content == self._content else parse_tokens(content)
         except TokensError as error:
-            if str(error) != self._trouble:
+            if self._troubles.note(str(error)):
                 _logger.error("the tokens in use are kept: %s", error)
-            self._trouble = str(error)
             return
         if tokens is not self._tokens:
             _logger.info("tokens reloaded: %s", ", ".join(token.grant.caller for token in tokens) or "none")
-        self._tokens, self._content, self._trouble = tokens, content, ""
+        self._tokens, self._content = tokens, content
+        self._troubles.note("")
+
+
+def grant_of(scope: Scope) -> Grant:
+    """What the caller of an HTTP request may do; the guard must have admitted it."""
+    grant: Grant = scope[GRANT]
+    return grant

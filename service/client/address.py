@@ -47,7 +47,7 @@ class Address:
 
 
 @dataclass(frozen=True, slots=True)
-class Access:
+class Credentials:
     """The client's credentials, and how it verifies the service."""
 
     token: str | None = None

@@ -13,11 +13,11 @@ from typing import Self, TypedDict, Unpack, get_args
 import anyio.to_thread
 
 from service.client import errors
-from service.client.address import Access, Address
+from service.client.address import Address, Credentials
 from service.client.door import Door, writing
-from service.client.link import RpcLink
 from service.client.rest import RestDoor
 from service.client.rpc import RpcDoor
+from service.client.rpc_stream import RpcStreamDoor
 from service.client.values import Answer, Frame, Outcome, Product, Verdict
 
 _FIRST_WAIT = 0.05
@@ -48,9 +48,11 @@ class AsyncClient:
 
     def __init__(self, address: str, **options: Unpack[Options]) -> None:
         self._address = place = Address.parse(address)
-        self._access = access = Access(options.get("token"), options.get("ca"), options.get("certificate"))
+        self._credentials = credentials = Credentials(
+            options.get("token"), options.get("ca"), options.get("certificate")
+        )
         self._deadline, self._retries = options.get("deadline", 10.0), options.get("retries", 3)
-        self._door = RpcDoor(place, access) if place.door == "grpc" else RestDoor(place, access)
+        self._door = RpcDoor(place, credentials) if place.door == "grpc" else RestDoor(place, credentials)
 
     async def inspect(self, frame: Frame) -> Answer:
         """The verdict on one frame; raises ClientError if there is none."""
@@ -66,7 +68,7 @@ class AsyncClient:
         frames before.
         """
         grpc = self._address.door == "grpc"
-        door: Door = RpcLink(self._address, self._access) if grpc else self._door
+        door: Door = RpcStreamDoor(self._address, self._credentials) if grpc else self._door
         outcomes = asyncio.Queue[Outcome | None]()
         places = asyncio.Semaphore(window)
 

@@ -1,4 +1,4 @@
-"""What both doors implement: one attempt to inspect one frame."""
+"""What every door implements: one attempt to inspect one frame."""
 
 import time
 from collections.abc import Iterator

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 
 from service.client import errors
-from service.client.address import Access, Address
+from service.client.address import Address, Credentials
 from service.client.door import KEEP_SECONDS, milliseconds_left, writing
 from service.client.values import Answer, Frame, Part, Picture, Product, Region, Timings
 
@@ -30,10 +30,10 @@ _ERRORS: dict[int, type[errors.ClientError]] = {
 
 
 class RestDoor:
-    def __init__(self, address: Address, access: Access) -> None:
+    def __init__(self, address: Address, credentials: Credentials) -> None:
         self._address = address
         transport = httpx.AsyncHTTPTransport(
-            verify=access.tls() if address.tls else True,
+            verify=credentials.tls() if address.tls else True,
             # One connection per frame in flight: the caller limits these.
             limits=httpx.Limits(max_connections=None, keepalive_expiry=KEEP_SECONDS),
             uds=address.place if address.unix else None,
@@ -41,7 +41,7 @@ class RestDoor:
         )
         self._http = httpx.AsyncClient(
             base_url=f"http{'s' * address.tls}://{'service' if address.unix else address.place}",
-            headers=access.headers(),
+            headers=credentials.headers(),
             timeout=None,  # the caller enforces the deadline
             transport=transport,
             trust_env=False,

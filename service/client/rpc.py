@@ -9,7 +9,7 @@ from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
 from service.client import errors
-from service.client.address import Access, Address
+from service.client.address import Address, Credentials
 from service.client.door import milliseconds_left, writing
 from service.client.values import Answer, Frame, Picture, Product, Region, Timings, Verdict
 from service.rpc.pb import inspection_pb2 as pb
@@ -46,11 +46,11 @@ _ERRORS: dict[int, type[errors.ClientError]] = {
 
 
 class RpcDoor:
-    def __init__(self, address: Address, access: Access) -> None:
+    def __init__(self, address: Address, credentials: Credentials) -> None:
         self._address = address
-        self._metadata = tuple(access.headers().items())
+        self._metadata = tuple(credentials.headers().items())
         if address.tls:
-            self._channel = grpc.aio.secure_channel(address.target, credentials(access), OPTIONS)
+            self._channel = grpc.aio.secure_channel(address.target, channel_credentials(credentials), OPTIONS)
         else:
             self._channel = grpc.aio.insecure_channel(address.target, OPTIONS)
         self._stub = InspectionServiceStub(self._channel)
@@ -168,10 +168,10 @@ def _product(product: pb.Product) -> Product:
     )
 
 
-def credentials(access: Access) -> grpc.ChannelCredentials:
-    chain, key = access.certificate or (None, None)
+def channel_credentials(credentials: Credentials) -> grpc.ChannelCredentials:
+    chain, key = credentials.certificate or (None, None)
     return grpc.ssl_channel_credentials(
-        root_certificates=access.ca.read_bytes() if access.ca else None,
+        root_certificates=credentials.ca.read_bytes() if credentials.ca else None,
         private_key=key.read_bytes() if key else None,
         certificate_chain=chain.read_bytes() if chain else None,
     )

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import Response, StreamingResponse
 
 from export.bundle import Verdict, heatmap_png
-from service.access.granted import grant_of
+from service.access.access import grant_of
 from service.console.events import events
 from service.console.page import Page
 from service.console.state import state_of

@@ -7,8 +7,8 @@ from pydantic import BaseModel, Field
 
 from export.bundle import THRESHOLD, Verdict
 from service.catalog import Catalog
-from service.inspection import Inspection, PngPicture
-from service.state import State
+from service.values import Inspection, PngPicture, region_facts
+from service.version import State
 
 
 class Size(BaseModel):
@@ -101,7 +101,7 @@ class Health(BaseModel):
 
 def answer_of(inspection: Inspection, request_id: str, frame_id: str) -> dict[str, Any]:
     """An `Answer` as a plain dictionary, for speed; a test compares it with the model."""
-    reading, image = inspection.reading, inspection.image
+    finding, image = inspection.finding, inspection.image
     answer = {
         "request_id": request_id,
         "frame_id": frame_id,
@@ -109,22 +109,19 @@ def answer_of(inspection: Inspection, request_id: str, frame_id: str) -> dict[st
         "version": inspection.version,
         "bundle_digest": inspection.bundle_digest,
         "engine": inspection.engine,
-        "verdict": reading.verdict,
-        "reason": reading.reason,
-        "unfamiliar": reading.unfamiliar,
-        "score": reading.score,
+        "verdict": finding.verdict,
+        "reason": finding.reason,
+        "unfamiliar": finding.unfamiliar,
+        "score": finding.score,
         "threshold": THRESHOLD,
-        "raw_score": reading.raw_score,
+        "raw_score": finding.raw_score,
         "raw_threshold": inspection.raw_threshold,
         "image": {"width": image.width, "height": image.height, "sha256": image.sha256},
         "timings_ms": inspection.timings.milliseconds(),
         "batch_size": inspection.batch_size,
     }
     if "regions" in inspection.parts:
-        answer["regions"] = [
-            {"x": r.x, "y": r.y, "width": r.width, "height": r.height, "area": r.area, "peak": r.peak}
-            for r in reading.regions
-        ]
+        answer["regions"] = [region_facts(region) for region in finding.regions]
     return answer | {part: _picture(png) for part, png in inspection.pictures.items()}
 
 

@@ -14,8 +14,7 @@ from starlette.routing import Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.access.access import Access
-from service.access.granted import grant_of
+from service.access.access import Access, grant_of
 from service.access.tokens import EVERYTHING, Grant
 from service.calls import Calls
 from service.console.routes import page_routes, verdict_routes

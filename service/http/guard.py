@@ -4,18 +4,15 @@ Browsers send a cookie with requests of any page. So with a cookie, only the ser
 anything (SameSite stops other sites, but not other ports of this machine).
 """
 
-from urllib.parse import urlsplit
-
 from starlette.requests import cookie_parser
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.access.access import Access
-from service.access.granted import GRANT
+from service.access.access import GRANT, Access
 from service.access.tokens import Grant
 from service.errors import Denied, Forbidden
 from service.http.problems import problem_of
 from service.http.wire import headers_of
-from service.inspection import is_id
+from service.values import is_id
 
 OPEN = ("/", "/session", "/favicon.ico")
 """What the login page needs; contains nothing about any product."""
@@ -72,7 +69,7 @@ def check_origin(headers: dict[bytes, str], *, required: bool) -> None:
     if site is not None:
         own = site == "same-origin"
     elif origin is not None:
-        own = urlsplit(origin).netloc == headers.get(b"host")
+        own = origin.partition("://")[2] == headers.get(b"host")
     else:
         own = not required
     if not own:

@@ -1,4 +1,4 @@
-"""POST /v1/inspect: the hot path, so a plain ASGI application without FastAPI's overhead."""
+"""POST /v1/inspect: the hot path, so a plain ASGI application without FastAPI's overoptions."""
 
 import asyncio
 import logging
@@ -9,17 +9,17 @@ import orjson
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from service.access.granted import grant_of
+from service.access.access import grant_of
 from service.calls import Call, Calls
 from service.errors import CallerGone, InspectionFailed, ServiceError, TooLarge, ending
 from service.http import wire
 from service.http.answers import answer_of
 from service.http.problems import problem_of
 from service.http.protocol import ARRIVED
-from service.image import declared_type
-from service.inspection import Inspection, Request, parse_id
 from service.settings import Settings
 from service.traces import CARRIED
+from service.values import Inspection, Request, parse_id
+from service.workers.image import declared_type
 
 _logger = logging.getLogger(__name__)
 _FORM_OVERHEAD = 64 * 1024  # boundaries, part heads and other fields around the image
@@ -53,33 +53,33 @@ class InspectEndpoint:
         grant = grant_of(scope)
         call.product, call.caller = parse_id("product", query.get("product", "")), grant.caller
         call.frame_id = parse_id("frame_id", query.get("frame_id", ""))
-        head = wire.parse_head(query, headers)
-        grant.check(head.product)
-        deadline = None if head.deadline_ms is None else call.arrived + head.deadline_ms / 1000
-        self._inspector.check(head.product, head.version, call.arrived, deadline)
+        options = wire.parse_options(query, headers)
+        grant.check(call.product)
+        deadline = None if options.deadline_ms is None else call.arrived + options.deadline_ms / 1000
+        self._inspector.check(call.product, options.version, deadline)
         with self._inspector.hold() as holding:
-            form = head.content_type.lower().startswith("multipart/form-data")
+            form = options.content_type.lower().startswith("multipart/form-data")
             limits = wire.BodyLimits(
                 size=self._max_bytes + form * _FORM_OVERHEAD,
                 until=call.arrived + self._receive_seconds,
                 deadline=deadline,
             )
-            image, kind = await wire.read_body(receive, headers, holding, limits), head.content_type
+            image, kind = await wire.read_body(receive, headers, holding, limits), options.content_type
             if form:
                 image, kind = wire.image_part(image, kind, self._max_parts)
                 if len(image) > self._max_bytes:
                     raise TooLarge(f"{len(image)} bytes exceed the limit of {self._max_bytes}")
             request = Request(
                 image=image,
-                product=head.product,
+                product=call.product,
                 arrived=call.arrived,
                 deadline=deadline,
-                version=head.version,
-                parts=frozenset({"overlay"}) if head.wants_picture else head.parts,
+                version=options.version,
+                parts=frozenset({"overlay"}) if options.wants_picture else options.parts,
                 declared=declared_type(kind),
             )
             call.inspection = await unless_gone(receive, self._inspector.inspect(request))
-        answer = _picture(call, call.inspection) if head.wants_picture else _json(call, call.inspection)
+        answer = _picture(call, call.inspection) if options.wants_picture else _json(call, call.inspection)
         request.check_deadline()  # encoding it took time, too
         return answer
 
@@ -125,7 +125,7 @@ def _json(call: Call, inspection: Inspection) -> Response:
 def _picture(call: Call, inspection: Inspection) -> Response:
     headers = {
         "x-request-id": call.request_id,
-        "x-verdict": inspection.reading.verdict,
-        "x-score": f"{inspection.reading.score:.6f}",
+        "x-verdict": inspection.finding.verdict,
+        "x-score": f"{inspection.finding.score:.6f}",
     }
     return Response(inspection.pictures["overlay"].png, media_type="image/png", headers=headers)

@@ -7,7 +7,7 @@ from pydantic.json_schema import models_json_schema
 from export.bundle import MAX_VERSION
 from service.http.answers import Answer
 from service.http.problems import MEDIA_TYPE, Problem
-from service.inspection import DEFAULT_PARTS, PARTS
+from service.values import DEFAULT_PARTS, PARTS
 
 _REF = "#/components/schemas/{model}"
 _BINARY = {"schema": {"type": "string", "format": "binary"}}

@@ -23,6 +23,7 @@ STATUS: dict[type[errors.ServiceError], int] = {
     errors.InspectionFailed: 500,
     errors.NotServing: 503,
     errors.DeadlinePassed: 504,
+    errors.CallerGone: 400,  # which nobody reads
 }
 
 

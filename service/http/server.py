@@ -77,9 +77,15 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter)
 
     async def start(self) -> None:
-        """Returns once connections are accepted."""
+        """Returns once connections are accepted; raises what prevents that."""
         self._task = asyncio.create_task(self.serve(self._sockets))
-        await self._listening.wait()
+        listening = asyncio.create_task(self._listening.wait())
+        try:
+            await asyncio.wait({self._task, listening}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            listening.cancel()
+        if self._task.done():
+            await self._task
 
     async def stop(self, seconds: float) -> None:
         """Accepts no more requests; returns when all accepted ones are answered, or after `seconds`."""

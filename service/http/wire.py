@@ -1,4 +1,4 @@
-"""Reading a request to /v1/inspect: its head, its body, and the image in a form."""
+"""Reads HTTP requests: headers, query, a body within limits; for /v1/inspect its options and its form."""
 
 import asyncio
 import re
@@ -20,7 +20,7 @@ from service.errors import (
     UnlikeDeclared,
     UnreadableImage,
 )
-from service.inspection import DEFAULT_PARTS, Part, parse_id, parse_parts
+from service.values import DEFAULT_PARTS, Part, parse_parts
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
@@ -41,13 +41,11 @@ class BodyLimits:
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
-    """The parsed head of a request to /v1/inspect."""
+class Options:
+    """How a caller of /v1/inspect wants its image inspected and answered."""
 
-    product: str
     version: int | None
     parts: frozenset[Part]
-    frame_id: str
     deadline_ms: int | None
     content_type: str
     wants_picture: bool
@@ -58,7 +56,7 @@ def headers_of(scope: Scope) -> dict[bytes, str]:
     return {name: value.decode("latin-1") for name, value in scope["headers"]}
 
 
-def parse_head(query: dict[str, str], headers: dict[bytes, str]) -> Head:
+def parse_options(query: dict[str, str], headers: dict[bytes, str]) -> Options:
     """Raises BadParameter for missing or malformed parameters, UnlikeDeclared for a compressed body."""
     encoding = headers.get(b"content-encoding", "").strip()
     if encoding.lower() not in ("", "identity"):
@@ -68,11 +66,9 @@ def parse_head(query: dict[str, str], headers: dict[bytes, str]) -> Head:
     if not query.get("product"):
         raise BadParameter("the parameter 'product' is missing")
     version = query.get("version")
-    return Head(
-        product=parse_id("product", query["product"]),
+    return Options(
         version=None if version is None else _whole("version", version),
         parts=parse_parts(query["include"].split(",")) if "include" in query else DEFAULT_PARTS,
-        frame_id=parse_id("frame_id", query.get("frame_id", "")),
         deadline_ms=_whole("X-Deadline-Ms", headers[b"x-deadline-ms"])
         if b"x-deadline-ms" in headers
         else None,

@@ -7,8 +7,8 @@ from grpc import StatusCode
 
 from export.bundle import THRESHOLD
 from service import errors
-from service.inspection import Inspection, Part
 from service.rpc.pb import inspection_pb2 as pb
+from service.values import Inspection, Part, region_facts
 from service.version import Version
 
 CODE: dict[type[errors.ServiceError], StatusCode] = {
@@ -40,8 +40,7 @@ def status_of(error: errors.ServiceError) -> status_pb2.Status:
 
 
 def response_of(inspection: Inspection, request_id: str, frame_id: str) -> pb.InspectResponse:
-    reading, image = inspection.reading, inspection.image
-    timings = inspection.timings
+    finding, image = inspection.finding, inspection.image
     response = pb.InspectResponse(
         request_id=request_id,
         frame_id=frame_id,
@@ -49,32 +48,22 @@ def response_of(inspection: Inspection, request_id: str, frame_id: str) -> pb.In
         version=inspection.version,
         bundle_digest=inspection.bundle_digest,
         engine=inspection.engine,
-        verdict=reading.verdict,
-        reason=reading.reason,
-        unfamiliar=reading.unfamiliar,
-        score=reading.score,
+        verdict=finding.verdict,
+        reason=finding.reason,
+        unfamiliar=finding.unfamiliar,
+        score=finding.score,
         threshold=THRESHOLD,
-        raw_score=reading.raw_score,
+        raw_score=finding.raw_score,
         raw_threshold=inspection.raw_threshold,
         image=pb.Image(width=image.width, height=image.height, sha256=image.sha256),
-        timings_ms=pb.Timings(
-            decode=1000 * timings.decode,
-            queue=1000 * timings.queue,
-            infer=1000 * timings.infer,
-            post=1000 * timings.post,
-            encode=1000 * timings.encode,
-            total=1000 * timings.total,
-        ),
+        timings_ms=pb.Timings(**inspection.timings.milliseconds()),
         batch_size=inspection.batch_size,
         heatmap=_picture(inspection, "heatmap"),
         mask=_picture(inspection, "mask"),
         overlay=_picture(inspection, "overlay"),
     )
     if "regions" in inspection.parts:
-        response.regions.extend(
-            pb.Region(x=r.x, y=r.y, width=r.width, height=r.height, area=r.area, peak=r.peak)
-            for r in reading.regions
-        )
+        response.regions.extend(pb.Region(**region_facts(region)) for region in finding.regions)
     return response
 
 

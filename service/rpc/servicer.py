@@ -13,7 +13,8 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 
 from service.access.access import Access
-from service.calls import Calls
+from service.admission import Holding
+from service.calls import Call, Calls
 from service.errors import (
     BadParameter,
     DeadlinePassed,
@@ -23,13 +24,13 @@ from service.errors import (
     TooLarge,
     ending,
 )
-from service.inspection import DEFAULT_PARTS, Request, parse_id, parse_parts
 from service.rpc.convert import CODE, product_of, response_of, status_of
 from service.rpc.guard import secret_of
 from service.rpc.pb import inspection_pb2 as pb
 from service.rpc.stream import Stream, Turn
 from service.settings import Settings
 from service.traces import CARRIED
+from service.values import DEFAULT_PARTS, Request, parse_id, parse_parts
 
 _logger = logging.getLogger(__name__)
 Metadata = Mapping[str, str | bytes]
@@ -135,48 +136,52 @@ class Servicer:
     async def _inspect(
         self, message: pb.InspectRequest, ends: float | None, sent: Metadata, turn: Turn | None = None
     ) -> pb.InspectResponse:
+        """Turns any failure into a ServiceError of this frame only."""
         with self._calls.begin("grpc") as call, self._inspector.hold() as holding:
-            if message is _MALFORMED:
-                raise BadParameter("the message is malformed")
             call.ends = ends
-            call.carrier = {n: str(sent[n]) for n in CARRIED if n in sent}
-            call.product = parse_id("product", message.product)
-            call.request_id = parse_id("request_id", message.request_id) or call.request_id
-            call.frame_id = parse_id("frame_id", message.frame_id)
-            # Checked for every frame: a stream may outlive its token.
-            grant = self._access.admit(secret_of(sent.items()))
-            call.caller = grant.caller
-            if not call.product:
-                raise BadParameter("the field 'product' is missing")
-            grant.check(call.product)
-            if len(message.image) > self._max_bytes:
-                raise TooLarge(f"{len(message.image)} bytes exceed the limit of {self._max_bytes}")
-            holding.grow(message.ByteSize())
-            own = call.arrived + message.deadline_ms / 1000 if message.deadline_ms else None
-            request = Request(
-                image=message.image,
-                product=call.product,
-                arrived=call.arrived,
-                deadline=min((end for end in (own, ends) if end is not None), default=None),
-                version=message.version or None,
-                parts=parse_parts(message.include) if message.include else DEFAULT_PARTS,
-            )
             try:
+                request = self._request(call, holding, message, sent)
                 call.inspection = await self._inspector.inspect(request)
+                response = response_of(call.inspection, call.request_id, call.frame_id)
+                if turn is not None:
+                    await _in_time(turn, request)
+                request.check_deadline()  # encoding it took time, too
+                return response
             except ServiceError:
                 raise
             except asyncio.CancelledError as error:
                 if time.monotonic() < self._cut:
                     raise
                 raise ending() from error
-            except Exception as error:  # a bug fails this frame only
+            except Exception as error:  # a bug
                 _logger.exception("a request failed")
                 raise InspectionFailed("the service failed on this request") from error
-            response = response_of(call.inspection, call.request_id, call.frame_id)
-            if turn is not None:
-                await _in_time(turn, request)
-            request.check_deadline()  # encoding it took time, too
-            return response
+
+    def _request(self, call: Call, holding: Holding, message: pb.InspectRequest, sent: Metadata) -> Request:
+        if message is _MALFORMED:
+            raise BadParameter("the message is malformed")
+        call.carrier = {n: str(sent[n]) for n in CARRIED if n in sent}
+        call.product = parse_id("product", message.product)
+        call.request_id = parse_id("request_id", message.request_id) or call.request_id
+        call.frame_id = parse_id("frame_id", message.frame_id)
+        # Checked for every frame: a stream may outlive its token.
+        grant = self._access.admit(secret_of(sent.items()))
+        call.caller = grant.caller
+        if not call.product:
+            raise BadParameter("the field 'product' is missing")
+        grant.check(call.product)
+        if len(message.image) > self._max_bytes:
+            raise TooLarge(f"{len(message.image)} bytes exceed the limit of {self._max_bytes}")
+        holding.grow(message.ByteSize())
+        own = call.arrived + message.deadline_ms / 1000 if message.deadline_ms else None
+        return Request(
+            image=message.image,
+            product=call.product,
+            arrived=call.arrived,
+            deadline=min((end for end in (own, call.ends) if end is not None), default=None),
+            version=message.version or None,
+            parts=parse_parts(message.include) if message.include else DEFAULT_PARTS,
+        )
 
 
 def methods_of(servicer: Servicer) -> "dict[str, grpc.RpcMethodHandler[Any, Any]]":

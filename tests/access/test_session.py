@@ -1,5 +1,6 @@
 """People log in: the cookie is worth what its token is worth, and no other page can use it."""
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from ssl import create_default_context
@@ -62,6 +63,20 @@ def test_a_login_that_is_none(browser: httpx.Client, body: bytes, status: int) -
     assert browser.post("/session", content=body).status_code == status
 
 
+def test_a_caller_who_leaves_during_the_login_leaves_no_traceback(
+    browser: httpx.Client, guarded: Guarded, caplog: pytest.LogCaptureFixture
+) -> None:
+    service = guarded.running.service
+    address, admission = service.http[0], service.inspector._admission
+    with socket.create_connection((address.host, address.port), timeout=30) as connection:
+        connection.sendall(b'POST /session HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{"token":')
+        wait_until(lambda: admission.bytes > 0)
+    wait_until(lambda: admission.bytes == 0)
+
+    assert browser.get("/session").status_code == 401  # by then, all that the departure causes has happened
+    assert "Traceback" not in caplog.text
+
+
 @pytest.mark.parametrize(
     "headers",
     [
@@ -70,6 +85,7 @@ def test_a_login_that_is_none(browser: httpx.Client, body: bytes, status: int) -
         {"sec-fetch-site": "none"},
         {"origin": "http://evil.example"},
         {"origin": "null"},
+        {"origin": "http://["},
         {"origin": "http://127.0.0.1:1"},
         {},
     ],

@@ -167,12 +167,13 @@ def test_a_failure_nobody_expected_does_not_end_the_following(caplog: pytest.Log
         enough.set()
 
     async def follow() -> None:
-        following = asyncio.create_task(repeat(look, 0))
+        following = asyncio.create_task(repeat("certificates", look, 0))
         await asyncio.wait_for(enough.wait(), 30)
         following.cancel()
 
     asyncio.run(follow())
     assert caplog.text.count("RuntimeError: nobody expected it") == 1
+    assert "following certificates failed" in caplog.text
 
 
 def test_what_stands_goes_on_when_the_certificate_changes(

@@ -8,7 +8,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -16,12 +16,14 @@ from tempfile import TemporaryDirectory
 
 import uvloop
 
-from export.bundle import Geometry
-from service.image import ImageLimits, decode
-from service.pace import Average
+from export.bundle import Bundle, Geometry
+from service.lane import Frame, Lane
 from service.settings import Settings
-from service.workers import Workers
+from service.values import Request
+from service.workers.front import Workers
+from service.workers.image import ImageLimits, decode
 from tests.bench.serving import make_images
+from tests.bundles import make_bundle
 
 GEOMETRY = Geometry(256, 256)
 LIMITS = ImageLimits(pixels=10**8, side=10**5, frames=1)
@@ -39,14 +41,15 @@ def main() -> None:
 
 
 async def compare(images: dict[str, Path], seconds: float, turns: int) -> None:
-    workers = Workers(Settings(models=Path(), workers=2))
+    workers, lane = Workers(Settings(models=Path(), workers=2)), _lane()
     await workers.start()
     print("| image | where | frames/s of two | of threads | p50 ms of one |\n|---|---|---|---|---|")
     for name, image in images.items():
         body = image.read_bytes()
+        frame = Frame(Request(body, lane.product, 0), lane, 0, 0, asyncio.get_running_loop().create_future())
         ways: dict[str, Callable[[], Awaitable[Figures]]] = {
             "threads": partial(in_threads, body, seconds),
-            "workers": partial(in_workers, workers, body, seconds),
+            "workers": partial(in_workers, workers, frame, seconds),
         }
         figures = dict[str, list[Figures]]()
         for turn in range(turns):
@@ -80,11 +83,19 @@ def _one_thread(body: bytes, seconds: float, times: list[float]) -> None:
         times.append(time.monotonic() - started)
 
 
-async def in_workers(workers: Workers, body: bytes, seconds: float) -> Figures:
+def _lane() -> Lane:
+    """Of a product with inputs of `GEOMETRY`; its engine is closed, as none is needed."""
+    with TemporaryDirectory() as models:
+        bundle = make_bundle(Path(models), size=(GEOMETRY.height, GEOMETRY.width))
+        with closing(Bundle.open(bundle).start()) as predictor:
+            return Lane(predictor)
+
+
+async def in_workers(workers: Workers, frame: Frame, seconds: float) -> Figures:
     async def one(times: list[float]) -> None:
         while True:
             started = time.monotonic()
-            await workers.decode(0, body, GEOMETRY, None, Average())
+            await workers.decode(frame)
             times.append(time.monotonic() - started)
 
     both, alone = list[float](), list[float]()

@@ -6,7 +6,6 @@ costs nothing, where every microsecond shows.
 """
 
 import argparse
-import os
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -61,8 +60,8 @@ def main() -> None:
 
 @contextmanager
 def _service(folder: Path, bundle: Path, history_bytes: int, *, free: bool) -> Iterator[str]:
-    os.environ["DRD_HISTORY_BYTES"] = str(history_bytes)
-    with server(bundle, folder / f"socket-{history_bytes}", free=free) as addresses:
+    kept = {"DRD_HISTORY_BYTES": str(history_bytes)}
+    with server(bundle, folder / f"socket-{history_bytes}", free=free, **kept) as addresses:
         yield addresses["raw"]
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from scipy import ndimage
 
 from export.bundle import IMAGE_FORMATS, Predictor, heatmap_png, mask_png, read, to_rgb
-from service.image import ImageLimits, decode
+from service.workers.image import ImageLimits, decode
 
 Work = Callable[[int], None]
 """Does all of the work for a batch of N frames."""

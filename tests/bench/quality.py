@@ -32,17 +32,10 @@ from training.files import file_digest
 from training.geometry import Geometry
 from training.model.heatmap import Heatmap
 from training.model.weights import load_teacher
-from training.recipe import Recipe, RecipeError, load_recipe
+from training.recipe import PRESETS, Recipe, RecipeError, load_recipe
 from training.run import Request, train, usable_device
 from training.shape import shaped, some_sizes
 from training.splits import split
-
-RD: Mapping[str, object] = {
-    "pre_relu": False, "fusion": "mff", "student_levels": 3, "bounded": False, "synthesis": "none",
-    "image_term": "flat", "position_weight": 0.0, "image_weight": 1.0, "restoration_weight": 0.0,
-    "segmentation_weight": 0.0, "noise": 0.0, "easy_share": 0.0, "memory": 0, "rule": "mean",
-}  # fmt: skip
-"""Plain reverse distillation."""
 
 STEPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("RD", ()),
@@ -56,7 +49,8 @@ STEPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("+ refinement", ("rule",)),
     ("+ memory", ("memory",)),
 )
-"""From RD to the recipe: the fields that each rung takes over from it, on top of the rung below."""
+"""From RD to the recipe: the fields that each rung takes over from it, on top of the rung below. What
+`fast` refines is its score rule; DRD's own refinement has a row of its own."""
 
 Figures = Mapping[str, float | None]
 Facts = Mapping[str, object]
@@ -65,6 +59,8 @@ Facts = Mapping[str, object]
 FIGURES = ("image_auroc", "image_ap", "pixel_auroc", "aupro")
 REREAD = "RD, the recipe's rule"
 """So that what the student gives can be told from what the score rule gives."""
+PUBLISHED = "… DRD's refinement"
+"""The rung below the recipe's refinement, read by the paper's."""
 YARDSTICK = "nearest neighbours"
 _BANK, _SEED = 10_000, 0
 
@@ -80,13 +76,24 @@ _TRAINING = _digest([file_digest(path) for path in sorted(Path(training.__file__
 
 def ladder(recipe: Recipe) -> dict[str, Recipe]:
     """The rungs by name. A rung that changes nothing is left out."""
-    fields, rungs = recipe.model_dump() | dict(RD), dict[str, Recipe]()
+    rd = {field: getattr(PRESETS["rd"], field) for _, fields in STEPS for field in fields}
+    fields, rungs = recipe.model_dump() | rd, dict[str, Recipe]()
     for name, taken in STEPS:
         fields |= {field: getattr(recipe, field) for field in taken}
         rung = Recipe.model_validate(fields)
         if rung not in rungs.values():
             rungs[name] = rung
     return rungs
+
+
+def read_again(recipe: Recipe) -> dict[str, tuple[str, Recipe]]:
+    """Rungs whose network is read by another rule, too: the row's name, and a recipe that has the rule."""
+    rungs = ladder(recipe)
+    again = {} if recipe.rule == rungs["RD"].rule else {"RD": (REREAD, recipe)}
+    if recipe.rule == "chosen":
+        below = list(rungs)[list(rungs).index("+ refinement") - 1]
+        again[below] = (PUBLISHED, rungs[below].model_copy(update={"rule": "drd"}))
+    return again
 
 
 def open_all(roots: Sequence[Path], products: Sequence[str]) -> dict[str, Dataset]:
@@ -211,15 +218,15 @@ def measure(
     where = options.out / recipe.name / recipe.backbone / folder_of(dataset)
     # What this file computes, by the whole recipe's rule, also depends on these two.
     here = {"bench": _BENCH, "top": recipe.model_dump(mode="json")}
-    rows = dict[str, list[Figures]]()
+    rows, again = dict[str, list[Figures]](), read_again(recipe)
     for (name, rung), seed in product(rungs.items(), range(options.seeds)):
         out, of_rung = where / f"{name} {seed}", {"recipe": rung.model_dump(mode="json"), "seed": seed}
         learn = partial(train_rung, dataset, rung, seed, options)
         rows.setdefault(name, []).append(kept(out, {**known, **of_rung}, learn))
-        if name == "RD" and recipe.rule != rung.rule:
-            read = partial(reread, dataset, recipe, out, device)
-            found = kept(where / f"{REREAD} {seed}", {**known, **of_rung, **here}, read)
-            rows.setdefault(REREAD, []).append(found)
+        if name in again:
+            row, ruled = again[name]
+            read = partial(reread, dataset, ruled, out, device)
+            rows.setdefault(row, []).append(kept(where / f"{row} {seed}", {**known, **of_rung, **here}, read))
     compare = partial(nearest_neighbours, dataset, recipe, options.weights, device)
     return rows | {YARDSTICK: [kept(where / YARDSTICK, {**known, **here}, compare)]}
 
@@ -267,7 +274,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--rungs: no {', '.join(map(repr, unknown))}; there are {', '.join(map(repr, rungs))}")
     rungs = {name: rung for name, rung in rungs.items() if not options.rungs or name in options.rungs}
     results = {label: measure(one, recipe, rungs, options) for label, one in datasets.items()}
-    print(f"\n{recipe.name}, {recipe.backbone}, {recipe.epochs} epochs, {options.seeds} seed(s)")
+    epochs = f"{recipe.epochs} epochs, at least {recipe.min_steps} steps"
+    print(f"\n{recipe.name}, {recipe.backbone}, {epochs}, {options.seeds} seed(s)")
     print(table(results))
     return 0
 

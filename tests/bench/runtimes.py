@@ -7,15 +7,13 @@ largest deviations from the checkpoint over the bundle's golden frames, on the s
 import argparse
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from export.bundle import BATCH_SIZES, Bundle, BundleError
+from export.bundle.deviations import cyclic_windows, deviations
 from export.bundle.engines.choice import open_engine
 from export.bundle.engines.engine import Engine, ask
-from export.bundle.manifest import GOLDEN_STEP
-from export.bundle.predict import cyclic_windows
 from export.race import race
 
 BASE = "onnx-f32"
@@ -53,24 +51,18 @@ def table(bundle: Bundle, rounds: int) -> Iterator[str]:
                 f"{taken:8.2f} × {base / taken:4.2f} "
                 for taken, base in zip(times[name], times.get(BASE, times[name]), strict=True)
             )
-            score, heatmap = deviations(bundle, engine)
+            score, heatmap = largest_deviations(bundle, engine)
             yield f"{name:24}{cells}{score:10.1e}{heatmap:10.1e}"
     for name, reason in reasons.items():
         yield f"{name:24} not run: {reason}"
 
 
-def deviations(bundle: Bundle, engine: Engine) -> tuple[float, float]:
-    """The largest of the scores and of the heatmaps, golden frames in batches of all sizes."""
-    manifest, frames, thresholds = bundle.manifest, bundle.golden_frames(), bundle.manifest.thresholds
-    expected = thresholds.image.scores(np.array([golden.raw_score for golden in manifest.golden]))
-    expected_maps = thresholds.pixel.scores(bundle.golden_heatmaps())
-    scores, heatmaps = list[float](), list[float]()
-    for window in cyclic_windows(len(frames), BATCH_SIZES):
-        maps, raw = ask(engine, frames[window])
-        pixels = thresholds.pixel.scores(maps[:, ::GOLDEN_STEP, ::GOLDEN_STEP])
-        scores.append(float(np.abs(thresholds.image.scores(raw) - expected[window]).max()))
-        heatmaps.append(float(np.abs(pixels - expected_maps[window]).max()))
-    return max(scores), max(heatmaps)
+def largest_deviations(bundle: Bundle, engine: Engine) -> tuple[float, float]:
+    """Of the scores and of the heatmaps, golden frames in batches of all sizes."""
+    reference = bundle.reference()
+    windows = cyclic_windows(len(reference.frames), BATCH_SIZES)
+    seen = list(deviations(partial(ask, engine), reference, bundle.manifest.thresholds, windows))
+    return max(one.of_score for one in seen), max(one.heatmap for one in seen)
 
 
 if __name__ == "__main__":

@@ -148,27 +148,30 @@ def overload(folder: Path, bundle: Path, image: Path, seconds: float, *, free: b
 
 
 @contextmanager
-def server(bundle: Path, socket: Path, *, free: bool) -> Iterator[dict[str, str]]:
-    """A server process; its addresses by door."""
+def server(bundle: Path, socket: Path, *, free: bool, **more: str) -> Iterator[dict[str, str]]:
+    """A server process with `more` settings; its addresses by door."""
     settings = {
         "DRD_MODELS": str(bundle.parent.parent),
         "DRD_HTTP": f"127.0.0.1:0,unix:{socket}",
         "DRD_GRPC": "127.0.0.1:0",
         "DRD_LAME_DUCK_SECONDS": "0",
+        **more,
     }
     command = [sys.executable, "-m", "tests.bench.server" if free else "service.cli"]
     with subprocess.Popen(
         command, env=os.environ | settings, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as process:
         assert process.stdout is not None
-        lines = list[str]()
-        while not (lines and lines[-1].startswith("try")):
-            lines.append(process.stdout.readline())
-            if not lines[-1] or lines[-1].startswith("not ready"):
-                raise SystemExit(f"the server did not start: {lines}")
-        http, unix, grpc = (line.split()[1].removeprefix("http://") for line in lines[:3])
-        yield {"raw": http, "multipart": http, "unix": unix, "grpc": grpc, "stream": grpc}
-        process.terminate()
+        try:
+            lines = list[str]()
+            while not (lines and lines[-1].startswith("try")):
+                lines.append(process.stdout.readline())
+                if not lines[-1] or lines[-1].startswith("not ready"):
+                    raise SystemExit(f"the server did not start: {lines}")
+            http, unix, grpc = (line.split()[1].removeprefix("http://") for line in lines[:3])
+            yield {"raw": http, "multipart": http, "unix": unix, "grpc": grpc, "stream": grpc}
+        finally:
+            process.terminate()
 
 
 def load(

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from service import history as module
 from service.errors import Busy, NotLoaded
 from service.history import MAX_WATCHERS, NOT_INSPECTED, History
-from service.inspection import Timings
 from service.record import FrameAndMap, Record
+from service.values import Timings
 
 
 def record(size: int = 100, product: str = "tile") -> Record:

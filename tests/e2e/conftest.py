@@ -38,7 +38,7 @@ def running(tmp_path_factory: pytest.TempPathFactory, gate: Gate) -> Iterator[Ru
 def takes_a_minute(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Makes the named function take a minute, by the clock that requests' deadlines are checked with."""
     clock = SimpleNamespace(monotonic=time.monotonic)
-    monkeypatch.setattr("service.inspection.time", clock)
+    monkeypatch.setattr("service.values.time", clock)
 
     def slow_down(name: str) -> None:
         original: Callable[..., Any] = resolve_name(name)

@@ -16,7 +16,7 @@ from grpc import insecure_channel
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from numpy.typing import NDArray
 
-from export.bundle import Bundle, Prediction, Predictor
+from export.bundle import Answer, Bundle, Predictor
 from tests.bundles import make_bundle
 from tests.e2e.serving import Running, process, serving, wait_until
 from tests.service.engines import POISON, Gate
@@ -131,7 +131,7 @@ class _Ending(Predictor):
         super().__init__(bundle, bundle.manifest.engines[0], {})
         self._proven = True
 
-    def predict(self, frames: NDArray[np.uint8]) -> Prediction:
+    def predict(self, frames: NDArray[np.uint8]) -> Answer:
         if self._proven and frames.any():
             raise SystemExit
         return super().predict(frames)

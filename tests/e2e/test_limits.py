@@ -177,7 +177,7 @@ def test_one_connection_too_many_is_refused_unless_another_is_idle(running: Runn
 
 
 def in_phase(running: Running, name: str) -> int:
-    door = running.service._http
+    door = running.service._http_server
     assert door is not None
     connections = [vars(connection) for connection in list(door.server_state.connections)]
     return sum(each["phase"].name == name and not each["transport"].is_closing() for each in connections)

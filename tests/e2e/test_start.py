@@ -13,13 +13,14 @@ from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 from annotated_types import Le
 
 from export.bundle import program_version
 from service.client import Client, Frame
 from service.settings import Settings
 from tests.bundles import edit_manifest, make_bundle
-from tests.e2e.serving import ANYWHERE, drd_serve, process, wait_until
+from tests.e2e.serving import ANYWHERE, drd_serve, process, serving, wait_until
 from tests.service.images import plain
 
 REPOSITORY = Path(__file__).parents[2]
@@ -160,6 +161,15 @@ def started(
             yield popen, client, models / "log"
         finally:
             popen.kill()
+
+
+def test_a_door_that_fails_to_open_ends_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def startup(self: uvicorn.Server, sockets: object) -> None:
+        raise OSError("no more memory for sockets")
+
+    monkeypatch.setattr(uvicorn.Server, "startup", startup)
+    with pytest.raises(OSError, match="no more memory"), serving(tmp_path):
+        pass
 
 
 def test_it_says_which_version_it_is(tmp_path: Path) -> None:

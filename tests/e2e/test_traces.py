@@ -17,10 +17,10 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode, format_span_id, format_trace_id
 
-from service.inspection import STAGES
 from service.otel import OpenTelemetry
 from service.rpc.pb import inspection_pb2 as pb
 from service.rpc.pb.inspection_pb2_grpc import InspectionServiceStub
+from service.values import STAGES
 from tests.bundles import make_bundle
 from tests.e2e.serving import Running, process, serving, wait_until
 from tests.service.engines import POISON, Gate
@@ -185,7 +185,7 @@ def test_where_the_extra_is_missing_the_service_says_so_and_runs(tmp_path: Path)
 
 def test_nothing_of_it_is_imported_unless_asked_for() -> None:
     program = (
-        "import json, os, sys; import service.cli; from service.telemetry import open_traces;"
+        "import json, os, sys; import service.cli; from service.traces import open_traces;"
         "open_traces({});"
         "open_traces({'OTEL_TRACES_EXPORTER': 'none', 'OTEL_EXPORTER_OTLP_ENDPOINT': 'http://x'});"
         "open_traces({'OTEL_SDK_DISABLED': 'true', 'OTEL_TRACES_EXPORTER': 'otlp'});"

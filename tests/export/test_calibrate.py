@@ -16,7 +16,7 @@ from export.bundle.manifest import Thresholds
 from export.bundle.scale import Scale
 from export.calibrate import CalibrationError, calibrate, conformal_threshold, frame_ranges, is_promised
 from export.report import rejected_at_most, show_thresholds
-from export.scoring import Scored
+from training.evaluate import Scored
 
 Frame = NDArray[np.uint8]
 EVERYWHERE = np.ones((8, 8), np.bool_)
@@ -163,11 +163,10 @@ def test_a_picture_of_another_shape_is_unfamiliar() -> None:
 
 
 def scored(number: int, score: float, peak: float) -> Scored:
-    frame = textured(number)
     heatmap = np.ones((8, 8), np.float32)
     heatmap[:, 4:] = 3
     heatmap[1, 1] = peak  # not on the grid that the median is computed on
-    return Scored(Path(f"{number}.png"), frame, (80, 60), frame_statistics(frame, (80, 60)), heatmap, score)
+    return Scored(Path(f"{number}.png"), (80, 60), textured(number), heatmap, score)
 
 
 @pytest.mark.parametrize(("count", "budget", "most"), [(100, 0.01, 0.0295), (400, 0.01, 0.0193)])

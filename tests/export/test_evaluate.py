@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from export.bundle import Bundle, frame_statistics, read
-from export.evaluate import main
+from export.evaluate_cli import main
 from tests.bundles import edit_manifest, make_bundle, plain_frame
 from tests.export.checkpoints import break_network
 from tests.export.machine import needs

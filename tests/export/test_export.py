@@ -19,6 +19,7 @@ from export.bundle import MAX_VERSION, Bundle
 from export.bundle.manifest import EngineEntry
 from export.cli import main
 from export.engines import Prepared, prepare
+from export.proof import EngineParity
 from tests.export.checkpoints import break_network, make_checkpoint, make_dataset
 from training.checkpoint import DRD, TENSORS, Checkpoint
 from training.files import file_digest
@@ -162,7 +163,8 @@ def test_the_files_of_an_engine_that_is_left_out_are_not_published(
         return Prepared((plan, *prepared.entries), {})
 
     monkeypatch.setattr("export.build.prepare", with_a_plan)
-    monkeypatch.setattr("export.accept.prove_half_graph", lambda trial: (1.0, "too far"))
+    wide = EngineParity(id="model.fp16.onnx", status="verified", batch_sizes=(1,), guard_band=1.0)
+    monkeypatch.setattr("export.accept.prove_half_graph", lambda trial: wide)
     assert export(checkpoint, tmp_path / "models", "--engines", "onnx-f32") == 0
     manifest = Bundle.open(tmp_path / "models" / "plate" / "1").manifest
     assert [entry.id for entry in manifest.engines] == ["onnx-f32"]

@@ -11,7 +11,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from export.evaluate import main as evaluate
+from export.evaluate_cli import main as evaluate
 from tests.e2e.serving import wait_until
 from tests.export.checkpoints import make_dataset
 from training.cli import main

@@ -19,7 +19,7 @@ with atheris.instrument_imports(include=["PIL", "service", "export", "training"]
     from export.bundle import BundleError, Geometry
     from export.bundle.manifest import parse_manifest
     from service.errors import ServiceError
-    from service.image import ImageLimits, decode
+    from service.workers.image import ImageLimits, decode
 
 from tests.bundles import make_bundle
 from tests.hostile.images import good_pictures

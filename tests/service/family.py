@@ -7,7 +7,7 @@ from tests.e2e.serving import wait_until
 
 
 def nurseries(of: int | None = None) -> list[int]:
-    return [child for child in _children(of or os.getpid()) if "service.worker" in _command(child)]
+    return [child for child in _children(of or os.getpid()) if "service.workers.nursery" in _command(child)]
 
 
 def the_worker() -> int:

@@ -11,8 +11,8 @@ from typing import Any
 
 from service.app import Service, open_service
 from service.errors import Busy, DeadlinePassed, InspectionFailed
-from service.inspection import Inspection, Request
 from service.settings import Settings
+from service.values import Inspection, Request
 from tests.bundles import make_bundle
 from tests.service.engines import NOT_A_NUMBER, POISON, Gate
 from tests.service.images import plain
@@ -77,6 +77,6 @@ async def _ask(inspect: Inspect, chance: random.Random, product: str) -> str:
         return "late"
     except Busy:
         return "refused"
-    assert (round(255 * answer.reading.raw_score), answer.product) == (level, product)
+    assert (round(255 * answer.finding.raw_score), answer.product) == (level, product)
     assert level not in (POISON, NOT_A_NUMBER)
     return "answered"

@@ -11,8 +11,8 @@ import pytest
 from export.bundle import Bundle
 from service.admission import Admission
 from service.errors import Busy, DeadlinePassed
-from service.inspection import Request
 from service.lane import Frame, Lane
+from service.values import Request
 from tests.bundles import make_bundle
 
 BUDGET = 0.3
@@ -27,19 +27,20 @@ def test_a_frame_that_comes_too_late_never_proves_a_forecast(tmp_path: Path) -> 
         for pace in lane.pace.infer.values():
             pace.seconds = FORECAST
 
-        def frame(deadline: float | None, order: float) -> Frame:
-            request = Request(b"", lane.product, now, deadline)
+        def frame(deadline: float | None) -> Frame:
+            request, order = Request(b"", lane.product, now, deadline), admission.order(lane, now, deadline)
             return Frame(request, lane, order, now, loop.create_future())
 
-        with admission.admitted(frame(None, now + 1)):
+        with admission.admitted(frame(None)):
             with ExitStack() as under_way:
-                for number in range(60):  # each more urgent than all before
+                for number in range(60):
+                    deadline = now + BUDGET - number / 10_000  # each is more urgent than all before
                     under_way.enter_context(suppress(DeadlinePassed))
-                    under_way.enter_context(admission.admitted(frame(now + BUDGET, now - number)))
-                    under_way.callback(passing(now + BUDGET))
+                    under_way.enter_context(admission.admitted(frame(deadline)))
+                    under_way.callback(passing(deadline))
 
             with pytest.raises(Busy, match="deadline"):
-                admission.check(lane, now, time.monotonic() + 2 * FORECAST)
+                admission.check(lane, time.monotonic() + 2 * FORECAST)
 
 
 def passing(deadline: float) -> Callable[[], None]:

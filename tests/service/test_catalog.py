@@ -17,7 +17,7 @@ from export.bundle import Bundle, BundleError, Predictor
 from export.bundle.manifest import MANIFEST, SEAL
 from export.bundle.signature import SigningKey
 from service.app import Service
-from service.state import State
+from service.version import State
 from tests.access.test_signature import key_pair
 from tests.bundles import edit_manifest, make_bundle
 from tests.service.engines import Gate

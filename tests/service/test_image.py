@@ -10,8 +10,8 @@ from PIL import Image
 
 from export.bundle import Geometry
 from service.errors import TooLarge, UnlikeDeclared, UnreadableImage
-from service.image import ImageLimits, declared_type, decode, decode_rgb
-from service.inspection import Decoded
+from service.values import Decoded
+from service.workers.image import ImageLimits, declared_type, decode, decode_rgb
 from tests.service.images import bomb, encoded, plain
 
 GEOMETRY = Geometry(32, 32)

@@ -9,7 +9,7 @@ import pytest
 
 from service.app import Service
 from service.errors import Busy, DeadlinePassed, InspectionFailed, NotLoaded, NotServing, UnreadableImage
-from service.inspection import Inspection, Request
+from service.values import Inspection, Request
 from tests.bundles import make_bundle
 from tests.service.engines import NOT_A_NUMBER, POISON, Gate
 from tests.service.inspecting import ask_at_random, inspecting
@@ -45,7 +45,7 @@ def test_batches_form_while_the_engine_is_busy(tmp_path: Path) -> None:
             answers = await asyncio.gather(first, *others)
 
         assert sorted(map(len, gate.batches)) == [1, 1, 2, 4]
-        assert [round(255 * answer.reading.raw_score) for answer in answers] == list(range(1, 9))
+        assert [round(255 * answer.finding.raw_score) for answer in answers] == list(range(1, 9))
         assert answers[0].batch_size == 1
 
     within(30, work())
@@ -202,8 +202,8 @@ def test_the_engines_failure_is_its_batchs_only(tmp_path: Path) -> None:
             gate.open()
             results = await asyncio.gather(*poisoned, return_exceptions=True)
             assert [type(result) for result in results] == [InspectionFailed, InspectionFailed]
-            assert (await first).reading.verdict == "OK"
-            assert (await inspect(200)).reading.verdict == "NG"
+            assert (await first).finding.verdict == "OK"
+            assert (await inspect(200)).finding.verdict == "NG"
 
     within(30, work())
 
@@ -227,7 +227,7 @@ def test_a_batch_that_runs_out_of_memory_is_run_one_by_one(tmp_path: Path) -> No
         assert isinstance(failed, InspectionFailed)
         for level, answer in ((2, two), (4, four), (5, five)):
             assert isinstance(answer, Inspection)
-            assert (round(255 * answer.reading.raw_score), answer.batch_size) == (level, 1)
+            assert (round(255 * answer.finding.raw_score), answer.batch_size) == (level, 1)
 
     within(30, work())
 
@@ -250,7 +250,7 @@ def test_not_a_number_fails_its_frame_only(tmp_path: Path) -> None:
         assert isinstance(failed, InspectionFailed)
         assert isinstance(good, Inspection)
         assert good.batch_size == 2
-        assert round(255 * good.reading.raw_score) == 99
+        assert round(255 * good.finding.raw_score) == 99
 
     within(30, work())
 
@@ -265,7 +265,7 @@ def test_what_was_accepted_is_answered_before_the_engine_is_closed(tmp_path: Pat
             asked = [asyncio.create_task(inspect(level)) for level in range(1, 8)]
             await reached(gate)
             asyncio.get_running_loop().call_later(0.05, gate.open)
-        assert [round(255 * (await answer).reading.raw_score) for answer in asked] == list(range(1, 8))
+        assert [round(255 * (await answer).finding.raw_score) for answer in asked] == list(range(1, 8))
         assert len(gate.closed) == 1
         with pytest.raises(NotServing):
             await inspect(1)

@@ -19,17 +19,17 @@ import pytest
 import uvloop
 
 from export.bundle import Bundle, Finding, FrameStatistics, Geometry
-from service.channel import Channel, Head, shared_memory
 from service.errors import InspectionFailed, NotServing, ServiceError, TooLarge, UnreadableImage
-from service.image import ImageLimits
-from service.inspection import Decoded
-from service.job import Done
-from service.lane import Lane
-from service.nursery import new_worker
-from service.pool import Pool
+from service.lane import Frame, Lane, Predicted
 from service.settings import Settings
-from service.worker import REGION, Bounds
-from service.workers import Workers
+from service.values import Decoded, Request
+from service.workers.channel import Channel, Head, shared_memory
+from service.workers.front import Workers
+from service.workers.image import ImageLimits
+from service.workers.job import Done
+from service.workers.pool import Pool
+from service.workers.starting import new_worker
+from service.workers.work import REGION, Bounds
 from tests.bundles import make_bundle
 from tests.e2e.serving import wait_until
 from tests.service.family import nurseries, the_worker
@@ -79,9 +79,9 @@ class Ends:
         return channel
 
     async def asked(self) -> Head:
-        """The number of the first one's job, once there is one."""
+        """The nonce of the first one's job, once there is one."""
         head, _ = await asyncio.to_thread(self.channels[0].receive)
-        return {"number": head.get("number")}
+        return {"nonce": head.get("nonce")}
 
 
 @pytest.fixture
@@ -114,16 +114,16 @@ PIXELS = bytes(3 * SIDE * SIDE)
         lambda raw, *_: raw.send(b"short"),
         lambda raw, *_: raw.send(lengths(0, 100)),  # the head is then the image in the memory
         lambda _, channel, __: channel.send(cast(Any, [1, 2])),
-        lambda _, channel, number: channel.send(number),
+        lambda _, channel, nonce: channel.send(nonce),
         lambda _, channel, __: channel.send(GOOD, [PIXELS]),
-        lambda _, channel, __: channel.send(GOOD | {"number": "another"}, [PIXELS]),
-        lambda _, channel, number: channel.send(GOOD | number, [PIXELS[:-1]]),
-        lambda _, channel, number: channel.send(GOOD | number | {"spent": [-1.0]}, [PIXELS]),
-        lambda _, channel, number: channel.send(GOOD | number | {"spent": [1e9]}, [PIXELS]),
-        lambda _, channel, number: channel.send(GOOD | number | {"spent": ["nan"]}, [PIXELS]),
-        lambda _, channel, number: channel.send(number | {"error": "SystemExit", "detail": ""}),
-        lambda _, channel, number: channel.send(number | {"error": ["TooLarge"], "detail": ""}),
-        lambda _, channel, number: channel.send(number | {"error": "TooLarge"}),
+        lambda _, channel, __: channel.send(GOOD | {"nonce": "another"}, [PIXELS]),
+        lambda _, channel, nonce: channel.send(GOOD | nonce, [PIXELS[:-1]]),
+        lambda _, channel, nonce: channel.send(GOOD | nonce | {"spent": [-1.0]}, [PIXELS]),
+        lambda _, channel, nonce: channel.send(GOOD | nonce | {"spent": [1e9]}, [PIXELS]),
+        lambda _, channel, nonce: channel.send(GOOD | nonce | {"spent": ["nan"]}, [PIXELS]),
+        lambda _, channel, nonce: channel.send(nonce | {"error": "SystemExit", "detail": ""}),
+        lambda _, channel, nonce: channel.send(nonce | {"error": ["TooLarge"], "detail": ""}),
+        lambda _, channel, nonce: channel.send(nonce | {"error": "TooLarge"}),
     ],
 )
 def test_an_invalid_answer_ends_the_worker(runner: asyncio.Runner, ends: Ends, misbehave: Misbehave) -> None:
@@ -148,9 +148,9 @@ def test_an_unrequested_answer_ends_the_worker(runner: asyncio.Runner, ends: End
         pool = Pool(1, 30, lambda: next(starts)())
         await pool.start()
         first = asyncio.create_task(decode(pool, 1))
-        number = await ends.asked()
+        nonce = await ends.asked()
         for _ in range(2):
-            ends.channels[0].send(GOOD | number, [PIXELS])
+            ends.channels[0].send(GOOD | nonce, [PIXELS])
         answers = [(await first).made, (await decode(pool, 2)).made]
         await pool.close()
         return answers
@@ -165,9 +165,9 @@ def test_a_second_answer_is_not_taken_for_that_to_the_next_job(runner: asyncio.R
         pool = Pool(1, 30, lambda: next(starts)())
         await pool.start()
         jobs = [asyncio.create_task(decode(pool, level)) for level in (1, 2)]
-        number = await ends.asked()
+        nonce = await ends.asked()
         for _ in range(2):  # the worker gets the next job before its second answer is read
-            ends.channels[0].send(GOOD | number, [PIXELS])
+            ends.channels[0].send(GOOD | nonce, [PIXELS])
         answers = [(await job).made for job in jobs]
         await pool.close()
         return answers
@@ -207,14 +207,21 @@ def test_impossible_regions_end_the_worker(
 ) -> None:
     starts = iter([lambda *_: ends.start(), new_worker])
     heatmap = np.zeros((SIDE, SIDE), np.float32)
-    finding = {"verdict": "NG", "reason": "", "unfamiliar": (), "score": 1, "raw_score": 1, "regions": ()}
-    facts = {"finding": finding, "pictures": {"scores": heatmap.nbytes, "regions": len(regions)}, "spent": ()}
+    numbers = {"score": 1, "raw_score": 1, "small": False, "regions": ()}
+    facts = {
+        "finding": {"verdict": "NG", "reason": "", "unfamiliar": ()} | numbers,
+        "pictures": {"scores": heatmap.nbytes, "regions": len(regions)},
+        "spent": (),
+    }
 
     async def asked(lane: Lane) -> Finding:
         workers = Workers(Settings(models=tmp_path, workers=1), lambda *wanted: next(starts)(*wanted))
         await workers.start()
+        request = Request(b"", lane.product, 0, parts=frozenset({"regions"}))
+        predicted = asyncio.get_running_loop().create_future()
         decoded = Decoded(np.zeros(0, np.uint8), SIDE, SIDE, "", FrameStatistics(0, 0, 0, 1))
-        job = asyncio.create_task(workers.read(0, heatmap, 0.1, decoded, lane, frozenset({"regions"}), b""))
+        frame = Frame(request, lane, 0, 0, predicted, decoded=decoded)
+        job = asyncio.create_task(workers.read(frame, Predicted(heatmap, 0.1, seconds=0, batch_size=1)))
         ends.channels[0].send(facts | await ends.asked(), [bytes(heatmap.nbytes), regions])
         answer = await job
         await workers.close()

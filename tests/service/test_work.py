@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from export.bundle import (
-    Bundle,
     Finding,
     FrameFailed,
     frame_statistics,
@@ -23,25 +22,17 @@ from export.bundle import (
     overlay_png,
     read,
 )
-from export.bundle.scale import Scale
-from service.channel import LARGE
-from service.image import decode, decode_rgb
-from service.inspection import PARTS, Decoded, Part, Read
-from service.job import Done
-from service.lane import Lane
-from tests.bundles import make_bundle
+from service.values import PARTS, Decoded, Part, Read
+from service.workers.channel import LARGE
+from service.workers.image import decode, decode_rgb
 from tests.service.images import encoded
 from tests.service.working import BODY, GEOMETRY, LIMITS, SOURCE, Working, working
 
 
 @pytest.fixture(scope="module")
-def reading(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Working, Lane]]:
-    scale = Scale(median=0.1, threshold=0.7 / 3)
-    bundle = make_bundle(tmp_path_factory.mktemp("models"), size=(32, 64), scale=scale)
-    predictor = Bundle.open(bundle).start()
+def work() -> Iterator[Working]:
     with working() as one:
-        yield one, Lane(predictor)
-    predictor.close()
+        yield one
 
 
 FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
@@ -49,19 +40,18 @@ FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
 @given(heatmap=arrays(np.float32, (32, 64), elements=FLOATS), raw_score=FLOATS, brightness=st.floats(0, 1))
 def test_reading_is_the_same_to_the_bit_in_a_worker(
-    reading: tuple[Working, Lane], heatmap: NDArray[np.float32], raw_score: float, brightness: float
+    work: Working, heatmap: NDArray[np.float32], raw_score: float, brightness: float
 ) -> None:
-    work, lane = reading
     statistics = frame_statistics(np.full((32, 64, 3), int(255 * brightness), np.uint8), SOURCE)
     decoded = Decoded(np.zeros((32, 64, 3), np.uint8), *SOURCE, "", statistics)
 
     def ask(parts: frozenset[Part]) -> Read:
-        return work.run(work.pool.read(0, heatmap, raw_score, decoded, lane, parts, BODY)).made
+        return work.read(heatmap, raw_score, decoded, parts)
 
     there, scores = ask(frozenset(PARTS)), ask(frozenset({"mask"})).heatmap
 
-    guard_band = lane.predictor.guard_band
-    here = read(heatmap, raw_score, statistics, lane.manifest, guard_band, SOURCE)
+    guard_band = work.lane.predictor.guard_band
+    here = read(heatmap, raw_score, statistics, work.lane.manifest, guard_band, SOURCE)
     for field in fields(Finding):
         assert getattr(there.finding, field.name) == getattr(here, field.name)
     assert isinstance(scores, np.ndarray)
@@ -78,20 +68,16 @@ def test_reading_is_the_same_to_the_bit_in_a_worker(
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
-def test_what_is_not_finite_fails(reading: tuple[Working, Lane], number: float) -> None:
-    work, lane = reading
+def test_what_is_not_finite_fails(work: Working, number: float) -> None:
     decoded = work.decoded(BODY)
     heatmap = np.zeros((32, 64), np.float32)
     heatmap[3, 4] = number
 
-    def ask(heatmap: NDArray[np.float32], raw_score: float) -> Done[Read]:
-        return work.run(work.pool.read(0, heatmap, raw_score, decoded, lane, frozenset(), b""))
-
     with pytest.raises(FrameFailed, match="NaN or infinite"):
-        ask(heatmap, 0.1)
+        work.read(heatmap, 0.1, decoded)
     with pytest.raises(FrameFailed, match="NaN or infinite"):
-        ask(np.zeros((32, 64), np.float32), number)
-    assert ask(np.zeros((32, 64), np.float32), 0.1).made.pictures == {}
+        work.read(np.zeros((32, 64), np.float32), number, decoded)
+    assert work.read(np.zeros((32, 64), np.float32), 0.1, decoded).pictures == {}
 
 
 _PICTURE = Image.linear_gradient("L").resize(SOURCE).convert("RGB")
@@ -105,8 +91,7 @@ _RARE = {
 
 
 @pytest.mark.parametrize("body", [BODY, *_RARE.values()], ids=["grey", *_RARE])
-def test_decoding_is_the_same_in_a_worker(reading: tuple[Working, Lane], body: bytes) -> None:
-    work, _ = reading
+def test_decoding_is_the_same_in_a_worker(work: Working, body: bytes) -> None:
     there = work.decoded(body)
     here = decode(body, GEOMETRY, declared=None, limits=LIMITS)
 
@@ -115,22 +100,19 @@ def test_decoding_is_the_same_in_a_worker(reading: tuple[Working, Lane], body: b
     assert there.statistics == here.statistics
 
 
-def test_a_preview_is_small(reading: tuple[Working, Lane]) -> None:
-    work, _ = reading
+def test_a_preview_is_small(work: Working) -> None:
     with Image.open(BytesIO(work.run(work.pool.preview(BODY, 30)))) as preview:
         assert (preview.format, preview.size) == ("JPEG", (30, 20))
 
 
-def test_large_images_pass_and_give_their_memory_back(reading: tuple[Working, Lane]) -> None:
-    work, lane = reading
+def test_large_images_pass_and_give_their_memory_back(work: Working) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (2000, 2000, 3), np.uint8)
     body = encoded(Image.fromarray(noise), "BMP")
     heatmap = np.zeros((32, 64), np.float32)
 
     decoded = work.decoded(body)
     after_decoding = shared_bytes()
-    asked = work.pool.read(0, heatmap, 0.1, decoded, lane, frozenset({"overlay"}), body)
-    overlay = work.run(asked).made.pictures["overlay"]
+    overlay = work.read(heatmap, 0.1, decoded, frozenset({"overlay"}), body).pictures["overlay"]
     after_overlay = shared_bytes()
 
     assert min(len(body), len(overlay.png)) > LARGE

@@ -12,10 +12,9 @@ from typing import Any
 import pytest
 
 from service.errors import TooLarge, UnlikeDeclared, UnreadableImage
-from service.inspection import Decoded
-from service.job import Done
-from service.pace import Average
 from service.settings import MEBIBYTE
+from service.values import Decoded
+from service.workers.job import Done
 from tests.service.family import nurseries, the_worker, workers
 from tests.service.images import plain
 from tests.service.working import BODY, Working, working
@@ -190,11 +189,11 @@ def test_a_job_that_is_cancelled_while_it_waits_never_runs() -> None:
 def test_a_job_that_is_cancelled_under_way_leaves_the_next_alone(work: Working, quick: bool) -> None:
     """It is done soon, or its worker is ended: it cannot hold back jobs that somebody waits for. Either way
     it is known how long such a job takes."""
-    before, pace = the_worker(), Average()
+    before, pace = the_worker(), work.lane.pace.decode
 
     async def asked() -> Done[Decoded]:
         async with held(before):
-            cancelled = asyncio.create_task(work.decode(plain(1), pace=pace))
+            cancelled = asyncio.create_task(work.decode(plain(1)))
             await asyncio.sleep(0)
             cancelled.cancel()
             await asyncio.wait([cancelled])

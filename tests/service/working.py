@@ -3,21 +3,25 @@
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import uvloop
+from numpy.typing import NDArray
 from PIL import Image
 
-from export.bundle import (
-    Geometry,
-)
-from service.image import ImageLimits
-from service.inspection import Decoded
-from service.job import Done
-from service.pace import Average
+from export.bundle import Bundle, Geometry, Predictor
+from export.bundle.scale import Scale
+from service.lane import Frame, Lane, Predicted
 from service.settings import MEBIBYTE, Settings
-from service.workers import Workers
+from service.values import Decoded, Part, Read, Request
+from service.workers.front import Workers
+from service.workers.image import ImageLimits
+from service.workers.job import Done
+from tests.bundles import make_bundle
 from tests.service.images import encoded, plain
 
 GEOMETRY = Geometry(32, 64)
@@ -39,11 +43,28 @@ class Working:
         }
         self.run = runner.run
         self.pool = Workers(Settings(**given | settings))
+        self.lane = Lane(_predictor())
 
-    async def decode(
-        self, body: bytes, order: float = 0, declared: str | None = None, pace: Average | None = None
-    ) -> Done[Decoded]:
-        return await self.pool.decode(order, body, GEOMETRY, declared, pace or Average())
+    async def decode(self, body: bytes, order: float = 0, declared: str | None = None) -> Done[Decoded]:
+        return await self.pool.decode(self._frame(Request(body, "", 0, declared=declared), order))
+
+    def read(
+        self,
+        heatmap: NDArray[np.float32],
+        raw_score: float,
+        decoded: Decoded,
+        parts: frozenset[Part] = frozenset(),
+        body: bytes = BODY,
+    ) -> Read:
+        async def asked() -> Done[Read]:
+            frame = self._frame(Request(body, "", 0, parts=parts), decoded=decoded)
+            return await self.pool.read(frame, Predicted(heatmap, raw_score, seconds=0, batch_size=1))
+
+        return self.run(asked()).made
+
+    def _frame(self, request: Request, order: float = 0, decoded: Decoded | None = None) -> Frame:
+        predicted = asyncio.get_running_loop().create_future()
+        return Frame(request, self.lane, order, request.arrived, predicted, decoded=decoded)
 
     def decoded(self, body: bytes, declared: str | None = None) -> Decoded:
         return self.run(self.decode(body, declared=declared)).made
@@ -60,3 +81,13 @@ def working(**settings: Any) -> Iterator[Working]:
         runner.run(one.pool.start())
         yield one
         runner.run(one.pool.close())
+
+
+@cache
+def _predictor() -> Predictor:
+    """Of a bundle for `GEOMETRY`. It is closed, as workers need no engine."""
+    scale = Scale(median=0.1, threshold=0.7 / 3)
+    with TemporaryDirectory() as models:
+        predictor = Bundle.open(make_bundle(Path(models), size=(32, 64), scale=scale)).start()
+    predictor.close()
+    return predictor

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from export.cli import main as export
-from export.evaluate import main as evaluate
+from export.evaluate_cli import main as evaluate
 from service.rpc.pb import inspection_pb2, inspection_pb2_grpc
 from tests.e2e.serving import Running, serving
 from training.cli import main as train

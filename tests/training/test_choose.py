@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from training.choose import Candidate, candidates, choose_rule
+from training.choose import Candidate, candidates, choose_rule, jumps
 from training.model.drd import DRD
 from training.model.teacher import Teacher
 from training.recipe import Recipe
@@ -18,6 +18,15 @@ def tried(images: int, seed: int) -> list[Candidate]:
     drd = DRD(Teacher("test_resnet"), RECIPE).eval()
     select = np.random.default_rng(seed).integers(60, 180, (images, 64, 64, 3), np.uint8)
     return choose_rule(drd, RECIPE, torch.from_numpy(select), seed)
+
+
+def test_where_bfloat16_moves_the_paper_s_level_is_counted() -> None:
+    torch.manual_seed(0)
+    drd = DRD(Teacher("test_resnet"), RECIPE.model_copy(update={"rule": "drd"})).eval()
+    select = torch.from_numpy(np.random.default_rng(0).integers(60, 180, (20, 64, 64, 3), np.uint8))
+    assert 0 <= jumps(drd, select) < 20
+    drd.heatmap.least_varying = lambda maps: maps[0].flatten(1).amax(1)  # type: ignore[method-assign]
+    assert jumps(drd, select) == 20
 
 
 def test_few_select_images_do_not_move_the_rule() -> None:

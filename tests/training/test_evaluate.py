@@ -1,5 +1,6 @@
 """Pixel figures and the masks they come from."""
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from training.datasets import DatasetError, Sample
-from training.evaluate import evaluate
+from training.evaluate import Scored, evaluate
 from training.geometry import Geometry, read_rgb, upright_shape
 
 SIZE = Geometry(32, 32)
@@ -24,6 +25,12 @@ def sample(folder: Path, name: str, mask: NDArray[np.bool_] | None) -> Sample:
     return Sample(picture, name, "crack", folder / f"{name}_mask.png")
 
 
+def scored(heatmap: NDArray[np.float32]) -> Scored:
+    """Of a picture of 320×320, whose score is the map's largest value."""
+    frame = np.zeros((32, 32, 3), np.uint8)
+    return Scored(Path("any.png"), (320, 320), frame, heatmap, float(heatmap.max()))
+
+
 def test_a_defect_too_thin_for_the_network_counts_as_no_good_pixels(tmp_path: Path) -> None:
     wide, thin = np.zeros((320, 320), np.bool_), np.zeros((320, 320), np.bool_)
     wide[100:200, 100:200] = True
@@ -32,23 +39,30 @@ def test_a_defect_too_thin_for_the_network_counts_as_no_good_pixels(tmp_path: Pa
     found = [np.zeros((32, 32), np.float32) for _ in samples]
     found[1][10:20, 10:20] = 1
     found[2][16] = 1
-    quality = evaluate(samples, [(heat, float(heat.max())) for heat in found], SIZE).quality
+    quality = evaluate(samples, map(scored, found), SIZE).quality
     assert quality.n_masks_lost == 1
     assert (quality.image_auroc, quality.pixel_auroc, quality.aupro) == (1.0, 1.0, 1.0)
 
-    quality = evaluate(samples[:2], [(heat, float(heat.max())) for heat in found[:2]], SIZE).quality
+    quality = evaluate(samples[:2], map(scored, found[:2]), SIZE).quality
     assert quality.n_masks_lost is None
 
 
 def test_a_mask_that_is_not_its_pictures_is_refused(tmp_path: Path) -> None:
     other = sample(tmp_path, "other", np.ones((320, 300), np.bool_))
     with pytest.raises(DatasetError, match="has not the shape of its picture"):
-        evaluate([other], [(np.zeros((32, 32), np.float32), 0.0)], SIZE)
+        evaluate([other], [scored(np.zeros((32, 32), np.float32))], SIZE)
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_the_shape_of_a_picture_on_its_side_is_known_from_its_head(tmp_path: Path, orientation: int) -> None:
+@pytest.mark.parametrize("orientation", [*range(10), "6"])
+def test_the_shape_of_a_picture_on_its_side_is_known_from_its_head(
+    tmp_path: Path, orientation: int | str
+) -> None:
     exif = Image.Exif()
-    exif[ExifTags.Base.Orientation] = orientation
-    Image.new("RGB", (40, 30)).save(tmp_path / "p.jpg", exif=exif)
+    exif[ExifTags.Base.Orientation] = int(orientation)
+    content = exif.tobytes()
+    if isinstance(orientation, str):  # which no camera should write: as text
+        number, text = struct.pack(">HIHH", 3, 1, 6, 0), struct.pack(">HI4s", 2, 2, b"6")
+        assert number in content
+        content = content.replace(number, text)
+    Image.new("RGB", (40, 30)).save(tmp_path / "p.jpg", exif=content)
     assert upright_shape(tmp_path / "p.jpg") == read_rgb(tmp_path / "p.jpg").shape[:2]

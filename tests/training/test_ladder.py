@@ -28,8 +28,3 @@ def test_rungs_differ_from_the_one_below_in_what_their_name_says(name: str) -> N
         changed = {field for field in Recipe.model_fields if getattr(below, field) != getattr(rung, field)}
         assert changed <= set(fields[step])
         assert changed
-
-
-def test_the_preset_rd_is_the_ladder_s_first_rung() -> None:
-    first = next(iter(ladder(PRESETS["fast"]).values()))
-    assert first.model_copy(update={"name": "rd"}) == PRESETS["rd"]

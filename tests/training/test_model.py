@@ -192,9 +192,19 @@ def test_top_is_a_share_of_the_region_of_interest() -> None:
 
 def test_the_paper_s_factor_is_the_peak_of_the_least_varying_level() -> None:
     maps = levels(2.0)
-    maps[1][1] = 0.3  # no variance at all in the second level of the second image
+    maps[1][1], maps[2][1, 0, 0] = 0.3, 0.2  # in the second image only the second level does not vary
     plain, factor = Heatmap(64, 64)(maps)[1], Heatmap(64, 64, rule=ScoreRule(factor=True))(maps)[1]
     assert factor[1] == pytest.approx(float(plain[1]) * 1.3, rel=1e-5)
+
+
+def test_levels_vary_as_their_upsampled_maps_do() -> None:
+    generator = torch.Generator().manual_seed(0)
+    maps = [torch.rand(50, side, side, generator=generator) for side in (16, 8, 4)]
+    maps[0] *= 0.85  # near enough to make either of two levels the least varying
+    full = [F.interpolate(one[:, None], (64, 64), mode="bilinear")[:, 0] for one in maps]
+    expected = torch.stack([one.var((1, 2)) for one in full], 1).argmin(1)
+    assert len(set(expected.tolist())) > 1
+    assert torch.equal(Heatmap(64, 64).least_varying(maps), expected)
 
 
 def test_normalisation_gives_every_level_the_same_range() -> None:

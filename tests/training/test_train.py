@@ -24,6 +24,7 @@ from training.cli import main
 from training.datasets import open_dataset
 from training.evaluate import read_frames
 from training.geometry import Geometry
+from training.model.weights import load_teacher
 from training.recipe import PRESETS
 from training.run import Request, _resume_file
 from training.splits import split
@@ -94,6 +95,17 @@ def test_the_same_seed_gives_the_same_tensors(
     assert "%|" not in output.err
     first, second = (load_file(d / "checkpoint.safetensors") for d in (trained, tmp_path / "again"))
     assert first.keys() == second.keys()
+    assert [name for name in first if not torch.equal(first[name], second[name])] == []
+
+
+def test_weights_give_the_same_tensors_from_a_package_and_from_a_file(data: Path, tmp_path: Path) -> None:
+    lite, file = "tf_efficientnet_lite0", tmp_path / "weights.safetensors"
+    save_file(load_teacher(lite).net.state_dict(), file)
+    run = [str(data), "--product", "plate", "--recipe", "quick", "--size", "64", "64", "--device", "cpu"]
+    run += ["--backbone", lite, "--epochs", "1", "--out"]
+    assert main([*run, str(tmp_path / "package")]) == 0
+    assert main([*run, str(tmp_path / "file"), "--weights", str(file)]) == 0
+    first, second = (load_file(tmp_path / name / "checkpoint.safetensors") for name in ("package", "file"))
     assert [name for name in first if not torch.equal(first[name], second[name])] == []
 
 

@@ -52,10 +52,14 @@ class DRD(nn.Module):
         maps: list[Tensor] = self.memory(features, levels)
         return maps
 
+    def features(self, frames: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """The teacher's features of frames `[N, H, W, 3]`, and the student's reconstruction of them."""
+        features: list[Tensor] = self.teacher(frames)
+        return features, self.restore(features)
+
     def maps(self, frames: Tensor) -> list[Tensor]:
-        """`compare` for frames `[N, H, W, 3]`."""
-        features = self.teacher(frames)
-        return self.compare(features, self.restore(features))
+        """`compare` for frames."""
+        return self.compare(*self.features(frames))
 
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Frames uint8 RGB `[N, H, W, 3]` → heatmap float32 `[N, H, W]`, score float32 `[N]`."""

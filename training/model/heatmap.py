@@ -34,12 +34,18 @@ class ScoreRule(BaseModel):
     """Share of the pixels in the region of interest; the mean of as many hottest ones is the score. 0: the
     maximum."""
     factor: bool = False
-    """DRD's refinement: times 1 + the peak of the level whose map varies least."""
+    """DRD's refinement: times 1 + the peak of the level whose map varies least. As published but for the
+    Gaussian, which is applied before the upsampling here and not after it: a maximum differs by 1 %."""
+
+
+def distance(teacher: Tensor, student: Tensor) -> Tensor:
+    """1 − cosine over channels, at each place: `[N, C, h, w]` twice → `[N, h, w]`, 0–2."""
+    return 1 - F.cosine_similarity(teacher, student, dim=1)
 
 
 def distances(teacher: list[Tensor], student: list[Tensor]) -> list[Tensor]:
-    """1 − cosine over channels, per level: `[N, C, h, w]` twice → `[N, h, w]`, 0–2."""
-    return [1 - F.cosine_similarity(t, s, dim=1) for t, s in zip(teacher, student, strict=True)]
+    """`distance` of each level."""
+    return [distance(t, s) for t, s in zip(teacher, student, strict=True)]
 
 
 class Heatmap(nn.Module):
@@ -85,24 +91,24 @@ class Heatmap(nn.Module):
 
     def fit(self, normal: list[Tensor]) -> None:
         """Fit the normalisation to `DRD.maps` of held-out good frames."""
-        for k, distance in enumerate(normal):
+        for k, one in enumerate(normal):
             # torch.quantile takes 2^24 values at most.
-            reach = float(np.quantile(distance.cpu().numpy(), _QUANTILE)) - float(distance.mean())
+            reach = float(np.quantile(one.cpu().numpy(), _QUANTILE)) - float(one.mean())
             self.scale[k] = max(reach, _LEAST_RANGE)
 
-    def forward(self, distance: list[Tensor]) -> tuple[Tensor, Tensor]:
+    def forward(self, maps: list[Tensor]) -> tuple[Tensor, Tensor]:
         """`DRD.maps` → heatmap `[N, H, W]` and score `[N]`."""
-        maps = torch.stack([self._to_grid(one) for one in distance], 1)  # [N, maps, H/4, W/4]
-        mean = (maps / self.scale.view(1, -1, 1, 1) if self.rule.normalise else maps).mean(1)  # [N, H/4, W/4]
-        heatmap = self.rows @ mean @ self.columns.T * self.roi
-        return heatmap, self._score(heatmap, distance)
+        grids = torch.stack([self._to_grid(one) for one in maps], 1)  # [N, maps, H/4, W/4]
+        scaled = grids / self.scale.view(1, -1, 1, 1) if self.rule.normalise else grids
+        heatmap = self.rows @ scaled.mean(1) @ self.columns.T * self.roi
+        return heatmap, self._score(heatmap, maps)
 
     def _to_grid(self, one: Tensor) -> Tensor:
         if one.shape[-2:] == self.grid:
             return one
         return F.interpolate(one.unsqueeze(1), self.grid, mode="bilinear", align_corners=False).squeeze(1)
 
-    def _score(self, heatmap: Tensor, levels: list[Tensor]) -> Tensor:
+    def _score(self, heatmap: Tensor, maps: list[Tensor]) -> Tensor:
         if self.rule.top > 0:
             pooled = F.avg_pool2d(heatmap.unsqueeze(1), _FINEST_STRIDE).flatten(1)
             hottest = max(1, round(self.rule.top * self.inspected * pooled.shape[1]))
@@ -110,21 +116,20 @@ class Heatmap(nn.Module):
         else:
             score = heatmap.flatten(1).amax(1)
         if self.rule.factor:
-            inside = [level * self._roi_at(level.shape[-2:]) for level in levels]
-            score = score * (1 + _least_varying_peak([self._to_grid(level) for level in inside], inside))
+            inside = [one * self._roi_at(one.shape[-2:]) for one in maps]
+            peaks = torch.stack([one.flatten(1).amax(1) for one in inside], 1)  # [N, maps]
+            chosen = self.least_varying(inside).unsqueeze(1)
+            score = score * (1 + peaks.gather(1, chosen).squeeze(1))
         return score
+
+    def least_varying(self, maps: list[Tensor]) -> Tensor:
+        """Which map, upsampled to the input's size, has the least variance: `[N]`, int64."""
+        every = (F.interpolate(one.unsqueeze(1), self.size, mode="bilinear") for one in maps)
+        return torch.stack([one.flatten(1).var(1) for one in every], 1).argmin(1)
 
     def _roi_at(self, size: Sequence[int]) -> Tensor:
         """The region of interest on a level's grid, `[h, w]`."""
         return F.interpolate(self.roi[None, None], size, mode="nearest")[0, 0]
-
-
-def _least_varying_peak(on_grid: list[Tensor], levels: list[Tensor]) -> Tensor:
-    """v of DRD's refinement: the peak of the level whose upsampled map has least variance, per image
-    `[N]`."""
-    variance = torch.stack([grid.flatten(1).var(1) for grid in on_grid], 1)  # [N, levels]
-    peaks = torch.stack([level.flatten(1).amax(1) for level in levels], 1)  # [N, levels]
-    return peaks.gather(1, variance.argmin(1, keepdim=True)).squeeze(1)
 
 
 def _spreading(size: int, sigma: float) -> Tensor:

@@ -1,14 +1,18 @@
 """The interface of every engine, and the function that calls it."""
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from training.messages import one_line
 
-Answer = tuple[NDArray[np.float32], NDArray[np.float32]]
-"""Raw heatmap float32 [N, H, W] and raw score float32 [N]."""
+
+class Answer(NamedTuple):
+    """`heatmap` float32 [N, H, W] and `score` float32 [N], both raw."""
+
+    heatmap: NDArray[np.float32]
+    score: NDArray[np.float32]
 
 
 class EngineFailed(RuntimeError):
@@ -38,9 +42,11 @@ def last_line(error: Exception) -> str:
 def ask(engine: Engine, frames: NDArray[np.uint8]) -> Answer:
     """Runs `engine` on `frames` uint8 [N, H, W, 3]. Raises EngineFailed."""
     try:
-        heatmap, score = engine.run(frames)
+        answer = engine.run(frames)
     except Exception as error:  # exceptions of the runtimes have no common base class
         raise EngineFailed(one_line(error)) from error
-    if heatmap.shape != frames.shape[:3] or score.shape != frames.shape[:1]:
-        raise EngineFailed(f"outputs have shapes {heatmap.shape} and {score.shape} for frames {frames.shape}")
-    return heatmap, score
+    if answer.heatmap.shape != frames.shape[:3] or answer.score.shape != frames.shape[:1]:
+        raise EngineFailed(
+            f"outputs have shapes {answer.heatmap.shape} and {answer.score.shape} for frames {frames.shape}"
+        )
+    return answer

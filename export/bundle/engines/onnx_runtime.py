@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.bundle.engines.cores import cores_allowed
-from export.bundle.engines.engine import first_line
+from export.bundle.engines.engine import Answer, first_line
+from export.bundle.joints import ANSWER, FRAMES
 from export.bundle.manifest import BundleError
 from training.geometry import Geometry
 
@@ -43,9 +44,8 @@ class OnnxRuntimeEngine:
         self._sessions = dict[int, Any]()
         self._check_signature(self._session(1), geometry)
 
-    def run(self, frames: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        heatmap, score = self._session(len(frames)).run(["heatmap", "score"], {"frames": frames})
-        return heatmap, score
+    def run(self, frames: NDArray[np.uint8]) -> Answer:
+        return Answer(*self._session(len(frames)).run(ANSWER, {FRAMES: frames}))
 
     def close(self) -> None:
         del self._sessions
@@ -87,9 +87,9 @@ class OnnxRuntimeEngine:
         name = self._path.name
         inputs = {value.name: (value.type, value.shape[1:]) for value in session.get_inputs()}
         outputs = {value.name: value.type for value in session.get_outputs()}
-        if inputs != {"frames": ("tensor(uint8)", [geometry.height, geometry.width, 3])}:
+        if inputs != {FRAMES: ("tensor(uint8)", [geometry.height, geometry.width, 3])}:
             raise BundleError(f"{name} does not take frames of {geometry.height}×{geometry.width}: {inputs}")
-        if outputs != {"heatmap": "tensor(float)", "score": "tensor(float)"}:
+        if outputs != dict.fromkeys(ANSWER, "tensor(float)"):
             raise BundleError(f"{name} does not give heatmap and score: {outputs}")
 
 

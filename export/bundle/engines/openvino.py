@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.bundle.engines.cores import cores_allowed
-from export.bundle.engines.engine import last_line
+from export.bundle.engines.engine import Answer, last_line
 from export.bundle.engines.float32 import keep_first_in_float32
 from export.bundle.joints import ANSWER, FRAMES, STUDENT, TEACHER
 from export.bundle.manifest import BundleError
@@ -33,11 +33,11 @@ def _parts(graph: Any, precision: Precision) -> tuple[_Part, ...]:
     """bfloat16 is accurate enough for both networks, except the teacher's first convolutions. With distances
     and score in bfloat16, too, scores deviate twice as much. Quantised convolutions run in int8."""
     if precision == "f32":
-        return (_Part(FRAMES, ANSWER, "f32"),)
+        return (_Part((FRAMES,), ANSWER, "f32"),)
     values = _values(graph)
     student = tuple(name for name in STUDENT if name in values)
     features = TEACHER[-len(student) :] + student
-    return _Part(FRAMES, features, "bf16"), _Part(features, ANSWER, "f32")
+    return _Part((FRAMES,), features, "bf16"), _Part(features, ANSWER, "f32")
 
 
 class OpenVinoEngine:
@@ -62,13 +62,13 @@ class OpenVinoEngine:
             raise BundleError(f"OpenVINO can't open {path.name}: {last_line(error)}") from error
         _check_signature(self._requests[0][1].model_inputs, path, geometry)
 
-    def run(self, frames: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        values: dict[str, Any] = {"frames": frames}
+    def run(self, frames: NDArray[np.uint8]) -> Answer:
+        values: dict[str, Any] = {FRAMES: frames}
         for part, request in self._requests:
             inputs = [values[name] for name in part.inputs]
             answers = request.infer(inputs, share_inputs=True, share_outputs=True)
             values |= {name: answers[place] for place, name in enumerate(part.outputs)}
-        return values["heatmap"].copy(), values["score"].copy()  # the next call overwrites the originals
+        return Answer(*(values[name].copy() for name in ANSWER))  # the next call overwrites the originals
 
     def close(self) -> None:
         self._requests.clear()

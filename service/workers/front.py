@@ -10,29 +10,28 @@ from itertools import starmap
 
 import numpy as np
 import orjson
-from numpy.typing import NDArray
 from pydantic import BaseModel, NonNegativeInt, PositiveInt
 
-from export.bundle import MAX_INPUT_SIDE, Finding, FrameStatistics, Geometry, Region
-from service.channel import Channel, Head
-from service.image import ImageLimits
-from service.inspection import Decoded, Part, PngPicture, Read
-from service.job import Done
-from service.lane import Lane
-from service.nursery import new_worker
+from export.bundle import MAX_INPUT_SIDE, Finding, FrameStatistics, Region
+from service.lane import Frame, Predicted
 from service.pace import Average
-from service.pool import Pool
 from service.settings import Settings
-from service.worker import REGION, Bounds
+from service.values import Decoded, Part, PngPicture, Read
+from service.workers.channel import Channel, Head
+from service.workers.image import ImageLimits
+from service.workers.job import Done
+from service.workers.pool import Pool
+from service.workers.starting import new_worker
+from service.workers.work import REGION, Bounds
 
 _ROOM = 16 * MAX_INPUT_SIDE**2  # bytes beside image or overlay: maps, their pictures, a manifest, regions
 
 
 class Workers:
-    """Called on the event loop. `order` is an instant of `time.monotonic`: the earliest goes first. A pace
-    learns how long the job took, messages included.
+    """Called on the event loop. The frame with the earliest `order` goes first. The paces of its lane learn
+    how long each job took, messages included.
 
-    Raises the errors of service/image.py, FrameFailed, InspectionFailed when workers die on a map, and
+    Raises the errors of image.py, FrameFailed, InspectionFailed when workers die on a map, and
     NotServing when there is no worker.
     """
 
@@ -48,34 +47,28 @@ class Workers:
         """Starts all workers."""
         await self._pool.start()
 
-    async def decode(
-        self, order: float, image: bytes, geometry: Geometry, declared: str | None, pace: Average
-    ) -> Done[Decoded]:
+    async def decode(self, frame: Frame) -> Done[Decoded]:
         """The network's input; `spent` has one step."""
-        head = {"do": "decode", "geometry": geometry, "declared": declared}
+        request, geometry, pace = frame.request, frame.lane.manifest.geometry, frame.lane.pace.decode
+        head = {"do": "decode", "geometry": geometry, "declared": request.declared}
         understand = partial(_decoded, (geometry.height, geometry.width, 3))
-        return await self._pool.ask(order, head, (image,), understand, decodes=True, learn=pace.learn)
+        return await self._pool.ask(
+            frame.order, head, (request.image,), understand, decodes=True, learn=pace.learn
+        )
 
-    async def read(
-        self,
-        order: float,
-        heatmap: NDArray[np.float32],
-        raw_score: float,
-        decoded: Decoded,
-        lane: Lane,
-        parts: frozenset[Part],
-        image: bytes,
-    ) -> Done[Read]:
-        """The reading and its pictures; `spent` has two steps: reading, encoding.
+    async def read(self, frame: Frame, predicted: Predicted) -> Done[Read]:
+        """The finding and its pictures of a decoded frame; `spent` has two steps: reading, encoding.
 
-        For an overlay, `image` is decoded a second time: keeping the pixels of every queued frame could
+        For an overlay, the image is decoded a second time: keeping the pixels of every queued frame could
         exhaust memory.
         """
+        lane, decoded, heatmap, parts = frame.lane, frame.decoded, predicted.heatmap, frame.request.parts
+        assert decoded is not None
         overlay = "overlay" in parts
         head = {
             "do": "read",
             "map": heatmap.shape,
-            "raw_score": raw_score.hex(),  # JSON has no NaN
+            "raw_score": predicted.score.hex(),  # JSON has no NaN
             "statistics": decoded.statistics,
             "manifest": len(lane.manifest_json),
             "guard_band": lane.predictor.guard_band,
@@ -84,11 +77,12 @@ class Workers:
             "parts": sorted(parts),
         }
         pixels = np.ascontiguousarray(heatmap, np.float32).data.cast("B")
-        payload = pixels, lane.manifest_json, image if overlay else b""
+        payload = pixels, lane.manifest_json, frame.request.image if overlay else b""
         source = decoded.width, decoded.height
         understand = partial(_read, heatmap.shape, source, parts - {"regions"})
-        pace = lane.pace.post
-        return await self._pool.ask(order, head, payload, understand, decodes=overlay, learn=pace.learn)
+        return await self._pool.ask(
+            frame.order, head, payload, understand, decodes=overlay, learn=lane.pace.post.learn
+        )
 
     async def preview(self, image: bytes, side: int) -> bytes:
         """A JPEG of `image` with at most `side` pixels per side, made when no frame waits for a worker.

@@ -7,12 +7,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
+from export.bundle.bundle import Bundle
 from export.bundle.manifest import MANIFEST
-from export.bundle.predict import Bundle
 from export.errors import FAILURES
-from export.evaluation import Evaluation, evaluate, judge_of, labelled, new_to, predict_of
+from export.evaluation import Evaluation, evaluate_bundle, evaluate_checkpoint, labelled, new_to
 from training.checkpoint import load_checkpoint
 from training.datasets import open_dataset
+from training.messages import out_of_memory
 from training.version import program_version
 
 
@@ -37,6 +38,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except FAILURES as error:
         print(f"drd-evaluate: {error}", file=sys.stderr)
         return 1
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        print("drd-evaluate: not enough memory", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("drd-evaluate: interrupted", file=sys.stderr)
         return 130
@@ -51,13 +57,7 @@ def _bundle(path: Path, data: Path, engine: str) -> tuple[dict[str, object], Eva
         print(f"{manifest.product} version {manifest.version} on {predictor.engine_id}\n{dataset}")
         if not dataset.test:
             print("WARNING: pictures that were learned from or calibrated with flatter the figures")
-        evaluation = evaluate(
-            predict_of(predictor),
-            manifest.geometry,
-            labelled(dataset),
-            judge_of(predictor),
-            predictor.batch_sizes,
-        )
+        evaluation = evaluate_bundle(predictor, labelled(dataset))
         facts = {
             "product": manifest.product,
             "version": manifest.version,
@@ -71,9 +71,8 @@ def _checkpoint(path: Path, data: Path) -> tuple[dict[str, object], Evaluation]:
     checkpoint = load_checkpoint(path)
     dataset = open_dataset(data, checkpoint.product)
     print(f"{checkpoint.product}, checkpoint {path}\n{dataset}")
-    predict = checkpoint.model().predict
     samples = labelled(dataset) if dataset.test else new_to(checkpoint, labelled(dataset))
-    return {"product": checkpoint.product}, evaluate(predict, checkpoint.geometry, samples)
+    return {"product": checkpoint.product}, evaluate_checkpoint(checkpoint, samples)
 
 
 def _table(evaluation: Evaluation) -> Iterator[str]:

@@ -1,8 +1,8 @@
-"""From frames to heatmaps and raw scores: one implementation for both evaluation and service."""
+"""A bundle on disk, and its started engine: what evaluation and service both run."""
 
 import hashlib
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.bundle.copies import private_copy
+from export.bundle.deviations import Reference, cyclic_windows, deviations
 from export.bundle.engines.choice import open_engine
-from export.bundle.engines.engine import Engine, EngineFailed, ask
+from export.bundle.engines.engine import Answer, Engine, EngineFailed, ask
 from export.bundle.files import read_sealed_manifest, verify_files
 from export.bundle.manifest import (
     GOLDEN_STEP,
@@ -31,14 +32,6 @@ from training.geometry import UnreadableImage, read_rgb
 
 _ROUNDING = 1e-4
 """Score difference that two machines may have in float32, if the recorded deviation is almost 0."""
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """`heatmap` float32 [N, H, W] and `score` float32 [N], both raw."""
-
-    heatmap: NDArray[np.float32]
-    score: NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
@@ -113,6 +106,11 @@ class Bundle:
             raise BundleError(f"{name} holds {heatmaps.dtype} {heatmaps.shape}, not a map per golden frame")
         return np.asarray(heatmaps)
 
+    def reference(self) -> Reference:
+        """What engines have to reproduce. Raises BundleError."""
+        scores = np.array([golden.raw_score for golden in self.manifest.golden])
+        return Reference(self.golden_frames(), scores, self.golden_heatmaps())
+
 
 def _check(root: Path, trusted: TrustedKey | None) -> tuple[Manifest, str]:
     """The manifest and its digest. Raises BundleError if the bundle was changed."""
@@ -156,13 +154,13 @@ class Predictor:
             raise
         self.guard_band = max(entry.guard_band or 0.0, 2 * self.deviation)
 
-    def predict(self, frames: NDArray[np.uint8]) -> Prediction:
+    def predict(self, frames: NDArray[np.uint8]) -> Answer:
         """Runs `frames` uint8 [N, H, W, 3], N one of `batch_sizes`. Raises EngineFailed."""
         geometry = self.bundle.manifest.geometry
         assert frames.dtype == np.uint8, frames.dtype
         assert frames.shape[1:] == (geometry.height, geometry.width, 3), frames.shape
         assert len(frames) in self.batch_sizes, len(frames)
-        return Prediction(*ask(self._engine, frames))
+        return ask(self._engine, frames)
 
     def close(self) -> None:
         """Frees the engine's memory; the predictor can't be used afterwards."""
@@ -174,32 +172,27 @@ class Predictor:
 
         Verdicts need no check of their own: with a deviation inside the guard band they cannot flip.
         """
-        manifest, frames = self.bundle.manifest, self.bundle.golden_frames()
-        image, pixel = manifest.thresholds.image, manifest.thresholds.pixel
-        expected = image.scores(np.array([golden.raw_score for golden in manifest.golden]))
-        expected_maps = pixel.scores(self.bundle.golden_heatmaps())
+        manifest, reference = self.bundle.manifest, self.bundle.reference()
+        windows = cyclic_windows(len(reference.frames), self.batch_sizes)
         allowed, allowed_on_maps = _allowed(entry)
-        deviations = []
-        for window in cyclic_windows(len(frames), self.batch_sizes):
-            try:
-                prediction = self.predict(frames[window])
-            except EngineFailed as error:
-                raise BundleError(f"failed on golden frames at batch size {len(window)}: {error}") from error
-            scores = image.scores(prediction.score)
-            maps = pixel.scores(prediction.heatmap[:, ::GOLDEN_STEP, ::GOLDEN_STEP])
-            for index, score, pixels in zip(window, scores, maps, strict=True):
-                where = f"{manifest.golden[index].file} at batch size {len(window)}"
-                deviations.append(abs(float(score - expected[index])))
-                if not deviations[-1] <= allowed:  # also true of NaN
-                    raise BundleError(
-                        f"{where} scores {score:.4f}, not {expected[index]:.4f} ± {allowed:.4f}"
-                    )
-                off = float(np.abs(pixels - expected_maps[index]).max())
-                if not off <= allowed_on_maps:
-                    raise BundleError(
-                        f"{where}: its heatmap deviates by {off:.4f}; allowed are {allowed_on_maps:.4f}"
-                    )
-        return max(deviations)
+        largest = 0.0
+        for seen in deviations(self._predict_golden, reference, manifest.thresholds, windows):
+            where = f"{manifest.golden[seen.index].file} at batch size {seen.batch_size}"
+            if not seen.of_score <= allowed:  # also true of NaN
+                raise BundleError(f"{where} scores {seen.score:.4f}, not {seen.expected:.4f} ± {allowed:.4f}")
+            if not seen.heatmap <= allowed_on_maps:
+                raise BundleError(
+                    f"{where}: its heatmap deviates by {seen.heatmap:.4f}; allowed are {allowed_on_maps:.4f}"
+                )
+            largest = max(largest, seen.of_score)
+        return largest
+
+    def _predict_golden(self, frames: NDArray[np.uint8]) -> Answer:
+        """`predict`, but for the error."""
+        try:
+            return self.predict(frames)
+        except EngineFailed as error:
+            raise BundleError(f"failed on golden frames at batch size {len(frames)}: {error}") from error
 
 
 def _allowed(entry: EngineEntry) -> tuple[float, float]:
@@ -209,13 +202,3 @@ def _allowed(entry: EngineEntry) -> tuple[float, float]:
     # The guard band becomes twice the deviation seen here, and may not exceed the widest there is.
     score = min(max(entry.guard_band, _ROUNDING), MAX_GUARD_BAND / 2)
     return score, min(max(2 * entry.heatmap_deviation, _ROUNDING), MAX_HEATMAP_DEVIATION)
-
-
-def cyclic_windows(count: int, batch_sizes: tuple[int, ...], *, every: bool = False) -> Iterator[list[int]]:
-    """Batches of indices, such that each of `count` frames appears at every batch size.
-
-    With `every`, also at every position in the batch.
-    """
-    for size in batch_sizes:
-        for start in range(0, count, 1 if every else size):
-            yield [(start + offset) % count for offset in range(size)]

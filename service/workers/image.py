@@ -1,4 +1,4 @@
-"""Decodes the bytes of a caller's image into the network's input."""
+"""Decodes the bytes of a caller's image: into the network's input, or scaled down for the operator page."""
 
 import hashlib
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from PIL import Image
 from export.bundle import IMAGE_FORMATS, Geometry, frame_statistics, one_line, to_rgb
 from export.bundle import UnreadableImage as Unconvertible
 from service.errors import TooLarge, UnlikeDeclared, UnreadableImage
-from service.inspection import Decoded
+from service.values import Decoded
 
 _FORMAT_OF_TYPE = {
     "image/jpeg": "JPEG",
@@ -77,6 +77,15 @@ def decode_rgb(body: bytes, limits: ImageLimits) -> NDArray[np.uint8]:
     """The sent image itself, upright, uint8 [h, w, 3]."""
     with _opened(body, None, limits) as image:
         return _rgb(image)
+
+
+def preview_jpeg(rgb: NDArray[np.uint8], side: int) -> bytes:
+    """A JPEG of `rgb` [h, w, 3] with at most `side` pixels per side."""
+    image = Image.fromarray(rgb)
+    image.thumbnail((side, side), Image.Resampling.BILINEAR)
+    buffer = BytesIO()
+    image.save(buffer, "JPEG", quality=82)
+    return buffer.getvalue()
 
 
 def _opened(body: bytes, declared: str | None, limits: ImageLimits) -> Image.Image:

@@ -50,7 +50,7 @@ class Channel:
 
     def receive(self) -> tuple[Head, memoryview]:
         """The payload is valid until the next `send`. EOFError when the other side has ended or has sent
-        something that is not a message."""
+        something that is not a message; BlockingIOError when there is none and the socket does not wait."""
         lengths = self._socket.recv(_LENGTHS.size)
         if len(lengths) < _LENGTHS.size:
             raise EOFError

@@ -13,20 +13,20 @@ from contextlib import suppress
 import grpc
 
 from service.client import errors
-from service.client.address import Access, Address
+from service.client.address import Address, Credentials
 from service.client.door import milliseconds_left
-from service.client.rpc import OPTIONS, answer_of, credentials, error_of, error_of_call, message_of
+from service.client.rpc import OPTIONS, answer_of, channel_credentials, error_of, error_of_call, message_of
 from service.client.values import Answer, Frame
 from service.rpc.pb import inspection_pb2 as pb
 from service.rpc.pb.inspection_pb2_grpc import InspectionServiceStub
 
 
-class RpcLink:
+class RpcStreamDoor:
     """A Door for one stream of frames; frame ids in flight must differ."""
 
-    def __init__(self, address: Address, access: Access) -> None:
-        self._address, self._access = address, access
-        self._metadata = tuple(access.headers().items())
+    def __init__(self, address: Address, credentials: Credentials) -> None:
+        self._address, self._credentials = address, credentials
+        self._metadata = tuple(credentials.headers().items())
         self._channel: grpc.Channel | None = None
         self._opening = asyncio.Lock()
         self._stream: _Stream | None = None
@@ -52,7 +52,7 @@ class RpcLink:
         """A service that ends a stream closes its connection soon, and another may take its place."""
         if self._channel is not None:
             self._channel.close()
-        self._channel = _channel(self._address, self._access)
+        self._channel = _channel(self._address, self._credentials)
         return InspectionServiceStub(self._channel)
 
     def _check(self, stub: InspectionServiceStub, left: float) -> None:
@@ -68,9 +68,9 @@ class RpcLink:
             # Any other error comes from the service: the frame's own call will get it.
 
 
-def _channel(address: Address, access: Access) -> grpc.Channel:
+def _channel(address: Address, credentials: Credentials) -> grpc.Channel:
     if address.tls:
-        return grpc.secure_channel(address.target, credentials(access), OPTIONS)
+        return grpc.secure_channel(address.target, channel_credentials(credentials), OPTIONS)
     return grpc.insecure_channel(address.target, OPTIONS)
 
 

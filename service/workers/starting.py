@@ -9,8 +9,8 @@ import sys
 import threading
 from contextlib import suppress
 
-from service.channel import Channel, shared_memory
 from service.settings import MEBIBYTE
+from service.workers.channel import Channel, shared_memory
 
 _START_SECONDS = 60  # the first worker waits for the nursery's imports, perhaps on a busy machine
 _END_SECONDS = 5
@@ -109,7 +109,7 @@ class Nursery:
         with other:
             number = other.fileno()
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-W", "ignore", "-m", "service.worker", str(number)],
+                [sys.executable, "-P", "-W", "ignore", "-m", "service.workers.nursery", str(number)],
                 pass_fds=[number],
                 stdin=subprocess.DEVNULL,
                 env=os.environ | _ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(sys.path)},

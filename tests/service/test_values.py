@@ -3,7 +3,7 @@ import time
 import pytest
 
 from service.errors import DeadlinePassed
-from service.inspection import Request
+from service.values import Request
 
 
 def request(deadline: float | None) -> Request:

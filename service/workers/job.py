@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from export.bundle import FrameFailed
-from service.channel import Bytes, Head
 from service.errors import InspectionFailed, ServiceError, TooLarge, UnlikeDeclared, UnreadableImage
-from service.settle import settle
+from service.threads import settle
+from service.workers.channel import Bytes, Head
 
 Made = TypeVar("Made")
 _FAILURES: dict[str, type[Exception]] = {
@@ -37,8 +37,8 @@ class Job(Generic[Made]):
     """Whether it opens an image: a failure is then blamed on the image."""
     answer: asyncio.Future[Done[Made]]
     learn: Callable[[float], object]
-    """Told the seconds from handing it over to its answer, also if nobody waits for that any more."""
-    again: bool = False
+    """Called with the seconds from handing over to the answer, even if nobody waits for it."""
+    repeated: bool = False
     """Whether a worker has died on it already."""
 
     def settle(self, outcome: Done[Made] | Exception) -> None:

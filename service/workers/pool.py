@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from service.batching import BatchQueue
-from service.channel import Bytes, Channel, DoesNotFit, Head
 from service.errors import NotServing, TooLarge, ending
-from service.job import Done, Job, Made
+from service.workers.channel import Bytes, Channel, DoesNotFit, Head
+from service.workers.job import Done, Job, Made
 
 _PATIENCE = 20  # times its CPU time limit: a worker that takes this long is given up
 _ABANDONED_SECONDS = 0.05  # about what ending a worker and starting another costs
@@ -23,7 +23,7 @@ _logger = logging.getLogger(__name__)
 class _Worker:
     channel: Channel
     job: Job[Any] | None = None
-    number: str = ""
+    nonce: str = ""
     """The current job's, unguessable: a compromised worker can't answer a job before it has been given it. It
     can still answer wrongly afterwards."""
     since: float = 0.0
@@ -43,7 +43,7 @@ class Pool:
         self._workers = set[_Worker]()
         self._idle = list[_Worker]()
         self._waiting = BatchQueue[Job[Any]]((1,))
-        self._again = list[Job[Any]]()
+        self._to_repeat = list[Job[Any]]()
         """Jobs that wait for a new worker."""
         self._starting = set[asyncio.Task[None]]()
         self._pausing = False
@@ -101,7 +101,7 @@ class Pool:
             (job,) = self._waiting.take(0).batch
             if not job.answer.done():
                 self._give(self._idle.pop(), job)
-        needed = len(self._waiting) + len(self._again) - len(self._starting)
+        needed = len(self._waiting) + len(self._to_repeat) - len(self._starting)
         if not self._pausing:
             for _ in range(min(self._missing, needed)):
                 self._missing -= 1
@@ -118,11 +118,11 @@ class Pool:
             self._assign()
 
     def _give(self, worker: _Worker, job: Job[Any]) -> None:
-        worker.job, worker.since, worker.number = job, time.monotonic(), secrets.token_hex(8)
+        worker.job, worker.since, worker.nonce = job, time.monotonic(), secrets.token_hex(8)
         patience = _PATIENCE * self._seconds
         worker.timeout = asyncio.get_running_loop().call_later(patience, self._ended, worker)
         try:
-            worker.channel.send(job.head | {"number": worker.number}, job.payload)
+            worker.channel.send(job.head | {"nonce": worker.nonce}, job.payload)
         except DoesNotFit:
             job.settle(TooLarge("the image is larger than there is room for"))
             self._free(worker)
@@ -149,9 +149,9 @@ class Pool:
     def _go_on_without(self) -> None:
         """After a failed start: the other workers take the jobs; without any, waiting jobs are refused."""
         if self._workers:
-            for job in self._again:
+            for job in self._to_repeat:
                 self._waiting.offer(job, order=job.order)
-            self._again.clear()
+            self._to_repeat.clear()
             self._pausing = True
             asyncio.get_running_loop().call_later(_PAUSE_SECONDS, self._resume)
             self._assign()
@@ -167,9 +167,9 @@ class Pool:
         """Fails all waiting jobs."""
         while self._waiting:
             self._waiting.take(0).batch[0].settle(error())
-        for job in self._again:
+        for job in self._to_repeat:
             job.settle(error())
-        self._again.clear()
+        self._to_repeat.clear()
 
     def _add(self, channel: Channel) -> None:
         if self._closed:
@@ -178,9 +178,9 @@ class Pool:
         worker = _Worker(channel)
         self._workers.add(worker)
         asyncio.get_running_loop().add_reader(channel.fileno(), self._hear, worker)
-        self._again = [job for job in self._again if not job.answer.done()]
-        if self._again:
-            self._give(worker, self._again.pop(0))
+        self._to_repeat = [job for job in self._to_repeat if not job.answer.done()]
+        if self._to_repeat:
+            self._give(worker, self._to_repeat.pop(0))
         else:
             self._idle.append(worker)
         self._assign()
@@ -190,7 +190,7 @@ class Pool:
         job = worker.job
         try:
             head, payload = worker.channel.receive()
-            if job is None or head.get("number") != worker.number:
+            if job is None or head.get("nonce") != worker.nonce:
                 raise EOFError  # not the answer to its current job
             seconds = time.monotonic() - worker.since
             outcome = job.outcome(head, payload, seconds)
@@ -223,11 +223,11 @@ class Pool:
         if job is not None:
             _logger.warning("a worker died while working on a frame")
             too_long = time.monotonic() - worker.since >= self._seconds
-            if job.again or too_long:
+            if job.repeated or too_long:
                 job.settle(job.failure(self._seconds, too_long=too_long))
             elif not job.answer.done():
-                job.again = True
-                self._again.append(job)
+                job.repeated = True
+                self._to_repeat.append(job)
         self._assign()
 
     def _remove(self, worker: _Worker) -> None:

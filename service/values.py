@@ -4,12 +4,12 @@ import re
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from export.bundle import Finding, FrameStatistics
+from export.bundle import Finding, FrameStatistics, Region
 from service.errors import BadParameter, DeadlinePassed
 
 Door = Literal["http", "grpc"]
@@ -93,10 +93,9 @@ class Inspection:
     version: int
     bundle_digest: str
     engine: str
-    reading: Finding
+    finding: Finding
     raw_threshold: float
     guard_band: float
-    min_area: int
     sent: bytes
     """The image file as it was sent."""
     image: Decoded
@@ -106,6 +105,18 @@ class Inspection:
     """As in `Read`."""
     timings: Timings
     batch_size: int
+
+
+def region_facts(region: Region) -> dict[str, Any]:
+    """By name, for answers."""
+    return {
+        "x": region.x,
+        "y": region.y,
+        "width": region.width,
+        "height": region.height,
+        "area": region.area,
+        "peak": region.peak,
+    }
 
 
 def is_id(text: str) -> bool:

@@ -1,0 +1,54 @@
+"""What each engine is: the one table of engines, by id."""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from export.bundle.manifest import GRAPH, HALF_GRAPH, INT8_GRAPH
+
+Precision = Literal["f32", "bf16", "fp16", "int8"]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """`graph`: the file it runs or, with TensorRT, is built from at export. `precision`: of the graph's
+    convolutions. `gpu`: whether it needs one."""
+
+    runtime: Literal["onnxruntime", "openvino", "tensorrt", "tensorrt-rtx"]
+    graph: str
+    precision: Precision
+    gpu: bool = False
+
+    @property
+    def is_plan(self) -> bool:
+        """Whether it is built for one kind of GPU, which its id ends in: `sm89` is compute capability 8.9."""
+        return self.runtime in ("tensorrt", "tensorrt-rtx")
+
+
+EVERYWHERE = "onnx-f32"
+"""The engine in every bundle: it runs on any machine."""
+
+_TARGET, _ANY_TARGET = re.compile(r"-sm\d{2,3}$"), "-smNN"
+
+KINDS = {
+    "onnx-cuda-fp16": Kind("onnxruntime", HALF_GRAPH, "fp16", gpu=True),
+    "openvino-int8": Kind("openvino", INT8_GRAPH, "int8"),
+    "openvino-bf16": Kind("openvino", GRAPH, "bf16"),
+    "openvino-f32": Kind("openvino", GRAPH, "f32"),
+    EVERYWHERE: Kind("onnxruntime", GRAPH, "f32"),
+    f"tensorrt-fp16{_ANY_TARGET}": Kind("tensorrt", HALF_GRAPH, "fp16", gpu=True),
+    f"tensorrt-rtx-fp16{_ANY_TARGET}": Kind("tensorrt-rtx", HALF_GRAPH, "fp16", gpu=True),
+}
+"""In the order in which they are listed for people; NN stands for a compute capability."""
+
+
+class UnknownEngineError(ValueError):
+    """There is no engine with that id."""
+
+
+def kind(name: str) -> Kind:
+    """The kind of the engine with the id `name`. Raises UnknownEngineError."""
+    known = KINDS.get(_TARGET.sub(_ANY_TARGET, name))
+    if known is None or name.endswith(_ANY_TARGET):
+        raise UnknownEngineError(f"there is no engine {name!r}; known: {', '.join(KINDS)}")
+    return known
