@@ -8,7 +8,7 @@ ValueError
  ├─ VersionTakenError          the version exists already
  └─ CheckpointError, DatasetError, UnreadableImage      raised by training/
 RuntimeError
- ├─ EngineFailed               the engine raised, or its output has a wrong shape
+ ├─ EngineFailed               the engine raised, or its output is not finite or has a wrong shape
  └─ FrameFailed                the output is NaN or infinite
 OSError                        disk full, no permission …
 """

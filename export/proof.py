@@ -98,7 +98,7 @@ def prove(entry: EngineEntry, trial: Trial) -> EngineParity:
     """Runs `entry` on all golden frames, batch sizes and positions, then on the survey.
 
     The status of an engine that can't be opened here is `not_run`, with the reason. Raises ParityError on a
-    flip, and EngineFailed if it fails.
+    flip, and EngineFailed if it fails or, of bfloat16 or int8, can't be opened.
     """
     precision = kind(entry.id).precision
     try:
@@ -136,7 +136,7 @@ def _compared(
         status="verified",
         batch_sizes=batch_sizes,
         max_score_deviation=_largest(one.of_score for one in seen),
-        max_heatmap_deviation=_largest(one.heatmap for one in seen),
+        max_heatmap_deviation=_largest(one.of_heatmap for one in seen),
         guard_band=2 * _largest(one.of_score for one in seen),
         flips=0,
     )

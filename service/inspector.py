@@ -111,15 +111,15 @@ class Inspector:
         decoded = await self._workers.decode(frame)
         (timings.decode,) = decoded.spent
         frame.decoded = decoded.made
-        frame.enter(Stage.QUEUE, *decoded.spent)
+        frame.pass_on(Stage.QUEUE, *decoded.spent)
 
         predicted = await self._slot.run(frame)
         timings.infer = predicted.seconds
-        frame.enter(Stage.POST, predicted.seconds)
+        frame.pass_on(Stage.POST, predicted.seconds)
 
         read = await self._workers.read(frame, predicted)
         timings.post, timings.encode = read.spent
-        frame.enter(Stage.POST, *read.spent)
+        frame.pass_on(Stage.POST, *read.spent)
 
         return Inspection(
             product=lane.product,

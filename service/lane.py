@@ -49,8 +49,8 @@ class Frame:
     timings: Timings = field(default_factory=Timings)
     decoded: Decoded | None = None
 
-    def enter(self, stage: Stage, *spent: float) -> None:
-        """Enters `stage`. `spent` are the seconds of the steps before; the rest counts as waiting."""
+    def pass_on(self, stage: Stage, *spent: float) -> None:
+        """To `stage`. `spent` are the seconds of the steps just done; the rest since then was waiting."""
         now = time.monotonic()
         self.timings.queue += now - self.since - sum(spent)
         self.since, self.stage = now, stage

@@ -181,7 +181,7 @@ def _settle(frames: list[Frame], outcomes: Sequence[Predicted | Exception]) -> N
 
 def _predict(lane: Lane, batch: list[Frame]) -> Answer:
     pixels = np.stack([frame.decoded.pixels for frame in batch if frame.decoded is not None])
-    prediction = lane.predictor.predict(pixels)
-    if not len(batch) == len(prediction.score) == len(prediction.heatmap):
-        raise EngineFailed(f"{len(prediction.score)} answers for {len(batch)} frames")
-    return prediction
+    answer = lane.predictor.predict(pixels)
+    if not len(batch) == len(answer.score) == len(answer.heatmap):
+        raise EngineFailed(f"{len(answer.score)} answers for {len(batch)} frames")
+    return answer

@@ -81,11 +81,16 @@ def choose_rule(drd: DRD, recipe: Recipe, select: Tensor, seed: int) -> list[Can
 
 
 def jumps(drd: DRD, select: Tensor) -> int:
-    """For how many of `select` DRD's refinement takes another level when computed in bfloat16."""
-    with torch.autocast(drd.heatmap.scale.device.type, torch.bfloat16):
-        rounded = [one.float() for one in _maps(drd, select)]
-    chosen, there = map(drd.heatmap.least_varying, (_maps(drd, select), rounded))
-    return int((chosen != there).sum())
+    """For how many of `select` DRD's refinement takes another level with networks computed in bfloat16."""
+    device, moved = drd.heatmap.scale.device.type, 0
+    for frames in tqdm(torch.split(select, _BATCH), "precision", unit="batch", leave=False, disable=None):
+        chosen = []
+        for rounded in (False, True):
+            with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=rounded):
+                teacher, student = ([level.float() for level in side] for side in drd.features(frames))
+            chosen.append(drd.heatmap.least_varying(drd.compare(teacher, student)))
+        moved += int((chosen[0] != chosen[1]).sum())
+    return moved
 
 
 def preset(recipe: Recipe) -> Preset:

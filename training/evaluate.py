@@ -54,13 +54,17 @@ def score_images(
         while rest:
             size = max(size for size in batch_sizes if size <= len(rest))
             batch, rest = rest[:size], rest[size:]
-            pictures = [read_rgb(path) for path in batch]
-            sizes = [(rgb.shape[1], rgb.shape[0]) for rgb in pictures]
-            frames = np.stack([geometry.apply(rgb) for rgb in pictures])
-            heatmaps, scores = predict(frames)
+            sizes, frames = zip(*(_resized(path, geometry) for path in batch), strict=True)
+            heatmaps, scores = predict(np.stack(frames))
             for each in zip(batch, sizes, frames, heatmaps, scores.tolist(), strict=True):
                 yield Scored(*each)
             progress.update(size)
+
+
+def _resized(path: Path, geometry: Geometry) -> tuple[tuple[int, int], NDArray[np.uint8]]:
+    """A picture's width and height, and its frame; a batch of whole pictures may be gigabytes."""
+    rgb = read_rgb(path)
+    return (rgb.shape[1], rgb.shape[0]), geometry.apply(rgb)
 
 
 @dataclass(frozen=True, slots=True)

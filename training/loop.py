@@ -129,7 +129,7 @@ class Trainer:
         recipe = self.recipe
         normal = self._normal_features(indices)
         if recipe.synthesis == "none":
-            return distillation_loss(recipe, self.drd.targets(normal), self._restore_exactly(normal))
+            return distillation_loss(recipe, self.drd.targets(normal), self._restore_in_float32(normal))
         good = self.frames[indices]
         seeds = np.random.default_rng((self.seed, _DAMAGE, step)).integers(0, 1 << 62, len(indices)).tolist()
         damaged, mask = synthesise(good, recipe.synthesis, seeds)
@@ -139,7 +139,7 @@ class Trainer:
             torch.cat([t, self._noisy(p, step, k)])
             for k, (t, p) in enumerate(zip(normal, pseudo, strict=True))
         ]
-        restored = self._restore_exactly(both)
+        restored = self._restore_in_float32(both)
         clean, repaired = [s[: len(indices)] for s in restored], [s[len(indices) :] for s in restored]
         normal, pseudo = self.drd.targets(normal), self.drd.targets(pseudo)
         loss = distillation_loss(recipe, normal, clean)
@@ -151,8 +151,8 @@ class Trainer:
             loss = loss + segmentation_loss(recipe, pseudo, repaired, target.to(self.device))
         return loss
 
-    def _restore_exactly(self, features: list[Tensor]) -> list[Tensor]:
-        """In float32 under autocast, too: in bfloat16, one minus a cosine near 1 has hardly a digit left."""
+    def _restore_in_float32(self, features: list[Tensor]) -> list[Tensor]:
+        """`restore`, with results in float32: in bfloat16, one minus a cosine near 1 has hardly a digit."""
         return [level.float() for level in self.drd.restore(features)]
 
     def _noisy(self, feature: Tensor, step: int, level: int) -> Tensor:

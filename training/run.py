@@ -89,17 +89,17 @@ def train(request: Request) -> Checkpoint:
     )
     losses = _learn(trainer, state)
     tried = choose_rule(drd, recipe, shares["select"].pixels, request.seed)
-    if tried[0].rule.factor and (jumping := jumps(drd, shares["select"].pixels)):
-        print(
-            f"WARNING: in bfloat16 the refinement takes another level on {jumping} of "
-            f"{len(shares['select'].samples)} pictures, so that engines of less precision may be refused"
-        )
     checkpoint = Checkpoint(
         product=request.product, recipe=recipe, rule=tried[0].rule, seed=request.seed,
         data_root=request.data.resolve(), libraries=libraries(), directory=request.out,
         splits={name: records(share.samples, share.pixels) for name, share in shares.items()},
     )  # fmt: skip
     save_checkpoint(checkpoint, drd)
+    if tried[0].rule.factor and (jumping := jumps(drd, shares["select"].pixels)):
+        print(
+            f"WARNING: in bfloat16 the refinement takes another level on {jumping} of "
+            f"{len(shares['select'].samples)} pictures, so that engines of less precision may be refused"
+        )
     _report(checkpoint, drd, test, losses, tried, shares["select"])
     state.path.unlink()
     return checkpoint
@@ -164,7 +164,7 @@ def _report(
     """`metrics.json`, `report.png`, and the figures on the terminal."""
     geometry, out = checkpoint.geometry, checkpoint.directory
     good = [sample.path for sample in select.samples]
-    batches = torch.split(select.pixels, BATCH)  # in memory still, whatever has become of the files
+    batches = torch.split(select.pixels, BATCH)  # in memory still
     good_scores = np.concatenate([drd.predict(batch.numpy())[1] for batch in batches]).astype(np.float64)
     paths = [sample.path for sample in samples]
     scored = score_images(drd.predict, paths, geometry, "measuring")

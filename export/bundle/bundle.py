@@ -180,9 +180,10 @@ class Predictor:
             where = f"{manifest.golden[seen.index].file} at batch size {seen.batch_size}"
             if not seen.of_score <= allowed:  # also true of NaN
                 raise BundleError(f"{where} scores {seen.score:.4f}, not {seen.expected:.4f} ± {allowed:.4f}")
-            if not seen.heatmap <= allowed_on_maps:
+            if not seen.of_heatmap <= allowed_on_maps:
                 raise BundleError(
-                    f"{where}: its heatmap deviates by {seen.heatmap:.4f}; allowed are {allowed_on_maps:.4f}"
+                    f"{where}: its heatmap deviates by {seen.of_heatmap:.4f}; "
+                    f"allowed are {allowed_on_maps:.4f}"
                 )
             largest = max(largest, seen.of_score)
         return largest

@@ -26,13 +26,13 @@ class Reference:
 @dataclass(frozen=True, slots=True)
 class Deviation:
     """Of golden frame number `index` in a batch of `batch_size`, on the 0 to 1 scales: the `expected` score
-    and the engine's, and the largest deviation of its `heatmap`. NaN where the engine's output is."""
+    and the engine's, and the largest deviation `of_heatmap`. NaN where the engine's output is."""
 
     index: int
     batch_size: int
     expected: float
     score: float
-    heatmap: float
+    of_heatmap: float
 
     @property
     def of_score(self) -> float:

@@ -1,4 +1,4 @@
-"""POST /v1/inspect: the hot path, so a plain ASGI application without FastAPI's overoptions."""
+"""POST /v1/inspect: the hot path, so a plain ASGI application without FastAPI's overhead."""
 
 import asyncio
 import logging

@@ -143,10 +143,6 @@ class Servicer:
                 request = self._request(call, holding, message, sent)
                 call.inspection = await self._inspector.inspect(request)
                 response = response_of(call.inspection, call.request_id, call.frame_id)
-                if turn is not None:
-                    await _in_time(turn, request)
-                request.check_deadline()  # encoding it took time, too
-                return response
             except ServiceError:
                 raise
             except asyncio.CancelledError as error:
@@ -156,6 +152,10 @@ class Servicer:
             except Exception as error:  # a bug
                 _logger.exception("a request failed")
                 raise InspectionFailed("the service failed on this request") from error
+            if turn is not None:
+                await _in_time(turn, request)
+            request.check_deadline()  # encoding it took time, too
+            return response
 
     def _request(self, call: Call, holding: Holding, message: pb.InspectRequest, sent: Metadata) -> Request:
         if message is _MALFORMED:

@@ -63,5 +63,8 @@ class Stream:
                 its_turn = True
 
         response = await self._answer(request, turn)
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():  # cut off: nobody takes responses, so no turn would come
+            return
         await turn()
         self._done.put_nowait(response)

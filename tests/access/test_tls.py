@@ -5,6 +5,7 @@ import socket
 import ssl
 import stat
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import timedelta
@@ -118,6 +119,29 @@ def test_certificate_key_and_authority_change_without_a_restart(
             ASK[ask](running, old, camera)
         with pytest.raises(REFUSED):
             ASK[ask](running, next_plant, camera)
+
+
+def test_grpc_is_given_a_certificate_anew_only_when_it_has_changed(
+    plant: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetches = list[Callable[[], object]]()
+
+    def note(first: object, fetch: Callable[[], object], **more: object) -> None:
+        fetches.append(fetch)
+
+    monkeypatch.setattr(grpc, "dynamic_ssl_server_credentials", note)
+    server, other = plant.issue("server"), plant.issue("other")
+    tls = Tls(server.certificate, server.key, None)
+    tls.credentials()
+    tls.refresh()
+    assert fetches[0]() is None
+
+    server.certificate.write_bytes(other.certificate.read_bytes())
+    server.key.write_bytes(other.key.read_bytes())
+    tls.refresh()
+    assert fetches[0]() is not None
+    tls.refresh()
+    assert fetches[0]() is None
 
 
 def test_a_certificate_whose_key_is_missing_changes_nothing(

@@ -86,13 +86,13 @@ def ladder(recipe: Recipe) -> dict[str, Recipe]:
     return rungs
 
 
-def read_again(recipe: Recipe) -> dict[str, tuple[str, Recipe]]:
-    """Rungs whose network is read by another rule, too: the row's name, and a recipe that has the rule."""
+def read_again(recipe: Recipe) -> list[tuple[str, str, Recipe]]:
+    """Rungs whose network is read by another rule, too: the rung, the row, and a recipe that has the rule."""
     rungs = ladder(recipe)
-    again = {} if recipe.rule == rungs["RD"].rule else {"RD": (REREAD, recipe)}
+    again = [] if recipe.rule == rungs["RD"].rule else [("RD", REREAD, recipe)]
     if recipe.rule == "chosen":
         below = list(rungs)[list(rungs).index("+ refinement") - 1]
-        again[below] = (PUBLISHED, rungs[below].model_copy(update={"rule": "drd"}))
+        again.append((below, PUBLISHED, rungs[below].model_copy(update={"rule": "drd"})))
     return again
 
 
@@ -223,8 +223,7 @@ def measure(
         out, of_rung = where / f"{name} {seed}", {"recipe": rung.model_dump(mode="json"), "seed": seed}
         learn = partial(train_rung, dataset, rung, seed, options)
         rows.setdefault(name, []).append(kept(out, {**known, **of_rung}, learn))
-        if name in again:
-            row, ruled = again[name]
+        for row, ruled in ((row, ruled) for rung_read, row, ruled in again if rung_read == name):
             read = partial(reread, dataset, ruled, out, device)
             rows.setdefault(row, []).append(kept(where / f"{row} {seed}", {**known, **of_rung, **here}, read))
     compare = partial(nearest_neighbours, dataset, recipe, options.weights, device)

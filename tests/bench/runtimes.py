@@ -62,7 +62,7 @@ def largest_deviations(bundle: Bundle, engine: Engine) -> tuple[float, float]:
     reference = bundle.reference()
     windows = cyclic_windows(len(reference.frames), BATCH_SIZES)
     seen = list(deviations(partial(ask, engine), reference, bundle.manifest.thresholds, windows))
-    return max(one.of_score for one in seen), max(one.heatmap for one in seen)
+    return max(one.of_score for one in seen), max(one.of_heatmap for one in seen)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing, suppress
 from pathlib import Path
 from threading import Event
 
@@ -11,9 +12,12 @@ import pytest
 from PIL import Image
 
 from service.history import NOT_INSPECTED
+from service.rpc import servicer
+from service.rpc.convert import response_of
 from service.rpc.pb import inspection_pb2 as pb
 from service.rpc.pb.inspection_pb2_grpc import InspectionServiceStub
 from service.rpc.stream import Stream, Turn
+from service.values import Inspection
 from tests.bundles import make_bundle
 from tests.e2e.serving import serving, wait_until
 from tests.service.engines import Gate
@@ -40,6 +44,49 @@ def test_ten_streams_at_different_speeds_each_get_their_own_answers(tmp_path: Pa
             f"{number}/{frame}" for frame in range(10 * (1 + number))
         }
         assert {round(255 * answer.result.raw_score) for answer in own} == {1 + number}
+
+
+def test_a_bug_fails_its_frame_and_not_its_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_bundle(tmp_path)
+
+    def broken(inspection: Inspection, request_id: str, frame_id: str) -> pb.InspectResponse:
+        if frame_id == "1":
+            raise ZeroDivisionError
+        return response_of(inspection, request_id, frame_id)
+
+    monkeypatch.setattr(servicer, "response_of", broken)
+    with serving(tmp_path) as running, grpc.insecure_channel(running.target) as channel:
+        frames = (request(2, str(number)) for number in range(4))
+        answers = list(InspectionServiceStub(channel).InspectStream(frames))
+
+    codes = {answer.frame_id: answer.error.code for answer in answers}
+    assert codes == {"0": 0, "1": grpc.StatusCode.INTERNAL.value[0], "2": 0, "3": 0}
+
+
+def test_a_stream_that_is_cut_leaves_no_frame_behind() -> None:
+    """Frames still answered then, as the service does what the shutdown overtakes, wait for no turn."""
+    under_way = asyncio.Event()
+
+    async def requests() -> AsyncIterator[pb.InspectRequest]:
+        for number in range(2):
+            yield request(2, str(number))
+
+    async def answer(request: pb.InspectRequest, turn: Turn) -> pb.InspectStreamResponse:
+        if request.frame_id == "1":
+            under_way.set()
+            with suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+        return pb.InspectStreamResponse(frame_id=request.frame_id)
+
+    async def cut() -> None:
+        async with aclosing(Stream(requests(), answer, window=2).responses()) as responses:
+            assert (await anext(responses)).frame_id == "0"
+            await under_way.wait()
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        _, left = await asyncio.wait(others, timeout=10)
+        assert not left
+
+    asyncio.run(cut())
 
 
 def test_a_greedy_stream_takes_its_window_and_no_more(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from service.errors import TooLarge, UnlikeDeclared, UnreadableImage
+from service.lane import Lane
 from service.settings import MEBIBYTE
 from service.values import Decoded
 from service.workers.job import Done
@@ -189,11 +190,11 @@ def test_a_job_that_is_cancelled_while_it_waits_never_runs() -> None:
 def test_a_job_that_is_cancelled_under_way_leaves_the_next_alone(work: Working, quick: bool) -> None:
     """It is done soon, or its worker is ended: it cannot hold back jobs that somebody waits for. Either way
     it is known how long such a job takes."""
-    before, pace = the_worker(), work.lane.pace.decode
+    before, of_its_own = the_worker(), Lane(work.lane.predictor)
 
     async def asked() -> Done[Decoded]:
         async with held(before):
-            cancelled = asyncio.create_task(work.decode(plain(1)))
+            cancelled = asyncio.create_task(work.decode(plain(1), lane=of_its_own))
             await asyncio.sleep(0)
             cancelled.cancel()
             await asyncio.wait([cancelled])
@@ -205,7 +206,7 @@ def test_a_job_that_is_cancelled_under_way_leaves_the_next_alone(work: Working, 
 
     assert work.run(asked()).made.pixels[0, 0, 0] == 2
     assert (the_worker() == before) is quick
-    assert pace.seconds > (0 if quick else 0.04)
+    assert of_its_own.pace.decode.seconds > (0 if quick else 0.04)
 
 
 @asynccontextmanager

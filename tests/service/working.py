@@ -45,8 +45,10 @@ class Working:
         self.pool = Workers(Settings(**given | settings))
         self.lane = Lane(_predictor())
 
-    async def decode(self, body: bytes, order: float = 0, declared: str | None = None) -> Done[Decoded]:
-        return await self.pool.decode(self._frame(Request(body, "", 0, declared=declared), order))
+    async def decode(
+        self, body: bytes, order: float = 0, declared: str | None = None, lane: Lane | None = None
+    ) -> Done[Decoded]:
+        return await self.pool.decode(self._frame(Request(body, "", 0, declared=declared), order, lane=lane))
 
     def read(
         self,
@@ -62,9 +64,11 @@ class Working:
 
         return self.run(asked()).made
 
-    def _frame(self, request: Request, order: float = 0, decoded: Decoded | None = None) -> Frame:
+    def _frame(
+        self, request: Request, order: float = 0, decoded: Decoded | None = None, lane: Lane | None = None
+    ) -> Frame:
         predicted = asyncio.get_running_loop().create_future()
-        return Frame(request, self.lane, order, request.arrived, predicted, decoded=decoded)
+        return Frame(request, lane or self.lane, order, request.arrived, predicted, decoded=decoded)
 
     def decoded(self, body: bytes, declared: str | None = None) -> Decoded:
         return self.run(self.decode(body, declared=declared)).made

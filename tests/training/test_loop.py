@@ -54,6 +54,15 @@ def test_noise_does_not_drown_a_teacher_of_small_features() -> None:
         assert float(added.std()) == pytest.approx(deviation, rel=0.05)
 
 
+def test_losses_compare_in_float32_what_was_restored_in_bfloat16() -> None:
+    eight = trainer(8)
+    with torch.autocast("cpu", torch.bfloat16):
+        features = eight.drd.teacher(eight.frames)
+        assert eight.drd.restore(features)[0].dtype == torch.bfloat16
+        restored = eight._restore_in_float32(features)
+        assert {d.dtype for d in eight.drd.distances(features, restored)} == {torch.float32}
+
+
 def test_what_the_last_step_broke_is_noticed() -> None:
     broken = trainer(8)
     with torch.no_grad():

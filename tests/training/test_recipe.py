@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.bench.quality import STEPS
 from training.choose import candidates
 from training.model.heatmap import ScoreRule
 from training.recipe import PRESETS, Recipe, RecipeError, load_recipe
@@ -30,6 +31,8 @@ def test_rd_is_the_baseline_at_the_same_number_of_steps_as_fast() -> None:
     assert (rd.position_weight, rd.restoration_weight, rd.segmentation_weight, rd.noise) == (0, 0, 0, 0)
     assert (rd.epochs, rd.min_steps, rd.batch) == (fast.epochs, fast.min_steps, fast.batch)
     assert candidates(rd) == [ScoreRule()]
+    same = Recipe.model_fields.keys() - {"name", *(field for _, fields in STEPS for field in fields)}
+    assert rd.model_dump(include=same) == fast.model_dump(include=same)
 
 
 def test_a_file_overrides_its_base_and_options_override_both(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ Precision = Literal["f32", "bf16", "fp16", "int8"]
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """`graph`: the file it runs or, with TensorRT, is built from at export. `precision`: of the graph's
-    convolutions. `gpu`: whether it needs one."""
+    """`graph`: the file it runs or, with TensorRT, is built from at export. `precision`: in which
+    its convolutions are computed, most of them. `gpu`: whether it needs one."""
 
     runtime: Literal["onnxruntime", "openvino", "tensorrt", "tensorrt-rtx"]
     graph: str
@@ -39,7 +39,7 @@ KINDS = {
     f"tensorrt-fp16{_ANY_TARGET}": Kind("tensorrt", HALF_GRAPH, "fp16", gpu=True),
     f"tensorrt-rtx-fp16{_ANY_TARGET}": Kind("tensorrt-rtx", HALF_GRAPH, "fp16", gpu=True),
 }
-"""In the order in which they are listed for people; NN stands for a compute capability."""
+"""In the order in which they are built and, untimed, listed; NN stands for a compute capability."""
 
 
 class UnknownEngineError(ValueError):
