@@ -59,7 +59,8 @@ class History:
         self._notify()
 
     def watch(self) -> AbstractContextManager[None]:
-        """A place for a watcher, who takes it by entering, then awaits `news`; Busy when all are taken."""
+        """A place for a watcher, who takes it by entering, then awaits `news`; Busy when all are taken. Pages
+        that ask at the same moment may get a few more."""
         if self._watchers >= MAX_WATCHERS:
             raise Busy(f"{MAX_WATCHERS} pages are open already", reason="watchers", retry_after=5)
         return self._watching()
