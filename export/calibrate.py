@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from export.bundle.frame import FrameRanges, FrameStatistics, Range, frame_statistics
 from export.bundle.manifest import Thresholds
-from export.bundle.reading import FrameFailed
+from export.bundle.reading import require_finite
 from export.bundle.scale import Scale
 from training.evaluate import Scored
 
@@ -50,8 +50,7 @@ def calibrate(pictures: Iterable[Scored], max_false_reject: float, inside: NDArr
     by_path, peaks, pixels, statistics = dict[Path, float](), list[float](), [], []
     sampled, largest = _sampled(inside), 0
     for picture in pictures:
-        if not picture.finite:
-            raise FrameFailed(f"{picture.path}: the network's output for it is NaN or infinite")
+        require_finite(picture.heatmap, picture.score, f"{picture.path}: the network's output for it")
         by_path[picture.path] = picture.score
         peaks.append(float(picture.heatmap.max()))
         pixels.append(picture.heatmap[sampled])

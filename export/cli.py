@@ -12,8 +12,7 @@ from export.build import Order, build
 from export.bundle.engines.kinds import KINDS, UnknownEngineError
 from export.bundle.manifest import MAX_VERSION
 from export.engines import check_ids
-from export.errors import FAILURES
-from training.messages import out_of_memory
+from export.errors import FAILURES, said
 
 _LEAST_BUDGET = 1e-6
 """A smaller budget would take more than a million calibration images."""
@@ -41,13 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     usual = signal.signal(signal.SIGTERM, _terminate)
     try:
         build(order, lambda topic, line: print(f"{topic:12} {line}", flush=True))
-    except FAILURES as error:
-        print(f"drd-export: {error}", file=sys.stderr)
-        return 1
-    except (MemoryError, RuntimeError) as error:
-        if not out_of_memory(error):
-            raise
-        print("drd-export: not enough memory", file=sys.stderr)
+    except (*FAILURES, MemoryError, RuntimeError) as error:
+        print(f"drd-export: {said(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as end:
         print("drd-export: interrupted, nothing was written", file=sys.stderr)

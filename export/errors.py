@@ -23,6 +23,7 @@ from export.roi import RoiError
 from training.checkpoint import CheckpointError
 from training.datasets import DatasetError
 from training.geometry import UnreadableImage
+from training.messages import out_of_memory
 
 FAILURES = (
     BundleError,
@@ -37,4 +38,13 @@ FAILURES = (
     FrameFailed,
     OSError,
 )
-"""Any other exception is a bug and shows its traceback."""
+"""Any other exception, but that memory was not enough, is a bug and shows its traceback."""
+
+
+def said(error: Exception) -> str:
+    """A failure in one line. Raises `error` itself if it is a bug."""
+    if isinstance(error, FAILURES):
+        return str(error)
+    if out_of_memory(error):
+        return "not enough memory"
+    raise error

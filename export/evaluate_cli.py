@@ -9,11 +9,10 @@ from pathlib import Path
 
 from export.bundle.bundle import Bundle
 from export.bundle.manifest import MANIFEST
-from export.errors import FAILURES
+from export.errors import FAILURES, said
 from export.evaluation import Evaluation, evaluate_bundle, evaluate_checkpoint, labelled, new_to
 from training.checkpoint import load_checkpoint
 from training.datasets import open_dataset
-from training.messages import out_of_memory
 from training.version import program_version
 
 
@@ -35,13 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.json:
             content = json.dumps(facts | evaluation.as_dict(), indent=2, allow_nan=False)
             options.json.write_text(content + "\n", encoding="utf-8")
-    except FAILURES as error:
-        print(f"drd-evaluate: {error}", file=sys.stderr)
-        return 1
-    except (MemoryError, RuntimeError) as error:
-        if not out_of_memory(error):
-            raise
-        print("drd-evaluate: not enough memory", file=sys.stderr)
+    except (*FAILURES, MemoryError, RuntimeError) as error:
+        print(f"drd-evaluate: {said(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("drd-evaluate: interrupted", file=sys.stderr)

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 
 from export.bundle.bundle import Predictor
 from export.bundle.frame import frame_statistics
-from export.bundle.reading import FrameFailed, Verdict, read
+from export.bundle.reading import Verdict, read, require_finite
 from training.checkpoint import Checkpoint
 from training.datasets import Dataset, DatasetError, Sample
 from training.evaluate import Scored, evaluate, score_images
@@ -113,8 +113,7 @@ def _evaluated(
 
 def _result(sample: Sample, picture: Scored, predictor: Predictor | None) -> ImageResult:
     """With a verdict if `predictor` has given the scores."""
-    if not picture.finite:
-        raise FrameFailed(f"{picture.path}: the network's output for it is NaN or infinite")
+    require_finite(picture.heatmap, picture.score, f"{picture.path}: the network's output for it")
     plain = ImageResult(sample.name, sample.kind, picture.score)
     if predictor is None:
         return plain

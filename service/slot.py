@@ -12,13 +12,12 @@ from contextlib import suppress
 
 import numpy as np
 
-from export.bundle import Answer, EngineFailed
+from export.bundle import Answer, EngineFailed, out_of_memory
 from service.batching import Taken
 from service.errors import DeadlinePassed, InspectionFailed, NotServing
 from service.lane import Frame, Lane, Predicted, Stage
 from service.metrics import Metrics
 from service.threads import settle
-from service.version import out_of_memory
 
 _LOOK_SECONDS = 0.5
 _BROKEN = 20

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from export.bundle import Bundle, BundleError, Predictor, TrustedKey
+from export.bundle import Bundle, BundleError, Predictor, TrustedKey, out_of_memory
 from service.errors import showable
 from service.folder import Fingerprint
 from service.lane import Lane
@@ -73,12 +73,6 @@ def free(lane: Lane) -> None:
     gc.collect()
     with suppress(OSError, AttributeError):  # not glibc
         ctypes.CDLL(None).malloc_trim(0)
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Runtimes have no exception type for it, only messages (of CUDA, of ONNX Runtime's arena)."""
-    said = str(error).lower()
-    return isinstance(error, MemoryError) or "out of memory" in said or "failed to allocate memory" in said
 
 
 def _retry_at(error: BaseException | None) -> float:

@@ -29,11 +29,6 @@ class Scored:
     heatmap: NDArray[np.float32]
     score: float
 
-    @property
-    def finite(self) -> bool:
-        """Whether the network's output has neither NaN nor infinity."""
-        return bool(np.isfinite(self.score) and np.isfinite(self.heatmap).all())
-
 
 def read_frames(paths: Iterable[Path], geometry: Geometry) -> NDArray[np.uint8]:
     """Pictures at the network's size, `[N, H, W, 3]`. Raises UnreadableImage naming the file."""

@@ -79,8 +79,7 @@ class Trainer:
         memory, generator, seen = self.drd.memory, torch.Generator().manual_seed(self.seed), list[Tensor]()
         with torch.no_grad():
             for batch in self._all_frames("statistics"):
-                features = self.drd.teacher(batch)
-                self.drd.restore(features)
+                features, _ = self.drd.features(batch)
                 if memory is not None:
                     seen.append(memory.sample(features, len(self.frames), generator))
             if not all(bool(torch.isfinite(tensor).all()) for tensor in self.learned.state_dict().values()):
@@ -95,8 +94,8 @@ class Trainer:
     def _restored(self) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
         """The teacher's features of all clean images and the student's distances to them, in batches."""
         for batch in self._all_frames("memory"):
-            features = self.drd.teacher(batch)
-            yield features, self.drd.distances(features, self.drd.restore(features))
+            features, restored = self.drd.features(batch)
+            yield features, self.drd.distances(features, restored)
 
     def _all_frames(self, purpose: str) -> Iterator[Tensor]:
         """All clean images, once, in as many batches as an epoch has. Of even size, since batch normalisation

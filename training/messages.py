@@ -4,8 +4,10 @@ import re
 
 from pydantic import ValidationError
 
-_NO_MEMORY = re.compile("DefaultCPUAllocator|bad_alloc|out of memory|ALLOC_FAILED")
-"""In the RuntimeErrors of torch, CUDA and its libraries, most of which have no class of their own."""
+_NO_MEMORY = re.compile(
+    "DefaultCPUAllocator|bad_alloc|out of memory|ALLOC_FAILED|failed to allocate memory", re.IGNORECASE
+)
+"""In the errors of torch, ONNX Runtime, CUDA and its libraries, most of which have no class for it."""
 
 
 def first_error(error: ValidationError) -> str:
@@ -21,6 +23,6 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
-def out_of_memory(error: MemoryError | RuntimeError) -> bool:
+def out_of_memory(error: BaseException) -> bool:
     """Whether it means that memory, or a GPU's, was not enough."""
     return isinstance(error, MemoryError) or bool(_NO_MEMORY.search(str(error)))

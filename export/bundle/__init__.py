@@ -22,7 +22,7 @@ from training.geometry import (
     UnreadableImage,
     to_rgb,
 )
-from training.messages import one_line
+from training.messages import one_line, out_of_memory
 from training.names import PRODUCT_NAME
 from training.version import program_version
 
@@ -53,6 +53,7 @@ __all__ = [
     "heatmap_png",
     "mask_png",
     "one_line",
+    "out_of_memory",
     "overlay_png",
     "parse_manifest",
     "program_version",

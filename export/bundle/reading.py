@@ -23,6 +23,12 @@ class FrameFailed(RuntimeError):
     """The engine's output for this frame is NaN or infinite."""
 
 
+def require_finite(heatmap: NDArray[np.float32], raw_score: float, whose: str) -> None:
+    """Raises FrameFailed, naming `whose` output it is, if a value is NaN or infinite."""
+    if not (np.isfinite(raw_score) and np.isfinite(heatmap).all()):
+        raise FrameFailed(f"{whose} is NaN or infinite")
+
+
 @dataclass(frozen=True, slots=True)
 class Region:
     """A connected area over the pixel threshold, in pixels of the sent image; `peak` is a score, 0 to 1."""
@@ -70,8 +76,7 @@ def read(
 
     Raises FrameFailed if a value is not finite.
     """
-    if not (np.isfinite(raw_score) and np.isfinite(heatmap).all()):
-        raise FrameFailed("the engine's output is NaN or infinite")
+    require_finite(heatmap, raw_score, "the engine's output")
     score = manifest.thresholds.image.score(raw_score)
     pixel_scores = manifest.thresholds.pixel.scores(heatmap).astype(np.float32)
     regions = find_regions(pixel_scores, source_size)

@@ -11,6 +11,7 @@ import argparse
 import hashlib
 import json
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import product
@@ -86,13 +87,14 @@ def ladder(recipe: Recipe) -> dict[str, Recipe]:
     return rungs
 
 
-def read_again(recipe: Recipe) -> list[tuple[str, str, Recipe]]:
-    """Rungs whose network is read by another rule, too: the rung, the row, and a recipe that has the rule."""
-    rungs = ladder(recipe)
-    again = [] if recipe.rule == rungs["RD"].rule else [("RD", REREAD, recipe)]
+def read_again(recipe: Recipe) -> Mapping[str, Mapping[str, Recipe]]:
+    """By rung, the rows for which its network is read by another rule, too: recipes that have the rule."""
+    rungs, again = ladder(recipe), defaultdict[str, dict[str, Recipe]](dict)
+    if recipe.rule != rungs["RD"].rule:
+        again["RD"][REREAD] = recipe
     if recipe.rule == "chosen":
         below = list(rungs)[list(rungs).index("+ refinement") - 1]
-        again.append((below, PUBLISHED, rungs[below].model_copy(update={"rule": "drd"})))
+        again[below][PUBLISHED] = rungs[below].model_copy(update={"rule": "drd"})
     return again
 
 
@@ -223,7 +225,7 @@ def measure(
         out, of_rung = where / f"{name} {seed}", {"recipe": rung.model_dump(mode="json"), "seed": seed}
         learn = partial(train_rung, dataset, rung, seed, options)
         rows.setdefault(name, []).append(kept(out, {**known, **of_rung}, learn))
-        for row, ruled in ((row, ruled) for rung_read, row, ruled in again if rung_read == name):
+        for row, ruled in again.get(name, {}).items():
             read = partial(reread, dataset, ruled, out, device)
             rows.setdefault(row, []).append(kept(where / f"{row} {seed}", {**known, **of_rung, **here}, read))
     compare = partial(nearest_neighbours, dataset, recipe, options.weights, device)
