@@ -1,4 +1,4 @@
-# run · test · test-system · test-gpu · check · bench · bench-quality · soak · fuzz; `make help` lists them. Set-up happens once and is reused.
+# `make help` lists what there is. Set-up happens once and is reused.
 
 VENV    := .venv
 BIN     := $(VENV)/bin
@@ -89,13 +89,12 @@ $(RULES): deploy/prometheus/rules/drd.yml Makefile
 proto: $(READY)  ## the checked-in gRPC code, from proto/inspection.proto
 	$(BIN)/python proto/generate.py
 
+LOCKED  := dev=dev service=service,openvino service-gpu=service-gpu,tensorrt-rtx export-gpu=export-gpu,openvino \
+           training=training supply=supply
 lock: $(READY)  ## pin requirements/*.txt again from pyproject.toml
-	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra dev pyproject.toml -o requirements/dev.txt
-	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra service --extra openvino pyproject.toml -o requirements/service.txt
-	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra service-gpu --extra tensorrt-rtx pyproject.toml -o requirements/service-gpu.txt
-	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra export-gpu --extra openvino pyproject.toml -o requirements/export-gpu.txt
-	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra training pyproject.toml -o requirements/training.txt
-	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra supply pyproject.toml -o requirements/supply.txt
+	@set -e; for set in $(LOCKED); do \
+	  $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	    $$(echo "$${set#*=}" | sed 's/[^,]*/--extra &/g; s/,/ /g') pyproject.toml -o requirements/$${set%%=*}.txt; done
 
 SETS    := service
 SBOM    := var/sbom

@@ -1,112 +1,128 @@
-"""The parity certificate: which engines agree with the checkpoint, and how each is best run. One that differs
-too much is not put into the bundle."""
+"""Which engines agree with the checkpoint, and how each is best run. One that differs too much is left out of
+the bundle."""
 
 from collections.abc import Sequence
 from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass, replace
 
-from pydantic import BaseModel, ConfigDict
-
+from export.benchmark import Times, benchmark
 from export.bundle.engines.engine import Engine, EngineFailed
-from export.bundle.engines.kinds import kind
+from export.bundle.engines.specs import spec_of
 from export.bundle.manifest import BATCH_SIZES, MAX_GUARD_BAND, BundleError, EngineEntry
-from export.engines import variants
-from export.proof import EngineParity, ParityError, Proved, Trial, prove, prove_half_graph
-from export.race import Times, race
+from export.engines import configurations
+from export.parity import Baseline, EngineParity, ParityError, check_float16_graph, check_parity
 
 _ROUNDS = 5
 """Timed runs per engine and batch size."""
 
 _NARROW = MAX_GUARD_BAND / 2
-"""A guard band with which no other way to run the engine is tried."""
+"""A guard band with which no other configuration of the engine is tried."""
 
 
-class Parity(BaseModel):
-    """The content of `parity.json`; `frames` is the number of golden frames."""
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An engine, as it is best run, and what its checks gave."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    entry: EngineEntry
+    parity: EngineParity | None
+    """None: it failed, or reversed a verdict."""
+    rejection: str | None
+    """The reason why it must be left out; None: it may serve."""
 
-    frames: int
-    engines: tuple[EngineParity, ...]
 
+def verify_engines(entries: Sequence[EngineEntry], baseline: Baseline) -> list[Candidate]:
+    """Every engine, compared with the checkpoint and timed, in order of preference.
 
-def certify(entries: Sequence[EngineEntry], trial: Trial) -> tuple[list[Proved], dict[str, str]]:
-    """Every engine but those that fail, in order of preference; and, by id, the reasons why these, and those
-    that deviate too much, must be left out.
-
-    Raises ParityError on a flip, except by an int8 engine, which has failed: not every network can be
-    quantised. So have float16 engines that can't be run here if their graph fails or flips on the CPU.
+    Raises ParityError on a flip, except by an int8 engine, which is rejected: not every network can be
+    quantised. So are float16 engines that can't be run here if their graph fails or flips on the CPU.
     """
-    ways, proofs, unfit = dict[str, EngineEntry](), dict[str, EngineParity](), dict[str, str]()
-    for entry in entries:
-        try:
-            ways[entry.id], proofs[entry.id] = _best_way(variants(entry), trial)
-        except (ParityError, EngineFailed) as error:
-            if isinstance(error, ParityError) and kind(entry.id).precision != "int8":
-                raise
-            unfit[entry.id] = str(error)
-    if unseen := [proof for proof in proofs.values() if proof.status == "not_run" and _in_float16(proof)]:
-        try:
-            half = prove_half_graph(trial)
-        except (BundleError, ParityError, EngineFailed) as error:
-            unfit |= {proof.id: str(error) for proof in unseen}
-            proofs = {name: proof for name, proof in proofs.items() if name not in unfit}
-        else:
-            proofs |= {proof.id: _as_on_the_cpu(proof, half) for proof in unseen}
-            if half.objection:
-                unfit |= {proof.id: half.objection for proof in unseen}
-    unfit |= {name: proof.objection for name, proof in proofs.items() if proof.objection}
-    run = [name for name, proof in proofs.items() if proof.status == "verified" and name not in unfit]
-    times = _race([ways[name] for name in run], trial)
-    timed = [proof.model_copy(update={"ms_per_image": times.get(proof.id)}) for proof in proofs.values()]
-    return [(ways[proof.id], proof) for proof in sorted(timed, key=_preference)], unfit
+    candidates = [_verified(entry, baseline) for entry in entries]
+    candidates = _checked_on_the_cpu(candidates, baseline)
+    times = _times([each.entry for each in candidates if _can_serve_here(each)], baseline)
+    return sorted((_timed(candidate, times) for candidate in candidates), key=_preference)
 
 
-def _best_way(ways: Sequence[EngineEntry], trial: Trial) -> Proved:
-    """The first of the `ways` to run an engine whose guard band is narrow, or that with the narrowest. If it
-    fails or flips in all of them, raises EngineFailed or, with a flip, ParityError."""
-    proved, failures = list[Proved](), list[ParityError | EngineFailed]()
-    for way in ways:
+def _verified(entry: EngineEntry, baseline: Baseline) -> Candidate:
+    """`entry` in its first configuration whose guard band is narrow, or in that with the narrowest."""
+    tried, failures = list[Candidate](), list[EngineFailed | ParityError]()
+    for configuration in configurations(entry):
         try:
-            proof = prove(way, trial)
-        except (ParityError, EngineFailed) as error:
+            parity = check_parity(configuration, baseline)
+        except (EngineFailed, ParityError) as error:
             failures.append(error)
             continue
-        proved.append((way, proof))
-        if proof.objection is None and (proof.guard_band or 0.0) <= _NARROW:
+        tried.append(Candidate(configuration, parity, parity.rejection))
+        if parity.rejection is None and (parity.guard_band or 0.0) <= _NARROW:
             break
-    if not proved:
-        raise next((error for error in failures if isinstance(error, ParityError)), failures[0])
-    return min(proved, key=_width)
+    if tried:
+        return min(tried, key=_width)
+    flips = [error for error in failures if isinstance(error, ParityError)]
+    if flips and spec_of(entry.id).precision != "int8":
+        raise flips[0]
+    return Candidate(entry, None, str((flips or failures)[0]))
 
 
-def _width(proved: Proved) -> tuple[bool, float]:
-    _, proof = proved
-    return proof.objection is not None, proof.guard_band or 0.0
+def _width(candidate: Candidate) -> tuple[bool, float]:
+    """Sort key: accepted ones first, then by guard band."""
+    band = candidate.parity.guard_band if candidate.parity else None
+    return candidate.rejection is not None, band or 0.0
 
 
-def _in_float16(proof: EngineParity) -> bool:
-    return kind(proof.id).precision == "fp16"
+def _checked_on_the_cpu(candidates: Sequence[Candidate], baseline: Baseline) -> list[Candidate]:
+    """Those that compute in float16 and were not run get the guard band that their graph needs on the CPU."""
+    if not any(map(_is_unseen_float16, candidates)):
+        return list(candidates)
+    try:
+        on_the_cpu = check_float16_graph(baseline)
+    except (BundleError, ParityError, EngineFailed) as error:
+        failed = str(error)
+        return [
+            replace(each, parity=None, rejection=failed) if _is_unseen_float16(each) else each
+            for each in candidates
+        ]
+    return [_with_parity_of(on_the_cpu, each) if _is_unseen_float16(each) else each for each in candidates]
 
 
-def _as_on_the_cpu(proof: EngineParity, half: EngineParity) -> EngineParity:
-    """The proof of an engine that was not run, with the guard band that its graph needs."""
-    reason = f"{proof.reason}; its graph on the CPU: {half.guard_band:.1e}"
-    return proof.model_copy(update={"guard_band": half.guard_band, "reason": reason})
+def _is_unseen_float16(candidate: Candidate) -> bool:
+    parity = candidate.parity
+    return parity is not None and parity.status == "not_run" and spec_of(parity.id).precision == "fp16"
 
 
-def _race(entries: Sequence[EngineEntry], trial: Trial) -> Times:
+def _with_parity_of(graph: EngineParity, candidate: Candidate) -> Candidate:
+    """`graph`: the parity of the candidate's graph on the CPU."""
+    assert candidate.parity is not None
+    reason = f"{candidate.parity.reason}; its graph on the CPU: {graph.guard_band:.1e}"
+    parity = candidate.parity.model_copy(update={"guard_band": graph.guard_band, "reason": reason})
+    return replace(candidate, parity=parity, rejection=graph.rejection)
+
+
+def _can_serve_here(candidate: Candidate) -> bool:
+    parity = candidate.parity
+    return parity is not None and parity.status == "verified" and candidate.rejection is None
+
+
+def _times(entries: Sequence[EngineEntry], baseline: Baseline) -> Times:
     """Without engines that can't be opened, or run, while the others are open: memory may be too small."""
     engines = dict[str, Engine]()
     with ExitStack() as stack:
         for entry in entries:
             with suppress(BundleError):
-                engines[entry.id] = stack.enter_context(closing(trial.open(entry)))
-        return race(engines, trial.golden.frames, BATCH_SIZES, rounds=_ROUNDS)
+                engines[entry.id] = stack.enter_context(closing(baseline.open(entry)))
+        return benchmark(engines, baseline.golden.frames, BATCH_SIZES, rounds=_ROUNDS)
 
 
-def _preference(proof: EngineParity) -> tuple[int, float]:
+def _timed(candidate: Candidate, times: Times) -> Candidate:
+    if candidate.parity is None:
+        return candidate
+    milliseconds = times.get(candidate.entry.id)
+    return replace(candidate, parity=candidate.parity.model_copy(update={"ms_per_image": milliseconds}))
+
+
+def _preference(candidate: Candidate) -> tuple[int, float]:
     """Sort key. First GPU engines that could not be run, since a machine that can run one has its GPU for
     this; then measured engines, fastest first; then the rest."""
-    if proof.ms_per_image is None:
-        return (0 if proof.status == "not_run" and kind(proof.id).gpu else 2), 0.0
-    return 1, sum(proof.ms_per_image)
+    parity = candidate.parity
+    if parity is not None and parity.ms_per_image is not None:
+        return 1, sum(parity.ms_per_image)
+    not_run = parity is not None and parity.status == "not_run"
+    return (0 if not_run and spec_of(candidate.entry.id).gpu else 2), 0.0

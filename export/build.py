@@ -1,6 +1,7 @@
-"""Checkpoint → bundle: calibrate, trace, prove the engines, publish."""
+"""Checkpoint → bundle: calibrate, trace, verify the engines, publish."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import packages_distributions
@@ -10,8 +11,8 @@ from pathlib import Path
 import onnx
 import torch
 
-from export.accept import Parity, certify
-from export.bundle.engines.kinds import EVERYWHERE
+from export.accept import Candidate, verify_engines
+from export.bundle.engines.specs import EVERYWHERE
 from export.bundle.manifest import (
     GRAPH,
     HALF_GRAPH,
@@ -25,20 +26,20 @@ from export.bundle.manifest import (
 from export.bundle.signature import SigningKey
 from export.calibrate import CalibrationError, calibrate
 from export.engines import prepare, refuse
+from export.float16 import to_float16
 from export.golden import HEATMAPS, choose_golden, spread
-from export.half import halve
-from export.pack import newest_version, publish, refuse_taken, staging_folder
-from export.proof import EngineParity, Proved, Trial
+from export.pack import file_digests, newest_version, next_version, publish, refuse_taken, staging_folder
+from export.parity import Baseline, EngineParity, Parity
 from export.report import Say, show_golden, show_parity, show_thresholds
 from export.roi import read_roi
 from export.sources import calibration_images, defective_images
-from export.survey import Survey
 from export.trace import trace
+from export.validation import ValidationFrames
 from training.checkpoint import DRD, TENSORS, Checkpoint, CheckpointError, load_checkpoint
 from training.evaluate import read_frames, score_images
 from training.files import file_digest
 from training.geometry import Geometry
-from training.names import PRODUCT_NAME
+from training.names import UNKNOWN, is_product_name
 
 _RUNTIMES = ("onnx", "onnxruntime", "openvino", "tensorrt")
 """Libraries whose versions the manifest records, if they are installed."""
@@ -48,8 +49,9 @@ _QUANTISED_ON = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
-    """What to make of the checkpoint in the folder `checkpoint`, and into which folder `models`.
+class ExportOptions:
+    """The options of `drd-export`: what to make of the checkpoint in the folder `checkpoint`, and into which
+    folder `models`.
 
     `calibration` None: the images that training set aside; `engines` None: all that can be built here;
     `version` None: the next one; `key`: PEM file of the private key that signs the bundle.
@@ -61,71 +63,71 @@ class Order:
     max_false_reject: float
     min_area: int
     version: int | None
-    roi: Path | None = None
-    engines: tuple[str, ...] | None = None
-    key: Path | None = None
+    roi: Path | None
+    engines: tuple[str, ...] | None
+    key: Path | None
 
 
-def build(order: Order, say: Say) -> Path:
+def build(options: ExportOptions, say: Say) -> Path:
     """Makes a bundle and returns its folder. Raises what `export.errors` lists."""
-    checkpoint = load_checkpoint(order.checkpoint)
-    product = order.models / _checked_name(checkpoint.product)
-    refuse_taken(product, order.version)
-    refuse(order.engines)
-    key = None if order.key is None else SigningKey(order.key)
+    checkpoint = load_checkpoint(options.checkpoint)
+    product = options.models / _checked_name(checkpoint.product)
+    refuse_taken(product, options.version)
+    refuse(options.engines)
+    key = None if options.key is None else SigningKey(options.key)
     geometry, backbone = checkpoint.geometry, checkpoint.recipe.backbone
     say("Product", f"{checkpoint.product}: {backbone} at {geometry.height} x {geometry.width}")
-    if order.version and order.version < (newest := newest_version(product)):
-        say("Version", f"{order.version} will not be served while {newest} is there: the highest one is")
+    if options.version and options.version < (newest := newest_version(product)):
+        say("Version", f"{options.version} will not be served while {newest} is there: the highest one is")
     drd, tensors = _network(checkpoint)
-    good = calibration_images(checkpoint, order.calibration, say)
-    roi = _apply_roi(order.roi, drd, geometry, good, say)
-    defective = defective_images(checkpoint, order.calibration, say)
+    parts = calibration_images(checkpoint, options.calibration, say)
+    good = list(parts)
+    roi = _apply_roi(options.roi, drd, geometry, good, say)
+    defective = defective_images(checkpoint, options.calibration, say)
     inside = drd.heatmap.roi.numpy() > 0
     scored = score_images(drd.predict, good, geometry, "calibrate")
-    calibration = calibrate(scored, order.max_false_reject, inside)
-    _check_min_area(order.min_area, calibration.largest)
+    calibration = calibrate(scored, parts, options.max_false_reject, inside)
+    _check_min_area(options.min_area, math.ceil(calibration.largest * float(inside.mean())))
     thresholds = calibration.thresholds
     show_thresholds(thresholds, say)
     golden = choose_golden(calibration.scores, thresholds.image.threshold, defective, geometry, drd.predict)
     show_golden(golden.entries, say)
-    to_survey, to_quantise = good[1::2], good[::2]  # apart, so that the survey checks the quantiser's ranges
-    survey = Survey.take(to_survey, defective, geometry, drd.predict)
-    with staging_folder(order.models) as root:
+    to_validate, to_quantise = good[1::2], good[::2]  # apart, so that the ranges are tried on other images
+    validation = ValidationFrames.take(to_validate, defective, geometry, drd.predict)
+    with staging_folder(options.models) as root:
         _write_graphs(drd, geometry, root, say)
         golden.save(root)
         frames = read_frames(spread(to_quantise, _QUANTISED_ON), geometry)
-        prepared = prepare(order.engines, root, geometry, frames)
-        certified, unfit = certify(prepared.entries, Trial(root, geometry, golden, survey, thresholds))
-        show_parity(certified, prepared.left_out | unfit, say)
-        kept = [(entry, proof) for entry, proof in certified if entry.id not in unfit]
-        engines = _write_certificate(root, kept, len(golden.frames))
-
-        def describe(version: int, files: Mapping[str, str]) -> Manifest:
-            return Manifest(
-                product=checkpoint.product,
-                version=version,
-                geometry=geometry,
-                thresholds=thresholds,
-                min_area=order.min_area,
-                roi=roi,
-                frame_ranges=calibration.frame_ranges,
-                engines=engines,
-                golden=golden.entries,
-                golden_heatmaps=HEATMAPS,
-                provenance=_provenance(checkpoint, tensors),
-                files=dict(files),
-            )
-
-        bundle = publish(root, product, describe, order.version, key)
+        prepared = prepare(options.engines, root, geometry, frames)
+        baseline = Baseline(root, geometry, golden, validation, thresholds)
+        candidates = verify_engines(prepared.entries, baseline)
+        show_parity(candidates, prepared.left_out, say)
+        engines = _write_parity(root, candidates, len(golden.frames))
+        manifest = Manifest(
+            product=checkpoint.product,
+            version=options.version or next_version(product),
+            geometry=geometry,
+            thresholds=thresholds,
+            min_area=options.min_area,
+            roi=roi,
+            frame_ranges=calibration.frame_ranges,
+            engines=engines,
+            golden=golden.entries,
+            golden_heatmaps=HEATMAPS,
+            provenance=_provenance(checkpoint, tensors),
+            files=file_digests(root),
+        )
+        bundle = publish(root, product, manifest, options.version, key)
     say("Bundle", f"{bundle}{', signed' if key else ''}")
     return bundle
 
 
 def _checked_name(product: str) -> str:
     """A checkpoint's description can be edited, and a product's name becomes a folder."""
-    if not PRODUCT_NAME.fullmatch(product):
-        raise BundleError(f"{product!r} can't be a product's name: use letters, digits, '.', '_' and '-'")
+    if not is_product_name(product):
+        raise BundleError(
+            f"{product!r} can't be a product's name: letters, digits, '.', '_' and '-', and not {UNKNOWN!r}"
+        )
     return product
 
 
@@ -160,34 +162,39 @@ def _write_graphs(drd: DRD, geometry: Geometry, root: Path, say: Say) -> None:
     say("Graph", "tracing the network, about ten seconds …")
     graph = trace(drd, geometry)
     onnx.save(graph, root / GRAPH)
-    onnx.save(halve(graph), root / HALF_GRAPH)
+    onnx.save(to_float16(graph), root / HALF_GRAPH)
 
 
-def _write_certificate(root: Path, kept: Sequence[Proved], frames: int) -> tuple[EngineEntry, ...]:
-    """Writes `parity.json`, the proofs on `frames` golden frames of the engines that are `kept`, deletes the
-    files of the others, and returns the kept ones as the manifest lists them, in the same order. Raises
-    BundleError without the one that runs everywhere."""
-    if EVERYWHERE not in {proof.id for _, proof in kept if proof.status == "verified"}:
+def _write_parity(root: Path, candidates: Sequence[Candidate], frames: int) -> tuple[EngineEntry, ...]:
+    """Writes `parity.json`, on `frames` golden frames, and returns the engines as the manifest lists them, in
+    the same order; deletes the files of rejected ones. Raises BundleError without the one that runs
+    everywhere."""
+    kept = [
+        (candidate.entry, candidate.parity)
+        for candidate in candidates
+        if candidate.parity is not None and candidate.rejection is None
+    ]
+    if EVERYWHERE not in {parity.id for _, parity in kept if parity.status == "verified"}:
         raise BundleError(f"{EVERYWHERE} does not agree with the checkpoint, so there is no bundle")
     used = {root / name for entry, _ in kept for name in (entry.file, entry.plan and entry.plan.file) if name}
     for path in {root / INT8_GRAPH, *root.glob("engines/*")} - used:
         path.unlink(missing_ok=True)
-    parity = Parity(frames=frames, engines=tuple(proof for _, proof in kept))
-    (root / "parity.json").write_text(parity.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    return tuple(_measured(entry, proof) for entry, proof in kept)
+    content = Parity(frames=frames, engines=tuple(parity for _, parity in kept))
+    (root / "parity.json").write_text(content.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    return tuple(_measured(entry, parity) for entry, parity in kept)
 
 
 def _check_min_area(min_area: int, largest: int) -> None:
-    """`largest`: pixels of the largest calibration picture."""
+    """`largest`: pixels that are inspected of the largest calibration image."""
     if min_area > largest:
         raise CalibrationError(
-            f"no part could be NG: the largest calibration image has {largest} pixels, and --min-area asks "
-            f"for a defect of {min_area}"
+            f"no part could be NG: of the largest calibration image {largest} pixels are inspected, and "
+            f"--min-area asks for a defect of {min_area}"
         )
 
 
-def _measured(entry: EngineEntry, proof: EngineParity) -> EngineEntry:
-    measured = {"guard_band": proof.guard_band, "heatmap_deviation": proof.max_heatmap_deviation}
+def _measured(entry: EngineEntry, parity: EngineParity) -> EngineEntry:
+    measured = {"guard_band": parity.guard_band, "heatmap_deviation": parity.max_heatmap_deviation}
     return EngineEntry.model_validate(entry.model_dump() | measured)
 
 

@@ -1,7 +1,8 @@
 """Fits thresholds and frame-statistics ranges on good images that nothing else has used."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -19,7 +20,7 @@ _PIXEL_STEP = 4
 """The map is smooth: every fourth pixel of every fourth row gives its median in a sixteenth of the memory."""
 
 _LEAST_DIFFERENCE = 1e-4
-"""Between median and threshold, relative to the median or, if that is below 1, to 1. The same picture's score
+"""Between median and threshold, relative to the median or, if that is below 1, to 1. The same image's score
 differs by up to about 1e-6 between batch sizes and engines, which must be far less than the guard band."""
 
 _LEAST_RATIO = 1e-6
@@ -40,33 +41,40 @@ class Calibration:
     largest: int
 
 
-def calibrate(pictures: Iterable[Scored], max_false_reject: float, inside: NDArray[np.bool_]) -> Calibration:
-    """Fits thresholds for the error budget `max_false_reject` (0 to 1) on good, unseen `pictures`.
+def calibrate(
+    images: Iterable[Scored], parts: Mapping[Path, str], max_false_reject: float, inside: NDArray[np.bool_]
+) -> Calibration:
+    """Fits thresholds for the error budget `max_false_reject` (0 to 1) on good, unseen `images`.
 
-    `inside` [H, W] are the pixels of the region of interest, on the heatmap's grid. Raises
+    `parts` says which part each image shows. Images of one part are no independent ones, so that it counts
+    once, with its highest value. `inside` [H, W] are the pixels of the region of interest, on the heatmap's
+    grid. Raises
     CalibrationError if they are too few, or so alike that only rounding separates threshold and median;
     FrameFailed if the network's output for one is not finite.
     """
-    by_path, peaks, pixels, statistics = dict[Path, float](), list[float](), [], []
+    by_path, pixels, statistics = dict[Path, float](), [], []
+    highest, peaks = defaultdict[str, float](lambda: -math.inf), defaultdict[str, float](lambda: -math.inf)
     sampled, largest = _sampled(inside), 0
-    for picture in pictures:
-        require_finite(picture.heatmap, picture.score, f"{picture.path}: the network's output for it")
-        by_path[picture.path] = picture.score
-        peaks.append(float(picture.heatmap.max()))
-        pixels.append(picture.heatmap[sampled])
-        statistics.append(frame_statistics(picture.frame, picture.source_size))
-        largest = max(largest, math.prod(picture.source_size))
-    scores = list(by_path.values())
-    if len(scores) < 2:
+    for image in images:
+        require_finite(image.heatmap, image.score, f"{image.path}: the network's output for it")
+        by_path[image.path] = image.score
+        part = parts[image.path]
+        highest[part] = max(highest[part], image.score)
+        peaks[part] = max(peaks[part], float(image.heatmap.max()))
+        pixels.append(image.heatmap[sampled])
+        statistics.append(frame_statistics(image.frame, image.source_size))
+        largest = max(largest, math.prod(image.source_size))
+    if len(highest) < 2:
         raise CalibrationError(
-            f"{len(scores)} calibration images are not enough: give at least 100 (--calibration)"
+            f"images of {len(highest)} parts are not enough to calibrate with: give at least 100 "
+            "(--calibration)"
         )
     thresholds = Thresholds(
-        image=_scale(float(np.median(scores)), scores, max_false_reject),
-        pixel=_scale(float(np.median(np.concatenate(pixels))), peaks, max_false_reject),
-        calibration_size=len(scores),
+        image=_scale(float(np.median(list(by_path.values()))), list(highest.values()), max_false_reject),
+        pixel=_scale(float(np.median(np.concatenate(pixels))), list(peaks.values()), max_false_reject),
+        calibration_size=len(highest),
         max_false_reject=max_false_reject,
-        promised=is_promised(len(scores), max_false_reject),
+        promised=is_promised(len(highest), max_false_reject),
     )
     return Calibration(thresholds, frame_ranges(statistics), by_path, largest)
 
@@ -79,12 +87,12 @@ def _sampled(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def is_promised(count: int, budget: float) -> bool:
-    """Whether `count` images guarantee a probability of at most `budget` that a good part is rejected."""
+    """Whether `count` parts guarantee a probability of at most `budget` that a good part is rejected."""
     return allowed_rejects(count, budget) >= 1
 
 
 def allowed_rejects(count: int, budget: float) -> int:
-    """How many of `count` calibration images the budget lets reach the threshold: ⌊(n+1)·budget⌋.
+    """How many of `count` calibration parts the budget lets reach the threshold: ⌊(n+1)·budget⌋.
 
     Exact for the decimal number that the user typed: in binary, 100·0.29 is below 29.
     """
@@ -108,17 +116,17 @@ def conformal_threshold(values: Sequence[float], budget: float) -> float:
 
 
 def frame_ranges(statistics: Sequence[FrameStatistics]) -> FrameRanges:
-    """The ranges seen in calibration, widened: a usual good part never lies outside; a picture with a covered
+    """The ranges seen in calibration, widened: a usual good part never lies outside; an image with a covered
     lens, a dead lamp, overexposure or bad focus does."""
 
     def seen(name: str) -> NDArray[np.float64]:
         return np.array([getattr(entry, name) for entry in statistics], dtype=np.float64)
 
     return FrameRanges(
-        brightness=_widened(seen("brightness"), share=0.5, least=0.1),
-        contrast=_widened_ratio(seen("contrast"), share=0.5, least=2.0),
-        sharpness=_widened_ratio(seen("sharpness"), share=0.5, least=1.5),
-        aspect=_widened_ratio(seen("aspect"), share=0.0, least=1.02),
+        brightness=_widened(seen("brightness"), fraction=0.5, least=0.1),
+        contrast=_widened_ratio(seen("contrast"), fraction=0.5, least=2.0),
+        sharpness=_widened_ratio(seen("sharpness"), fraction=0.5, least=1.5),
+        aspect=_widened_ratio(seen("aspect"), fraction=0.0, least=1.02),
     )
 
 
@@ -132,14 +140,14 @@ def _scale(median: float, values: Sequence[float], budget: float) -> Scale:
     return Scale(median=median, threshold=threshold)
 
 
-def _widened(values: NDArray[np.float64], share: float, least: float) -> Range:
-    """Adds `share` of the span on both sides, but at least `least`."""
-    margin = max(share * float(np.ptp(values)), least)
+def _widened(values: NDArray[np.float64], fraction: float, least: float) -> Range:
+    """Adds this `fraction` of the span on both sides, but at least `least`."""
+    margin = max(fraction * float(np.ptp(values)), least)
     return Range(low=float(values.min()) - margin, high=float(values.max()) + margin)
 
 
-def _widened_ratio(values: NDArray[np.float64], share: float, least: float) -> Range:
+def _widened_ratio(values: NDArray[np.float64], fraction: float, least: float) -> Range:
     """The same on a logarithmic scale; `least` is a factor."""
-    logs = _widened(np.log(np.maximum(values, _LEAST_RATIO)), share, math.log(least))
+    logs = _widened(np.log(np.maximum(values, _LEAST_RATIO)), fraction, math.log(least))
     low = 0.0 if values.min() < _LEAST_RATIO else math.exp(logs.low)
     return Range(low=low, high=math.exp(logs.high))

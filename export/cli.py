@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from export.build import Order, build
-from export.bundle.engines.kinds import KINDS, UnknownEngineError
+from export.build import ExportOptions, build
+from export.bundle.engines.specs import ENGINES, UnknownEngineError
 from export.bundle.manifest import MAX_VERSION
 from export.engines import check_ids
 from export.errors import FAILURES, said
@@ -24,22 +24,13 @@ class _Terminated(KeyboardInterrupt):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0, 1 for a failure, 2 for misuse, 130 when interrupted, 143 when terminated."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
-    order = Order(
-        checkpoint=options.checkpoint,
-        models=options.to,
-        calibration=options.calibration,
-        max_false_reject=options.max_false_reject,
-        min_area=options.min_area,
-        version=options.version,
-        roi=options.roi,
-        engines=options.engines,
-        key=options.sign,
-    )
+    commands = parser()
+    options = ExportOptions(**vars(commands.parse_args(arguments)))
+    if options.models.exists() and not options.models.is_dir():
+        commands.error(f"--to: {options.models} is no folder")
     usual = signal.signal(signal.SIGTERM, _terminate)
     try:
-        build(order, lambda topic, line: print(f"{topic:12} {line}", flush=True))
+        build(options, lambda topic, line: print(f"{topic:12} {line}", flush=True))
     except (*FAILURES, MemoryError, RuntimeError) as error:
         print(f"drd-export: {said(error)}", file=sys.stderr)
         return 1
@@ -55,7 +46,8 @@ def _terminate(number: int, frame: FrameType | None) -> None:
     raise _Terminated
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """Of the command line; what it gives are the fields of `ExportOptions`."""
     parser = argparse.ArgumentParser(
         "drd-export",
         description="Makes a bundle, MODELS_DIR/PRODUCT/VERSION, from a checkpoint: fits thresholds on good "
@@ -65,7 +57,12 @@ def _parser() -> argparse.ArgumentParser:
         "checkpoint", type=Path, metavar="CHECKPOINT_DIR", help="the folder that drd-train wrote"
     )
     parser.add_argument(
-        "--to", type=Path, required=True, metavar="MODELS_DIR", help="the models folder of drd-serve"
+        "--to",
+        dest="models",
+        type=Path,
+        required=True,
+        metavar="MODELS_DIR",
+        help="the models folder of drd-serve",
     )
     parser.add_argument(
         "--calibration",
@@ -76,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--max-false-reject",
-        type=share,
+        type=fraction,
         default=0.01,
         metavar="FRACTION",
         help="error budget: the fraction of good parts that may be rejected, from 0.000001 to below "
@@ -98,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
         type=engines,
         metavar="ID,ID…",
         help="engines to include besides onnx-f32, which is always included (default: all that can be built "
-        "on this machine): " + ", ".join(KINDS),
+        "on this machine): " + ", ".join(ENGINES),
     )
     parser.add_argument(
         "--roi",
@@ -110,6 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--sign",
+        dest="key",
         type=Path,
         metavar="KEY.pem",
         help="sign the bundle with this private key (P-256, P-384 or P-521), for drd-serve --trusted-key",
@@ -117,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def share(text: str) -> float:
+def fraction(text: str) -> float:
     try:
         value = float(text)
     except ValueError:

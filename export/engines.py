@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from export.bundle.engines.kinds import EVERYWHERE, KINDS, kind
+from export.bundle.engines.specs import ENGINES, EVERYWHERE, spec_of
 from export.bundle.manifest import FLOAT32_CONVOLUTIONS, GRAPH, INT8_GRAPH, BundleError, EngineEntry
 from export.quantise import QuantisingError, quantise
 from export.tensorrt import build_plan, plans_for_here, refusal
@@ -31,14 +31,14 @@ def check_ids(ids: Iterable[str]) -> tuple[str, ...]:
     """`ids` without duplicates. Raises UnknownEngineError."""
     wanted = tuple(dict.fromkeys(ids))
     for name in wanted:
-        kind(name)
+        spec_of(name)
     return wanted
 
 
 def refuse(wanted: Iterable[str] | None) -> None:
     """Raises BundleError if one of `wanted` can't be built here. Called first, before any long step."""
     for name in wanted or ():
-        if kind(name).is_plan and (reason := refusal(name)):
+        if spec_of(name).is_plan and (reason := refusal(name)):
             raise BundleError(f"{name} can't be built here: {reason}")
 
 
@@ -48,7 +48,7 @@ def prepare(
     """Writes the files of the engines `wanted` (None: all that can be built here) into the unfinished bundle
     at `root`, which has the graphs. Int8 ranges come from `good` frames uint8 [F, H, W, 3]. Raises
     BundleError."""
-    every = [*plans_for_here(), *(name for name, known in KINDS.items() if not known.is_plan)]
+    every = [*plans_for_here(), *(name for name, spec in ENGINES.items() if not spec.is_plan)]
     names = dict.fromkeys([*(every if wanted is None else wanted), EVERYWHERE])
     entries, left_out = list[EngineEntry](), dict[str, str]()
     for name in names:
@@ -64,21 +64,21 @@ def prepare(
 
 
 def _prepared(name: str, root: Path, geometry: Geometry, good: NDArray[np.uint8]) -> EngineEntry:
-    what = kind(name)
-    if what.is_plan:
+    spec = spec_of(name)
+    if spec.is_plan:
         return build_plan(name, root, geometry)
-    if what.graph == INT8_GRAPH:
+    if spec.graph == INT8_GRAPH:
         onnx.save(quantise(onnx.load(root / GRAPH), good), root / INT8_GRAPH)
-    return EngineEntry(id=name, file=what.graph)
+    return EngineEntry(id=name, file=spec.graph)
 
 
-def variants(entry: EngineEntry) -> list[EngineEntry]:
-    """`entry` in the ways to run it that are tried in turn, the fastest first.
+def configurations(entry: EngineEntry) -> list[EngineEntry]:
+    """`entry` as it can be run, to be tried in turn, the fastest first.
 
-    Int8 is tried in one way only: on tiles, where it deviates too much, its heatmaps were 0.03 and more from
-    the checkpoint's with 20 convolutions in float32, too (docs/log.md, "More convolutions in float32").
+    Int8 has one configuration only: on tiles, where it deviates too much, its heatmaps were 0.03 and more
+    from the checkpoint's with 20 convolutions in float32, too (docs/log.md, "More convolutions in float32").
     """
-    if kind(entry.id).precision != "bf16":
+    if spec_of(entry.id).precision != "bf16":
         return [entry]
     return [
         entry.model_copy(update={"float32_convolutions": count})

@@ -18,7 +18,7 @@ from export.bundle.manifest import BundleError
 from export.bundle.reading import FrameFailed
 from export.calibrate import CalibrationError
 from export.pack import VersionTakenError
-from export.proof import ParityError
+from export.parity import ParityError
 from export.roi import RoiError
 from training.checkpoint import CheckpointError
 from training.datasets import DatasetError

@@ -11,7 +11,7 @@ from export.bundle.bundle import Bundle
 from export.bundle.manifest import MANIFEST
 from export.errors import FAILURES, said
 from export.evaluation import Evaluation, evaluate_bundle, evaluate_checkpoint, labelled, new_to
-from training.checkpoint import load_checkpoint
+from training.checkpoint import DESCRIPTION, load_checkpoint
 from training.datasets import open_dataset
 from training.version import program_version
 
@@ -21,6 +21,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     is_bundle = (options.subject / MANIFEST).is_file()
+    if not is_bundle and not (options.subject / DESCRIPTION).is_file():
+        parser.error(
+            f"{options.subject} is neither a checkpoint directory (with {DESCRIPTION}) nor a bundle, "
+            f"MODELS_DIR/PRODUCT/VERSION (with {MANIFEST})"
+        )
     if options.engine and not is_bundle:
         parser.error(f"--engine is for bundles only, and {options.subject} has no {MANIFEST}")
     if options.json and not options.json.parent.is_dir():
@@ -83,11 +88,11 @@ def _table(evaluation: Evaluation) -> Iterator[str]:
 def _verdict_rows(evaluation: Evaluation) -> Iterator[str]:
     counts = {"good": evaluation.quality.n_good, "defective": evaluation.quality.n_defective}
     for name, count in counts.items():
-        shares = (
-            evaluation.share(verdict, defective=name == "defective") for verdict in ("OK", "REVIEW", "NG")
+        fractions = (
+            evaluation.fraction(verdict, defective=name == "defective") for verdict in ("OK", "REVIEW", "NG")
         )
         if count:
-            yield f"  {name:12} {count:7} " + " ".join(f"{share:8.1%}" for share in shares)
+            yield f"  {name:12} {count:7} " + " ".join(f"{fraction:8.1%}" for fraction in fractions)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,6 +1,6 @@
 """Quality figures of a checkpoint or a bundle on labelled images."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from export.bundle.bundle import Predictor
@@ -8,8 +8,8 @@ from export.bundle.frame import frame_statistics
 from export.bundle.reading import Verdict, read, require_finite
 from training.checkpoint import Checkpoint
 from training.datasets import Dataset, DatasetError, Sample
-from training.evaluate import Scored, evaluate, score_images
-from training.geometry import Geometry, picture_digest
+from training.evaluate import Evaluator, Scored, score_images
+from training.geometry import Geometry, image_digest
 from training.metrics import Quality
 
 _LABEL = "evaluate"
@@ -18,7 +18,7 @@ _LABEL = "evaluate"
 
 @dataclass(frozen=True, slots=True)
 class ImageResult:
-    """One picture. `kind` is "good" or the defect's name; `score` (0 to 1), `verdict` and `reason` are None
+    """One image. `kind` is "good" or the defect's name; `score` (0 to 1), `verdict` and `reason` are None
     for a checkpoint, which has no threshold."""
 
     name: str
@@ -39,11 +39,11 @@ class Evaluation:
 
     @property
     def judged(self) -> bool:
-        """Whether the pictures have verdicts: True for a bundle."""
+        """Whether the images have verdicts: True for a bundle."""
         return any(image.verdict for image in self.images)
 
-    def share(self, verdict: Verdict, *, defective: bool) -> float | None:
-        """Fraction of the good, or the `defective`, pictures with this `verdict`; None without pictures."""
+    def fraction(self, verdict: Verdict, *, defective: bool) -> float | None:
+        """Fraction of the good, or the `defective`, images with this `verdict`; None without images."""
         verdicts = [
             image.verdict
             for sample, image in zip(self.samples, self.images, strict=True)
@@ -52,18 +52,18 @@ class Evaluation:
         return verdicts.count(verdict) / len(verdicts) if verdicts else None
 
     def as_dict(self) -> dict[str, object]:
-        """For JSON: figures, for a bundle also rates at its threshold, and every picture's result."""
+        """For JSON: figures, for a bundle also rates at its threshold, and every image's result."""
         figures: dict[str, object] = dict(self.quality.as_dict())
         if self.judged:
-            figures["false_reject_rate"] = self.share("NG", defective=False)
-            figures["miss_rate"] = self.share("OK", defective=True)
-            figures["review_rate_good"] = self.share("REVIEW", defective=False)
-            figures["review_rate_defective"] = self.share("REVIEW", defective=True)
+            figures["false_reject_rate"] = self.fraction("NG", defective=False)
+            figures["miss_rate"] = self.fraction("OK", defective=True)
+            figures["review_rate_good"] = self.fraction("REVIEW", defective=False)
+            figures["review_rate_defective"] = self.fraction("REVIEW", defective=True)
         return figures | {"images": [asdict(image) for image in self.images]}
 
 
 def labelled(dataset: Dataset) -> tuple[Sample, ...]:
-    """The pictures to measure on: the test set, or a plain folder's pictures. Raises DatasetError."""
+    """The images to measure on: the test set, or a plain folder's images. Raises DatasetError."""
     if dataset.test:
         return dataset.test
     if dataset.layout == "plain folder":
@@ -74,9 +74,7 @@ def labelled(dataset: Dataset) -> tuple[Sample, ...]:
 def new_to(checkpoint: Checkpoint, samples: Sequence[Sample]) -> tuple[Sample, ...]:
     """Those of `samples` that training has not learned from. Raises DatasetError if it has seen all."""
     learned = checkpoint.learned
-    new = tuple(
-        sample for sample in samples if picture_digest(sample.path, checkpoint.geometry) not in learned
-    )
+    new = tuple(sample for sample in samples if image_digest(sample.path, checkpoint.geometry) not in learned)
     if not new:
         raise DatasetError(f"all {len(samples)} pictures were used in training; give others")
     return new
@@ -85,44 +83,41 @@ def new_to(checkpoint: Checkpoint, samples: Sequence[Sample]) -> tuple[Sample, .
 def evaluate_checkpoint(checkpoint: Checkpoint, samples: Sequence[Sample]) -> Evaluation:
     """Figures of `checkpoint`, which has no threshold. Raises UnreadableImage, DatasetError, FrameFailed."""
     paths = [sample.path for sample in samples]
-    pictures = score_images(checkpoint.model().predict, paths, checkpoint.geometry, _LABEL)
-    return _evaluated(samples, pictures, checkpoint.geometry, None)
+    scored = score_images(checkpoint.model().predict, paths, checkpoint.geometry, _LABEL)
+    return _evaluated(samples, scored, checkpoint.geometry, None)
 
 
 def evaluate_bundle(predictor: Predictor, samples: Sequence[Sample]) -> Evaluation:
     """Figures of an engine and, with the service's code, its verdicts. Raises what the other one does, and
     EngineFailed."""
     paths, geometry = [sample.path for sample in samples], predictor.bundle.manifest.geometry
-    pictures = score_images(predictor.predict, paths, geometry, _LABEL, predictor.batch_sizes)
-    return _evaluated(samples, pictures, geometry, predictor)
+    scored = score_images(predictor.predict, paths, geometry, _LABEL, predictor.batch_sizes)
+    return _evaluated(samples, scored, geometry, predictor)
 
 
 def _evaluated(
-    samples: Sequence[Sample], pictures: Iterable[Scored], geometry: Geometry, predictor: Predictor | None
+    samples: Sequence[Sample], results: Iterable[Scored], geometry: Geometry, predictor: Predictor | None
 ) -> Evaluation:
-    images = list[ImageResult]()
-
-    def noted() -> Iterator[Scored]:
-        for sample, picture in zip(samples, pictures, strict=True):
-            images.append(_result(sample, picture, predictor))
-            yield picture
-
-    figures = evaluate(samples, noted(), geometry)
+    evaluator, images = Evaluator(samples, geometry), list[ImageResult]()
+    for sample, scored in zip(samples, results, strict=True):
+        images.append(_result(sample, scored, predictor))
+        evaluator.add(scored)
+    figures = evaluator.result()
     return Evaluation(figures.quality, figures.samples, tuple(images))
 
 
-def _result(sample: Sample, picture: Scored, predictor: Predictor | None) -> ImageResult:
+def _result(sample: Sample, scored: Scored, predictor: Predictor | None) -> ImageResult:
     """With a verdict if `predictor` has given the scores."""
-    require_finite(picture.heatmap, picture.score, f"{picture.path}: the network's output for it")
-    plain = ImageResult(sample.name, sample.kind, picture.score)
+    require_finite(scored.heatmap, scored.score, f"{scored.path}: the network's output for it")
+    plain = ImageResult(sample.name, sample.kind, scored.score)
     if predictor is None:
         return plain
     reading = read(
-        picture.heatmap,
-        picture.score,
-        frame_statistics(picture.frame, picture.source_size),
+        scored.heatmap,
+        scored.score,
+        frame_statistics(scored.frame, scored.source_size),
         predictor.bundle.manifest,
         predictor.guard_band,
-        picture.source_size,
+        scored.source_size,
     )
     return replace(plain, score=reading.score, verdict=reading.verdict, reason=reading.reason)

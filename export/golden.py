@@ -13,14 +13,14 @@ from PIL import Image
 from export.bundle.manifest import GOLDEN_STEP, GoldenFrame, GoldenKind
 from training.evaluate import Predict
 from training.geometry import Geometry, read_rgb
-from training.synthesis import Preset, synthesise
+from training.synthesis import Damage, synthesise
 
 HEATMAPS = "golden/heatmaps.npy"
 _EACH = 4
 """Most frames of each kind."""
 
 Chosen = tuple[GoldenKind, str, NDArray[np.uint8]]
-"""Kind, file name of the picture, frame uint8 [H, W, 3]."""
+"""Kind, file name of the image, frame uint8 [H, W, 3]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ def choose_golden(
     geometry: Geometry,
     predict: Predict,
 ) -> Golden:
-    """Up to four frames of each kind: the pictures of `calibration` (raw score by path) whose scores are
+    """Up to four frames of each kind: the images of `calibration` (raw score by path) whose scores are
     nearest to the raw `threshold`, other good ones, `defective` ones, and pseudo-abnormal versions of the
     good ones.
 
@@ -62,18 +62,18 @@ def choose_golden(
         *_framed("defective", spread(defective, _EACH), geometry),
     ]
     chosen += _damaged_versions([frame for frame in chosen if frame[0] == "good"])
-    answers = [predict(frame[np.newaxis]) for _, _, frame in chosen]
+    predictions = [predict(frame[np.newaxis]) for _, _, frame in chosen]
     entries = (
         GoldenFrame(
             file=f"golden/{number:02}-{kind}.png", kind=kind, source=source, raw_score=float(score[0])
         )
-        for number, ((kind, source, _), (_, score)) in enumerate(zip(chosen, answers, strict=True))
+        for number, ((kind, source, _), (_, score)) in enumerate(zip(chosen, predictions, strict=True))
     )
     return Golden(
         tuple(entries),
         np.stack([frame for _, _, frame in chosen]),
-        np.concatenate([heatmap for heatmap, _ in answers]),
-        np.concatenate([score for _, score in answers]),
+        np.concatenate([heatmap for heatmap, _ in predictions]),
+        np.concatenate([score for _, score in predictions]),
     )
 
 
@@ -92,7 +92,7 @@ def _damaged_versions(good: Sequence[Chosen]) -> list[Chosen]:
     return [("pseudo-abnormal", source, frame) for (_, source, _), frame in zip(good, damaged, strict=True)]
 
 
-def pseudo_abnormal(good: NDArray[np.uint8], preset: Preset) -> NDArray[np.uint8]:
+def pseudo_abnormal(good: NDArray[np.uint8], damage: Damage) -> NDArray[np.uint8]:
     """A damaged version of each of the `good` frames uint8 [N, H, W, 3], the same in every run."""
-    damaged, _ = synthesise(torch.from_numpy(good), preset, range(len(good)))
+    damaged, _ = synthesise(torch.from_numpy(good), damage, range(len(good)))
     return damaged.round().clamp(0, 255).to(torch.uint8).numpy()

@@ -3,7 +3,7 @@
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -30,24 +30,19 @@ def staging_folder(models: Path) -> Iterator[Path]:
 
 
 def publish(
-    root: Path,
-    product: Path,
-    describe: Callable[[int, Mapping[str, str]], Manifest],
-    version: int | None = None,
-    key: SigningKey | None = None,
+    root: Path, product: Path, manifest: Manifest, version: int | None = None, key: SigningKey | None = None
 ) -> Path:
     """Publishes the staging folder `root` as `version`, or as the next one, of the folder `product`; returns
     the bundle's folder.
 
-    `describe` makes the manifest from the version and the SHA-256 of every file (by relative path); `key`
-    signs the bundle. Raises VersionTakenError.
+    The `manifest` gets the number that is free when all else is done. `key` signs the bundle. Raises
+    VersionTakenError.
     """
-    digests = {p.relative_to(root).as_posix(): file_digest(p) for p in sorted(root.rglob("*")) if p.is_file()}
     while True:
-        number = version or _next_version(product)
+        number = version or next_version(product)
         target = product / str(number)
         refuse_taken(product, number)
-        write_manifest(root, describe(number, digests))
+        write_manifest(root, manifest.model_copy(update={"version": number}))
         if key is not None:
             key.sign(root)
         _flush(root)
@@ -60,6 +55,12 @@ def publish(
             continue  # another export has taken the number in the meantime
         _flush_folder(product)
         return target
+
+
+def file_digests(root: Path) -> dict[str, str]:
+    """SHA-256 of every file below `root`, by relative path."""
+    paths = sorted(path for path in root.rglob("*") if path.is_file())
+    return {path.relative_to(root).as_posix(): file_digest(path) for path in paths}
 
 
 def write_manifest(root: Path, manifest: Manifest) -> None:
@@ -82,7 +83,8 @@ def newest_version(product: Path) -> int:
     return max(_versions(product), default=0)
 
 
-def _next_version(product: Path) -> int:
+def next_version(product: Path) -> int:
+    """One above the highest in the folder `product`. Raises VersionTakenError if none is left."""
     newest = newest_version(product)
     if newest == MAX_VERSION:
         raise VersionTakenError(

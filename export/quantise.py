@@ -1,11 +1,12 @@
 """The graph with fusion and student in int8, for OpenVINO.
 
-Only convolutions between the joints are quantised. The teacher is not, because its features are the reference
-for the student's. The convolution that reads the teacher's finest level is not either: that level has the
-widest range of values, and quantising it saves 1 % of the time but doubles the deviation.
+Only convolutions between the teacher's features and the student's are quantised. The teacher is not, because
+its features are the reference for the student's. The convolution that reads the teacher's finest level is not
+either: that level has the widest range of values, and quantising it saves 1 % of the time but doubles the
+deviation.
 
 On defective parts, some students have activations a hundred times larger than on good parts, too far outside
-an int8 range. The certificate rejects these engines.
+an int8 range. The comparison with the checkpoint rejects these engines.
 """
 
 from collections.abc import Iterable, Iterator
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from export.bundle.joints import FRAMES, STUDENT, TEACHER
+from export.bundle.tensors import FRAMES, STUDENT, TEACHER
 from export.nodes import ancestors
 from training.messages import one_line
 
@@ -76,7 +77,8 @@ class _Batches(CalibrationDataReader):  # type: ignore[misc]  # untyped library
         self._batches = iter([frames[start : start + _BATCH] for start in range(0, len(frames), _BATCH)])
 
     def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
-        return next(({FRAMES: batch} for batch in self._batches), None)
+        batch = next(self._batches, None)
+        return None if batch is None else {FRAMES: batch}
 
 
 def _to_quantise(nodes: Iterable[onnx.NodeProto]) -> Iterator[str]:

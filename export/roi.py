@@ -1,9 +1,9 @@
-"""The region of interest: the part of the picture that is inspected. It becomes a constant mask in the graph.
+"""The region of interest: the part of the image that is inspected. It becomes a constant mask in the graph.
 
     {"unit": "pixel", "image_size": [300, 300],
      "shapes": [{"rectangle": [20, 20, 260, 120]}, {"polygon": [[30, 160], [270, 160], [150, 280]]}]}
 
-A rectangle is x, y, width, height. With the unit "fraction", all values are fractions of the picture's width
+A rectangle is x, y, width, height. With the unit "fraction", all values are fractions of the image's width
 and height (0 to 1), and `image_size` (width, height) is left out.
 """
 
@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from export.bundle.manifest import Point, RegionOfInterest
-from training.geometry import Geometry, upright_shape
+from training.geometry import Geometry, Size, upright_size
 from training.messages import first_error
 
 _FINE = 8
@@ -66,19 +66,19 @@ class _Drawing(_Entry):
 
 
 def read_roi(
-    path: Path, geometry: Geometry, pictures: Iterable[Path]
+    path: Path, geometry: Geometry, images: Iterable[Path]
 ) -> tuple[RegionOfInterest, NDArray[np.bool_]]:
     """The region in the file `path`, and its mask bool [H, W] for the network's input.
 
-    Raises RoiError if it leaves the picture, covers nothing, or was drawn for a shape that none of the
-    product's `pictures` has; OSError if the file cannot be read.
+    Raises RoiError if it leaves the image, covers nothing, or was drawn for a shape that none of the
+    product's `images` has; OSError if the file cannot be read.
     """
     try:
         drawing = _Drawing.model_validate_json(path.read_bytes())
     except ValidationError as error:
         raise RoiError(f"{path}: {first_error(error)}") from error
     if drawing.image_size is not None:
-        _check_shape(path, drawing.image_size, pictures)
+        _check_shape(path, Size(*drawing.image_size), images)
     width, height = drawing.image_size or (1, 1)
     polygons = tuple(tuple((x / width, y / height) for x, y in shape.corners()) for shape in drawing.shapes)
     for x, y in (corner for polygon in polygons for corner in polygon):
@@ -90,16 +90,18 @@ def read_roi(
     return RegionOfInterest(polygons=polygons, share=float(mask.mean())), mask
 
 
-def _check_shape(path: Path, drawn_for: tuple[int, int], pictures: Iterable[Path]) -> None:
-    """Width and height exchanged, or another camera's, would inspect another part of the picture."""
-    width, height = drawn_for
-    shapes = set[tuple[int, int]]()
-    for tall, wide in map(upright_shape, pictures):
-        if abs(width * tall / (height * wide) - 1) < _SAME_SHAPE:
+def _check_shape(path: Path, drawn_for: Size, images: Iterable[Path]) -> None:
+    """Width and height exchanged, or another camera's, would inspect another part of the image."""
+    sizes = set[Size]()
+    for size in map(upright_size, images):
+        if abs(drawn_for.width * size.height / (drawn_for.height * size.width) - 1) < _SAME_SHAPE:
             return
-        shapes.add((wide, tall))
-    there = ", ".join(f"{wide} × {tall}" for wide, tall in sorted(shapes)[:3])
-    raise RoiError(f"{path}: image_size is {width} × {height}, but the product's pictures are {there}")
+        sizes.add(size)
+    there = ", ".join(f"{size.width} × {size.height}" for size in sorted(sizes)[:3])
+    raise RoiError(
+        f"{path}: image_size is {drawn_for.width} × {drawn_for.height}, "
+        f"but the product's pictures are {there}"
+    )
 
 
 def draw(polygons: tuple[tuple[Point, ...], ...], geometry: Geometry) -> NDArray[np.bool_]:

@@ -1,5 +1,6 @@
-"""The pictures that an export uses: good ones to calibrate with, and defective ones to prove engines with."""
+"""The images that an export uses: good ones to calibrate with, and defective ones to verify engines with."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,35 +8,53 @@ from export.calibrate import CalibrationError
 from export.golden import spread
 from export.report import Say
 from training.checkpoint import Checkpoint
-from training.datasets import DatasetError, open_dataset
-from training.geometry import UnreadableImage, picture_digest, read_rgb
+from training.datasets import DatasetError, Sample, open_dataset, parts_of
+from training.geometry import UnreadableImage, image_digest, read_rgb
 
 _DEFECTIVE = 64
-"""Most defective pictures that are looked at: golden frames and survey use up to 52."""
+"""Most defective images that are looked at: golden and validation frames are up to 52 of them."""
 
 
-def calibration_images(checkpoint: Checkpoint, folder: Path | None, say: Say) -> list[Path]:
-    """Good images that training has not seen: those it set aside, or the new ones in `folder`."""
+def calibration_images(checkpoint: Checkpoint, folder: Path | None, say: Say) -> dict[Path, str]:
+    """Good images that training has not seen, those it set aside or the new ones in `folder`: the part that
+    each shows."""
     if folder is None:
-        # A changed data set is refused, whichever of its pictures changed.
-        paths = {split: checkpoint.images(split) for split in checkpoint.splits}["calibrate"]
-        say("Calibration", f"{len(paths)} good images that training set aside")
-        return paths
+        checkpoint.samples("fit")  # a changed data set is refused, whichever of its images changed
+        checkpoint.samples("select")
+        samples = checkpoint.samples("calibrate")
+        say("Calibration", f"{len(samples)} good images that training set aside")
+    else:
+        samples = _new_images(checkpoint, folder, say)
+    parts = _parts(samples, checkpoint.same_part, say)
+    if len(set(parts)) < len(parts):
+        say("", f"of {len(set(parts))} parts: each counts once, with its highest score")
+    return {sample.path: part for sample, part in zip(samples, parts, strict=True)}
+
+
+def _parts(samples: Sequence[Sample], same_part: str | None, say: Say) -> list[str]:
+    """The part that each image shows. Raises DatasetError if that is known of some of them only."""
+    if same_part is None:
+        return [sample.name for sample in samples]
+    pattern = re.compile(same_part)
+    if not any(pattern.search(text) for sample in samples for text in (sample.path.name, sample.name)):
+        say("", f"{same_part!r}, by which training told parts, is in no name: each image counts as a part")
+        return [sample.name for sample in samples]
+    return parts_of(samples, pattern)
+
+
+def _new_images(checkpoint: Checkpoint, folder: Path, say: Say) -> list[Sample]:
     given = open_dataset(folder, checkpoint.product).train
-    seen, paths = set(checkpoint.learned), list[Path]()
+    seen, new = set(checkpoint.learned), list[Sample]()
     for sample in given:
-        digest = picture_digest(sample.path, checkpoint.geometry)
+        digest = image_digest(sample.path, checkpoint.geometry)
         if digest not in seen:
-            seen.add(digest)  # a copy of a picture is no further one
-            paths.append(sample.path)
-    if not paths:
+            seen.add(digest)  # a copy of an image is no further one
+            new.append(sample)
+    if not new:
         raise CalibrationError(f"{folder}: all {len(given)} images were used in training; give others")
-    say(
-        "Calibration",
-        f"{len(paths)} good images of {folder}; {len(given) - len(paths)} used in training, or copies, "
-        "left out",
-    )
-    return paths
+    left_out = f"{len(given) - len(new)} used in training, or copies, left out"
+    say("Calibration", f"{len(new)} good images of {folder}; {left_out}")
+    return new
 
 
 def defective_images(checkpoint: Checkpoint, folder: Path | None, say: Say) -> list[Path]:

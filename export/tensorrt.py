@@ -12,11 +12,11 @@ import onnx
 from onnx import TensorProto, helper
 
 from export.bundle.engines.engine import first_line
-from export.bundle.engines.kinds import kind
 from export.bundle.engines.nvidia import RTX_PLUGIN, compute_capability
+from export.bundle.engines.specs import spec_of
 from export.bundle.engines.tensorrt import PROVIDERS
-from export.bundle.joints import ANSWER, FRAMES
 from export.bundle.manifest import BATCH_SIZES, HALF_GRAPH, BundleError, EngineEntry, Plan
+from export.bundle.tensors import FRAMES, OUTPUTS
 from training.files import file_digest
 from training.geometry import Geometry
 
@@ -95,7 +95,7 @@ def build_plan(name: str, root: Path, geometry: Geometry) -> EngineEntry:
 
 def _parse(name: str) -> tuple[Literal["tensorrt", "tensorrt-rtx"], str]:
     """TensorRT's flavour, and the compute capability as the id has it, such as "89"."""
-    flavour = kind(name).runtime
+    flavour = spec_of(name).runtime
     assert flavour == "tensorrt" or flavour == "tensorrt-rtx", name
     return flavour, name.rpartition("-sm")[2]
 
@@ -147,7 +147,7 @@ def _wrapper(plan: str, provider: str, geometry: Geometry) -> onnx.ModelProto:
     node = helper.make_node(
         "EPContext",
         [FRAMES],
-        ANSWER,
+        OUTPUTS,
         domain="com.microsoft",
         main_context=1,
         embed_mode=0,
@@ -155,7 +155,7 @@ def _wrapper(plan: str, provider: str, geometry: Geometry) -> onnx.ModelProto:
         source=provider,
     )
     size = [geometry.height, geometry.width]
-    heatmap, score = ANSWER
+    heatmap, score = OUTPUTS
     graph = helper.make_graph(
         [node],
         "plan",

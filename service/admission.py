@@ -1,5 +1,5 @@
-"""Admission: limits the frames of each product version and the bytes of all, and refuses deadlines that can't
-be met.
+"""Admission: limits the requests of each product version and the bytes of all, and refuses deadlines that
+can't be met.
 
 Decides at once, never waits. Runs on the event loop only.
 """
@@ -8,18 +8,26 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Self
 
 from service.errors import Busy, DeadlinePassed
-from service.lane import Frame, Lane, Stage
+from service.lane import Lane, Pending, Progress
 
 _PROBE_SECONDS = 1.0
-_FEW = 0.05  # of the admitted frames, the fraction that may be late
+"""How often a lane of an idle service admits a request that looks late: only an answer can correct a wrong
+forecast."""
+_LATE_FRACTION = 0.05
+"""How many of the admitted requests with tight deadlines may be late. With fewer, more are refused that would
+have been in time."""
 _STEP = 0.02
-_LEAST, _MOST = 0.25, 4.0
+"""How far a late request moves a lane's `caution`, about: a single one hardly matters, and 25 of them make
+the forecasts half as long again."""
+_LEAST_CAUTION, _MOST_CAUTION = 0.25, 4.0
+"""Bounds, so that it recovers soon after a time in which nothing could be in time, or everything."""
 
 
 class Holding:
-    """The bytes of one request, counted from its first received byte until it is answered."""
+    """The bytes of one request from the first that is received, then those of its answer until it is sent."""
 
     __slots__ = ("_admission", "bytes")
 
@@ -34,28 +42,38 @@ class Holding:
         self._admission.bytes += size
         self.bytes += size
 
+    def answer(self, size: int) -> None:
+        """From now on `size` bytes. They may exceed the limit: it is the next requests that are refused."""
+        self._admission.bytes += size - self.bytes
+        self.bytes = size
+
+    def release(self) -> None:
+        self.answer(0)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
 
 class Admission:
-    """The frames accepted and not yet answered, and the bytes they hold."""
+    """The requests accepted and not yet answered, and the bytes they hold."""
 
-    def __init__(self, *, max_frames: int, max_bytes: int, workers: int, patience: float) -> None:
+    def __init__(self, *, max_frames: int, max_bytes: int, workers: int, default_deadline: float) -> None:
+        """`default_deadline` in seconds."""
         self.max_frames, self.max_bytes = max_frames, max_bytes
         self.bytes = 0
-        self._workers, self._patience = workers, patience
-        self._frames = set[Frame]()
-        self._last_probe = 0.0
+        self._workers, self._default_deadline = workers, default_deadline
+        self._pending = set[Pending]()
 
-    @contextmanager
-    def hold(self) -> Iterator[Holding]:
-        holding = Holding(self)
-        try:
-            yield holding
-        finally:
-            self.bytes -= holding.bytes
+    def hold(self) -> Holding:
+        """To be released."""
+        return Holding(self)
 
-    def order(self, lane: Lane, arrived: float, deadline: float | None) -> float:
-        """Where a frame stands in every queue: at its deadline, or where it has none, at its arrival plus
-        `patience` and twice the time that the frames accepted before it take.
+    def order(self, lane: Lane, arrived: float, deadline: float | None, *, overlay: bool) -> float:
+        """Where a request stands in every queue: at its deadline, or where it has none, at its arrival plus
+        the default deadline and twice the time that the requests accepted before it take.
 
         So callers without deadlines leave at least half of the engine to those with deadlines, however many
         they are, and still get their turn. Among themselves they keep the order of arrival.
@@ -63,72 +81,90 @@ class Admission:
         if deadline is not None:
             return deadline
         pace = lane.pace
-        each = max(pace.per_frame, (pace.decode.seconds + pace.post.seconds) / self._workers)
-        lane.last_undated = max(lane.last_undated, arrived + self._patience + 2 * len(self._frames) * each)
+        outside = pace.decode.seconds + pace.reading(overlay=overlay).seconds
+        each = max(pace.per_frame, outside / self._workers)
+        order = arrived + self._default_deadline + 2 * len(self._pending) * each
+        lane.last_undated = max(lane.last_undated, order)
         return lane.last_undated
 
-    def check(self, lane: Lane, deadline: float | None) -> float:
-        """Raises Busy when the queue is full or the frame would be late. Returns its forecast in seconds, 0
+    def check(self, lane: Lane, deadline: float | None, *, overlay: bool) -> float:
+        """Raises Busy when the queue is full or the answer would be late. Returns its forecast in seconds, 0
         without a deadline."""
-        if lane.frames >= self.max_frames:
-            wait = lane.frames * lane.pace.per_frame
+        if lane.pending >= self.max_frames:
+            wait = lane.pending * lane.pace.per_frame
             raise Busy("the queue is full", reason="queue_frames", retry_after=wait)
         if deadline is None:
             return 0.0
-        forecast = self._forecast(lane, deadline)
-        late = self._late(lane, forecast, deadline)
-        if late > 0 and not self._may_probe():
+        forecast = self._forecast(lane, deadline, overlay=overlay)
+        now = time.monotonic()
+        late = now + forecast * lane.caution - deadline
+        if late > 0 and (self._pending or now - lane.last_probe < _PROBE_SECONDS):
             why = f"the deadline can't be met: the answer would be about {1000 * late:.0f} ms late"
             raise Busy(why, reason="deadline", retry_after=late)
         return forecast
 
     @contextmanager
-    def admitted(self, frame: Frame) -> Iterator[None]:
-        """Holds a place for `frame` until the block ends; raises what `check` does."""
-        deadline = frame.request.deadline
-        forecast = self.check(frame.lane, deadline)
-        if deadline is not None and self._late(frame.lane, forecast, deadline) > 0:
-            self._last_probe = time.monotonic()
-        self._frames.add(frame)
-        frame.lane.enter()
+    def admitted(self, pending: Pending) -> Iterator[None]:
+        """Holds a place for `pending` until the block ends; raises what `check` does."""
+        lane, deadline = pending.lane, pending.request.deadline
+        forecast = self.check(lane, deadline, overlay=pending.overlay)
+        admitted = time.monotonic()
+        probe = deadline is not None and admitted + forecast * lane.caution > deadline
+        if probe:
+            lane.last_probe = admitted
+        self._pending.add(pending)
+        lane.enter()
         try:
             yield
         except DeadlinePassed:
-            self._learn(frame, forecast)
+            _learn(lane, forecast, admitted, deadline, probe=probe)
             raise
         else:
-            self._learn(frame, forecast)
+            _learn(lane, forecast, admitted, deadline, probe=probe)
         finally:
-            self._frames.discard(frame)
-            frame.lane.leave()
+            self._pending.discard(pending)
+            lane.leave()
 
-    def _learn(self, frame: Frame, forecast: float) -> None:
-        """Adapts the lane's `caution` until it covers all but a fraction `_FEW` of its frames with tight
-        deadlines."""
-        arrived, deadline, lane = frame.request.arrived, frame.request.deadline, frame.lane
-        if deadline is None or forecast * lane.caution < (deadline - arrived) / 2:
-            return
-        enough = time.monotonic() <= min(arrived + forecast * lane.caution, deadline)
-        lane.caution += -_STEP * _FEW if enough else _STEP * (1 - _FEW)
-        lane.caution = min(max(lane.caution, _LEAST), _MOST)
-
-    def _may_probe(self) -> bool:
-        """Whether to admit a frame that looks late: once in a while, to correct the forecast."""
-        return not self._frames and time.monotonic() - self._last_probe >= _PROBE_SECONDS
-
-    def _late(self, lane: Lane, forecast: float, deadline: float) -> float:
-        """Seconds by which a frame admitted now would miss its deadline; negative if it would be in time."""
-        return time.monotonic() + forecast * lane.caution - deadline
-
-    def _forecast(self, lane: Lane, deadline: float) -> float:
-        """Seconds until one more frame of `lane` is answered, given the frames ahead of it."""
+    def _forecast(self, lane: Lane, deadline: float, *, overlay: bool) -> float:
+        """Seconds until one more request of `lane` is answered, given those that go before it."""
         on_workers, on_engine, waiting = 0.0, 0.0, 1
-        ahead = Counter((frame.lane, frame.stage) for frame in self._frames if frame.order <= deadline)
-        for (other, stage), frames in ahead.items():
+        ahead = Counter(
+            (one.lane, one.progress, one.overlay) for one in self._pending if one.order <= deadline
+        )
+        for (other, progress, drawn), count in ahead.items():
             pace = other.pace
-            on_workers += frames * (pace.post.seconds + (stage == Stage.DECODE) * pace.decode.seconds)
-            on_engine += frames * (stage <= Stage.INFER) * pace.per_frame
-            waiting += frames * (other is lane and stage < Stage.INFER)
+            on_workers += count * pace.reading(overlay=drawn).seconds
+            if progress == Progress.DECODE:
+                on_workers += count * pace.decode.seconds
+            if progress <= Progress.INFER:
+                on_engine += count * pace.per_frame
+            if other is lane and progress < Progress.INFER:
+                waiting += count
         pace = lane.pace
         queued = max(on_workers / self._workers, on_engine)
-        return queued + pace.decode.seconds + pace.batch(waiting) + pace.post.seconds
+        own = pace.decode.seconds + pace.batch(waiting) + pace.reading(overlay=overlay).seconds
+        return queued + own
+
+
+def _learn(lane: Lane, forecast: float, admitted: float, deadline: float | None, *, probe: bool) -> None:
+    """Adapts the lane's `caution` to an answer at this moment, if the deadline was tight: less than twice the
+    forecast away.
+
+    Late means later than the corrected forecast, or than the deadline. `caution` is at rest where late
+    answers raise it as much as the others lower it: with a fraction p of them late, where
+    p (1 - `_LATE_FRACTION`) = (1 - p) `_LATE_FRACTION`, that is at p = `_LATE_FRACTION`.
+
+    A `probe` that is late says nothing new. One in time lowers `caution` to where it would have been let in,
+    or to 1.
+    """
+    now = time.monotonic()
+    if deadline is None or forecast * lane.caution < (deadline - admitted) / 2:
+        return
+    if probe:
+        if now <= deadline and lane.caution > 1:
+            lane.caution = max(1.0, min(lane.caution - _STEP, (deadline - admitted) / forecast))
+    elif now <= min(admitted + forecast * lane.caution, deadline):
+        lane.caution -= _STEP * _LATE_FRACTION
+    else:
+        lane.caution += _STEP * (1 - _LATE_FRACTION)
+    lane.caution = min(max(lane.caution, _LEAST_CAUTION), _MOST_CAUTION)

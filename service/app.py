@@ -22,7 +22,7 @@ from service.http.protocol import Limits
 from service.http.server import Server as HttpServer
 from service.inspector import Inspector
 from service.listen import listen, name_of
-from service.logs import Troubles
+from service.logs import LogOnce
 from service.metrics import Metrics
 from service.rpc.server import Server as GrpcServer
 from service.settings import Address, Settings
@@ -50,10 +50,10 @@ class Service:
         self.http: tuple[Address, ...] = ()
         self.grpc: tuple[Address, ...] = ()
         self.admin: tuple[Address, ...] = ()
-        self._http_server: HttpServer | None = None
-        self._grpc_server: GrpcServer | None = None
-        self._hurry = asyncio.Event()
-        self._troubles = Troubles()
+        self.http_door: HttpServer | None = None
+        self.grpc_door: GrpcServer | None = None
+        self._end_soon = asyncio.Event()
+        self._log_once = LogOnce()
 
     async def open(self) -> None:
         """Listens on every address, or raises CannotListen. What is registered first is closed last."""
@@ -65,24 +65,24 @@ class Service:
         ends.push_async_callback(self.inspector.close)
         ends.push_async_callback(self.inspector.catalog.close)
         if settings.admin is not None:
-            health = make_admin_app(self.inspector.life, self.metrics)
+            health = make_admin_app(self.inspector.readiness, self.metrics)
             admin, self.admin = await self._serve(health, (settings.admin,))
             ends.push_async_callback(admin.stop, 1)
         if settings.http:
             app = make_app(self._calls, self.access, settings)
-            self._http_server, self.http = await self._serve(app, settings.http, self.tls)
+            self.http_door, self.http = await self._serve(app, settings.http, self.tls)
         if settings.grpc:
-            self._grpc_server = GrpcServer(self._calls, self.access, self.tls, settings)
-            self.grpc = tuple(self._grpc_server.bind(address) for address in settings.grpc)
-            await self._grpc_server.start()
-        ends.callback(self.inspector.life.close)
+            self.grpc_door = GrpcServer(self._calls, self.access, self.tls, settings)
+            self.grpc = tuple(self.grpc_door.bind(address) for address in settings.grpc)
+            await self.grpc_door.start()
+        ends.callback(self.inspector.readiness.close)
         ends.push_async_callback(self._close_doors)
         ends.callback(self.history.close)
 
     async def load(self) -> None:
         """Loads the products, then follows changes of their folder, of tokens and of certificates."""
         await asyncio.gather(self.inspector.catalog.refresh(), self.inspector.warm_up())
-        self.inspector.life.start()
+        self.inspector.readiness.start()
         self._ends.push_async_callback(self._withdraw)
         self._show_health()
         watch = self._settings.watch_seconds
@@ -94,13 +94,13 @@ class Service:
         ):
             self._ends.callback(asyncio.create_task(repeat(what, follow, seconds)).cancel)
 
-    def hurry(self) -> None:
+    def end_soon(self) -> None:
         """Shortens the shutdown: no lame-duck time, and one second for requests under way."""
-        self._hurry.set()
+        self._end_soon.set()
 
     async def _follow_models(self) -> None:
-        """In a task of its own, so that nothing else waits: loading a product may take minutes."""
-        await self.inspector.catalog.refresh()
+        """In a task of its own, so that nothing else waits."""
+        await self.inspector.catalog.refresh(self._settings.watch_seconds / 2)
         self._show_health()
 
     async def _follow_health(self) -> None:
@@ -116,31 +116,31 @@ class Service:
 
     async def _withdraw(self) -> None:
         """Not ready any more, but still serving: callers get time to stop sending."""
-        self.inspector.life.drain()
+        self.inspector.readiness.drain()
         self._show_health()
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._hurry.wait(), self._settings.lame_duck_seconds)
+            await asyncio.wait_for(self._end_soon.wait(), self._settings.lame_duck_seconds)
 
     async def _close_doors(self) -> None:
-        doors = [door for door in (self._http_server, self._grpc_server) if door is not None]
-        hurrying = asyncio.create_task(self._cut_short(doors))
+        doors = [door for door in (self.http_door, self.grpc_door) if door is not None]
+        cutting = asyncio.create_task(self._cut_short(doors))
         ends = time.monotonic() + self._settings.drain_seconds
-        if self._grpc_server is not None:
-            await self._grpc_server.end_streams(self._settings.drain_seconds)
+        if self.grpc_door is not None:
+            await self.grpc_door.end_streams(self._settings.drain_seconds)
         left = max(0.0, ends - time.monotonic())
         await asyncio.gather(*(door.stop(left) for door in doors))
-        hurrying.cancel()
+        cutting.cancel()
 
     async def _cut_short(self, doors: list[HttpServer | GrpcServer]) -> None:
-        await self._hurry.wait()
+        await self._end_soon.wait()
         await asyncio.gather(*(door.cut() for door in doors))
 
     def _show_health(self) -> None:
-        reason = self.inspector.life.why_not_ready
-        if self._troubles.note(reason):
+        reason = self.inspector.readiness.why_not_ready
+        if self._log_once.changed(reason):
             _logger.warning(f"not ready: {reason}" if reason else "ready again")
-        if self._grpc_server is not None:
-            self._grpc_server.show(ready=self.inspector.life.ready)
+        if self.grpc_door is not None:
+            self.grpc_door.show(ready=self.inspector.readiness.ready)
 
     async def _serve(
         self, app: ASGIApp, addresses: tuple[Address, ...], tls: Tls | None = None
@@ -156,14 +156,14 @@ class Service:
 
 async def repeat(what: str, follow: Callable[[], Awaitable[None]], seconds: float) -> None:
     """Calls `follow` every `seconds`, for ever. An unexpected failure that repeats is logged once."""
-    troubles = Troubles()
+    log_once = LogOnce()
     while True:
         await asyncio.sleep(seconds)
         try:
             await follow()
-            troubles.note("")
+            log_once.changed("")
         except Exception as error:  # a bug must not end the task unnoticed
-            if troubles.note(repr(error)):
+            if log_once.changed(repr(error)):
                 _logger.exception("following %s failed; it is tried again", what)
 
 
@@ -193,7 +193,7 @@ async def run(settings: Settings, announce: Callable[[Service], None], start: St
 
         def on_signal() -> None:
             if end_requested.is_set():
-                service.hurry()
+                service.end_soon()
             end_requested.set()
 
         for number in (signal.SIGTERM, signal.SIGINT):

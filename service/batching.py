@@ -1,6 +1,6 @@
-"""A queue ordered by deadline, as plain data: no clock, thread or lock of its own.
+"""Queues ordered by deadline, as plain data: no clock, thread or lock of their own.
 
-Its length is limited before, at admission.
+Their length is limited before, at admission.
 """
 
 import heapq
@@ -13,7 +13,7 @@ Item = TypeVar("Item")
 
 @dataclass(slots=True, order=True)
 class Entry(Generic[Item]):
-    """A place in the queue. `order` and `expires` are instants of the clock that `take` is given."""
+    """A place in a queue. `order` and `expires` are instants of the clock that `take` is given."""
 
     order: float
     number: int
@@ -30,13 +30,10 @@ class Taken(Generic[Item]):
     expired: list[Item]
 
 
-class BatchQueue(Generic[Item]):
-    """Entries in order of deadline, then arrival; popped in batches of the allowed sizes only."""
+class DeadlineQueue(Generic[Item]):
+    """Entries in order of deadline, then arrival."""
 
-    def __init__(self, batch_sizes: Sequence[int]) -> None:
-        if 1 not in batch_sizes:
-            raise ValueError(f"batch sizes {tuple(batch_sizes)}: a lone frame would wait for ever")
-        self._sizes = sorted(batch_sizes, reverse=True)
+    def __init__(self) -> None:
         self._heap: list[Entry[Item]] = []
         self._arrivals = 0
         self._queued = 0
@@ -45,7 +42,7 @@ class BatchQueue(Generic[Item]):
         return self._queued
 
     def offer(self, item: Item, *, order: float, expires: float | None = None) -> Entry[Item]:
-        """Queues `item` behind all entries of an earlier or equal `order`."""
+        """Queues `item` behind all entries of an earlier or equal `order`. Only batches look at `expires`."""
         self._arrivals += 1
         entry = Entry(order, self._arrivals, item, expires)
         heapq.heappush(self._heap, entry)
@@ -68,6 +65,27 @@ class BatchQueue(Generic[Item]):
             heapq.heappop(self._heap)
         return self._heap[0].order if self._heap else None
 
+    def pop(self) -> Item:
+        """The item that is first in order; IndexError when the queue is empty."""
+        self.head()  # drops withdrawn entries before it
+        entry = heapq.heappop(self._heap)
+        self._leave(entry)
+        return entry.item
+
+    def _leave(self, entry: Entry[Item]) -> None:
+        entry.queued = False
+        self._queued -= 1
+
+
+class BatchQueue(DeadlineQueue[Item]):
+    """Popped in batches of the allowed sizes, without what has expired."""
+
+    def __init__(self, batch_sizes: Sequence[int]) -> None:
+        super().__init__()
+        if 1 not in batch_sizes:
+            raise ValueError(f"batch sizes {tuple(batch_sizes)}: a lone frame would wait for ever")
+        self._sizes = sorted(batch_sizes, reverse=True)
+
     def take(self, now: float) -> Taken[Item]:
         """Pops the largest allowed batch, and drops expired entries ahead of it."""
         alive, expired = list[Entry[Item]](), list[Item]()
@@ -84,7 +102,3 @@ class BatchQueue(Generic[Item]):
         for entry in alive[:size]:
             self._leave(entry)
         return Taken([entry.item for entry in alive[:size]], expired)
-
-    def _leave(self, entry: Entry[Item]) -> None:
-        entry.queued = False
-        self._queued -= 1

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+from export.bundle import UNKNOWN
 from service.errors import Denied, Outcome, Refused, ServiceError
 from service.history import NOT_INSPECTED, History
 from service.inspector import Inspector
-from service.metrics import UNKNOWN, Metrics
+from service.metrics import Metrics
 from service.record import Record
 from service.traces import Carrier, Traces
 from service.values import Door, Inspection
@@ -74,6 +75,10 @@ class Call:
     def _end(self, outcome: Outcome, error: BaseException | None, seconds: float) -> None:
         self._count(outcome, error)
         self._remember(outcome)
+        self._tell(outcome, error, seconds)
+        self.inspection = None  # its image is not counted any more, and the caller may take long to read
+
+    def _tell(self, outcome: Outcome, error: BaseException | None, seconds: float) -> None:
         logged, traces = _logger.isEnabledFor(logging.INFO), self._calls.traces
         if not logged and traces is None:
             return
@@ -93,7 +98,7 @@ class Call:
         if isinstance(error, Denied):
             metrics.denied.labels(self.door, error.reason).inc()
         if self.inspection is not None and outcome == "ok":
-            metrics.answered(self.door, self.inspection)
+            metrics.answered(self.door, self.inspection.result)
 
     def _remember(self, outcome: Outcome) -> None:
         history = self._calls.history
@@ -103,6 +108,7 @@ class Call:
             history.count(self.product, NOT_INSPECTED)
 
     def _facts(self, outcome: Outcome) -> dict[str, object]:
+        """The fields of the log line and of the span."""
         facts: dict[str, object] = {
             "door": self.door,
             "outcome": outcome,
@@ -113,18 +119,18 @@ class Call:
         if self.caller:
             facts["caller"] = self.caller
         if self.inspection is not None:
-            finding = self.inspection.finding
+            result, finding = self.inspection.result, self.inspection.result.finding
             facts |= {
-                "version": self.inspection.version,
-                "bundle_digest": self.inspection.bundle_digest,
-                "sha256": self.inspection.image.sha256,
-                "engine": self.inspection.engine,
+                "version": result.version,
+                "bundle_digest": result.bundle_digest,
+                "sha256": result.sha256,
+                "engine": result.engine,
                 "verdict": finding.verdict,
                 "reason": finding.reason,
                 "unfamiliar": finding.unfamiliar,
                 "score": round(finding.score, 4),
                 "raw_score": finding.raw_score,
-                "batch_size": self.inspection.batch_size,
-                "timings_ms": self.inspection.timings.milliseconds(),
+                "batch_size": result.batch_size,
+                "timings_ms": result.timings.milliseconds(),
             }
         return facts

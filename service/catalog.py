@@ -2,37 +2,51 @@
 
 `refresh` loads and unloads versions to follow the models folder. A new version is loaded beside the old one
 and takes over when its golden frames have passed; if it fails, the old one keeps serving. What serves gives
-way to a lower version only when it was removed: when two scans in a row did not find it. Only the loading
-itself runs outside the event loop.
+way to a lower version only when it was removed: when two scans in a row did not find it. Products don't wait
+for each other. Only the loading itself runs outside the event loop.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Container, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Container, Iterator, Mapping
+from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 
 from export.bundle import BundleError, TrustedKey
-from service.errors import NotLoaded, NotServing
+from service.errors import NotFound, NotServing
 from service.folder import Fingerprint, scan
 from service.lane import Lane
-from service.logs import Troubles
+from service.logs import LogOnce
 from service.metrics import Metrics
 from service.settings import Settings
 from service.slot import Slot
 from service.threads import in_daemon
-from service.version import Start, Version, free
+from service.version import Start, State, Version, free
 
+_LOAD_SECONDS = 20.0
+"""After which others are loaded beside a version: it may hang."""
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, eq=False)
 class Product:
+    """The known versions of one product, at least one, in the order in which they were found."""
+
     name: str
     versions: list[Version] = field(default_factory=list)
     serving: Version | None = None
+    """The one that answers requests without a version number: READY, with a lane."""
+
+    @property
+    def newest_first(self) -> list[Version]:
+        return sorted(self.versions, key=lambda version: -version.number)
+
+    @property
+    def state(self) -> State:
+        """That of the newest version, unless one serves."""
+        return "READY" if self.serving else self.newest_first[0].state
 
 
 class Catalog:
@@ -47,17 +61,26 @@ class Catalog:
         self._keep_old_seconds = settings.keep_old_seconds
         self._slot, self._metrics = slot, metrics
         self._products = dict[str, Product]()
-        self._troubles = Troubles()
+        self._log_once = LogOnce()
+        self._following = dict[str, asyncio.Task[None]]()
+        """By product: each is followed in a task of its own, since loading a version may take minutes, or
+        never return."""
+        self._loading = asyncio.Semaphore()
         self._retiring = set[asyncio.Task[None]]()
 
-    def versions(self, product: str | None = None) -> list[Version]:
-        """All known versions of all products or of one, newest first; NotLoaded for an unknown product."""
-        names = sorted(self._products) if product is None else [product]
-        return [
-            version
-            for known in map(self._known, names)
-            for version in sorted(known.versions, key=lambda version: -version.number)
-        ]
+    def products(self) -> list[Product]:
+        """By name."""
+        return [self._products[name] for name in sorted(self._products)]
+
+    def product(self, name: str) -> Product:
+        """Raises NotFound."""
+        if name not in self._products:
+            raise NotFound(f"there is no product {name!r}; /v1/products names those there are")
+        return self._products[name]
+
+    def versions(self) -> list[Version]:
+        """All known versions, by product, newest first."""
+        return [version for product in self.products() for version in product.newest_first]
 
     def __contains__(self, product: str) -> bool:
         return product in self._products
@@ -65,11 +88,12 @@ class Catalog:
     @property
     def ready(self) -> bool:
         """Whether at least one product can be inspected."""
-        return any(product.serving for product in self._products.values())
+        products = list(self._products.values())  # a copy, since metrics ask from their thread
+        return any(product.serving for product in products)
 
     def lane(self, product: str, version: int | None = None) -> Lane:
-        """The lane that serves `product`, or that of a loaded `version`. Raises NotLoaded or NotServing."""
-        known = self._known(product)
+        """The lane that serves `product`, or that of a loaded `version`. Raises NotFound or NotServing."""
+        known = self.product(product)
         if version is None:
             chosen = known.serving
             if chosen is None or chosen.lane is None:
@@ -83,67 +107,79 @@ class Catalog:
             if candidate.number == version and candidate.lane is not None:
                 return candidate.lane
         loaded = ", ".join(str(each.number) for each in known.versions if each.lane is not None)
-        raise NotLoaded(f"version {version} of product {product!r} is not loaded, only {loaded or 'none'}")
+        raise NotFound(f"version {version} of product {product!r} is not loaded, only {loaded or 'none'}")
 
-    def _known(self, product: str) -> Product:
-        if product not in self._products:
-            raise NotLoaded(f"there is no product {product!r}; /v1/products names those there are")
-        return self._products[product]
+    async def refresh(self, patience: float | None = None) -> None:
+        """Loads new versions, unloads removed ones. Whatever the folder holds, it does not raise.
 
-    async def refresh(self) -> None:
-        """Loads new versions, unloads removed ones. Whatever the folder holds, it does not raise."""
+        Returns after `patience` seconds at the latest: loading goes on, and the next call leaves that product
+        alone until it is done.
+        """
         try:
             found = await in_daemon(partial(scan, self._folder))
         except OSError as error:
-            self._tell(f"the models folder can't be read, loaded versions stay: {error}")
+            self._report(f"the models folder can't be read, loaded versions stay: {error}")
             return
-        self._tell("")
-        for name in sorted(self._products.keys() | found.keys()):
+        self._report("")
+        for name in sorted((self._products.keys() | found.keys()) - self._following.keys()):
             versions = found.get(name, {})
             if isinstance(versions, OSError):  # no permission, or a network share that is away
-                self._tell(f"{name} can't be read, its loaded versions stay: {versions}", name)
+                self._report(f"{name} can't be read, its loaded versions stay: {versions}", name)
             else:
-                self._tell("", name)
-                await self._follow(name, versions)
+                self._report("", name)
+                self._following[name] = asyncio.create_task(self._follow(name, versions))
+        if self._following:
+            done, _ = await asyncio.wait(self._following.values(), timeout=patience)
+            self._following = {name: task for name, task in self._following.items() if task not in done}
+            await asyncio.gather(*done)  # raises what a bug has raised
 
-    def _tell(self, trouble: str, product: str = "") -> None:
+    def _report(self, trouble: str, product: str = "") -> None:
         """Logs a trouble with a folder, "" for none."""
-        if self._troubles.note(trouble, product) and trouble:
+        if self._log_once.changed(trouble, product) and trouble:
             _logger.error(trouble)
 
     async def close(self) -> None:
-        """Unloads everything, once all accepted frames have been answered."""
+        """Unloads everything, once all accepted requests have been answered."""
+        for following in self._following.values():
+            following.cancel()
         for product in list(self._products.values()):
             self._remove(product)
         while self._retiring:
             await asyncio.gather(*self._retiring)
 
     async def _follow(self, name: str, on_disk: Mapping[int, Fingerprint]) -> None:
+        """Makes one product what the last scan found."""
         product = self._products.setdefault(name, Product(name))
         removed = _note_absent(product.versions, on_disk)
         if not on_disk and removed == product.versions:
             self._remove(product)
             return
         await self._recognise(product, on_disk)
-        for failed in [v for v in product.versions if v.state == "FAILED"]:
-            if failed in removed or on_disk.get(failed.number, failed.fingerprint) != failed.fingerprint:
-                product.versions.remove(failed)
-        serving = product.serving
-        for number, fingerprint in sorted(on_disk.items(), reverse=True):
-            if serving and number < serving.number and serving not in removed:
-                break
-            if serving and (serving.number, serving.fingerprint) == (number, fingerprint):
-                break
-            version = next((v for v in product.versions if (v.number, v.state) == (number, "FAILED")), None)
-            if version is None:
-                version = Version(name, number, self._folder / name / str(number), fingerprint)
-                product.versions.append(version)
-            elif time.monotonic() < version.retry_at:
-                continue  # unchanged since it failed
+        _drop_outdated_failures(product, on_disk, removed)
+        for version in self._candidates(product, on_disk, removed):
             if await self._load(version):
                 self._swap(product, version)
                 break
         self._show(product)
+
+    def _candidates(
+        self, product: Product, on_disk: Mapping[int, Fingerprint], removed: list[Version]
+    ) -> Iterator[Version]:
+        """What may take over from the serving version, the newest first. New versions become known here."""
+        serving = product.serving
+        failed = {version.number: version for version in product.versions if version.state == "FAILED"}
+        for number, fingerprint in sorted(on_disk.items(), reverse=True):
+            if serving and number < serving.number and serving not in removed:
+                return
+            if serving and (serving.number, serving.fingerprint) == (number, fingerprint):
+                return
+            if number not in failed:
+                path = self._folder / product.name / str(number)
+                version = Version(product.name, number, path, fingerprint)
+                product.versions.append(version)
+                yield version
+            elif time.monotonic() >= failed[number].retry_at:  # otherwise it is unchanged since it failed
+                yield failed[number]
 
     async def _recognise(self, product: Product, on_disk: Mapping[int, Fingerprint]) -> None:
         """Spares what serves a reload when its files were only copied anew."""
@@ -160,7 +196,8 @@ class Catalog:
     async def _load(self, version: Version) -> bool:
         self._show(self._products[version.product])
         try:
-            lane = await in_daemon(partial(version.open, self._trusted, self._start, self._engine))
+            async with self._turn():
+                lane = await in_daemon(partial(version.open, self._trusted, self._start, self._engine))
         except BundleError as error:
             version.fail(error)
             _logger.error("%s version %d is FAILED: %s", version.product, version.number, error)
@@ -178,11 +215,25 @@ class Catalog:
             _logger.info("%s version %d does not use %s: %s", version.product, version.number, engine, reason)
         return True
 
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """One version is loaded at a time, as that takes all cores; but one that takes too long gives its
+        turn up."""
+        await self._loading.acquire()
+        turn = ExitStack()
+        turn.callback(self._loading.release)
+        late = asyncio.get_running_loop().call_later(_LOAD_SECONDS, turn.close)
+        try:
+            yield
+        finally:
+            late.cancel()
+            turn.close()  # does nothing if it has been given up
+
     def _swap(self, product: Product, version: Version) -> None:
         before, product.serving = product.serving, version
         for other in product.versions:
             if other.state == "DRAINING":  # only the last one before is kept for a while
-                other.hurry.set()
+                other.unload_now.set()
         if before is not None:
             self._retire(before)
 
@@ -192,7 +243,7 @@ class Catalog:
         if serving is not None:
             self._retire(serving)
         for version in product.versions:
-            version.hurry.set()
+            version.unload_now.set()
         if not product.versions:
             self._forget(product)
 
@@ -205,7 +256,7 @@ class Catalog:
 
     async def _unload(self, version: Version) -> None:
         with suppress(TimeoutError):
-            await asyncio.wait_for(version.hurry.wait(), self._keep_old_seconds)
+            await asyncio.wait_for(version.unload_now.wait(), self._keep_old_seconds)
         lane, version.lane = version.lane, None
         assert lane is not None
         await lane.emptied()
@@ -223,6 +274,16 @@ class Catalog:
 
     def _show(self, product: Product) -> None:
         self._metrics.show(product.name, product.versions)
+
+
+def _drop_outdated_failures(
+    product: Product, on_disk: Mapping[int, Fingerprint], removed: list[Version]
+) -> None:
+    """Those that were removed, or changed since they failed."""
+    for version in list(product.versions):
+        changed = on_disk.get(version.number, version.fingerprint) != version.fingerprint
+        if version.state == "FAILED" and (changed or version in removed):
+            product.versions.remove(version)
 
 
 def _note_absent(versions: list[Version], on_disk: Container[int]) -> list[Version]:

@@ -149,33 +149,48 @@ Files of tokens and certificates are read again when they change. drd-serve toke
 def announce(service: Service) -> None:
     """Prints the addresses, the versions, and one curl line to try, where something can be printed."""
     with suppress(OSError):
-        _announce(service)
+        _print_addresses(service)
+        _print_versions(service)
+        _print_curl(service)
     _flush(sys.stdout)
 
 
-def _announce(service: Service) -> None:
-    for title, addresses in (("HTTP", service.http), ("gRPC", service.grpc), ("admin", service.admin)):
+def _print_addresses(service: Service) -> None:
+    scheme = "https" if service.tls else "http"
+    for title, prefix, addresses in (
+        ("HTTP", f"{scheme}://", service.http),
+        ("gRPC", "", service.grpc),
+        ("admin", "http://", service.admin),
+    ):
         for address in addresses:
-            secure = title == "HTTP" and service.tls is not None
-            shown = address if title == "gRPC" or address.path else f"http{'s' if secure else ''}://{address}"
+            shown = address if address.path else f"{prefix}{address}"
             print(f"{title:6} {shown}")
-    versions = service.inspector.catalog.versions()
-    for version in versions:
+
+
+def _print_versions(service: Service) -> None:
+    for version in service.inspector.catalog.versions():
         engine = version.lane.predictor.engine_id if version.lane else version.reason
         print(f"       {version.product} version {version.number}: {version.state}, {engine}")
-    if reason := service.inspector.life.why_not_ready:
+    if reason := service.inspector.readiness.why_not_ready:
         print(f"not ready: {reason}")
-    web = next((address for address in service.http if address.port), None)
-    lane = next((version.lane for version in versions if version.lane), None)
-    if web and lane:
-        here = f"localhost:{web.port}" if web.host in ("0.0.0.0", "::") else web
-        url = f"http{'s' if service.tls else ''}://{here}/v1/inspect?product={lane.product}&include=regions"
-        token = '-H "Authorization: Bearer $TOKEN" ' if service.access.needed else ""
-        picture = shlex.quote(str(_picture(lane.predictor.bundle)))
-        print(f"try    curl {token}--data-binary @{picture} '{url}'")
 
 
-def _picture(bundle: Bundle) -> Path:
+def _print_curl(service: Service) -> None:
+    """A line to try, if there is a product and a TCP address."""
+    addresses = [address for address in service.http if address.port]
+    lanes = [version.lane for version in service.inspector.catalog.versions() if version.lane]
+    if not addresses or not lanes:
+        return
+    address, lane = addresses[0], lanes[0]
+    here = f"localhost:{address.port}" if address.host in ("0.0.0.0", "::") else address
+    scheme = "https" if service.tls else "http"
+    url = f"{scheme}://{here}/v1/inspect?product={lane.product}&include=regions"
+    token = '-H "Authorization: Bearer $TOKEN" ' if service.access.needed else ""
+    image = shlex.quote(str(_golden_image(lane.predictor.bundle)))
+    print(f"try    curl {token}--data-binary @{image} '{url}'")
+
+
+def _golden_image(bundle: Bundle) -> Path:
     """The path of a golden frame, with a defect if there is one; relative where possible, to be short."""
     ranks = {"defective": 0, "pseudo-abnormal": 1}
     chosen = min(bundle.manifest.golden, key=lambda frame: ranks.get(frame.kind, 2))

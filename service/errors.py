@@ -1,13 +1,13 @@
-"""Every reason why a frame gets no verdict. Each door has one table from these errors to its status codes.
+"""Every reason why an image gets no verdict. Each door has one table from these errors to its status codes.
 
 ServiceError
 ├── BadInput            the caller's mistake; the same request will fail again
-│   ├── UnreadableImage     not an image, damaged, or of an unsupported format
+│   ├── BadImage            not an image, damaged, or of an unsupported format
 │   ├── UnlikeDeclared      the content differs from its declared type, or the type is unsupported
 │   ├── BadParameter        missing, unknown, malformed or contradictory
 │   ├── TooLarge            too many bytes or pixels
 │   ├── TooSlow             the request did not arrive in time
-│   ├── NotLoaded           no such product, or not in that version
+│   ├── NotFound            no such product, version or verdict
 │   └── Denied              the caller has no right to ask
 │       ├── Unauthenticated     no valid token
 │       └── Forbidden           a valid token, but not for this
@@ -16,7 +16,7 @@ ServiceError
 │   └── NotServing          starting or draining, or no version is READY
 ├── DeadlinePassed      the deadline passed before the answer
 ├── CallerGone          the caller has disconnected
-└── InspectionFailed    the engine failed on this frame, or the service has a bug
+└── InspectionFailed    the engine failed on this image, or the service has a bug
 """
 
 from typing import ClassVar, Literal
@@ -34,7 +34,7 @@ class BadInput(ServiceError):
     outcome = "bad_input"
 
 
-class UnreadableImage(BadInput):
+class BadImage(BadInput):
     pass
 
 
@@ -54,7 +54,7 @@ class TooSlow(BadInput):
     pass
 
 
-class NotLoaded(BadInput):
+class NotFound(BadInput):
     pass
 
 
@@ -93,13 +93,8 @@ class NotServing(Refused):
     pass
 
 
-def showable(text: str) -> str:
-    """`text` as UTF-8 can have it: names of files that can't be decoded have other characters."""
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
 def ending() -> NotServing:
-    """For a frame that the shutdown overtakes."""
+    """For a request that the shutdown overtakes."""
     return NotServing("the service is ending", reason="draining", retry_after=1)
 
 

@@ -1,12 +1,14 @@
 """Lists the models folder: MODELS_DIR/PRODUCT/VERSION/."""
 
+import errno
 import os
 import re
+import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from export.bundle import MAX_VERSION, PRODUCT_NAME
+from export.bundle import MAX_VERSION, is_product_name
 
 Fingerprint = tuple[tuple[str, int, int, int], ...]
 """Name, size, modification time and inode of every file of a bundle: when it differs, so does the bundle."""
@@ -22,7 +24,7 @@ def scan(models: Path) -> dict[str, dict[int, Fingerprint] | OSError]:
     return {
         product.name: versions
         for product in sorted(models.iterdir())
-        if PRODUCT_NAME.fullmatch(product.name) and (versions := _versions(product))
+        if is_product_name(product.name) and (versions := _versions(product))
     }
 
 
@@ -30,13 +32,23 @@ def _versions(product: Path) -> dict[int, Fingerprint] | OSError:
     versions = dict[int, Fingerprint]()
     try:
         for version in product.iterdir():
-            if _is_version(version.name) and version.is_dir():
+            if _is_version(version.name) and _is_folder(version):
                 versions[int(version.name)] = tuple(sorted(_files(version)))
     except (FileNotFoundError, NotADirectoryError):
         pass  # not a folder, or removed meanwhile
     except OSError as error:
         return error
     return versions
+
+
+def _is_folder(path: Path) -> bool:
+    """Unlike Path.is_dir, which from Python 3.14 on takes whatever can't be read for none. Raises OSError."""
+    try:
+        return stat.S_ISDIR(path.stat().st_mode)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):  # gone, or a link to nothing
+            return False
+        raise
 
 
 def _is_version(name: str) -> bool:

@@ -11,13 +11,14 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
-from service.errors import Busy, NotLoaded
-from service.record import FrameAndMap, Record
+from service.errors import Busy, NotFound
+from service.record import Record
+from service.values import SentImage
 
 MAX_RECORDS = 2000
 MAX_WATCHERS = 32
 NOT_INSPECTED = "NOT_INSPECTED"
-"""Counted for a frame that was refused, late, failed or given up by its caller: its part is unknown."""
+"""Counted for an image that was refused, late, failed or given up by its caller: its part is unknown."""
 Sees = Callable[[str], bool]
 """Whether a viewer may see the verdicts of a product."""
 _ID = re.compile(r"([0-9a-f]{8})-([0-9]{1,15})")
@@ -31,26 +32,27 @@ class History:
         """Differs after every start, so that an old record id never finds a new record."""
         self.counts = dict[str, Counter[str]]()
         """Per product: how often each verdict was given since the start, NOT_INSPECTED included."""
-        self.picture_bytes = 0
+        self.image_bytes = 0
         self.newest = 0
         """The number of the newest record."""
+        self.watchers = 0
+        """Pages that are open."""
         self.closed = False
         self._max_bytes = max_bytes
         self._records = deque[Record]()
-        self._pictured = deque[Record]()
-        self._watchers = 0
+        self._with_image = deque[Record]()
         self._news = asyncio.Event()
 
     def add(self, record: Record) -> None:
         """Keeps a verdict that was given."""
         if self._max_bytes:
             self._keep(record)
-        self.count(record.product, record.verdict)
+        self.count(record.result.product, record.result.finding.verdict)
 
     def count(self, product: str, what: str) -> None:
         """Counts a verdict, or NOT_INSPECTED."""
         self.counts.setdefault(product, Counter())[what] += 1
-        if self._watchers:
+        if self.watchers:
             self._notify()
 
     def close(self) -> None:
@@ -61,17 +63,17 @@ class History:
     def watch(self) -> AbstractContextManager[None]:
         """A place for a watcher, who takes it by entering, then awaits `news`; Busy when all are taken. Pages
         that ask at the same moment may get a few more."""
-        if self._watchers >= MAX_WATCHERS:
+        if self.watchers >= MAX_WATCHERS:
             raise Busy(f"{MAX_WATCHERS} pages are open already", reason="watchers", retry_after=5)
         return self._watching()
 
     @contextmanager
     def _watching(self) -> Iterator[None]:
-        self._watchers += 1
+        self.watchers += 1
         try:
             yield
         finally:
-            self._watchers -= 1
+            self.watchers -= 1
 
     async def news(self) -> None:
         """Returns when anything was added, counted or closed since the call."""
@@ -83,24 +85,26 @@ class History:
         for record in reversed(self._records):
             if record.number <= after or len(found) == limit:
                 break
-            if sees(record.product):
+            if sees(record.result.product):
                 found.append(record)
         return found
 
     def get(self, record_id: str, sees: Sees) -> Record:
-        """The record of that id; NotLoaded when it was dropped, never existed or may not be seen."""
+        """The record of that id; NotFound when it was dropped, never existed or may not be seen."""
         number = self.number(record_id)
         first = self._records[0].number if self._records else 1
-        if first <= number <= self.newest and sees((record := self._records[number - first]).product):
-            return record
-        raise NotLoaded(f"verdict {record_id[:40]!r} is not kept")
+        if first <= number <= self.newest:
+            record = self._records[number - first]
+            if sees(record.result.product):
+                return record
+        raise NotFound(f"verdict {record_id[:40]!r} is not kept")
 
-    def pictures(self, record_id: str, sees: Sees) -> FrameAndMap:
-        """That record's images; NotLoaded also when they were dropped for newer ones."""
-        pictures = self.get(record_id, sees).pictures
-        if pictures is None:
-            raise NotLoaded(f"the images of verdict {record_id!r} are not kept any more")
-        return pictures
+    def image(self, record_id: str, sees: Sees) -> SentImage:
+        """That record's image; NotFound also when it was dropped for newer ones."""
+        image = self.get(record_id, sees).image
+        if image is None:
+            raise NotFound(f"the images of verdict {record_id!r} are not kept any more")
+        return image
 
     def counts_of(self, sees: Sees) -> dict[str, Counter[str]]:
         return {product: counts for product, counts in self.counts.items() if sees(product)}
@@ -111,22 +115,22 @@ class History:
         return int(match[2]) if match and match[1] == self.id else 0
 
     def _keep(self, record: Record) -> None:
-        assert record.pictures is not None
+        assert record.image is not None
         self.newest += 1
         record.number = self.newest
         self._records.append(record)
-        self._pictured.append(record)
-        self.picture_bytes += record.pictures.size
-        while self.picture_bytes > self._max_bytes:
-            self._forget_pictures()
-        if len(self._records) > MAX_RECORDS and self._records.popleft().pictures is not None:
-            self._forget_pictures()
+        self._with_image.append(record)
+        self.image_bytes += record.image.nbytes
+        while self.image_bytes > self._max_bytes:
+            self._forget_image()
+        if len(self._records) > MAX_RECORDS and self._records.popleft().image is not None:
+            self._forget_image()
 
-    def _forget_pictures(self) -> None:
-        record = self._pictured.popleft()
-        assert record.pictures is not None
-        self.picture_bytes -= record.pictures.size
-        record.pictures = None
+    def _forget_image(self) -> None:
+        record = self._with_image.popleft()
+        assert record.image is not None
+        self.image_bytes -= record.image.nbytes
+        record.image = None
 
     def _notify(self) -> None:
         self._news.set()

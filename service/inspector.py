@@ -7,18 +7,17 @@ event loop                worker     engine's thread          worker   event loo
 import asyncio
 import logging
 import time
-from contextlib import AbstractContextManager
 
 from export.bundle import Bundle, FrameFailed, TrustedKey
 from service.admission import Admission, Holding
 from service.catalog import Catalog
 from service.errors import DeadlinePassed, InspectionFailed, ServiceError
-from service.lane import Frame, Stage
-from service.life import Life
+from service.lane import Pending, Progress
 from service.metrics import Metrics
+from service.readiness import Readiness
 from service.settings import Settings
 from service.slot import Slot
-from service.values import Inspection, Request
+from service.values import Inspection, Request, Result, SentImage
 from service.version import Start
 from service.workers.front import Workers
 
@@ -38,49 +37,55 @@ class Inspector:
         self._workers = Workers(settings)
         self._slot = Slot(metrics, settings.engine_hang_seconds)
         self.catalog = Catalog(settings, self._slot, metrics, start, trusted)
-        self.life = Life(self.catalog, self._slot, metrics)
+        self.readiness = Readiness(self.catalog, self._slot, metrics)
         self._admission = Admission(
             max_frames=settings.max_queued_frames,
             max_bytes=settings.max_queued_bytes,
             workers=settings.workers,
-            patience=settings.default_deadline_ms / 1000,
+            default_deadline=settings.default_deadline_ms / 1000,
         )
 
-    def hold(self) -> AbstractContextManager[Holding]:
-        """Counts the bytes of a request while they arrive and until it is answered."""
+    def hold(self) -> Holding:
+        """Counts the bytes of a request while they arrive, and those of its answer until it is sent."""
         return self._admission.hold()
 
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of all requests that are arriving or not answered yet."""
+        return self._admission.bytes
+
     async def warm_up(self) -> None:
-        """Starts the workers, so that the first frame need not wait for it."""
+        """Starts the workers, so that the first request need not wait for it."""
         await self._workers.start()
 
-    def check(self, product: str, version: int | None, deadline: float | None) -> None:
-        """Raises what would refuse a frame now, before its image is received.
+    def check(self, product: str, version: int | None, deadline: float | None, *, overlay: bool) -> None:
+        """Raises what would refuse a request now, before its image is received.
 
-        It reserves no place: a frame whose image never arrives would block it.
+        It reserves no place: a request whose image never arrives would block it.
         """
-        self.life.check()
-        self._admission.check(self.catalog.lane(product, version), deadline)
+        self.readiness.check()
+        self._admission.check(self.catalog.lane(product, version), deadline, overlay=overlay)
 
     async def inspect(self, request: Request) -> Inspection:
-        """The verdict on one image; raises ServiceError. Cancelling it frees the frame's place at once."""
-        self.life.check()
+        """The verdict on one image; raises ServiceError. Cancelling it frees its place at once."""
+        self.readiness.check()
         lane = self.catalog.lane(request.product, request.version)
-        order = self._admission.order(lane, request.arrived, request.deadline)
+        overlay = "overlay" in request.parts
+        order = self._admission.order(lane, request.arrived, request.deadline, overlay=overlay)
         predicted = asyncio.get_running_loop().create_future()
-        frame = Frame(request, lane, order, request.arrived, predicted)
-        with self._admission.admitted(frame):
+        pending = Pending(request, lane, order, time.monotonic(), predicted)
+        with self._admission.admitted(pending):
             try:
                 async with asyncio.timeout_at(request.deadline):  # the loop's clock is time.monotonic
-                    inspection = await self._inspected(frame)
+                    inspection = await self._inspected(pending)
             except TimeoutError as error:
                 raise DeadlinePassed("the deadline passed before there was an answer") from error
             request.check_deadline()
-        inspection.timings.total = time.monotonic() - request.arrived
+        inspection.result.timings.total = time.monotonic() - request.arrived
         return inspection
 
     async def preview(self, image: bytes, side: int) -> bytes:
-        """A JPEG of `image` with at most `side` pixels per side, made when no frame waits for a worker."""
+        """A JPEG of `image` with at most `side` pixels per side, made when no request waits for a worker."""
         try:
             return await self._workers.preview(image, side)
         except ServiceError:
@@ -88,40 +93,40 @@ class Inspector:
             raise
 
     async def close(self) -> None:
-        """Ends the engine's thread and the workers, once all accepted frames have been answered."""
+        """Ends the engine's thread and the workers, once all accepted requests have been answered."""
         await asyncio.to_thread(self._slot.close)
         await self._workers.close()
 
-    async def _inspected(self, frame: Frame) -> Inspection:
-        """Turns any failure into a ServiceError of this frame only."""
+    async def _inspected(self, pending: Pending) -> Inspection:
+        """Turns any failure into a ServiceError of this request only."""
         try:
-            return await self._through_all_stages(frame)
+            return await self._through_all_steps(pending)
         except ServiceError:
             raise
         except FrameFailed as error:
-            _logger.error("%s: %s", frame.lane.product, error)
+            _logger.error("%s: %s", pending.lane.product, error)
             raise InspectionFailed(str(error)) from error
-        except Exception as error:  # a bug fails this frame only
-            _logger.exception("a frame of %s failed", frame.lane.product)
+        except Exception as error:  # a bug fails this request only
+            _logger.exception("a frame of %s failed", pending.lane.product)
             raise InspectionFailed("the service failed on this frame") from error
 
-    async def _through_all_stages(self, frame: Frame) -> Inspection:
-        request, lane, timings = frame.request, frame.lane, frame.timings
+    async def _through_all_steps(self, pending: Pending) -> Inspection:
+        request, lane, timings = pending.request, pending.lane, pending.timings
 
-        decoded = await self._workers.decode(frame)
+        decoded = await self._workers.decode(pending)
+        image = pending.decoded = decoded.made
         (timings.decode,) = decoded.spent
-        frame.decoded = decoded.made
-        frame.pass_on(Stage.QUEUE, *decoded.spent)
+        pending.advance(Progress.QUEUE, *decoded.spent)
 
-        predicted = await self._slot.run(frame)
+        predicted = await self._slot.run(pending)
         timings.infer = predicted.seconds
-        frame.pass_on(Stage.POST, predicted.seconds)
+        pending.advance(Progress.READ, predicted.seconds)
 
-        read = await self._workers.read(frame, predicted)
+        read = await self._workers.read(pending, predicted)
         timings.post, timings.encode = read.spent
-        frame.pass_on(Stage.POST, *read.spent)
+        pending.advance(Progress.READ, *read.spent)
 
-        return Inspection(
+        result = Result(
             product=lane.product,
             version=lane.version,
             bundle_digest=lane.digest,
@@ -129,11 +134,10 @@ class Inspector:
             finding=read.made.finding,
             raw_threshold=lane.manifest.thresholds.image.threshold,
             guard_band=lane.predictor.guard_band,
-            sent=request.image,
-            image=frame.decoded,
-            parts=request.parts,
-            pictures=read.made.pictures,
-            heatmap=read.made.heatmap,
+            size=image.size,
+            sha256=image.sha256,
             timings=timings,
             batch_size=predicted.batch_size,
         )
+        sent = SentImage(request.image, image.size, read.made.heatmap)
+        return Inspection(result, request.parts, read.made.pictures, sent)

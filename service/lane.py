@@ -1,4 +1,4 @@
-"""A lane is one loaded product version with its queue; a frame is one accepted request in it."""
+"""A lane is one loaded product version with its queue of pending requests."""
 
 import asyncio
 import time
@@ -14,13 +14,13 @@ from service.pace import Pace
 from service.values import Decoded, Request, Timings
 
 
-class Stage(IntEnum):
-    """The stage a frame is in."""
+class Progress(IntEnum):
+    """How far a pending request is, for forecasts. Coarser than the timings: encoding is part of READ."""
 
     DECODE = 0
     QUEUE = 1
     INFER = 2
-    POST = 3
+    READ = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,26 +34,31 @@ class Predicted:
 
 
 @dataclass(slots=True, eq=False)
-class Frame:
-    """One accepted request."""
+class Pending:
+    """A request that was accepted and is not answered yet."""
 
     request: Request
     lane: "Lane"
     order: float
     """Its sort key in every queue, by `Admission.order`. An instant of `time.monotonic`."""
     since: float
-    """When the last stage ended; an instant of `time.monotonic`."""
+    """When the last step ended; an instant of `time.monotonic`."""
     predicted: asyncio.Future[Predicted]
     """Its result is set by the slot."""
-    stage: Stage = Stage.DECODE
+    progress: Progress = Progress.DECODE
     timings: Timings = field(default_factory=Timings)
     decoded: Decoded | None = None
 
-    def pass_on(self, stage: Stage, *spent: float) -> None:
-        """To `stage`. `spent` are the seconds of the steps just done; the rest since then was waiting."""
+    @property
+    def overlay(self) -> bool:
+        """Whether one is drawn."""
+        return "overlay" in self.request.parts
+
+    def advance(self, progress: Progress, *spent: float) -> None:
+        """`spent` are the seconds of the steps just done; the rest since the last ones was waiting."""
         now = time.monotonic()
         self.timings.queue += now - self.since - sum(spent)
-        self.since, self.stage = now, stage
+        self.since, self.progress = now, progress
 
 
 class Lane:
@@ -67,14 +72,16 @@ class Lane:
         self.product = self.manifest.product
         self.version = self.manifest.version
         self.digest = predictor.bundle.digest
-        self.queue = BatchQueue[Frame](predictor.batch_sizes)
+        self.queue = BatchQueue[Pending](predictor.batch_sizes)
         self.pace = Pace(predictor.batch_sizes)
         self.caution = 1.0
         """Measured time over forecast time: corrects what the forecasts of admission leave out."""
         self.last_undated = 0.0
-        """The order of the newest frame without a deadline."""
-        self.frames = 0
-        """Accepted and not yet answered."""
+        """The order of the newest request without a deadline."""
+        self.last_probe = 0.0
+        """When a request was last admitted though it looked late; an instant of `time.monotonic`."""
+        self.pending = 0
+        """Requests accepted and not yet answered."""
         self._empty = asyncio.Event()
         self._empty.set()
 
@@ -88,14 +95,14 @@ class Lane:
             pace.learn(time.monotonic() - started)
 
     def enter(self) -> None:
-        self.frames += 1
+        self.pending += 1
         self._empty.clear()
 
     def leave(self) -> None:
-        self.frames -= 1
-        if not self.frames:
+        self.pending -= 1
+        if not self.pending:
             self._empty.set()
 
     async def emptied(self) -> None:
-        """Returns when every accepted frame has been answered."""
+        """Returns when every accepted request has been answered."""
         await self._empty.wait()

@@ -63,10 +63,10 @@ def _unix(path: Path) -> socket.socket:
 
 
 def _remove_leftover(path: Path) -> None:
-    """Removes the socket file of an earlier run; OSError when a program still listens on it."""
+    """Removes the socket file of an earlier run; OSError when a program may still listen on it."""
     if not path.exists() or not stat.S_ISSOCK(path.stat().st_mode):
         return
     with socket.socket(socket.AF_UNIX) as probe:
-        if probe.connect_ex(str(path)) == 0:
+        if probe.connect_ex(str(path)) != errno.ECONNREFUSED:  # perhaps of another kind, or another user's
             raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
     path.unlink()

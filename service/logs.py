@@ -1,29 +1,30 @@
 """The log: JSON lines on standard error, one per request at level info, and the service's own messages."""
 
 import logging
-import sys
 from datetime import UTC, datetime
-from typing import IO
 
 import orjson
-
-from service.errors import showable
 
 _OWN = set(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 
 
-class Troubles:
-    """What goes wrong for a while is to be logged once, not at every look while it lasts."""
+class LogOnce:
+    """Tells whether a trouble is new: one that lasts is to be logged once, not at every look."""
 
     def __init__(self) -> None:
-        self._now = dict[str, str]()
+        self._troubles = dict[str, str]()
 
-    def note(self, trouble: str, place: str = "") -> bool:
-        """Notes the trouble there is at `place`, "" for none. Whether it differs from that noted before."""
-        before = self._now.pop(place, "")
+    def changed(self, trouble: str, place: str = "") -> bool:
+        """Whether `trouble`, "" for none, differs from what was there at `place` in the call before."""
+        before = self._troubles.pop(place, "")
         if trouble:
-            self._now[place] = trouble
+            self._troubles[place] = trouble
         return trouble != before
+
+
+def showable(text: str) -> str:
+    """`text` as UTF-8 can have it: names of files that can't be decoded have other characters."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 class JsonLines(logging.Formatter):
@@ -41,13 +42,13 @@ class JsonLines(logging.Formatter):
         return orjson.dumps(line, default=str).decode()
 
 
-def set_up_logs(level: str, to: IO[str] = sys.stderr) -> None:
-    """Writes log records of the service (from `level` on) and of libraries (warnings) to `to`."""
+def set_up_logs(level: str) -> None:
+    """Writes log records of the service (from `level` on) and of libraries (warnings) to standard error."""
     # Fields that no line contains are not collected, which saves a third of the time per record
     # (Python's logging HOWTO, "Optimization").
     logging._srcfile = None
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    handler = logging.StreamHandler(to)
+    handler = logging.StreamHandler()
     handler.setFormatter(JsonLines())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("service").setLevel(level.upper())

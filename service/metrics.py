@@ -18,12 +18,10 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from export.bundle import BATCH_SIZES, Verdict, program_version
 from service.errors import Outcome
 from service.lane import Lane
-from service.values import STAGES, Door, Inspection
+from service.values import STAGES, Door, Result
 from service.version import State, Version
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
-UNKNOWN = "unknown"
-"""The product label of requests for unknown products, so that callers can't create series."""
 
 _EDGES = (0.001, 0.002, 0.004, 0.008, 0.016, 0.03, 0.06, 0.125, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0)
 _SCORES = tuple(i / 20 for i in range(1, 21))
@@ -94,15 +92,15 @@ class Metrics:
         if outcome == "expired":
             self.deadline_missed.labels(product).inc()
 
-    def answered(self, door: str, inspection: Inspection) -> None:
+    def answered(self, door: str, result: Result) -> None:
         """Records a request that got its verdict."""
-        product, timings = inspection.product, inspection.timings
-        self.verdicts.labels(product, inspection.finding.verdict).inc()
-        if inspection.finding.verdict == "REVIEW":
-            self.reviews.labels(product, inspection.finding.reason).inc()
+        product, finding, timings = result.product, result.finding, result.timings
+        self.verdicts.labels(product, finding.verdict).inc()
+        if finding.verdict == "REVIEW":
+            self.reviews.labels(product, finding.reason).inc()
         if timings.total > self._takt_seconds:
             self.late.labels(product).inc()
-        self.score.labels(product).observe(inspection.finding.score)
+        self.score.labels(product).observe(finding.score)
         self.request_seconds.labels(product, door).observe(timings.total)
         for stage in STAGES:
             self.stage_seconds.labels(product, stage).observe(getattr(timings, stage))
@@ -122,7 +120,7 @@ class Metrics:
                 engine = lane.predictor.engine_id
                 self.bundle_info.labels(product, number, engine, lane.digest).set(1)
                 self.parity_deviation.labels(product, engine).set(lane.predictor.deviation)
-        self.queue_depth.labels(product).set_function(lambda: sum(lane.frames for lane in lanes))
+        self.queue_depth.labels(product).set_function(lambda: sum(lane.pending for lane in lanes))
 
     def forget(self, product: str) -> None:
         """Removes the gauges of a removed product; counters stay, as rates need them."""

@@ -18,12 +18,18 @@ class Average:
 
 
 class Pace:
-    """One lane's averages. Decode and post include the messages to and from the worker."""
+    """One lane's averages. Those of the workers' jobs include the messages to and from the worker."""
 
     def __init__(self, batch_sizes: Sequence[int]) -> None:
         self.decode = Average()
-        self.post = Average()
+        self.read = Average()
+        self.overlay = Average()
+        """Reading where an overlay is drawn: of a large image, that takes a thousand times as long."""
         self.infer = {size: Average() for size in sorted(batch_sizes)}
+
+    def reading(self, *, overlay: bool) -> Average:
+        """The average that a request with or without an overlay is forecast by, and learned from."""
+        return self.overlay if overlay else self.read
 
     def batch(self, frames: int) -> float:
         """Seconds the engine takes for the batch that `frames` waiting frames would form."""

@@ -83,7 +83,7 @@ class Settings(BaseSettings):
     """The models folder, with bundles in MODELS_DIR/PRODUCT/VERSION/."""
     http: Addresses = (Address("127.0.0.1", 8080),)
     grpc: Addresses = (Address("127.0.0.1", 8081),)
-    """Several addresses are separated by commas or spaces."""
+    """Where each door listens; of both, several addresses are separated by commas or spaces."""
     admin: OneAddress | None = None
     """Another address, for health and metrics only."""
     tokens: Path | None = None
@@ -104,7 +104,7 @@ class Settings(BaseSettings):
     takt_ms: Milliseconds = 200
     """The line's time budget per frame; every latency histogram has a bucket edge there."""
     default_deadline_ms: Milliseconds = 1000
-    """A frame without a deadline is queued as if it had this one, or a later one where many wait, and never
+    """A request without a deadline is queued as if it had this one, or a later one where many wait, and never
     expires."""
     max_image_bytes: Annotated[int, Field(gt=0, le=2**30)] = 64 * MEBIBYTE
     """At most 1 GiB: a gRPC message is shorter than 2 GiB."""
@@ -119,9 +119,10 @@ class Settings(BaseSettings):
     decode_bytes: Memory = 1536 * MEBIBYTE
     """Memory for one image, in addition to a worker's memory at its start; 40 megapixels take 1 GiB."""
     max_queued_frames: Count = 256
-    """Frames accepted and not yet answered, of each product version."""
+    """Requests accepted and not yet answered, of each product version."""
     max_queued_bytes: Memory = 512 * MEBIBYTE
-    """Bytes of all requests together, over all products; bodies still being received included."""
+    """Bytes of all requests together, over all products, from the first that arrives; then those of their
+    answers until they are read."""
     workers: Annotated[int, Field(gt=0, le=4096)] = Field(default_factory=lambda: _cores() + 1)
     """Processes that decode images, evaluate maps and encode pictures. One more than there are cores keeps
     every core busy while an answer waits for the event loop."""
@@ -141,14 +142,15 @@ class Settings(BaseSettings):
     receive_seconds: Seconds = 10
     """Limit for receiving a request's body, from the end of its head."""
     answer_seconds: Seconds = 30
-    """Limit for the caller to read an answer."""
+    """Limit for the caller to read an answer. gRPC's unary calls have none: what is not read of them counts
+    for `max_queued_bytes` as long as the connection lasts."""
     idle_seconds: Seconds = 75
     """Idle connections, of gRPC those without calls, are closed after this time."""
     max_calls: Count = 100
     """Concurrent gRPC calls per connection."""
 
     stream_window: Count = 16
-    """Unanswered frames per gRPC stream; at this number, the stream is not read."""
+    """Unanswered requests per gRPC stream; at this number, the stream is not read."""
     max_connection_age_seconds: Seconds = 1800
     """After this time a gRPC client is asked to reconnect, so that new replicas get their share."""
     max_connection_age_grace_seconds: Seconds = 30
@@ -161,7 +163,7 @@ class Settings(BaseSettings):
     lame_duck_seconds: SecondsOrZero = 2
     """After SIGTERM: time in which it is not ready but still serves, until callers stop sending."""
     drain_seconds: Seconds = 30
-    """How long the shutdown waits for accepted frames to be answered."""
+    """How long the shutdown waits for accepted requests to be answered."""
     history_bytes: Annotated[int, Field(ge=0, le=2**40)] = 128 * MEBIBYTE
     """Images of the newest verdicts, kept in memory for the operator page; 0: no images and no verdicts."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -12,10 +12,10 @@ from contextlib import suppress
 
 import numpy as np
 
-from export.bundle import Answer, EngineFailed, out_of_memory
+from export.bundle import EngineFailed, Prediction, out_of_memory
 from service.batching import Taken
 from service.errors import DeadlinePassed, InspectionFailed, NotServing
-from service.lane import Frame, Lane, Predicted, Stage
+from service.lane import Lane, Pending, Predicted, Progress
 from service.metrics import Metrics
 from service.threads import settle
 
@@ -35,8 +35,8 @@ class Slot:
         self._hang_seconds = hang_seconds
         self._lanes = list[Lane]()
         self._running: Lane | None = None
-        self._batch = list[Frame]()
-        """The frames the engine works on: they must be answered even if the thread ends."""
+        self._batch = list[Pending]()
+        """What the engine works on: it must be answered even if the thread ends."""
         self._changed = threading.Condition()
         self._closing = False
         self.failure: BaseException | None = None
@@ -48,7 +48,7 @@ class Slot:
         self._thread.start()
 
     @property
-    def trouble(self) -> str:
+    def why_not_alive(self) -> str:
         """Why a restart is needed, in one line; empty while the engine works."""
         if self._failed_in_a_row >= _BROKEN:
             return f"the engine has failed on the last {self._failed_in_a_row} batches"
@@ -76,23 +76,23 @@ class Slot:
                 self._changed.wait(_LOOK_SECONDS)
             return self._running is not lane
 
-    async def run(self, frame: Frame) -> Predicted:
-        """The engine's output for a decoded frame. Cancelling it frees the frame's place at once."""
+    async def run(self, pending: Pending) -> Predicted:
+        """The engine's output for a decoded image. Cancelling it frees its place in the queue at once."""
         with self._changed:
             if self.failure is not None:
                 raise NotServing("the engine's thread has ended", reason="failed", retry_after=5)
-            queue = frame.lane.queue
-            entry = queue.offer(frame, order=frame.order, expires=frame.request.deadline)
+            queue = pending.lane.queue
+            entry = queue.offer(pending, order=pending.order, expires=pending.request.deadline)
             self._changed.notify_all()
         try:
-            return await frame.predicted
+            return await pending.predicted
         finally:
-            if frame.predicted.cancelled():
+            if pending.predicted.cancelled():
                 with self._changed:
                     queue.withdraw(entry)
 
     def close(self) -> None:
-        """Returns when all queued frames have been run, or the engine hangs or has failed."""
+        """Returns when all that is queued has been run, or the engine hangs or has failed."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
@@ -106,15 +106,12 @@ class Slot:
             _logger.exception("the engine's thread has ended")
             with self._changed:
                 self.failure = error
-                frames = list(self._batch)
+                left = list(self._batch)
                 for lane in self._lanes:
                     while lane.queue:
-                        taken = lane.queue.take(time.monotonic())
-                        frames += taken.batch + taken.expired
-                if frames:
-                    _settle_on_loop(
-                        frames, [InspectionFailed("the engine's thread has ended") for _ in frames]
-                    )
+                        left.append(lane.queue.pop())
+                if left:
+                    _settle_on_loop(left, [InspectionFailed("the engine's thread has ended") for _ in left])
 
     def _run(self) -> None:
         while (work := self._next()) is not None:
@@ -127,7 +124,7 @@ class Slot:
                 self._infer(lane, taken.batch)
             self._batch = []
 
-    def _next(self) -> tuple[Lane, Taken[Frame]] | None:
+    def _next(self) -> tuple[Lane, Taken[Pending]] | None:
         """Waits for the most urgent lane and takes its batch; None when closing."""
         with self._changed:
             self._running = self._busy_since = None
@@ -141,17 +138,17 @@ class Slot:
                     return None
                 self._changed.wait()
 
-    def _infer(self, lane: Lane, batch: list[Frame]) -> None:
-        for frame in batch:
-            frame.stage = Stage.INFER
+    def _infer(self, lane: Lane, batch: list[Pending]) -> None:
+        for pending in batch:
+            pending.progress = Progress.INFER
         self._busy_since = started = time.monotonic()
         try:
             prediction = _predict(lane, batch)
         except Exception as error:  # an engine may raise anything: it fails this batch only
             _logger.exception("a batch of %d frames of %s failed", len(batch), lane.product)
             if len(batch) > 1 and out_of_memory(error):
-                for frame in batch:
-                    self._infer(lane, [frame])
+                for pending in batch:
+                    self._infer(lane, [pending])
             else:
                 self._failed_in_a_row += 1
                 _settle_on_loop(batch, [InspectionFailed("the engine failed on this frame") for _ in batch])
@@ -161,26 +158,26 @@ class Slot:
         lane.pace.infer[len(batch)].learn(seconds)
         self._metrics.batch_size.labels(lane.product).observe(len(batch))
         self._metrics.engine_busy_seconds.labels(lane.product).inc(seconds)
-        answers = zip(prediction.heatmap, prediction.score, strict=True)
+        outputs = zip(prediction.heatmap, prediction.score, strict=True)
         _settle_on_loop(
-            batch, [Predicted(each, float(score), seconds, len(batch)) for each, score in answers]
+            batch, [Predicted(heatmap, float(score), seconds, len(batch)) for heatmap, score in outputs]
         )
 
 
-def _settle_on_loop(frames: list[Frame], outcomes: Sequence[Predicted | Exception]) -> None:
-    """Sets the results of the frames of a batch, on the event loop."""
+def _settle_on_loop(batch: list[Pending], outcomes: Sequence[Predicted | Exception]) -> None:
+    """Sets the results of a batch, on the event loop."""
     with suppress(RuntimeError):  # the loop is closed: a hanging call has returned after the shutdown
-        frames[0].predicted.get_loop().call_soon_threadsafe(_settle, frames, outcomes)
+        batch[0].predicted.get_loop().call_soon_threadsafe(_settle, batch, outcomes)
 
 
-def _settle(frames: list[Frame], outcomes: Sequence[Predicted | Exception]) -> None:
-    for frame, outcome in zip(frames, outcomes, strict=True):
-        settle(frame.predicted, outcome)
+def _settle(batch: list[Pending], outcomes: Sequence[Predicted | Exception]) -> None:
+    for pending, outcome in zip(batch, outcomes, strict=True):
+        settle(pending.predicted, outcome)
 
 
-def _predict(lane: Lane, batch: list[Frame]) -> Answer:
-    pixels = np.stack([frame.decoded.pixels for frame in batch if frame.decoded is not None])
-    answer = lane.predictor.predict(pixels)
-    if not len(batch) == len(answer.score) == len(answer.heatmap):
-        raise EngineFailed(f"{len(answer.score)} answers for {len(batch)} frames")
-    return answer
+def _predict(lane: Lane, batch: list[Pending]) -> Prediction:
+    frames = np.stack([pending.decoded.pixels for pending in batch if pending.decoded is not None])
+    prediction = lane.predictor.predict(frames)
+    if not len(batch) == len(prediction.score) == len(prediction.heatmap):
+        raise EngineFailed(f"{len(prediction.score)} answers for {len(batch)} frames")
+    return prediction

@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 from cryptography import x509
 
-from service.logs import Troubles
+from service.logs import LogOnce
 
 _logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class Tls:
         """For uvicorn's listeners."""
         self._material = self._read()
         self._put_in_force(self._material)
-        self._troubles = Troubles()
+        self._log_once = LogOnce()
 
     def refresh(self) -> None:
         """Reloads changed files. Invalid ones, such as a new certificate before its key, change nothing."""
@@ -60,10 +60,10 @@ class Tls:
                 self._material = material
                 _logger.info("certificate reloaded, valid until %s", self.expires.isoformat())
         except TlsError as error:
-            if self._troubles.note(str(error)):
+            if self._log_once.changed(str(error)):
                 _logger.error("the certificate in use is kept: %s", error)
         else:
-            self._troubles.note("")
+            self._log_once.changed("")
 
     def seconds_left(self) -> float:
         """Seconds until the first certificate of the chain in use expires; negative afterwards."""

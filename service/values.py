@@ -9,7 +9,7 @@ from typing import Any, Literal, cast, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from export.bundle import Finding, FrameStatistics, Region
+from export.bundle import Finding, FrameStatistics, Region, Size
 from service.errors import BadParameter, DeadlinePassed
 
 Door = Literal["http", "grpc"]
@@ -59,19 +59,19 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """`pixels`, uint8 [H, W, 3], is the network's input; width and height are the upright sent image's."""
+    """`pixels`, uint8 [H, W, 3], is the network's input; `size` is the upright sent image's."""
 
     pixels: NDArray[np.uint8]
-    width: int
-    height: int
+    size: Size
     sha256: str
     statistics: FrameStatistics
 
 
 @dataclass(frozen=True, slots=True)
 class PngPicture:
-    width: int
-    height: int
+    """What was drawn for the caller: a heatmap, mask or overlay."""
+
+    size: Size
     png: bytes
 
 
@@ -86,8 +86,8 @@ class Read:
 
 
 @dataclass(frozen=True, slots=True)
-class Inspection:
-    """The verdict and all that belongs to it."""
+class Result:
+    """The verdict, and what it came from."""
 
     product: str
     version: int
@@ -96,15 +96,36 @@ class Inspection:
     finding: Finding
     raw_threshold: float
     guard_band: float
-    sent: bytes
-    """The image file as it was sent."""
-    image: Decoded
-    parts: frozenset[Part]
-    pictures: Mapping[Part, PngPicture]
-    heatmap: bytes | NDArray[np.float32]
-    """As in `Read`."""
+    size: Size
+    """The upright sent image's."""
+    sha256: str
+    """The sent image's."""
     timings: Timings
     batch_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class SentImage:
+    """The image file as it was sent, and its heatmap, as in `Read`. `size` is the upright image's."""
+
+    file: bytes
+    size: Size
+    heatmap: bytes | NDArray[np.float32]
+
+    @property
+    def nbytes(self) -> int:
+        heatmap = self.heatmap
+        return len(self.file) + (len(heatmap) if isinstance(heatmap, bytes) else heatmap.nbytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """A result with the parts of it that the caller asked for, and its images."""
+
+    result: Result
+    parts: frozenset[Part]
+    pictures: Mapping[Part, PngPicture]
+    image: SentImage
 
 
 def region_facts(region: Region) -> dict[str, Any]:

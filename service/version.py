@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Literal
 
 from export.bundle import Bundle, BundleError, Predictor, TrustedKey, out_of_memory
-from service.errors import showable
 from service.folder import Fingerprint
 from service.lane import Lane
+from service.logs import showable
 
 State = Literal["STARTING", "READY", "DRAINING", "FAILED"]
 """Of a version, and of the service as a whole."""
@@ -38,7 +38,7 @@ class Version:
     absent: bool = False
     """Whether the last scan did not find it: one scan may miss what is being replaced."""
     lane: Lane | None = None
-    hurry: asyncio.Event = field(default_factory=asyncio.Event)
+    unload_now: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when a replaced version need not be kept any longer for requests with its number."""
 
     def open(self, trusted: TrustedKey | None, start: Start, engine: str) -> Lane:

@@ -2,7 +2,7 @@
 identifies its frame."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from export.bundle.manifest import (
 )
 from export.bundle.scale import Scale
 from export.bundle.signature import SigningKey
-from export.pack import publish, staging_folder
+from export.pack import file_digests, next_version, publish, staging_folder
 from training.geometry import Geometry
 
 ANYTHING = FrameRanges(**dict.fromkeys(FrameRanges.model_fields, Range(low=-1.0, high=1e9)))
@@ -63,39 +63,36 @@ def make_bundle(
         for level in GOLDEN_LEVELS:
             Image.fromarray(plain_frame(level, size)).save(root / "golden" / f"{level}.png")
         np.save(root / "golden" / "heatmaps.npy", _golden_heatmaps(size) + np.float32(golden_map_bias))
-
-        def describe(number: int, files: Mapping[str, str]) -> Manifest:
-            return Manifest(
-                product=product,
-                version=number,
-                geometry=geometry,
-                thresholds=Thresholds(
-                    image=scale, pixel=scale, calibration_size=100, max_false_reject=0.01, promised=True
+        manifest = Manifest(
+            product=product,
+            version=version or next_version(models / product),
+            geometry=geometry,
+            thresholds=Thresholds(
+                image=scale, pixel=scale, calibration_size=100, max_false_reject=0.01, promised=True
+            ),
+            min_area=min_area,
+            frame_ranges=frame_ranges,
+            engines=(
+                EngineEntry(
+                    id="onnx-f32", file="model.onnx", guard_band=guard_band, heatmap_deviation=guard_band
                 ),
-                min_area=min_area,
-                frame_ranges=frame_ranges,
-                engines=(
-                    EngineEntry(
-                        id="onnx-f32", file="model.onnx", guard_band=guard_band, heatmap_deviation=guard_band
-                    ),
-                ),
-                golden=tuple(
-                    GoldenFrame(file=f"golden/{level}.png", kind="good", source=f"{level}.png", raw_score=raw)
-                    for level, raw in zip(GOLDEN_LEVELS, raw_scores, strict=True)
-                ),
-                golden_heatmaps="golden/heatmaps.npy",
-                provenance=Provenance(
-                    created=datetime(2026, 1, 1, tzinfo=UTC),
-                    checkpoint="0" * 64,
-                    recipe="test",
-                    backbone="none",
-                    seed=0,
-                    libraries={},
-                ),
-                files=dict(files),
-            )
-
-        return publish(root, models / product, describe, version, key)
+            ),
+            golden=tuple(
+                GoldenFrame(file=f"golden/{level}.png", kind="good", source=f"{level}.png", raw_score=raw)
+                for level, raw in zip(GOLDEN_LEVELS, raw_scores, strict=True)
+            ),
+            golden_heatmaps="golden/heatmaps.npy",
+            provenance=Provenance(
+                created=datetime(2026, 1, 1, tzinfo=UTC),
+                checkpoint="0" * 64,
+                recipe="test",
+                backbone="none",
+                seed=0,
+                libraries={},
+            ),
+            files=file_digests(root),
+        )
+        return publish(root, models / product, manifest, version, key)
 
 
 def plain_frame(level: int, size: tuple[int, int] = (32, 32)) -> NDArray[np.uint8]:

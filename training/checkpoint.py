@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from training.datasets import Sample
-from training.geometry import Geometry, UnreadableImage, frame_digest, picture_digest
+from training.geometry import Geometry, UnreadableImage, frame_digest, image_digest
 from training.messages import first_error, one_line
 from training.model.drd import DRD as DRD  # what a checkpoint gives
 from training.model.heatmap import ScoreRule
@@ -50,12 +50,14 @@ class Checkpoint(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal[11] = 11
+    format: Literal[12] = 12
     product: str
     recipe: Recipe
     rule: ScoreRule
     seed: int
     data_root: Path
+    same_part: str | None = None
+    """The regular expression that finds a part's name in its images'; None: each image shows another part."""
     splits: dict[Split, tuple[ImageRecord, ...]]
     libraries: dict[str, str]
     directory: Path = Path()
@@ -87,23 +89,23 @@ class Checkpoint(BaseModel):
             ) from error
         return drd.eval()
 
-    def images(self, split: Split) -> list[Path]:
-        """The pictures of a split, verified to be the ones that training had.
+    def samples(self, split: Split) -> list[Sample]:
+        """The images of a split, verified to be the ones that training had.
 
         Raises:
             CheckpointError: some are missing or changed; the message names the first of them.
         """
-        paths = [self.data_root / record.name for record in self.splits[split]]
-        for path, record in zip(paths, self.splits[split], strict=True):
+        samples = [Sample(self.data_root / record.name, record.name) for record in self.splits[split]]
+        for path, record in zip((sample.path for sample in samples), self.splits[split], strict=True):
             if not path.is_file():
                 raise CheckpointError(f"{path}: missing; training had it for '{split}'")
             try:
-                digest = picture_digest(path, self.geometry)
+                digest = image_digest(path, self.geometry)
             except UnreadableImage as error:
                 raise CheckpointError(f"{error}; training had it for '{split}'") from error
             if digest != record.frame_sha256:
                 raise CheckpointError(f"{path}: changed since training, which had it for '{split}'")
-        return paths
+        return samples
 
 
 def load_checkpoint(directory: Path) -> Checkpoint:

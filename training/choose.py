@@ -15,7 +15,8 @@ from tqdm import tqdm
 from training.model.drd import DRD
 from training.model.heatmap import ScoreRule
 from training.recipe import Recipe
-from training.synthesis import Preset, synthesise
+from training.streams import Stream, seeds
+from training.synthesis import Damage, synthesise
 
 _VERSIONS = 4
 """Pseudo-abnormal versions of each select image."""
@@ -29,8 +30,6 @@ _ENOUGH = 10
 than the margin, and the preferred one is kept."""
 
 _BATCH = 16
-_DAMAGE = 2
-"""Key of the random numbers that damage frames; training has others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +38,14 @@ class Candidate:
 
     rule: ScoreRule
     auroc: float
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The candidate that was chosen, and the others in order of preference."""
+
+    chosen: Candidate
+    others: tuple[Candidate, ...]
 
 
 def candidates(recipe: Recipe) -> list[ScoreRule]:
@@ -52,22 +59,21 @@ def candidates(recipe: Recipe) -> list[ScoreRule]:
     ]
 
 
-def choose_rule(drd: DRD, recipe: Recipe, select: Tensor, seed: int) -> list[Candidate]:
+def choose_rule(drd: DRD, recipe: Recipe, select: Tensor, seed: int) -> Choice:
     """Fit and compare the recipe's candidates; leaves `drd` with the chosen one.
 
     Args:
         select: uint8 RGB `[N, H, W, 3]`.
-
-    Returns:
-        All candidates, the chosen one first.
     """
-    normal = _maps(drd, select)
-    seeds = np.random.default_rng((seed, _DAMAGE)).integers(0, 1 << 62, (_VERSIONS, len(select)))
+    batch = min(_BATCH, recipe.batch)  # a recipe for large frames has few in a batch
+    normal = _maps(drd, select, batch)
+    count = _VERSIONS * len(select)
+    of_versions = np.reshape(seeds(seed, Stream.RULE, count=count), (_VERSIONS, len(select))).tolist()
     # One version of all at a time: as floats they take four times the memory of the frames.
-    walk = tqdm(seeds.tolist(), "score rule", unit="version", leave=False, disable=None)
-    versions = [_maps(drd, synthesise(select, preset(recipe), each)[0]) for each in walk]
+    walk = tqdm(of_versions, "score rule", unit="version", leave=False, disable=None)
+    versions = [_maps(drd, synthesise(select, damage_of(recipe), each)[0], batch) for each in walk]
     damaged = [torch.cat(one) for one in zip(*versions, strict=True)]
-    truth = np.repeat([False, True], [len(select), seeds.size])
+    truth = np.repeat([False, True], [len(select), count])
     tried = []
     for rule in candidates(recipe):
         fit_rule(drd, rule, normal)
@@ -77,7 +83,7 @@ def choose_rule(drd: DRD, recipe: Recipe, select: Tensor, seed: int) -> list[Can
     margin = _MARGIN if len(select) >= _ENOUGH else math.inf
     chosen = next(candidate for candidate in tried if candidate.auroc > best - margin)
     fit_rule(drd, chosen.rule, normal)
-    return [chosen, *(candidate for candidate in tried if candidate is not chosen)]
+    return Choice(chosen, tuple(candidate for candidate in tried if candidate is not chosen))
 
 
 def jumps(drd: DRD, select: Tensor) -> int:
@@ -93,7 +99,7 @@ def jumps(drd: DRD, select: Tensor) -> int:
     return moved
 
 
-def preset(recipe: Recipe) -> Preset:
+def damage_of(recipe: Recipe) -> Damage:
     """The damage to judge by; a recipe without the second stream is judged by `mix`."""
     return "mix" if recipe.synthesis == "none" else recipe.synthesis
 
@@ -105,9 +111,9 @@ def fit_rule(drd: DRD, rule: ScoreRule, normal: list[Tensor]) -> None:
     heatmap.fit(normal)
 
 
-def _maps(drd: DRD, frames: Tensor) -> list[Tensor]:
+def _maps(drd: DRD, frames: Tensor, batch: int) -> list[Tensor]:
     with torch.inference_mode():
-        parts = [drd.maps(batch) for batch in torch.split(frames, _BATCH)]
+        parts = [drd.maps(each) for each in torch.split(frames, batch)]
     return [torch.cat(one) for one in zip(*parts, strict=True)]
 
 

@@ -1,4 +1,4 @@
-"""`drd-train`: good pictures → checkpoint."""
+"""`drd-train`: good images → checkpoint."""
 
 import argparse
 import re
@@ -14,9 +14,9 @@ from training.geometry import UnreadableImage
 from training.loop import TrainingError
 from training.messages import out_of_memory
 from training.model.teacher import BackboneError
-from training.names import PRODUCT_NAME
+from training.names import UNKNOWN, is_product_name
 from training.recipe import PRESETS, RecipeError
-from training.run import Request, train
+from training.run import TrainOptions, train
 from training.version import program_version
 
 _FAILURES = (
@@ -35,11 +35,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0, 1 for a failure, 2 for misuse, 130 when interrupted."""
     parser = _parser()
     options = parser.parse_args(arguments)
+    learned_from = {(options.data / name).resolve() for name in ("", "train/good", "train/ok")}
     for option, folder in (("--out", options.out), ("--preview", options.preview and options.preview.parent)):
-        if folder is not None and folder.resolve() == options.data.resolve():
-            parser.error(f"{option}: not into {options.data}, whose pictures are learned from")
+        if folder is not None and folder.resolve() in learned_from:
+            parser.error(f"{option}: not into {folder}, whose pictures are learned from")
+    if options.out.exists() and not options.out.is_dir():
+        parser.error(f"--out: {options.out} is no folder")
     try:
-        train(Request(**vars(options)))
+        train(TrainOptions(**vars(options)))
     except _FAILURES as error:
         print(f"drd-train: {error}", file=sys.stderr)
         return 2 if isinstance(error, RecipeError) else 1
@@ -56,8 +59,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _product(name: str) -> str:
-    if not PRODUCT_NAME.fullmatch(name):
-        raise argparse.ArgumentTypeError(f"{name!r}: letters, digits, '-', '_' and '.' only, 64 at most")
+    if not is_product_name(name):
+        raise argparse.ArgumentTypeError(
+            f"{name!r}: letters, digits, '-', '_' and '.' only, 64 at most, and not {UNKNOWN!r}"
+        )
     return name
 
 
@@ -82,9 +87,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=program_version())
     parser.add_argument(
-        "data", type=Path, metavar="DATA",
+        "data",
+        type=Path,
+        metavar="DATA",
         help="folder of good pictures, or an MVTec AD or BTAD product folder, or a VisA root",
-    )  # fmt: skip
+    )
     parser.add_argument(
         "--product",
         type=_product,
@@ -96,14 +103,17 @@ def _parser() -> argparse.ArgumentParser:
         "--out", type=Path, required=True, metavar="DIR", help="checkpoint directory to write"
     )
     parser.add_argument(
-        "--recipe", default="fast", metavar="RECIPE",
+        "--recipe",
+        default="fast",
+        metavar="RECIPE",
         help=f"{', '.join(PRESETS)}, or a FILE.toml of recipe fields (default: %(default)s)",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--backbone", metavar="NAME",
+        "--backbone",
+        metavar="NAME",
         help="teacher: a timm backbone, as resnet18 or, of several weights, resnet18.tv_in1k (default: the "
         "recipe's)",
-    )  # fmt: skip
+    )
     parser.add_argument(
         "--weights", type=Path, metavar="FILE", help="the teacher's weights: safetensors or torch file"
     )

@@ -1,21 +1,23 @@
-"""Folders of pictures as the field lays them out: MVTec AD, BTAD, VisA, or good images only.
+"""Folders of images as the field lays them out: MVTec AD, BTAD, VisA, or good images only.
 
 Every layout becomes one `Dataset`; which one was recognised is in its `layout`.
 """
 
 import csv
 import io
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from training.geometry import Geometry, UnreadableImage, open_image
+from training.geometry import DAMAGED, Geometry, Size, UnreadableImage, open_image, turned
 
 _GOOD = ("good", "ok")
-"""Names of folders of good pictures, in lower case."""
+"""Names of folders of good images, in lower case."""
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
 
 
@@ -25,7 +27,7 @@ class DatasetError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One picture and what is known of it."""
+    """One image and what is known of it."""
 
     path: Path
     name: str
@@ -33,7 +35,7 @@ class Sample:
     kind: str = "good"
     """`good`, or the kind of defect."""
     mask: Path | None = None
-    """Where the defect is: non-zero pixels, in a JPEG those over one half, of a picture of the same shape.
+    """Where the defect is: non-zero pixels, in a JPEG those over one half, of an image of the same shape.
     None: not known."""
 
     @property
@@ -43,7 +45,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """Good pictures to learn from, labelled ones to be measured on."""
+    """Good images to learn from, labelled ones to be measured on."""
 
     root: Path
     product: str
@@ -51,7 +53,7 @@ class Dataset:
     train: tuple[Sample, ...]
     test: tuple[Sample, ...]
     left_out: str = ""
-    """What else lies in a plain folder, in words; empty: nothing."""
+    """What else lies among the good images, in words; empty: nothing."""
 
     def __str__(self) -> str:
         defective = sum(sample.defective for sample in self.test)
@@ -70,7 +72,7 @@ def open_dataset(root: Path, product: str | None = None) -> Dataset:
         product: the product's name; in a VisA root also the object to read.
 
     Raises:
-        DatasetError: no known layout, no good pictures, a mask missing where its layout demands one, or a
+        DatasetError: no known layout, no good images, a mask missing where its layout demands one, or a
             name that is not UTF-8.
     """
     if not root.is_dir():
@@ -83,7 +85,7 @@ def open_dataset(root: Path, product: str | None = None) -> Dataset:
     elif (root / "train" / "ok").is_dir():
         dataset = _folders(root, name, "BTAD", good="ok")
     else:
-        train = tuple(Sample(path, path.relative_to(root).as_posix()) for path in _pictures(root))
+        train = tuple(Sample(path, path.relative_to(root).as_posix()) for path in _images(root))
         dataset = Dataset(root, name, "plain folder", train, (), _others(root))
     if not dataset.train:
         wanted = ", ".join(sorted(SUFFIXES))
@@ -91,57 +93,99 @@ def open_dataset(root: Path, product: str | None = None) -> Dataset:
             f"{root}: no good pictures found; expected train/good (MVTec AD), train/ok (BTAD), "
             f"split_csv/1cls.csv (VisA), or pictures ({wanted}) in the folder itself"
         )
-    for sample in (*dataset.train, *dataset.test):
-        _check_name(sample.path)
+    for path in (root.resolve(), *(sample.path for sample in (*dataset.train, *dataset.test))):
+        _check_name(path)
     return dataset
 
 
 def _check_name(path: Path) -> None:
-    """Checkpoint and bundle name the pictures, in JSON."""
+    """Checkpoint and bundle name the images, in JSON."""
     try:
         str(path).encode()
     except UnicodeEncodeError as error:
         raise DatasetError(f"{str(path)!r}: the name is not UTF-8; rename the file") from error
 
 
-def read_mask(path: Path, geometry: Geometry, picture: tuple[int, int] | None = None) -> NDArray[np.bool_]:
+def parts_of(samples: Sequence[Sample], pattern: re.Pattern[str]) -> list[str]:
+    """The part that each image shows: what `pattern` finds in the file's name or, if in no file's, in the
+    path. Raises DatasetError if it is not found in all of them."""
+    found = [pattern.search(sample.path.name) for sample in samples]
+    if not any(found):
+        found = [pattern.search(sample.name) for sample in samples]
+    parts = {
+        sample.name: match[1 if pattern.groups else 0] or match[0]
+        for sample, match in zip(samples, found, strict=True)
+        if match
+    }
+    missing = [sample.name for sample in samples if sample.name not in parts]
+    if missing:
+        example = "".join(f"; in {name} it finds {part!r}" for name, part in list(parts.items())[:1])
+        raise DatasetError(f"--same-part: {pattern.pattern!r} is not found in {missing[0]}{example}")
+    return list(parts.values())
+
+
+def read_mask(path: Path, geometry: Geometry, image_size: Size | None = None) -> NDArray[np.bool_]:
     """The defect mask at the network's size, bool `[H, W]`: resized, then over one half.
 
     Args:
-        picture: height and width of the picture it belongs to; a mask of another shape is refused.
+        image_size: of the image it belongs to; a mask of another shape is refused.
 
     Raises:
         DatasetError: it is not readable, or of another shape; the message names the file.
     """
     try:
         with open_image(path) as image:
-            # JPEG leaves faint traces around what was drawn.
-            mask = np.asarray(image.convert("L")) > (127 if image.format == "JPEG" else 0)
-    except (UnreadableImage, OSError, ValueError, SyntaxError) as error:
+            mask = _marked(image)
+    except (UnreadableImage, *DAMAGED, TypeError, KeyError, IndexError) as error:
         raise DatasetError(f"{path}: not a readable mask ({error})") from error
-    height, width = mask.shape
-    if picture and abs(width * picture[0] - height * picture[1]) > max(picture):  # by more than a pixel
+    size = Size.of(mask)
+    if image_size and not _same_shape(size, image_size):
         raise DatasetError(
-            f"{path}: a mask of {width}×{height} pixels has not the shape of its picture, "
-            f"{picture[1]}×{picture[0]}"
+            f"{path}: a mask of {size.width}×{size.height} pixels has not the shape of its picture, "
+            f"{image_size.width}×{image_size.height}"
         )
     rgb = np.repeat(mask[:, :, None] * np.uint8(255), 3, axis=2)
     return geometry.apply(rgb)[:, :, 0] > 127
 
 
-def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and path.is_file()
+def _marked(image: Image.Image) -> NDArray[np.bool_]:
+    """The pixels of a mask, upright, that are not black and not transparent."""
+    least = 127 if image.format == "JPEG" else 0  # JPEG leaves faint traces around what was drawn
+    upright = turned(image)
+    if upright.mode in ("1", "L", "F") or upright.mode.startswith("I"):
+        return np.asarray(upright) > least
+    pixels = np.asarray(upright.convert("RGBA"))
+    marked: NDArray[np.bool_] = np.any(pixels[:, :, :3] > least, axis=2)
+    if np.ptp(pixels[:, :, 3]):  # otherwise transparency says nothing
+        marked &= pixels[:, :, 3] > 0
+        if not marked.any():
+            raise UnreadableImage("all of it is black, only its transparency differs; save it without alpha")
+    return marked
 
 
-def _pictures(folder: Path) -> list[Path]:
-    return sorted(filter(_is_picture, folder.iterdir()))
+def _same_shape(mask: Size, image: Size) -> bool:
+    """But for a pixel, at whatever resolution."""
+    return abs(mask.width * image.height - mask.height * image.width) <= max(image)
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and path.is_file() and not _is_hidden(path)
+
+
+def _is_hidden(path: Path) -> bool:
+    """As what Jupyter and macOS leave behind."""
+    return path.name.startswith(".")
+
+
+def _images(folder: Path) -> list[Path]:
+    return sorted(filter(_is_image, folder.iterdir()))
 
 
 def _others(folder: Path) -> str:
-    """What a plain folder holds besides pictures, in words."""
-    others = [path for path in folder.iterdir() if not _is_picture(path)]
+    """What a folder holds besides images, in words; hidden files are not looked at."""
+    others = [path for path in folder.iterdir() if not _is_image(path) and not _is_hidden(path)]
     files = sum(path.is_file() for path in others)
-    folders = sum(any(map(_is_picture, path.rglob("*"))) for path in others if path.is_dir())
+    folders = sum(any(map(_is_image, path.rglob("*"))) for path in others if path.is_dir())
     counts = [(folders, "subfolders with pictures"), (files, "files of other suffixes")]
     return " and ".join(f"{number} {what}" for number, what in counts if number)
 
@@ -150,29 +194,40 @@ def _folders(root: Path, product: str, layout: str, good: str) -> Dataset:
     """MVTec AD and BTAD: train/GOOD, test/KIND, ground_truth/KIND/NAME[_mask].*"""
     train = tuple(_samples(root, root / "train" / good, "good", masks={}))
     test: list[Sample] = []
-    kinds = sorted(path for path in (root / "test").glob("*") if path.is_dir())
+    kinds = _visible_folders(root / "test")
+    for folder in _visible_folders(root / "ground_truth") if kinds else ():
+        known = folder.name in {kind.name for kind in kinds} or folder.name.lower() in _GOOD
+        if not known and _masks(folder):
+            raise DatasetError(f"{folder}: there is no folder test/{folder.name} that its masks belong to")
     for folder in kinds:
         masks = _masks(root / "ground_truth" / folder.name)
         kind = "good" if folder.name.lower() in _GOOD else folder.name
         if kind != "good" and masks:
-            missing = [path.name for path in _pictures(folder) if path.stem not in masks]
+            images = _images(folder)
+            missing = [path.name for path in images if path.stem not in masks]
             if missing:
                 raise DatasetError(
                     f"{folder}: no mask for {len(missing)} pictures, the first is {missing[0]}"
                 )
+            if len({path.stem for path in images}) < len(images):
+                raise DatasetError(f"{folder}: two pictures differ in their suffix only, and share a mask")
         test += _samples(root, folder, kind, masks)
-    return Dataset(root, product, layout, train, tuple(test))
+    return Dataset(root, product, layout, train, tuple(test), _others(root / "train" / good))
+
+
+def _visible_folders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*") if path.is_dir() and not _is_hidden(path))
 
 
 def _masks(folder: Path) -> dict[str, Path]:
-    """Masks by the stem of their picture; suffixes of the two may differ."""
+    """Masks by the stem of their image; suffixes of the two may differ."""
     if not folder.is_dir():
         return {}
-    return {path.stem.removesuffix("_mask"): path for path in _pictures(folder)}
+    return {path.stem.removesuffix("_mask"): path for path in _images(folder)}
 
 
 def _samples(root: Path, folder: Path, kind: str, masks: dict[str, Path]) -> Iterable[Sample]:
-    for path in _pictures(folder):
+    for path in _images(folder):
         yield Sample(
             path, path.relative_to(root).as_posix(), kind, masks.get(path.stem) if kind != "good" else None
         )
@@ -187,9 +242,9 @@ def _visa(root: Path, product: str | None) -> Dataset:
         raise DatasetError(f"{root}: VisA holds {', '.join(objects)}; name one with --product")
     samples: dict[str, list[Sample]] = {"train": [], "test": []}
     for line, row in rows.items():
-        share = row["split"].lower()
-        if row["object"] == product and share in samples:
-            samples[share].append(_visa_sample(root, row, f"{table}, line {line}"))
+        part = row["split"].lower()
+        if row["object"] == product and part in samples:
+            samples[part].append(_visa_sample(root, row, f"{table}, line {line}"))
     train = tuple(sorted((s for s in samples["train"] if not s.defective), key=lambda s: s.name))
     return Dataset(root, product, "VisA", train, tuple(sorted(samples["test"], key=lambda s: s.name)))
 
@@ -226,5 +281,5 @@ def _visa_sample(root: Path, row: dict[str, str], where: str) -> Sample:
         if not (root / name).is_file():
             raise DatasetError(f"{where} names {name!r}, which is not there")
     kind = "good" if row["label"].lower() == "normal" else "defect"
-    mask = root / row["mask"] if row["mask"] else None
+    mask = root / row["mask"] if row["mask"] and kind != "good" else None
     return Sample(root / row["image"], Path(row["image"]).as_posix(), kind, mask)

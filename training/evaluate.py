@@ -1,4 +1,4 @@
-"""Scores pictures with a network, and computes the figures of a labelled test set."""
+"""Scores images with a network, and computes the figures of a labelled test set."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from training.datasets import Sample, read_mask
-from training.geometry import Geometry, read_rgb
+from training.geometry import Geometry, Size, read_rgb
 from training.metrics import Quality, quality
 
 Predict = Callable[[NDArray[np.uint8]], tuple[NDArray[np.float32], NDArray[np.float32]]]
@@ -20,18 +20,18 @@ BATCH = 8
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """A picture's `frame` uint8 `[H, W, 3]`, and the raw `heatmap` float32 `[H, W]` and `score` of it.
-    `source_size` (width, height) is the picture's, before it was resized."""
+    """An image's `frame` uint8 `[H, W, 3]`, and the raw `heatmap` float32 `[H, W]` and `score` of it.
+    `source_size` is the image's, before it was resized."""
 
     path: Path
-    source_size: tuple[int, int]
+    source_size: Size
     frame: NDArray[np.uint8]
     heatmap: NDArray[np.float32]
     score: float
 
 
 def read_frames(paths: Iterable[Path], geometry: Geometry) -> NDArray[np.uint8]:
-    """Pictures at the network's size, `[N, H, W, 3]`. Raises UnreadableImage naming the file."""
+    """The frames of images, `[N, H, W, 3]`. Raises UnreadableImage naming the file."""
     return np.stack([geometry.apply(read_rgb(path)) for path in paths])
 
 
@@ -42,7 +42,7 @@ def score_images(
     label: str = "scoring",
     batch_sizes: Sequence[int] = range(1, BATCH + 1),
 ) -> Iterator[Scored]:
-    """Scores pictures in order, with a progress bar titled `label`; one batch in memory at a time, of the
+    """Scores images in order, with a progress bar titled `label`; one batch in memory at a time, of the
     largest of `batch_sizes` that the rest fills. 1 is among them. Raises UnreadableImage naming the file."""
     rest = list(paths)
     with tqdm(total=len(rest), desc=label, unit="image", leave=False, disable=None) as progress:
@@ -56,10 +56,10 @@ def score_images(
             progress.update(size)
 
 
-def _resized(path: Path, geometry: Geometry) -> tuple[tuple[int, int], NDArray[np.uint8]]:
-    """A picture's width and height, and its frame; a batch of whole pictures may be gigabytes."""
+def _resized(path: Path, geometry: Geometry) -> tuple[Size, NDArray[np.uint8]]:
+    """An image's size, and its frame; a batch of whole images may be gigabytes."""
     rgb = read_rgb(path)
-    return (rgb.shape[1], rgb.shape[0]), geometry.apply(rgb)
+    return Size.of(rgb), geometry.apply(rgb)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,30 +71,50 @@ class ScoredSet:
     quality: Quality
 
 
-def evaluate(samples: Sequence[Sample], results: Iterable[Scored], geometry: Geometry) -> ScoredSet:
-    """Figures of `results`, one per sample, in order.
+class Evaluator:
+    """Takes the results of a labelled test set one by one, then gives its figures.
 
     Pixel figures come from the good images and those defective ones that have a mask with at least a pixel at
-    the network's size; heatmaps are kept only where there are masks. Raises DatasetError for a mask that is
-    not its picture's.
+    the network's size; heatmaps are kept only where there are masks.
     """
-    masked = any(sample.mask is not None for sample in samples)
-    measured = [masked and (sample.mask is not None or not sample.defective) for sample in samples]
-    heatmaps = np.empty((sum(measured), geometry.height, geometry.width), np.float32)
-    masks = np.zeros(heatmaps.shape, np.bool_)
-    scores, row, lost = [], 0, 0
-    for sample, has_pixels, scored in zip(samples, measured, results, strict=True):
-        scores.append(scored.score)
-        if has_pixels:
-            heatmaps[row] = scored.heatmap
-            if sample.mask is not None:
-                width, height = scored.source_size
-                masks[row] = read_mask(sample.mask, geometry, (height, width))
-                if not masks[row].any():  # its defect would count as good pixels
-                    lost += 1
-                    continue
-            row += 1
-    defective = np.array([sample.defective for sample in samples])
-    raw = np.array(scores)
-    figures = quality(raw, defective, heatmaps[:row], masks[:row])
-    return ScoredSet(tuple(samples), raw, replace(figures, n_masks_lost=lost or None))
+
+    def __init__(self, samples: Sequence[Sample], geometry: Geometry) -> None:
+        self._samples, self._geometry = tuple(samples), geometry
+        self._masked = any(sample.mask is not None for sample in samples)
+        size = (sum(map(self._has_pixels, samples)), geometry.height, geometry.width)
+        self._heatmaps, self._masks = np.empty(size, np.float32), np.zeros(size, np.bool_)
+        self._scores = list[float]()
+        self._kept = self._lost = 0
+
+    def add(self, scored: Scored) -> None:
+        """The result of the next sample. Raises DatasetError for a mask that is not its image's."""
+        sample = self._samples[len(self._scores)]
+        self._scores.append(scored.score)
+        if not self._has_pixels(sample):
+            return
+        if sample.mask is not None:
+            mask = read_mask(sample.mask, self._geometry, scored.source_size)
+            if not mask.any():  # its defect would count as good pixels
+                self._lost += 1
+                return
+            self._masks[self._kept] = mask
+        self._heatmaps[self._kept] = scored.heatmap
+        self._kept += 1
+
+    def result(self) -> ScoredSet:
+        """When every sample has its result."""
+        defective = np.array([sample.defective for sample in self._samples])
+        scores = np.array(self._scores)
+        figures = quality(scores, defective, self._heatmaps[: self._kept], self._masks[: self._kept])
+        return ScoredSet(self._samples, scores, replace(figures, n_masks_lost=self._lost or None))
+
+    def _has_pixels(self, sample: Sample) -> bool:
+        return self._masked and (sample.mask is not None or not sample.defective)
+
+
+def evaluate(samples: Sequence[Sample], results: Iterable[Scored], geometry: Geometry) -> ScoredSet:
+    """Figures of `results`, one per sample, in order. Raises what `Evaluator.add` does."""
+    evaluator = Evaluator(samples, geometry)
+    for _, scored in zip(samples, results, strict=True):
+        evaluator.add(scored)
+    return evaluator.result()

@@ -1,19 +1,22 @@
-"""Picture → network input. The network is learned under this rule, and the service serves under the same one.
+"""Image → frame, the network's input. The network is learned under this rule, and serves under the same one.
+
+An *image* is a file or the bytes that were sent, a *frame* what the network takes.
 
 NumPy and Pillow only: the service runs this file in an environment without torch.
 """
 
 import hashlib
+import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image
 
 Filter = Literal["bilinear", "bilinear-point"]
 """`bilinear` averages over the source area when it shrinks (antialiased); `bilinear-point` is the
@@ -22,8 +25,22 @@ paper's: four neighbours of the sample point, whatever the scale."""
 IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "TIFF")
 """Pillow's names of the formats that are ever opened."""
 
+_TIFF_COMPRESSIONS = {
+    "raw",
+    "packbits",
+    "tiff_lzw",
+    "tiff_adobe_deflate",
+    "tiff_deflate",
+    "jpeg",
+    "tiff_ccitt",
+    "group3",
+    "group4",
+    "tiff_raw_16",
+}
+"""Accepted in a TIFF: libtiff would also open WebP, Zstandard, LZMA and others, untested here."""
+
 MAX_IMAGE_PIXELS = 40_000_000
-"""Of a picture to learn from or measure on, and by default of one that the service accepts."""
+"""Of an image to learn from or measure on, and by default of one that the service accepts."""
 
 SIDE_STEP = 32
 """Sides of the input are multiples of it: the greatest stride, that of the embedding."""
@@ -31,10 +48,34 @@ MAX_INPUT_SIDE = 4096
 """Most pixels of the input's longer side."""
 
 _SIXTEEN_BIT_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes an image upright, by its EXIF orientation."""
+DAMAGED = (OSError, ValueError, SyntaxError, struct.error)
+"""What Pillow raises on damaged files."""
+
+
+class Size(NamedTuple):
+    """Of an image, in pixels; width first, as in Pillow and on the wire."""
+
+    width: int
+    height: int
+
+    @staticmethod
+    def of(pixels: NDArray[np.generic]) -> "Size":
+        """Of an array `[height, width, …]`."""
+        return Size(pixels.shape[1], pixels.shape[0])
 
 
 class UnreadableImage(ValueError):
-    """The picture cannot be turned into RGB; the message says why in one line."""
+    """The image cannot be turned into RGB; the message says why in one line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +98,10 @@ class Geometry:
 
     def apply(self, rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Stretch uint8 RGB `[h, w, 3]` to `[height, width, 3]`."""
-        size = (self.width, self.height)
+        size = Size(self.width, self.height)
         grey = rgb.strides[2] == 0  # as `to_rgb` makes it: one channel is stretched for all three
         pixels = rgb[:, :, 0] if grey else rgb
-        if rgb.shape[:2] == (self.height, self.width):
+        if Size.of(rgb) == size:
             stretched = pixels
         elif self.filter == "bilinear":
             stretched = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
@@ -70,16 +111,17 @@ class Geometry:
 
 
 def frame_digest(frame: NDArray[np.uint8]) -> str:
-    """SHA-256 of a network input's pixels, in hexadecimal: a picture saved in another way is the same."""
+    """SHA-256 of a frame's pixels, in hexadecimal: an image saved in another way has the same."""
     return hashlib.sha256(frame.tobytes()).hexdigest()
 
 
-def _point_sampled(rgb: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Bilinear without antialiasing, to `size` (width, height), rounded."""
+def _point_sampled(rgb: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
+    """Bilinear without antialiasing, to `size`, rounded."""
     # An affine transform samples at pixel centres and, outside the outermost ones, would give black: one
-    # repeated pixel around the picture keeps its border its own. In float, since Pillow truncates bytes.
+    # repeated pixel around the image keeps its border its own. In float, since Pillow truncates bytes.
     padded = np.pad(rgb, ((1, 1), (1, 1), (0, 0)), mode="edge").astype(np.float32)
-    matrix = (rgb.shape[1] / size[0], 0.0, 1.0, 0.0, rgb.shape[0] / size[1], 1.0)
+    source = Size.of(rgb)
+    matrix = (source.width / size.width, 0.0, 1.0, 0.0, source.height / size.height, 1.0)
     planes = [
         Image.fromarray(plane).transform(size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
         for plane in np.moveaxis(padded, 2, 0)
@@ -94,10 +136,10 @@ def _three_of(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
-    """Any picture of the accepted formats as uint8 RGB `[h, w, 3]`, read-only: upright, without alpha.
+    """Any image of the accepted formats as uint8 RGB `[h, w, 3]`, read-only: upright, without alpha.
 
     EXIF orientation is applied. 16-bit grey is scaled to 8 bits over its full range, not over what
-    the picture happens to hold, so that a dark frame stays dark. Transparency is ignored, palette and
+    the image happens to hold, so that a dark one stays dark. Transparency is ignored, palette and
     CMYK are converted by Pillow.
 
     Raises:
@@ -105,7 +147,7 @@ def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
             cannot be decoded.
     """
     try:
-        upright = ImageOps.exif_transpose(image)
+        upright = turned(image)
         if upright.mode == "F":
             raise UnreadableImage("floating-point pixels have no known range; send 8 or 16 bits per channel")
         if upright.mode in _SIXTEEN_BIT_MODES:
@@ -120,48 +162,58 @@ def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
         return np.asarray(upright.convert("RGB"))
     except UnreadableImage:
         raise
-    except (
-        OSError,
-        ValueError,
-        SyntaxError,
-        KeyError,
-        TypeError,
-        IndexError,
-        MemoryError,
-        OverflowError,
-    ) as error:
+    except (*DAMAGED, KeyError, TypeError, IndexError, MemoryError, OverflowError) as error:
         raise UnreadableImage(f"picture cannot be decoded: {error}") from error
 
 
-def open_image(path: Path) -> Image.Image:
-    """The picture at `path`, its pixels not yet decoded.
+def check_compression(image: Image.Image) -> None:
+    """Raises UnreadableImage for one that is not accepted."""
+    if image.format == "TIFF" and image.info.get("compression") not in _TIFF_COMPRESSIONS:
+        raise UnreadableImage(f"a TIFF compressed as {image.info.get('compression')!s:.50} is not supported")
+
+
+def turned(image: Image.Image) -> Image.Image:
+    """`image`, decoded, by its EXIF orientation. Raises one of many exceptions if it is damaged."""
+    image.load()  # turns a TIFF by itself
+    # Not by ImageOps.exif_transpose: it writes the EXIF data anew, and fails where they are slightly damaged.
+    method = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    return image if method is None else image.transpose(method)
+
+
+@contextmanager
+def open_image(path: Path) -> Iterator[Image.Image]:
+    """The image at `path`, its pixels not yet decoded.
 
     Raises:
-        UnreadableImage: more than `MAX_IMAGE_PIXELS`; the message does not name the file.
-        OSError, ValueError, SyntaxError: missing, not one of `IMAGE_FORMATS`, or damaged.
+        UnreadableImage: more than `MAX_IMAGE_PIXELS`, or what `check_compression` refuses; the message does
+            not name the file.
+        one of `DAMAGED`: missing, not one of `IMAGE_FORMATS`, or damaged.
     """
     too_large = f"more than {MAX_IMAGE_PIXELS / 1e6:.0f} million pixels"
     try:
-        with warnings.catch_warnings():  # of Pillow's own limit, which is higher
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(path, formats=IMAGE_FORMATS)
+        # Given a path, Pillow maps the file, and mixes up the rows of a grey TIFF that lies on its side.
+        with path.open("rb") as file:
+            with warnings.catch_warnings():  # of Pillow's own limit, which is higher
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+                image = Image.open(file, formats=IMAGE_FORMATS)
+            if image.width * image.height > MAX_IMAGE_PIXELS:
+                raise UnreadableImage(too_large)
+            check_compression(image)
+            yield image
     except Image.DecompressionBombError as error:
         raise UnreadableImage(too_large) from error
-    if image.width * image.height > MAX_IMAGE_PIXELS:
-        image.close()
-        raise UnreadableImage(too_large)
-    return image
 
 
-def upright_shape(path: Path) -> tuple[int, int]:
-    """Height and width of what `read_rgb` gives, without decoding it. Raises UnreadableImage likewise."""
+def upright_size(path: Path) -> Size:
+    """Of what `read_rgb` gives, without decoding it. Raises UnreadableImage likewise."""
     with _opened(path) as image:
-        lies = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)  # on its side
-        return (image.width, image.height) if lies else (image.height, image.width)
+        # Pillow gives the size of a TIFF as it will be when it is turned, of others as it is stored.
+        lies = image.format != "TIFF" and image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+        return Size(image.height, image.width) if lies else Size(image.width, image.height)
 
 
 def read_rgb(path: Path) -> NDArray[np.uint8]:
-    """The picture at `path` as uint8 RGB `[h, w, 3]`.
+    """The image at `path` as uint8 RGB `[h, w, 3]`.
 
     Raises:
         UnreadableImage: missing, not one of `IMAGE_FORMATS`, too large or damaged; the message names the
@@ -171,8 +223,8 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
         return to_rgb(image)
 
 
-def picture_digest(path: Path, geometry: Geometry) -> str:
-    """`frame_digest` of the picture in a file. Raises UnreadableImage."""
+def image_digest(path: Path, geometry: Geometry) -> str:
+    """`frame_digest` of the frame that an image becomes. Raises UnreadableImage."""
     return frame_digest(geometry.apply(read_rgb(path)))
 
 
@@ -184,5 +236,5 @@ def _opened(path: Path) -> Iterator[Image.Image]:
             yield image
     except UnreadableImage as error:
         raise UnreadableImage(f"{path}: {error}") from error
-    except (OSError, ValueError, SyntaxError) as error:
+    except DAMAGED as error:
         raise UnreadableImage(f"{path}: not a readable image ({error})") from error

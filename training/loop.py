@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -14,13 +13,13 @@ from tqdm import tqdm
 from training.loss import distillation_loss, restoration_loss, segmentation_loss, segmentation_target
 from training.model.drd import DRD
 from training.recipe import Recipe
-from training.synthesis import synthesise
+from training.streams import Stream, generator, seeds
+from training.synthesis import add_noise, synthesise
 
 _CACHE_BYTES = 1 << 30
-_FINAL_SHARE = 0.1
+"""Most memory for the teacher's features of all images."""
+_FINAL_FRACTION = 0.1
 """Of the initial learning rate, at the end of the cosine schedule."""
-_ORDER, _DAMAGE, _NOISE = 0, 1, 3
-"""Keys of random numbers: the order of an epoch, damage, noise. The rule is chosen with 2 (choose.py)."""
 
 
 class TrainingError(ValueError):
@@ -61,7 +60,7 @@ class Trainer:
         ones."""
         while self.epoch < self.last_epoch:
             self.learned.train()
-            order = np.random.default_rng((self.seed, _ORDER, self.epoch)).permutation(len(self.frames))
+            order = generator(self.seed, Stream.ORDER, self.epoch).permutation(len(self.frames))
             for batch in range(self.batches):
                 indices = order[batch * self.recipe.batch : (batch + 1) * self.recipe.batch]
                 on_step(self.step(torch.from_numpy(indices), self.epoch * self.batches + batch))
@@ -69,36 +68,44 @@ class Trainer:
             yield self.epoch
 
     def conclude(self) -> None:
-        """Recompute the batch-norm statistics on clean images only, since training mixed both streams, then
-        fill the memory from the same images."""
-        norms = [m for m in self.learned.modules() if isinstance(m, nn.BatchNorm2d)]
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # a plain average over the pass
-        self.learned.train()
-        memory, generator, seen = self.drd.memory, torch.Generator().manual_seed(self.seed), list[Tensor]()
+        """Recompute the batch-norm statistics, then fill the memory, both from clean images only. Raises
+        TrainingError if the student is not finite."""
+        memory = self.drd.memory
         with torch.no_grad():
-            for batch in self._all_frames("statistics"):
-                features, _ = self.drd.features(batch)
-                if memory is not None:
-                    seen.append(memory.sample(features, len(self.frames), generator))
-            if not all(bool(torch.isfinite(tensor).all()) for tensor in self.learned.state_dict().values()):
-                raise TrainingError("the last step left the student not finite; try a smaller learning_rate")
+            candidates = self._recompute_statistics()
+            self._check_finite()
+            self.drd.eval()
             if memory is not None:
-                memory.fit_coreset(torch.cat(seen))
-        self.drd.eval()
-        if memory is not None:
-            with torch.no_grad():
-                memory.fit_expected(self._restored())
+                memory.fit_coreset(torch.cat(candidates))
+                memory.fit_expected(self._all_distances())
 
-    def _restored(self) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
+    def _recompute_statistics(self) -> list[Tensor]:
+        """Of batch normalisation, since training mixed both streams. Returns candidates for the memory, one
+        tensor per batch: the same pass gives them."""
+        for norm in self.learned.modules():
+            if isinstance(norm, nn.BatchNorm2d):
+                norm.reset_running_stats()
+                norm.momentum = None  # a plain average over the pass
+        self.learned.train()
+        memory, draws, candidates = self.drd.memory, torch.Generator().manual_seed(self.seed), list[Tensor]()
+        for batch in self.all_frames("statistics"):
+            teacher, _ = self.drd.features(batch)
+            if memory is not None:
+                candidates.append(memory.sample(teacher, len(self.frames), draws))
+        return candidates
+
+    def _check_finite(self) -> None:
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in self.learned.state_dict().values()):
+            raise TrainingError("the last step left the student not finite; try a smaller learning_rate")
+
+    def _all_distances(self) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
         """The teacher's features of all clean images and the student's distances to them, in batches."""
-        for batch in self._all_frames("memory"):
-            features, restored = self.drd.features(batch)
-            yield features, self.drd.distances(features, restored)
+        for batch in self.all_frames("memory"):
+            teacher, student = self.drd.features(batch)
+            yield teacher, self.drd.distances(teacher, student)
 
-    def _all_frames(self, purpose: str) -> Iterator[Tensor]:
-        """All clean images, once, in as many batches as an epoch has. Of even size, since batch normalisation
+    def all_frames(self, purpose: str) -> Iterator[Tensor]:
+        """All clean frames, once, in as many batches as an epoch has. Of even size, since batch normalisation
         weighs every batch alike, and needs more than one image where they are small."""
         batches = torch.tensor_split(self.frames, self.batches)
         yield from tqdm(batches, purpose, unit="batch", leave=False, disable=None)
@@ -121,24 +128,24 @@ class Trainer:
         if self.recipe.schedule == "constant":
             return self.recipe.learning_rate
         done = step / (self.batches * self.last_epoch)
-        share = _FINAL_SHARE + (1 - _FINAL_SHARE) * 0.5 * (1 + math.cos(math.pi * done))
-        return self.recipe.learning_rate * share
+        fraction = _FINAL_FRACTION + (1 - _FINAL_FRACTION) * 0.5 * (1 + math.cos(math.pi * done))
+        return self.recipe.learning_rate * fraction
 
     def _loss(self, indices: Tensor, step: int) -> Tensor:
         recipe = self.recipe
         normal = self._normal_features(indices)
         if recipe.synthesis == "none":
-            return distillation_loss(recipe, self.drd.targets(normal), self._restore_in_float32(normal))
+            return distillation_loss(recipe, self.drd.targets(normal), self.restore_in_float32(normal))
         good = self.frames[indices]
-        seeds = np.random.default_rng((self.seed, _DAMAGE, step)).integers(0, 1 << 62, len(indices)).tolist()
-        damaged, mask = synthesise(good, recipe.synthesis, seeds)
+        damage_seeds = seeds(self.seed, Stream.DAMAGE, step, count=len(indices))
+        damaged, mask = synthesise(good, recipe.synthesis, damage_seeds)
         with torch.no_grad():
             pseudo = self.drd.teacher(damaged)
         both = [
             torch.cat([t, self._noisy(p, step, k)])
             for k, (t, p) in enumerate(zip(normal, pseudo, strict=True))
         ]
-        restored = self._restore_in_float32(both)
+        restored = self.restore_in_float32(both)
         clean, repaired = [s[: len(indices)] for s in restored], [s[len(indices) :] for s in restored]
         normal, pseudo = self.drd.targets(normal), self.drd.targets(pseudo)
         loss = distillation_loss(recipe, normal, clean)
@@ -150,21 +157,15 @@ class Trainer:
             loss = loss + segmentation_loss(recipe, pseudo, repaired, target.to(self.device))
         return loss
 
-    def _restore_in_float32(self, features: list[Tensor]) -> list[Tensor]:
+    def restore_in_float32(self, features: list[Tensor]) -> list[Tensor]:
         """`restore`, with results in float32: in bfloat16, one minus a cosine near 1 has hardly a digit."""
         return [level.float() for level in self.drd.restore(features)]
 
     def _noisy(self, feature: Tensor, step: int, level: int) -> Tensor:
         if not self.recipe.noise:
             return feature
-        (seed,) = np.random.default_rng((self.seed, _NOISE, step, level)).integers(0, 1 << 62, 1).tolist()
-        generator = torch.Generator(self.device).manual_seed(seed)
-        noise = torch.randn(feature.shape, generator=generator, device=self.device, dtype=torch.float32)
-        deviation = self.recipe.noise
-        if self.recipe.noise_limit:
-            size = feature.float().square().mean().sqrt().item()
-            deviation = min(deviation, self.recipe.noise_limit * size)
-        return feature + deviation * noise.to(feature.dtype)
+        (seed,) = seeds(self.seed, Stream.NOISE, step, level, count=1)
+        return add_noise(feature, self.recipe.noise, self.recipe.noise_limit, seed)
 
     def _teacher_features(self, frames: Tensor) -> list[Tensor]:
         with torch.no_grad(), autocast(self.device, self.recipe.bfloat16):

@@ -9,9 +9,6 @@ from torch.nn import functional as F
 from training.model.heatmap import distance, distances
 from training.recipe import ImageTerm, Recipe
 
-_EASY_GRADIENT = 0.1
-"""What is left of the gradient at easy positions (Dinomaly's value)."""
-
 
 def position_distance(teacher: Tensor, student: Tensor) -> Tensor:
     """d_pos: mean over batch and positions of 1 − cos over channels; `[N, C, h, w]` twice → scalar."""
@@ -25,26 +22,14 @@ def image_distance(teacher: Tensor, student: Tensor, term: ImageTerm) -> Tensor:
     return (1 - F.cosine_similarity(teacher.flatten(start), student.flatten(start), dim=-1)).mean()
 
 
-def mine(teacher: Tensor, student: Tensor, easy_share: float) -> Tensor:
-    """The student's features unchanged, with a reduced gradient at the `easy_share` best restored positions
-    of the batch: hard-position mining as in Dinomaly (CVPR 2025)."""
-    with torch.no_grad():
-        each = distance(teacher, student)
-        limit = each.flatten().kthvalue(max(1, round(easy_share * each.numel()))).values
-        easy = (each < limit).unsqueeze(1)
-    damped = student * _EASY_GRADIENT + student.detach() * (1 - _EASY_GRADIENT)
-    return torch.where(easy, damped, student)
-
-
 def distillation_loss(recipe: Recipe, teacher: list[Tensor], student: list[Tensor]) -> Tensor:
     """L_KD: the normal stream, Σ_k a_pos·d_pos(T_k, S_k) + a_img·d_img(T_k, S_k)."""
     total = teacher[0].new_zeros(())
     for t, s in zip(teacher, student, strict=True):
-        mined = mine(t, s, recipe.easy_share) if recipe.easy_share else s
         if recipe.position_weight:
-            total = total + recipe.position_weight * position_distance(t, mined)
+            total = total + recipe.position_weight * position_distance(t, s)
         if recipe.image_weight:
-            total = total + recipe.image_weight * image_distance(t, mined, recipe.image_term)
+            total = total + recipe.image_weight * image_distance(t, s, recipe.image_term)
     return total
 
 

@@ -1,6 +1,6 @@
 """Quality figures: image AUROC, AP and F1-max, pixel AUROC and AP, AUPRO. NumPy, SciPy and scikit-learn."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,17 +42,18 @@ def quality(
         heatmaps, masks: `[m, H, W]`, of the images with a mask (good ones: an empty one); m may be 0.
     """
     n_defective = int(defective.sum())
-    counts = (len(defective) - n_defective, n_defective)
-    if not all(counts):
-        return Quality(*counts)
-    image = (
-        float(roc_auc_score(defective, scores)),
-        float(average_precision_score(defective, scores)),
-        f1_max(scores, defective),
-    )
-    if not masks.any() or masks.all():
-        return Quality(*counts, *image)
-    return Quality(*counts, *image, *pixel_figures(heatmaps, masks))
+    result = Quality(len(defective) - n_defective, n_defective)
+    if result.n_good and result.n_defective:
+        result = replace(
+            result,
+            image_auroc=float(roc_auc_score(defective, scores)),
+            image_ap=float(average_precision_score(defective, scores)),
+            image_f1_max=f1_max(scores, defective),
+        )
+    if masks.any() and not masks.all():
+        auroc, ap, aupro = pixel_figures(heatmaps, masks)
+        result = replace(result, pixel_auroc=auroc, pixel_ap=ap, aupro=aupro)
+    return result
 
 
 def f1_max(scores: NDArray[np.floating], defective: NDArray[np.bool_]) -> float:

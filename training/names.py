@@ -5,3 +5,9 @@ import re
 PRODUCT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 """For `fullmatch`. A product's name is also its folder's name: without separators and a leading dot it can
 be neither a path nor a hidden folder."""
+UNKNOWN = "unknown"
+"""No product's name: metrics count under it what callers ask for that is none."""
+
+
+def is_product_name(text: str) -> bool:
+    return text != UNKNOWN and PRODUCT_NAME.fullmatch(text) is not None

@@ -2,7 +2,7 @@
 
 A recipe is kept in the checkpoint. The presets are `quick`, `fast`, `rd` and `paper`. In all of them, though
 not in the publications of `rd` and `paper`, the teacher's weights are rounded to bfloat16
-(training/model/rounding.py), batch-norm statistics are computed anew at the end, and the pictures that choose
+(training/model/rounding.py), batch-norm statistics are computed anew at the end, and the images that choose
 the rule and set the threshold are not trained with.
 """
 
@@ -43,7 +43,7 @@ class Recipe(BaseModel):
     height: int = 256
     width: int = 256
     own_shape: bool = True
-    """Long pictures keep their shape: about as many pixels as height × width, by training/shape.py."""
+    """Long images keep their shape: about as many pixels as height × width, by training/shape.py."""
     filter: Filter = "bilinear"
 
     # Networks
@@ -54,8 +54,6 @@ class Recipe(BaseModel):
     student_levels: Literal[2, 3] = 2
     """How many of the teacher's levels the student restores, from the coarsest. The finest shows mostly
     texture that no student can restore, and would take two thirds of the student's time."""
-    min_width: Annotated[int, Field(ge=1, le=1024)] = 64
-    """Least inner width of the student's levels, for teachers whose features take both signs and are few."""
     bounded: bool = True
     """ReLU6 instead of ReLU in fusion and student, which keeps activations within what int8 can represent.
     Only for teachers whose features take both signs: elsewhere the student's outputs are themselves
@@ -66,7 +64,7 @@ class Recipe(BaseModel):
     noise: Weight = 0.1
     """Standard deviation of the noise on the pseudo stream's features before the bottleneck."""
     noise_limit: Weight = 0.03
-    """The noise is at most this share of the features' root mean square, which is about 5 for
+    """The noise is at most this fraction of the features' root mean square, which is about 5 for
     EfficientNet-lite0 and 0.3 for ResNet-18; 0: no limit."""
 
     memory: Annotated[int, Field(ge=0, le=20_000)] = 1000
@@ -85,14 +83,12 @@ class Recipe(BaseModel):
     segmentation_weight: Weight = 0.1
     """L_seg: the pseudo stream's heatmap against where the two images differ."""
     segmentation_target: Literal["rgb_cos", "mask"] = "mask"
-    easy_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of positions counted as easy, whose gradient is reduced; 0: no mining."""
 
     # Optimiser
     epochs: Annotated[int, Field(ge=1)] = 12
     """More are not better: a student trained for longer also restores damage."""
     min_steps: Annotated[int, Field(ge=0)] = 500
-    """Least number of optimiser steps, whatever `epochs` says: with few pictures there are more epochs."""
+    """Least number of optimiser steps, whatever `epochs` says: with few images there are more epochs."""
     batch: Annotated[int, Field(ge=1)] = 8
     learning_rate: Positive = 5e-3
     betas: Annotated[tuple[Decay, Decay], Field(strict=False)] = (0.5, 0.999)  # a list, in TOML

@@ -1,6 +1,7 @@
 """`report.png`: one sheet that shows a process engineer what training made."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib as mpl
@@ -20,29 +21,30 @@ _WIDTH, _CURVES = 12.0, 3.6  # inches: of the sheet, and the curves' height
 _GOOD, _DEFECTIVE = "#0072b2", "#d55e00"  # Okabe–Ito: distinguishable for colour-blind people
 
 Example = tuple[Path, float]
-"""A picture and its raw score."""
+"""An image and its raw score."""
 
 
-def write_report(
-    path: Path,
-    title: str,
-    losses: Sequence[float],
-    good: Sequence[Path],
-    good_scores: NDArray[np.float64],
-    test: ScoredSet | None,
-    drd: DRD,
-    geometry: Geometry,
-) -> None:
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What training achieved.
+
+    `losses`: the mean of each epoch. `good`: the `select` images, and `good_scores` float64 `[n]` their raw
+    scores. `test`: the labelled test set's; None without one.
+    """
+
+    losses: Sequence[float]
+    good: Sequence[Path]
+    good_scores: NDArray[np.float64]
+    test: ScoredSet | None
+
+
+def write_report(path: Path, title: str, figures: Figures, drd: DRD, geometry: Geometry) -> None:
     """Loss curve, score histogram, and the best and worst examples with their heat.
 
-    Args:
-        losses: mean loss of each epoch.
-        good: the `select` images.
-        good_scores: their raw scores; the greatest is drawn as the provisional threshold (the one that counts
-            is fitted at export, on `calibrate`).
-        test: the labelled test set, where there is one.
+    The greatest score of `select` is drawn as the provisional threshold (the one that counts is fitted at
+    export, on `calibrate`).
     """
-    chosen = _examples(test) if test else _suspects(good, good_scores)
+    chosen = _examples(figures.test) if figures.test else _suspects(figures.good, figures.good_scores)
     landscape = geometry.width > geometry.height
     tall, wide = (2 * geometry.height, geometry.width) if landscape else (geometry.height, 2 * geometry.width)
     below = len(chosen) * (_WIDTH / _SHOWN * tall / wide + 0.3)
@@ -50,15 +52,15 @@ def write_report(
     figure.suptitle(title, parse_math=False)
     upper, lower = np.asarray(figure.subfigures(2, 1, height_ratios=(_CURVES, below)))
     left, right = upper.subplots(1, 2)
-    left.plot(range(1, len(losses) + 1), losses, color="black")
+    left.plot(range(1, len(figures.losses) + 1), figures.losses, color="black")
     left.set(xlabel="epoch", ylabel="mean loss", title="Training")
-    _histogram(right, good_scores, test)
+    _histogram(right, figures.good_scores, figures.test)
     grid = lower.subplots(len(chosen), _SHOWN, squeeze=False)
     for row, (name, examples) in zip(grid, chosen.items(), strict=True):
         paths, scores = zip(*examples, strict=True)
         frames = read_frames(paths, geometry)
-        heat = drd.predict(frames)[0] / float(good_scores.max())
-        _gallery(row, name, scores, frames, heat, 0 if landscape else 1)
+        heat = drd.predict(frames)[0] / float(figures.good_scores.max())
+        draw_examples(row, name, scores, frames, heat, 0 if landscape else 1)
     figure.savefig(path, dpi=90)
 
 
@@ -96,7 +98,7 @@ def _histogram(axes: Axes, good: NDArray[np.float64], test: ScoredSet | None) ->
     axes.legend()
 
 
-def _gallery(
+def draw_examples(
     row: Sequence[Axes],
     name: str,
     scores: Sequence[float],
@@ -104,7 +106,7 @@ def _gallery(
     heat: NDArray[np.float32],
     side: int,
 ) -> None:
-    """Each frame and, along axis `side` of the picture, what is hot in it, over its score."""
+    """Each frame and, along axis `side` of the frame, what is hot in it, over its score."""
     for axes in row:
         axes.axis("off")
     row[0].set_title(name, loc="left", fontsize=9, fontweight="bold")
@@ -114,7 +116,7 @@ def _gallery(
 
 
 def _overlay(frame: NDArray[np.uint8], heat: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """`heat` [H, W] is a fraction of the highest score of held-back good pictures."""
+    """`heat` [H, W] is a fraction of the highest score of held-back good images."""
     colour = mpl.colormaps["inferno"](np.clip(heat / 2, 0, 1))[:, :, :3] * 255
     strength = 0.7 * np.clip(heat, 0, 1)[:, :, None]
     overlay: NDArray[np.uint8] = (frame * (1 - strength) + colour * strength).astype(np.uint8)

@@ -22,7 +22,7 @@ class ResumeFile:
 
     Args:
         path: the file, in the checkpoint directory.
-        identity: program, recipe, seed, weights file and pictures; the state of a run with another one is
+        identity: program, recipe, seed, weights file and frames; the state of a run with another one is
             ignored.
     """
 

@@ -12,39 +12,41 @@ from torch import Tensor
 from tqdm import tqdm
 
 from training.checkpoint import METRICS, REPORT, Checkpoint, libraries, records, save_checkpoint, write_json
-from training.choose import Candidate, choose_rule, jumps, preset
+from training.choose import Choice, choose_rule, damage_of, jumps
 from training.datasets import Sample, open_dataset
 from training.evaluate import BATCH, evaluate, score_images
 from training.files import file_digest
+from training.geometry import Geometry
 from training.loop import Trainer, TrainingError
 from training.model.drd import DRD
 from training.model.weights import load_teacher
 from training.preview import write_preview
 from training.recipe import Recipe, load_recipe
-from training.report import write_report
+from training.report import Figures, write_report
 from training.resume import ResumeFile
 from training.shape import shaped, some_sizes, stretching
-from training.shares import Share, divide, read_good, read_test
+from training.subsets import Subset, divide, read_good, read_test
 from training.version import program_version
 
 _FOURTEEN_BITS = 64
-"""White of a 14-bit picture that was stored in 16 bits as it is, on the 0–255 scale."""
+"""White of a 14-bit image that was stored in 16 bits as it is, on the 0–255 scale."""
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class TrainOptions:
     """The options of `drd-train`."""
 
     data: Path
     product: str
     out: Path
-    recipe: str = "fast"
+    recipe: str
+    seed: int
+    device: str
     backbone: str | None = None
     weights: Path | None = None
     epochs: int | None = None
-    seed: int = 0
-    device: str = "auto"
     size: Sequence[int] | None = None
+    """Height and width."""
     preview: Path | None = None
     skip_unreadable: bool = False
     same_part: re.Pattern[str] | None = None
@@ -56,53 +58,68 @@ class Request:
         )
 
 
-def train(request: Request) -> Checkpoint:
+def train(options: TrainOptions) -> Checkpoint:
     """Run it, printing progress. Raises TrainingError and the errors of data set, recipe and teacher."""
-    recipe = request.resolved_recipe()
-    device = usable_device(request.device)
-    dataset = open_dataset(request.data, request.product)
+    recipe = options.resolved_recipe()
+    device = usable_device(options.device)
+    dataset = open_dataset(options.data, options.product)
     print(dataset)
     sizes = some_sizes([sample.path for sample in dataset.train])
     recipe = shaped(recipe, sizes)
     if note := stretching(sizes, recipe):
         print(note)
-    drd = _network(recipe, request)  # before all pictures are read: a wrong name or file shows at once
-    good, digests = read_good(dataset.train, recipe.geometry, request.skip_unreadable)
-    shares = divide(good, request.seed, request.same_part)
+    drd = _network(recipe, options)  # before all images are read: a wrong name or file shows at once
+    good, digests = read_good(dataset.train, recipe.geometry, options.skip_unreadable)
+    subsets = divide(good, options.seed, options.same_part)
     # Before training, not after hours of it.
-    test = read_test(dataset.test, recipe.geometry, request.skip_unreadable, digests)
-    fit = shares["fit"].pixels
-    if fit.max() <= _FOURTEEN_BITS:
-        print(
-            f"WARNING: no pixel is brighter than {int(fit.max())} of 255, so few grey levels are left. Are "
-            "these 10-, 12- or 14-bit pictures in 16-bit files? Then scale them to 16 bits, here and at the "
-            "camera"
-        )
-    if request.preview is not None:
-        write_preview(request.preview, fit, preset(recipe), request.seed)
-    state = _resume_file(recipe, request, fit)
-    trainer = Trainer(drd, recipe, fit, request.seed, device)
+    test = read_test(dataset.test, recipe.geometry, options.skip_unreadable, digests)
+    fit, select = subsets["fit"].pixels, subsets["select"]
+    _warn_if_dark(fit)
+    if options.preview is not None:
+        write_preview(options.preview, fit, damage_of(recipe), options.seed)
+    state = resume_file(recipe, options, fit)
+    trainer = Trainer(drd, recipe, fit, options.seed, device)
     epochs, batches = trainer.last_epoch, trainer.batches
     print(
         f"recipe {recipe.name}: {recipe.backbone}, {recipe.height}×{recipe.width}, {epochs} epochs × "
         f"{batches} batches = {epochs * batches} steps, on {device}"
     )
     losses = _learn(trainer, state)
-    tried = choose_rule(drd, recipe, shares["select"].pixels, request.seed)
+    choice = choose_rule(drd, recipe, select.pixels, options.seed)
     checkpoint = Checkpoint(
-        product=request.product, recipe=recipe, rule=tried[0].rule, seed=request.seed,
-        data_root=request.data.resolve(), libraries=libraries(), directory=request.out,
-        splits={name: records(share.samples, share.pixels) for name, share in shares.items()},
+        product=options.product, recipe=recipe, rule=choice.chosen.rule, seed=options.seed,
+        data_root=options.data.resolve(), libraries=libraries(), directory=options.out,
+        same_part=options.same_part and options.same_part.pattern,
+        splits={name: records(subset.samples, subset.pixels) for name, subset in subsets.items()},
     )  # fmt: skip
     save_checkpoint(checkpoint, drd)
-    if tried[0].rule.factor and (jumping := jumps(drd, shares["select"].pixels)):
-        print(
-            f"WARNING: in bfloat16 the refinement takes another level on {jumping} of "
-            f"{len(shares['select'].samples)} pictures, so that engines of less precision may be refused"
-        )
-    _report(checkpoint, drd, test, losses, tried, shares["select"])
+    if choice.chosen.rule.factor:
+        _warn_if_jumping(drd, select.pixels)
+    figures = _measure(drd, recipe.geometry, losses, select, test)
+    out = options.out
+    write_report(out / REPORT, f"{checkpoint.product}: {recipe.name}", figures, drd, recipe.geometry)
+    _write_metrics(out / METRICS, figures, choice)
+    _print_quality(figures)
+    print(f"checkpoint in {out}; look at {out / REPORT}")
     state.path.unlink()
     return checkpoint
+
+
+def _warn_if_dark(fit: Tensor) -> None:
+    if fit.max() <= _FOURTEEN_BITS:
+        print(
+            f"WARNING: no pixel is brighter than {int(fit.max())} of 255, so few grey levels are left. Are "
+            "these 10-, 12- or 14-bit pictures in 16-bit files? Then scale them to 16 bits, here and at the "
+            "camera"
+        )
+
+
+def _warn_if_jumping(drd: DRD, select: Tensor) -> None:
+    if jumping := jumps(drd, select):
+        print(
+            f"WARNING: in bfloat16 the refinement takes another level on {jumping} of "
+            f"{len(select)} pictures, so that engines of less precision may be refused"
+        )
 
 
 def usable_device(name: str) -> torch.device:
@@ -113,17 +130,18 @@ def usable_device(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def _network(recipe: Recipe, request: Request) -> DRD:
-    teacher = load_teacher(recipe.backbone, request.weights, pre_relu=recipe.pre_relu)
-    torch.manual_seed(request.seed)  # not before, as finding weights in one way or another draws numbers, too
+def _network(recipe: Recipe, options: TrainOptions) -> DRD:
+    teacher = load_teacher(recipe.backbone, options.weights, pre_relu=recipe.pre_relu)
+    torch.manual_seed(options.seed)  # not before, as finding weights in one way or another draws numbers, too
     return DRD(teacher, recipe)
 
 
-def _resume_file(recipe: Recipe, request: Request, fit: Tensor) -> ResumeFile:
-    weights = file_digest(request.weights) if request.weights else None
-    pictures = hashlib.sha256(fit.numpy().data).hexdigest()
-    identity = f"{program_version()} {recipe!r} {request.seed} {weights} {pictures}"
-    return ResumeFile(request.out / "resume.safetensors", identity)
+def resume_file(recipe: Recipe, options: TrainOptions, fit: Tensor) -> ResumeFile:
+    """Where a run with these options, on these frames to `fit`, keeps its state."""
+    weights = file_digest(options.weights) if options.weights else None
+    frames = hashlib.sha256(fit.numpy().data).hexdigest()
+    identity = f"{program_version()} {recipe!r} {options.seed} {weights} {frames}"
+    return ResumeFile(options.out / "resume.safetensors", identity)
 
 
 def _learn(trainer: Trainer, state: ResumeFile) -> list[float]:
@@ -153,36 +171,30 @@ def _learn(trainer: Trainer, state: ResumeFile) -> list[float]:
     return losses
 
 
-def _report(
-    checkpoint: Checkpoint,
-    drd: DRD,
-    samples: tuple[Sample, ...],
-    losses: list[float],
-    tried: list[Candidate],
-    select: Share,
-) -> None:
-    """`metrics.json`, `report.png`, and the figures on the terminal."""
-    geometry, out = checkpoint.geometry, checkpoint.directory
-    good = [sample.path for sample in select.samples]
+def _measure(
+    drd: DRD, geometry: Geometry, losses: list[float], select: Subset, samples: tuple[Sample, ...]
+) -> Figures:
+    """What training achieved, on the `select` images and the test set's `samples`, of which there may be
+    none."""
     batches = torch.split(select.pixels, BATCH)  # in memory still
     good_scores = np.concatenate([drd.predict(batch.numpy())[1] for batch in batches]).astype(np.float64)
-    paths = [sample.path for sample in samples]
-    scored = score_images(drd.predict, paths, geometry, "measuring")
-    test = evaluate(samples, scored, geometry) if paths else None
-    write_report(
-        out / REPORT,
-        f"{checkpoint.product}: {checkpoint.recipe.name}",
-        losses,
-        good,
-        good_scores,
-        test,
-        drd,
-        geometry,
-    )
-    figures = test.quality.as_dict() if test else {}
-    rules = [{"auroc_select": candidate.auroc, **candidate.rule.model_dump()} for candidate in tried]
-    write_json(out / METRICS, {"test": figures or None, "epoch_losses": losses, "rules_tried": rules})
-    for name, value in figures.items():
+    test = None
+    if samples:
+        scored = score_images(drd.predict, [sample.path for sample in samples], geometry, "measuring")
+        test = evaluate(samples, scored, geometry)
+    return Figures(losses, [sample.path for sample in select.samples], good_scores, test)
+
+
+def _write_metrics(path: Path, figures: Figures, choice: Choice) -> None:
+    tried = [
+        {"auroc_select": candidate.auroc, **candidate.rule.model_dump()}
+        for candidate in (choice.chosen, *choice.others)
+    ]
+    quality = figures.test.quality.as_dict() if figures.test else None
+    write_json(path, {"test": quality, "epoch_losses": figures.losses, "rules_tried": tried})
+
+
+def _print_quality(figures: Figures) -> None:
+    for name, value in figures.test.quality.as_dict().items() if figures.test else ():
         if value is not None:
             print(f"  {name:<14} {value:.4f}" if isinstance(value, float) else f"  {name:<14} {value}")
-    print(f"checkpoint in {out}; look at {out / REPORT}")

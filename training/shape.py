@@ -1,4 +1,4 @@
-"""The network's input size, from the good pictures' own shape."""
+"""The network's input size, from the good images' own shape."""
 
 import math
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from itertools import product
 from pathlib import Path
 from statistics import median
 
-from training.geometry import MAX_INPUT_SIDE, SIDE_STEP, UnreadableImage, upright_shape
+from training.geometry import MAX_INPUT_SIDE, SIDE_STEP, Size, UnreadableImage, upright_size
 from training.recipe import Recipe
 
 _ELONGATED = 1.9
@@ -20,43 +20,46 @@ _LEAST_SIDE = 2 * SIDE_STEP  # two cells of the embedding
 _AREA = (0.75, 1.25)
 """Least and greatest area of the input size, as a fraction of the recipe's."""
 
-Size = tuple[int, int]
-"""Height and width in pixels."""
 
+def shaped(recipe: Recipe, images: Sequence[Size]) -> Recipe:
+    """`recipe` with the input size for good images of these sizes, and `own_shape` off.
 
-def shaped(recipe: Recipe, pictures: Sequence[Size]) -> Recipe:
-    """`recipe` with the input size for good pictures of these sizes, and `own_shape` off.
-
-    The size changes only if `own_shape` is set and at least 90 % of the pictures share an aspect ratio of
-    about 2:1 or more: squeezing such pictures to a square would hide fine damage.
+    The size changes only if `own_shape` is set and at least 90 % of the images share an aspect ratio of
+    about 2:1 or more: squeezing such images to a square would hide fine damage.
     """
     if not recipe.own_shape:
         return recipe
-    height, width = own_size(pictures, (recipe.height, recipe.width))
-    return recipe.model_copy(update={"height": height, "width": width, "own_shape": False})
+    size = own_size(images, Size(recipe.width, recipe.height))
+    return recipe.model_copy(update={"height": size.height, "width": size.width, "own_shape": False})
 
 
-def own_size(pictures: Sequence[Size], usual: Size) -> Size:
-    """The input size nearest in shape to `pictures` with about as many pixels as `usual`; `usual` itself if
+def own_size(images: Sequence[Size], usual: Size) -> Size:
+    """The input size nearest in shape to `images` with about as many pixels as `usual`; `usual` itself if
     their shapes differ or are not long."""
-    if not pictures:
+    if not images:
         return usual
-    shapes = [math.log(width / height) for height, width in pictures]
+    shapes = [_shape(size) for size in images]
     common = median(shapes)
     alike = sum(abs(shape - common) <= math.log(_ALIKE) for shape in shapes)
     if abs(common) < math.log(_ELONGATED) or alike < 0.9 * len(shapes):
         return usual
-    least, most = (share * usual[0] * usual[1] for share in _AREA)
+    least, most = (fraction * math.prod(usual) for fraction in _AREA)
     sides = range(_LEAST_SIDE, min(int(most) // _LEAST_SIDE, MAX_INPUT_SIDE) + 1, SIDE_STEP)
-    possible = [(height, width) for height, width in product(sides, sides) if least <= height * width <= most]
+    every = (Size(width, height) for height, width in product(sides, sides))
+    possible = [size for size in every if least <= math.prod(size) <= most]
     if not possible:  # very few pixels
         return usual
-    return min(possible, key=lambda size: (abs(math.log(size[1] / size[0]) - common), -size[0] * size[1]))
+    return min(possible, key=lambda size: (abs(_shape(size) - common), -math.prod(size)))
 
 
-def stretching(pictures: Sequence[Size], recipe: Recipe) -> str | None:
-    """A line that says so, if pictures of these sizes are stretched by much."""
-    ratios = [width / height for height, width in pictures]
+def _shape(size: Size) -> float:
+    """The logarithm of the aspect ratio, in which 2:1 and 1:2 are equally far from a square."""
+    return math.log(size.width / size.height)
+
+
+def stretching(images: Sequence[Size], recipe: Recipe) -> str | None:
+    """A line that says so, if images of these sizes are stretched by much."""
+    ratios = [size.width / size.height for size in images]
     if not ratios or max(ratios) <= _WORTH_A_LINE * min(ratios):
         return None
     return (
@@ -65,13 +68,13 @@ def stretching(pictures: Sequence[Size], recipe: Recipe) -> str | None:
     )
 
 
-def some_sizes(pictures: Sequence[Path]) -> list[Size]:
-    """Sizes of up to 32 of the pictures, upright. Unreadable ones are skipped here: reading them all reports
+def some_sizes(images: Sequence[Path]) -> list[Size]:
+    """Sizes of up to 32 of the images, upright. Unreadable ones are skipped here: reading them all reports
     them."""
     sizes = list[Size]()
-    for path in pictures[:: -(-len(pictures) // _LOOKED_AT) or 1]:
+    for path in images[:: -(-len(images) // _LOOKED_AT) or 1]:
         try:
-            sizes.append(upright_shape(path))
+            sizes.append(upright_size(path))
         except UnreadableImage:
             continue
     return sizes

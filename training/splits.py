@@ -25,7 +25,7 @@ def split(
 
     Raises:
         ValueError: fewer than 10 images, or parts too few or too uneven to leave half of the images to `fit`
-            and half of its share to `calibrate`.
+            and half of its 20 % to `calibrate`.
     """
     total = len(items)
     if total < 10:
@@ -34,28 +34,34 @@ def split(
     sizes = [len(block) for block in blocks]
     wanted = max(1, round(0.2 * total), 100 if total >= 400 else 0)
     limit = wanted + wanted // 2  # of calibrate
-    divisible = sum(size for size in sizes if size <= limit)
-    at_most = max(min(sizes), min(48, max(1, round(0.1 * total)), divisible // 3))
+    at_most = _most_to_select(sizes, limit)
     random.Random(seed).shuffle(blocks)
-    shares: dict[Split, list[int]] = {"fit": [], "select": [], "calibrate": []}
+    subsets: dict[Split, list[int]] = {"fit": [], "select": [], "calibrate": []}
     for block in blocks:
-        calibrated = len(shares["calibrate"])
-        if len(shares["select"]) + len(block) <= at_most:
-            shares["select"] += block
+        calibrated = len(subsets["calibrate"])
+        if len(subsets["select"]) + len(block) <= at_most:
+            subsets["select"] += block
         elif calibrated < wanted and calibrated + len(block) <= limit:
-            shares["calibrate"] += block
+            subsets["calibrate"] += block
         else:
-            shares["fit"] += block
-    if len(shares["fit"]) < total / 2 or len(shares["calibrate"]) < wanted / 2:
+            subsets["fit"] += block
+    if len(subsets["fit"]) < total / 2 or len(subsets["calibrate"]) < wanted / 2:
         raise ValueError(
             f"{total} images of {len(blocks)} parts, up to {max(sizes)} of one, can't be divided: "
             "give images of more parts"
         )
-    return {name: tuple(items[index] for index in sorted(share)) for name, share in shares.items()}
+    return {name: tuple(items[index] for index in sorted(subset)) for name, subset in subsets.items()}
+
+
+def _most_to_select(sizes: Sequence[int], limit: int) -> int:
+    """Most images of `select`, for blocks of these `sizes`; only those up to `limit` don't have to train."""
+    usual = min(48, max(1, round(0.1 * sum(sizes))))
+    third_of_divisible = sum(size for size in sizes if size <= limit) // 3
+    return max(min(usual, third_of_divisible), min(sizes))  # at least the smallest block
 
 
 def _blocks(total: int) -> list[list[int]]:
-    # Few images: single ones, or a block would be a whole share.
+    # Few images: single ones, or a block would be a whole set.
     size = _BLOCK if total >= 100 else 1
     return [list(range(start, min(start + size, total))) for start in range(0, total, size)]
 

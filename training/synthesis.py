@@ -1,6 +1,6 @@
 """Pseudo-abnormal versions of good frames, from nothing but good frames. Seeded per sample.
 
-Presets:
+Kinds of damage:
     drd  the paper's: one square cut from the image and pasted elsewhere as patch + 0.2 · original, unclipped.
     mix  such squares, Perlin-masked pastes (after DRAEM, ICCV 2021) and thin scars (after CutPaste,
          CVPR 2021), blended and clipped; what is pasted comes from another good frame, from the same frame
@@ -16,7 +16,7 @@ from numpy.random import Generator, default_rng
 from numpy.typing import NDArray
 from torch import Tensor
 
-Preset = Literal["drd", "mix"]
+Damage = Literal["drd", "mix"]
 Pixels = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
@@ -31,7 +31,7 @@ _DRAWS = 8
 """At most, since some frames cannot be changed."""
 
 
-def synthesise(frames: Tensor, preset: Preset, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
+def synthesise(frames: Tensor, damage: Damage, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Damage every frame once.
 
     Args:
@@ -43,10 +43,20 @@ def synthesise(frames: Tensor, preset: Preset, seeds: Sequence[int]) -> tuple[Te
         where they differ visibly from the good ones, bool `[N, H, W]`.
     """
     good = frames.numpy().astype(np.float32)
-    damage = _paste_square if preset == "drd" else _mixed
-    pairs = [damage(good, index, default_rng(seed)) for index, seed in enumerate(seeds)]
+    damaged = _paste_square if damage == "drd" else _mixed
+    pairs = [damaged(good, index, default_rng(seed)) for index, seed in enumerate(seeds)]
     images, masks = zip(*pairs, strict=True)
     return torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(masks))
+
+
+def add_noise(feature: Tensor, deviation: float, limit: float, seed: int) -> Tensor:
+    """`feature` with Gaussian noise, drawn on its device: of standard deviation `deviation`, but at most the
+    fraction `limit` of the feature's root mean square; 0: no limit."""
+    generator = torch.Generator(feature.device).manual_seed(seed)
+    noise = torch.randn(feature.shape, generator=generator, device=feature.device, dtype=torch.float32)
+    if limit:
+        deviation = min(deviation, limit * feature.float().square().mean().sqrt().item())
+    return feature + deviation * noise.to(feature.dtype)
 
 
 def _paste_square(good: Pixels, index: int, rng: Generator) -> tuple[Pixels, Mask]:

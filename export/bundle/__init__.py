@@ -2,7 +2,7 @@
 
 from export.bundle.bundle import Bundle, Predictor
 from export.bundle.engines.cores import cores_allowed
-from export.bundle.engines.engine import Answer, EngineFailed
+from export.bundle.engines.engine import EngineFailed, Prediction
 from export.bundle.frame import FrameStatistics, frame_statistics
 from export.bundle.manifest import (
     BATCH_SIZES,
@@ -19,11 +19,13 @@ from training.geometry import (
     MAX_IMAGE_PIXELS,
     MAX_INPUT_SIDE,
     Geometry,
+    Size,
     UnreadableImage,
+    check_compression,
     to_rgb,
 )
 from training.messages import one_line, out_of_memory
-from training.names import PRODUCT_NAME
+from training.names import PRODUCT_NAME, UNKNOWN, is_product_name
 from training.version import program_version
 
 __all__ = [
@@ -34,7 +36,7 @@ __all__ = [
     "MAX_VERSION",
     "PRODUCT_NAME",
     "THRESHOLD",
-    "Answer",
+    "UNKNOWN",
     "Bundle",
     "BundleError",
     "EngineFailed",
@@ -42,15 +44,19 @@ __all__ = [
     "FrameFailed",
     "FrameStatistics",
     "Geometry",
+    "Prediction",
     "Predictor",
     "Reading",
     "Region",
+    "Size",
     "TrustedKey",
     "UnreadableImage",
     "Verdict",
+    "check_compression",
     "cores_allowed",
     "frame_statistics",
     "heatmap_png",
+    "is_product_name",
     "mask_png",
     "one_line",
     "out_of_memory",

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from export.bundle.copies import private_copy
 from export.bundle.deviations import Reference, cyclic_windows, deviations
 from export.bundle.engines.choice import open_engine
-from export.bundle.engines.engine import Answer, Engine, EngineFailed, ask
+from export.bundle.engines.engine import Engine, EngineFailed, Prediction, run_engine
 from export.bundle.files import read_sealed_manifest, verify_files
 from export.bundle.manifest import (
     GOLDEN_STEP,
@@ -154,13 +154,13 @@ class Predictor:
             raise
         self.guard_band = max(entry.guard_band or 0.0, 2 * self.deviation)
 
-    def predict(self, frames: NDArray[np.uint8]) -> Answer:
+    def predict(self, frames: NDArray[np.uint8]) -> Prediction:
         """Runs `frames` uint8 [N, H, W, 3], N one of `batch_sizes`. Raises EngineFailed."""
         geometry = self.bundle.manifest.geometry
         assert frames.dtype == np.uint8, frames.dtype
         assert frames.shape[1:] == (geometry.height, geometry.width, 3), frames.shape
         assert len(frames) in self.batch_sizes, len(frames)
-        return ask(self._engine, frames)
+        return run_engine(self._engine, frames)
 
     def close(self) -> None:
         """Frees the engine's memory; the predictor can't be used afterwards."""
@@ -188,7 +188,7 @@ class Predictor:
             largest = max(largest, seen.of_score)
         return largest
 
-    def _predict_golden(self, frames: NDArray[np.uint8]) -> Answer:
+    def _predict_golden(self, frames: NDArray[np.uint8]) -> Prediction:
         """`predict`, but for the error."""
         try:
             return self.predict(frames)

@@ -1,4 +1,4 @@
-"""How far an engine's answers to the golden frames are from the checkpoint's."""
+"""How far an engine's predictions for the golden frames are from the checkpoint's."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from export.bundle.engines.engine import Answer
+from export.bundle.engines.engine import Prediction
 from export.bundle.manifest import Thresholds
 
-Ask = Callable[[NDArray[np.uint8]], Answer]
+Run = Callable[[NDArray[np.uint8]], Prediction]
 """Runs an engine on frames uint8 [N, H, W, 3]."""
 
 
@@ -40,16 +40,16 @@ class Deviation:
 
 
 def deviations(
-    ask: Ask, reference: Reference, thresholds: Thresholds, windows: Iterable[list[int]]
+    run: Run, reference: Reference, thresholds: Thresholds, windows: Iterable[list[int]]
 ) -> Iterator[Deviation]:
-    """One for each frame of each of the `windows`, batches of indices. Raises what `ask` does."""
+    """One for each frame of each of the `windows`, batches of indices. Raises what `run` does."""
     expected = thresholds.image.scores(reference.scores)
     expected_maps = thresholds.pixel.scores(reference.heatmaps)
     step = reference.frames.shape[1] // reference.heatmaps.shape[1]
     for window in windows:
-        answer = ask(reference.frames[window])
-        scores = thresholds.image.scores(answer.score)
-        maps = thresholds.pixel.scores(answer.heatmap[:, ::step, ::step])
+        prediction = run(reference.frames[window])
+        scores = thresholds.image.scores(prediction.score)
+        maps = thresholds.pixel.scores(prediction.heatmap[:, ::step, ::step])
         for index, score, pixels in zip(window, scores, maps, strict=True):
             off = float(np.abs(pixels - expected_maps[index]).max())
             yield Deviation(index, len(window), float(expected[index]), float(score), off)

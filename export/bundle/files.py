@@ -1,4 +1,7 @@
-"""Checks that a bundle's folder has exactly the files in the manifest: unchanged, and none of them a link."""
+"""Checks that a bundle's folder has exactly the files in the manifest: unchanged, and none of them a link.
+
+A file that is not there is told by a BundleError whose cause is FileNotFoundError: it may be on its way.
+"""
 
 import hashlib
 import shutil
@@ -15,10 +18,12 @@ _MAX_MANIFEST_BYTES = 16 * 2**20
 def read_sealed_manifest(root: Path) -> bytes:
     """The manifest's bytes of the bundle at `root`. Raises BundleError if they do not match their digest."""
     if not root.is_dir():
-        raise BundleError("there is no such folder")
+        raise BundleError("there is no such folder") from FileNotFoundError(root)
     for name in (MANIFEST, SEAL):
-        if not stat.S_ISREG(_mode(root / name)):
-            raise BundleError(f"there is no file {name}")
+        if not (mode := _mode(root / name)):
+            raise BundleError(f"there is no file {name}") from FileNotFoundError(root / name)
+        if not stat.S_ISREG(mode):
+            raise BundleError(f"{name} is a link or special file: a bundle has regular files only")
     if (root / MANIFEST).stat().st_size > _MAX_MANIFEST_BYTES:
         raise BundleError(f"{MANIFEST} is too large")
     content = (root / MANIFEST).read_bytes()
@@ -43,7 +48,7 @@ def verify_files(root: Path, digests: Mapping[str, str]) -> None:
         raise BundleError(f"{unlisted[0]} is not listed in {MANIFEST}")
     for name, digest in digests.items():
         if name not in present:
-            raise BundleError(f"{name} is missing")
+            raise BundleError(f"{name} is missing") from FileNotFoundError(root / name)
         if file_digest(root / name) != digest:
             raise BundleError(f"{name} is damaged: its digest is not the one in {MANIFEST}")
 

@@ -1,10 +1,12 @@
-"""Statistics that hardly depend on defects: is a frame similar to the calibration pictures?"""
+"""Statistics that hardly depend on defects: is a frame similar to those of calibration?"""
 
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
+
+from training.geometry import Size
 
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32) / 255  # ITU-R BT.601, of 8-bit values
 
@@ -13,7 +15,7 @@ _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32) / 255  # ITU-R BT.601,
 class FrameStatistics:
     """`brightness` and `contrast`: mean and standard deviation of the luma, 0 to 1. `sharpness`: mean
     absolute value of its Laplacian, in which a few strong edges, such as a defect's, have little weight.
-    `aspect`: width divided by height of the sent picture."""
+    `aspect`: width divided by height of the sent image."""
 
     brightness: float
     contrast: float
@@ -31,7 +33,7 @@ class Range(BaseModel):
 
 
 class FrameRanges(BaseModel):
-    """The interval of each statistic in which a frame is like the calibration pictures."""
+    """The interval of each statistic in which a frame is like those of calibration."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -49,16 +51,15 @@ class FrameRanges(BaseModel):
         )
 
 
-def frame_statistics(frame: NDArray[np.uint8], source_size: tuple[int, int]) -> FrameStatistics:
-    """Statistics of a network input uint8 [H, W, 3] made from a picture of `source_size` (width, height)."""
+def frame_statistics(frame: NDArray[np.uint8], source_size: Size) -> FrameStatistics:
+    """Statistics of a frame uint8 [H, W, 3] made from an image of `source_size`."""
     luma = frame @ _LUMA
     mean = luma.mean(keepdims=True)
-    width, height = source_size
     return FrameStatistics(
         brightness=float(mean.item()),
         contrast=float(luma.std(mean=mean)),
         sharpness=float(np.abs(_laplacian(luma)).mean()),
-        aspect=width / height,
+        aspect=source_size.width / source_size.height,
     )
 
 

@@ -83,7 +83,7 @@ class Thresholds(_Facts):
     calibration_size: Annotated[int, Field(ge=1)]
     max_false_reject: Annotated[float, Field(gt=0, lt=1)]
     promised: bool
-    """Whether n calibration images guarantee the error budget: it is at least 1/(n+1)."""
+    """Whether n calibration parts guarantee the error budget: it is at least 1/(n+1)."""
 
 
 class Plan(_Facts):
@@ -144,9 +144,9 @@ Point = tuple[float, float]
 
 
 class RegionOfInterest(_Facts):
-    """The inspected part of the picture. The graph contains it as a mask; here it is recorded for people.
+    """The inspected part of the image. The graph contains it as a mask; here it is recorded for people.
 
-    `polygons`: corners as fractions of the sent picture's width and height; `share`: fraction of the
+    `polygons`: corners as fractions of the sent image's width and height; `share`: fraction of the
     network's input that is inside.
     """
 
@@ -165,7 +165,7 @@ class Manifest(_Facts):
     min_area: Annotated[int, Field(ge=0)]
     """Without a region of at least this area, in pixels of the sent image, NG becomes REVIEW. 0: no limit."""
     roi: RegionOfInterest | None = None
-    """None: the whole picture."""
+    """None: the whole image."""
     frame_ranges: FrameRanges
     engines: Annotated[tuple[EngineEntry, ...], Field(min_length=1)]
     """In order of preference, as measured at export."""

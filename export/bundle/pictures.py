@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from export.bundle.reading import Size, cell_of_source
+from export.bundle.reading import cell_of_source
 from export.bundle.scale import THRESHOLD
+from training.geometry import Size
 
 _GREEN = [int(255 * min(1.0, max(0.0, 1.5 - value / 127.5))) for value in range(256)]
 """Green for each grey value of the heatmap, beside red 255 and blue 0: yellow up to half the threshold (64),
@@ -31,22 +32,21 @@ def heatmap_png(pixel_scores: NDArray[np.float32]) -> bytes:
 
 
 def mask_png(pixel_scores: NDArray[np.float32], source_size: Size) -> bytes:
-    """1-bit, of the sent image's size (width, height): white where `pixel_scores` [H, W] reach 0.5."""
-    width, height = source_size
-    rows, columns = map(cell_of_source, pixel_scores.shape, (height, width))
+    """1-bit, of the sent image's size: white where `pixel_scores` [H, W] reach 0.5."""
+    rows, columns = _nearest_cells(pixel_scores, source_size)
     wide = (pixel_scores >= THRESHOLD).take(columns, axis=1)  # indexing gives column-major: slow to pack
-    return _grey_png(np.packbits(wide, axis=1)[rows], width, bits=1)
+    return _grey_png(np.packbits(wide, axis=1)[rows], source_size.width, bits=1)
 
 
 def overlay_png(rgb: NDArray[np.uint8], pixel_scores: NDArray[np.float32]) -> bytes:
     """The sent image uint8 [h, w, 3] under the heatmap, transparent to red; the mask's outline is white."""
-    height, width = rgb.shape[:2]
-    heat = Image.fromarray(_grey(pixel_scores)).resize((width, height), Image.Resampling.BILINEAR)
+    size = Size.of(rgb)
+    heat = Image.fromarray(_grey(pixel_scores)).resize(size, Image.Resampling.BILINEAR)
     colour = Image.merge(
         "RGB", (Image.new("L", heat.size, 255), heat.point(_GREEN), Image.new("L", heat.size, 0))
     )
     overlay = np.array(Image.composite(colour, Image.fromarray(rgb), heat.point(_OPACITY)))
-    overlay[_outline(_over_threshold(pixel_scores, (width, height)))] = (255, 255, 255)
+    overlay[_outline(_over_threshold(pixel_scores, size))] = (255, 255, 255)
     buffer = BytesIO()
     Image.fromarray(overlay).save(buffer, "PNG", compress_level=1)  # four times faster than the default level
     return buffer.getvalue()
@@ -58,9 +58,16 @@ def _grey(pixel_scores: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 def _over_threshold(pixel_scores: NDArray[np.float32], source_size: Size) -> NDArray[np.bool_]:
     """Mask [h, w] of the sent image: each pixel as the nearest cell of the map."""
-    width, height = source_size
-    rows, columns = map(cell_of_source, pixel_scores.shape, (height, width))
+    rows, columns = _nearest_cells(pixel_scores, source_size)
     return (pixel_scores >= THRESHOLD)[rows][:, columns]
+
+
+def _nearest_cells(
+    pixel_scores: NDArray[np.float32], source_size: Size
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """The map's row for each row of the sent image, and its column for each column."""
+    height, width = pixel_scores.shape
+    return cell_of_source(height, source_size.height), cell_of_source(width, source_size.width)
 
 
 def _outline(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:

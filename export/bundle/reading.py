@@ -12,11 +12,10 @@ from scipy import ndimage
 from export.bundle.frame import FrameStatistics
 from export.bundle.manifest import Manifest
 from export.bundle.scale import THRESHOLD
+from training.geometry import Size
 
 Verdict = Literal["OK", "NG", "REVIEW"]
 Reason = Literal["", "guard_band", "small_region", "unlike_training"]
-Size = tuple[int, int]
-"""Width and height."""
 
 
 class FrameFailed(RuntimeError):
@@ -72,7 +71,7 @@ def read(
     source_size: Size,
 ) -> Reading:
     """The verdict on one frame from its raw `heatmap` float32 [H, W] and `raw_score`. `guard_band` is on the
-    0 to 1 scale, `source_size` (width, height) that of the sent image.
+    0 to 1 scale, `source_size` that of the sent image.
 
     Raises FrameFailed if a value is not finite.
     """
@@ -134,8 +133,8 @@ def _regions(
     np.maximum.at(peaks, region, pixel_scores[rows, columns])
     heights, widths = _source_pixels(inside.shape, source_size)
     areas = np.bincount(region, heights[rows] * widths[columns]).astype(int)
-    x, width = _spans(columns, region, count, cell_of_source(inside.shape[1], source_size[0]))
-    y, height = _spans(rows, region, count, cell_of_source(inside.shape[0], source_size[1]))
+    x, width = _spans(columns, region, count, cell_of_source(inside.shape[1], source_size.width))
+    y, height = _spans(rows, region, count, cell_of_source(inside.shape[0], source_size.height))
     facts = x, y, width, height, np.maximum(1, areas), peaks
     order = np.argsort(-peaks, kind="stable")
     return tuple(starmap(Region, zip(*(fact[order].tolist() for fact in facts), strict=True)))
@@ -154,6 +153,5 @@ def _spans(
 
 def _source_pixels(cells: tuple[int, ...], source_size: Size) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """The number of rows and columns of the sent image for each row [H] and column [W] of the map."""
-    width, height = source_size
-    rows = np.bincount(cell_of_source(cells[0], height), minlength=cells[0])
-    return rows, np.bincount(cell_of_source(cells[1], width), minlength=cells[1])
+    rows = np.bincount(cell_of_source(cells[0], source_size.height), minlength=cells[0])
+    return rows, np.bincount(cell_of_source(cells[1], source_size.width), minlength=cells[1])

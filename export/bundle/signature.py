@@ -10,6 +10,8 @@ import hashlib
 import json
 import stat
 from base64 import b64encode
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -84,14 +86,9 @@ class TrustedKey:
 
     def __init__(self, path: Path) -> None:
         """Reads the key from a PEM file. Raises BundleError."""
-        try:
-            key = load_pem_public_key(path.read_bytes())
-        except OSError as error:
-            raise BundleError(f"the trusted key {path}: {error.strerror or error}") from error
-        except (ValueError, UnsupportedAlgorithm) as error:
-            raise BundleError(f"the trusted key {path} is not a public key in PEM format") from error
-        if not isinstance(key, EllipticCurvePublicKey) or key.curve.name not in _HASHES:
-            raise BundleError(f"the trusted key {path} is not on a supported curve ({', '.join(_HASHES)})")
+        load, what = load_pem_public_key, "a public key in PEM format"
+        key = _read_key(f"the trusted key {path}", path, load, what)
+        assert isinstance(key, EllipticCurvePublicKey)
         self._key = key
 
     def check(self, root: Path, manifest: bytes) -> None:
@@ -124,16 +121,12 @@ class SigningKey:
 
     def __init__(self, path: Path) -> None:
         """Reads the key from a PEM file without a password. Raises BundleError."""
-        try:
-            key = load_pem_private_key(path.read_bytes(), None)
-        except OSError as error:
-            raise BundleError(f"the signing key {path}: {error.strerror or error}") from error
-        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-            raise BundleError(
-                f"the signing key {path} is not a private key in PEM format, or has a password"
-            ) from error
-        if not isinstance(key, EllipticCurvePrivateKey) or key.curve.name not in _HASHES:
-            raise BundleError(f"the signing key {path} is not on a supported curve ({', '.join(_HASHES)})")
+        load, what = (
+            partial(load_pem_private_key, password=None),
+            "a private key in PEM format, or has a password",
+        )
+        key = _read_key(f"the signing key {path}", path, load, what)
+        assert isinstance(key, EllipticCurvePrivateKey)
         self._key = key
 
     def sign(self, root: Path) -> None:
@@ -155,6 +148,21 @@ class SigningKey:
             },
         }
         (root / SIGNATURE).write_text(json.dumps(document), encoding="utf-8")
+
+
+def _read_key(
+    name: str, path: Path, load: Callable[[bytes], object], what: str
+) -> EllipticCurvePublicKey | EllipticCurvePrivateKey:
+    """The key in a file, of the kind that `load` gives and `what` says. Raises BundleError."""
+    try:
+        key = load(path.read_bytes())
+    except OSError as error:
+        raise BundleError(f"{name}: {error.strerror or error}") from error
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise BundleError(f"{name} is not {what}") from error
+    if not isinstance(key, EllipticCurvePublicKey | EllipticCurvePrivateKey) or key.curve.name not in _HASHES:
+        raise BundleError(f"{name} is not on a supported curve ({', '.join(_HASHES)})")
+    return key
 
 
 def _statement_of(root: Path) -> dict[str, Any]:

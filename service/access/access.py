@@ -9,7 +9,7 @@ from starlette.types import Scope
 
 from service.access.tokens import EVERYTHING, Grant, Token, TokensError, find, parse_tokens, read_tokens
 from service.errors import Denied
-from service.logs import Troubles
+from service.logs import LogOnce
 from service.metrics import Metrics
 
 GRANT = "drd.grant"
@@ -24,7 +24,7 @@ class Access:
         self._path, self._metrics = path, metrics
         self._content = self._read = b"" if path is None else read_tokens(path)
         self._tokens: tuple[Token, ...] = parse_tokens(self._content)
-        self._troubles = Troubles()
+        self._log_once = LogOnce()
         self._logged_at, self._unlogged = -math.inf, 0
 
     @property
@@ -37,7 +37,7 @@ class Access:
         return find(self._tokens, secret) if self.needed else EVERYTHING
 
     def denied(self, door: str, error: Denied) -> None:
-        """Counts a refused caller, and logs at most one a second, so that strangers can't fill the disk."""
+        """Counts a denied caller, and logs at most one a second, so that strangers can't fill the disk."""
         self._metrics.denied.labels(door, error.reason).inc()
         self._unlogged += 1
         if time.monotonic() - self._logged_at >= 1:
@@ -59,13 +59,13 @@ class Access:
             content = self._read
             tokens = self._tokens if content == self._content else parse_tokens(content)
         except TokensError as error:
-            if self._troubles.note(str(error)):
+            if self._log_once.changed(str(error)):
                 _logger.error("the tokens in use are kept: %s", error)
             return
         if tokens is not self._tokens:
             _logger.info("tokens reloaded: %s", ", ".join(token.grant.caller for token in tokens) or "none")
         self._tokens, self._content = tokens, content
-        self._troubles.note("")
+        self._log_once.changed("")
 
 
 def grant_of(scope: Scope) -> Grant:

@@ -43,7 +43,7 @@ class Address:
     def __str__(self) -> str:
         if self.unix:
             return f"{self.door}+unix:{self.place}"
-        return f"{self.door}{'s' * self.tls}://{self.place}"
+        return f"{self.door}{'s' if self.tls else ''}://{self.place}"
 
 
 @dataclass(frozen=True, slots=True)

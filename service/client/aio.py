@@ -52,7 +52,11 @@ class AsyncClient:
             options.get("token"), options.get("ca"), options.get("certificate")
         )
         self._deadline, self._retries = options.get("deadline", 10.0), options.get("retries", 3)
-        self._door = RpcDoor(place, credentials) if place.door == "grpc" else RestDoor(place, credentials)
+        self._door: RpcDoor | RestDoor
+        if place.door == "grpc":
+            self._door = RpcDoor(place, credentials)
+        else:
+            self._door = RestDoor(place, credentials)
 
     async def inspect(self, frame: Frame) -> Answer:
         """The verdict on one frame; raises ClientError if there is none."""
@@ -67,6 +71,8 @@ class AsyncClient:
         differ. Over REST each frame is a request. What `frames` raises is raised after the outcomes of the
         frames before.
         """
+        if window < 1:
+            raise ValueError(f"window is {window}: at least one frame must be in flight")
         grpc = self._address.door == "grpc"
         door: Door = RpcStreamDoor(self._address, self._credentials) if grpc else self._door
         outcomes = asyncio.Queue[Outcome | None]()
@@ -106,7 +112,7 @@ class AsyncClient:
         """Every version of every product, in any state."""
         try:
             async with asyncio.timeout(self._deadline):
-                return await self._door.products(self._deadline)
+                return await self._door.products()
         except TimeoutError:
             raise errors.DeadlinePassed(f"no answer within {self._deadline:g} s") from None
 
@@ -172,7 +178,8 @@ def _checked(answer: Answer, frame: Frame) -> Answer:
     """Returns `answer` if it belongs to `frame` and has a known verdict; UnexpectedAnswer otherwise."""
     if answer.verdict not in get_args(Verdict):
         raise errors.UnexpectedAnswer(f"{answer.verdict!r} is not a verdict that this client knows")
-    if (answer.request_id, answer.frame_id) != (frame.request_id, frame.frame_id):
+    request_id = frame.request_id or answer.request_id  # the service's, where the frame has none
+    if (answer.request_id, answer.frame_id) != (request_id, frame.frame_id):
         raise errors.UnexpectedAnswer(f"the answer to {frame.frame_id!r} is that of another frame")
     return answer
 

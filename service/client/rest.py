@@ -30,6 +30,8 @@ _ERRORS: dict[int, type[errors.ClientError]] = {
 
 
 class RestDoor:
+    """A Door over HTTP: one request per frame."""
+
     def __init__(self, address: Address, credentials: Credentials) -> None:
         self._address = address
         transport = httpx.AsyncHTTPTransport(
@@ -40,7 +42,7 @@ class RestDoor:
             trust_env=False,  # proxies set for office use would cost time
         )
         self._http = httpx.AsyncClient(
-            base_url=f"http{'s' * address.tls}://{'service' if address.unix else address.place}",
+            base_url=f"{'https' if address.tls else 'http'}://{'service' if address.unix else address.place}",
             headers=credentials.headers(),
             timeout=None,  # the caller enforces the deadline
             transport=transport,
@@ -56,7 +58,8 @@ class RestDoor:
         except (KeyError, TypeError, ValueError) as error:
             raise errors.UnexpectedAnswer(f"{self._address} answered, but not with a verdict") from error
 
-    async def products(self, left: float) -> tuple[Product, ...]:
+    async def products(self) -> tuple[Product, ...]:
+        """Every version of every product. The caller enforces the deadline."""
         response = await self._ask(self._http.build_request("GET", "/v1/products"))
         try:
             return tuple(

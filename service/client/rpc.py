@@ -46,6 +46,8 @@ _ERRORS: dict[int, type[errors.ClientError]] = {
 
 
 class RpcDoor:
+    """A Door over gRPC: one call per frame."""
+
     def __init__(self, address: Address, credentials: Credentials) -> None:
         self._address = address
         self._metadata = tuple(credentials.headers().items())
@@ -67,29 +69,30 @@ class RpcDoor:
             raise error_of_call(error) from error
         return answer_of(response)
 
-    async def products(self, left: float) -> tuple[Product, ...]:
-        await self._connect(left)
+    async def products(self) -> tuple[Product, ...]:
+        """Every version of every product. The caller enforces the deadline."""
+        await self._connect()
         try:
-            return await self._products(left)
+            return await self._products()
         except grpc.aio.AioRpcError as error:
             raise error_of_call(error) from error
 
-    async def _connect(self, left: float) -> None:
+    async def _connect(self, seconds: float | None = None) -> None:
         """Ensures that there is a connection, or raises Unreachable: then nothing has been sent."""
         if self._channel.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY:
             return
         try:
-            await self._products(left)  # a harmless call, whose error gives the reason
+            await self._products(seconds)
         except grpc.aio.AioRpcError as error:
-            if isinstance(error_of_call(error), errors.ConnectionLost):
-                raise errors.Unreachable(f"can't reach {self._address}: {error.details()}") from error
-            # Any other error comes from the service: the frame's own call will get it.
+            reason = error_of_first_call(error, self._address)
+            if isinstance(reason, errors.Unreachable):
+                raise reason from error
 
     async def close(self) -> None:
         await self._channel.close()
 
-    async def _products(self, left: float) -> tuple[Product, ...]:
-        call = self._stub.ListProducts(pb.ListProductsRequest(), timeout=left, metadata=self._metadata)
+    async def _products(self, seconds: float | None = None) -> tuple[Product, ...]:
+        call = self._stub.ListProducts(pb.ListProductsRequest(), timeout=seconds, metadata=self._metadata)
         return tuple(_product(product) for product in (await call).products)
 
 
@@ -156,6 +159,17 @@ def error_of_call(error: grpc.RpcError | grpc.aio.AioRpcError) -> errors.ClientE
     return error_of(
         status_pb2.Status(code=error.code().value[0], message=error.details() or error.code().name)
     )
+
+
+def error_of_first_call(error: grpc.RpcError | grpc.aio.AioRpcError, address: Address) -> errors.ClientError:
+    """Of a harmless call that shows, before a frame is sent, whether there is a connection.
+
+    Unreachable means that there is none. Other errors come from the service: the frame's own call gets them.
+    """
+    reason = error_of_call(error)
+    if isinstance(reason, errors.ConnectionLost):
+        return errors.Unreachable(f"can't reach {address}: {reason}")
+    return reason
 
 
 def _picture(picture: pb.Picture) -> Picture:

@@ -15,7 +15,15 @@ import grpc
 from service.client import errors
 from service.client.address import Address, Credentials
 from service.client.door import milliseconds_left
-from service.client.rpc import OPTIONS, answer_of, channel_credentials, error_of, error_of_call, message_of
+from service.client.rpc import (
+    OPTIONS,
+    answer_of,
+    channel_credentials,
+    error_of,
+    error_of_call,
+    error_of_first_call,
+    message_of,
+)
 from service.client.values import Answer, Frame
 from service.rpc.pb import inspection_pb2 as pb
 from service.rpc.pb.inspection_pb2_grpc import InspectionServiceStub
@@ -37,7 +45,7 @@ class RpcStreamDoor:
             if self._stream is None or self._stream.ended.is_set():
                 self._stream = None
                 stub = self._connected_anew()
-                await asyncio.to_thread(self._check, stub, milliseconds_left(ends) / 1000)
+                await asyncio.to_thread(self._connect, stub, milliseconds_left(ends) / 1000)
                 self._stream = _Stream(stub, self._metadata)
             stream = self._stream
         return await stream.inspect(message, ends)
@@ -55,17 +63,14 @@ class RpcStreamDoor:
         self._channel = _channel(self._address, self._credentials)
         return InspectionServiceStub(self._channel)
 
-    def _check(self, stub: InspectionServiceStub, left: float) -> None:
-        """Makes a harmless call: if that raises Unreachable or NotServing, no frame has been sent."""
+    def _connect(self, stub: InspectionServiceStub, seconds: float) -> None:
+        """Raises Unreachable or NotServing if no stream can be opened: then nothing has been sent."""
         try:
-            stub.ListProducts(pb.ListProductsRequest(), timeout=left, metadata=self._metadata)
+            stub.ListProducts(pb.ListProductsRequest(), timeout=seconds, metadata=self._metadata)
         except grpc.RpcError as error:
-            reason = error_of_call(error)
-            if isinstance(reason, errors.ConnectionLost):
-                raise errors.Unreachable(f"can't reach {self._address}: {reason}") from error
-            if isinstance(reason, errors.NotServing):
+            reason = error_of_first_call(error, self._address)
+            if isinstance(reason, errors.Unreachable | errors.NotServing):
                 raise reason from error
-            # Any other error comes from the service: the frame's own call will get it.
 
 
 def _channel(address: Address, credentials: Credentials) -> grpc.Channel:

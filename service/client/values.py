@@ -25,6 +25,7 @@ class Frame:
     deadline: float | None = None
     """Seconds from `since` to the answer, retries included; None: the client's default."""
     request_id: str = field(default_factory=lambda: secrets.token_hex(8))
+    """Empty: the service makes one."""
     since: float | None = None
     """The instant of `time.monotonic` from which the deadline counts, such as the trigger's. None: when the
     client takes the frame."""
@@ -44,6 +45,8 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
+    """What the service drew: a heatmap, mask or overlay. Width and height in pixels."""
+
     width: int
     height: int
     png: bytes = field(repr=False)

@@ -15,13 +15,13 @@ from service.console.page import Page
 from service.console.state import state_of
 from service.history import MAX_RECORDS, History, Sees
 from service.inspector import Inspector
-from service.record import FrameAndMap
+from service.values import SentImage
 
 THUMBNAIL_SIDE, FRAME_SIDE = 160, 2400
 """Pixels of the longer side, at most."""
 _SMALL_BYTES, _SMALL_PIXELS = 48 * 1024, 512 * 512
 _STREAM_HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
-_PICTURE_HEADERS = {
+_IMAGE_HEADERS = {
     "cache-control": "private, max-age=3600, immutable",
     "content-security-policy": "default-src 'none'; sandbox",
     "x-content-type-options": "nosniff",
@@ -56,8 +56,8 @@ def verdict_routes(inspector: Inspector, history: History) -> APIRouter:
         chosen = (
             record.facts(history.id)
             for record in history.latest(sees, MAX_RECORDS)
-            if product in (None, record.product)
-            and verdict in (None, record.verdict)
+            if product in (None, record.result.product)
+            and verdict in (None, record.result.finding.verdict)
             and frame_id in (None, record.frame_id)
             and request_id in (None, record.request_id)
         )
@@ -81,23 +81,23 @@ def verdict_routes(inspector: Inspector, history: History) -> APIRouter:
     @router.get("/{verdict_id}/frame", response_class=Response)
     async def get_frame(request: Request, verdict_id: str) -> Response:
         """The image as it was sent; a TIFF as a JPEG of at most 2400 pixels per side."""
-        pictures = history.pictures(verdict_id, _sees(request))
-        return _as_it_is(pictures) or _jpeg(await inspector.preview(pictures.sent, FRAME_SIDE))
+        image = history.image(verdict_id, _sees(request))
+        return _as_it_is(image) or _jpeg(await inspector.preview(image.file, FRAME_SIDE))
 
     @router.get("/{verdict_id}/thumbnail", response_class=Response)
     async def get_thumbnail(request: Request, verdict_id: str) -> Response:
         """A small JPEG of the image; an image that is small already is sent as it is."""
-        pictures = history.pictures(verdict_id, _sees(request))
-        own = _as_it_is(pictures) if _small(pictures) else None
-        return own or _jpeg(await inspector.preview(pictures.sent, THUMBNAIL_SIDE))
+        image = history.image(verdict_id, _sees(request))
+        own = _as_it_is(image) if _is_small(image) else None
+        return own or _jpeg(await inspector.preview(image.file, THUMBNAIL_SIDE))
 
     @router.get("/{verdict_id}/heatmap", response_class=Response)
     async def get_heatmap(request: Request, verdict_id: str) -> Response:
         """The map as 8-bit grey PNG: 128 and above is over the threshold."""
-        heatmap = history.pictures(verdict_id, _sees(request)).heatmap
+        heatmap = history.image(verdict_id, _sees(request)).heatmap
         if not isinstance(heatmap, bytes):
             heatmap = await asyncio.to_thread(heatmap_png, heatmap)
-        return _picture(heatmap, "image/png")
+        return _image(heatmap, "image/png")
 
     return router
 
@@ -106,20 +106,20 @@ def _sees(request: Request) -> Sees:
     return grant_of(request.scope).covers
 
 
-def _small(pictures: FrameAndMap) -> bool:
-    return len(pictures.sent) <= _SMALL_BYTES and pictures.width * pictures.height <= _SMALL_PIXELS
+def _is_small(image: SentImage) -> bool:
+    return len(image.file) <= _SMALL_BYTES and image.size.width * image.size.height <= _SMALL_PIXELS
 
 
-def _as_it_is(pictures: FrameAndMap) -> Response | None:
-    for begins, kind in _SHOWN:
-        if pictures.sent.startswith(begins):
-            return _picture(pictures.sent, kind)
+def _as_it_is(image: SentImage) -> Response | None:
+    for begins, media_type in _SHOWN:
+        if image.file.startswith(begins):
+            return _image(image.file, media_type)
     return None
 
 
 def _jpeg(content: bytes) -> Response:
-    return _picture(content, "image/jpeg")
+    return _image(content, "image/jpeg")
 
 
-def _picture(content: bytes, kind: str) -> Response:
-    return Response(content, media_type=kind, headers=_PICTURE_HEADERS)
+def _image(content: bytes, media_type: str) -> Response:
+    return Response(content, media_type=media_type, headers=_IMAGE_HEADERS)

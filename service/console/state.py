@@ -3,48 +3,54 @@
 from typing import Any
 
 from service.access.tokens import Grant
+from service.catalog import Product
 from service.history import History
 from service.inspector import Inspector
-from service.life import Life
-from service.version import Version
+from service.lane import Lane
+from service.readiness import Readiness
 
 
 def state_of(inspector: Inspector, history: History, grant: Grant) -> dict[str, Any]:
     """Whether the service is ready, and every product's newest and serving version."""
-    products = dict[str, dict[str, Any]]()
-    for version in inspector.catalog.versions():
-        if grant.covers(version.product):
-            _show(products.setdefault(version.product, {"name": version.product, "serving": None}), version)
+    products = inspector.catalog.products()
     return {
         "history": history.id,
-        "ready": inspector.life.ready,
-        "reason": why_not_ready(inspector.life, grant),
-        "products": list(products.values()),
+        "ready": inspector.readiness.ready,
+        "reason": why_not_ready(inspector.readiness, grant),
+        "products": [_product(product) for product in products if grant.covers(product.name)],
     }
 
 
-def why_not_ready(life: Life, grant: Grant) -> str:
+def why_not_ready(readiness: Readiness, grant: Grant) -> str:
     """The reason in one line; empty when ready. Names no product unless `grant` covers all."""
     if grant.products is None:
-        return life.why_not_ready
-    if life.ready:
+        return readiness.why_not_ready
+    if readiness.ready:
         return ""
-    return "no product can be inspected" if life.state == "READY" else f"the service is {life.state}"
+    if readiness.state != "READY":
+        return f"the service is {readiness.state}"
+    return "no product can be inspected"
 
 
-def _show(product: dict[str, Any], version: Version) -> None:
-    """Call with the newest version first: its state is shown if no version serves."""
-    product.setdefault("state", version.state)
-    product.setdefault("reason", version.reason)
-    product.setdefault("version", version.number)
-    if version.state == "READY" and version.lane is not None:
-        thresholds = version.lane.manifest.thresholds
-        product["serving"] = {
-            "version": version.number,
-            "engine": version.lane.predictor.engine_id,
-            "guard_band": version.lane.predictor.guard_band,
-            "raw_threshold": thresholds.image.threshold,
-            "raw_median": thresholds.image.median,
-            "max_false_reject": thresholds.max_false_reject,
-            "calibration_size": thresholds.calibration_size,
-        }
+def _product(product: Product) -> dict[str, Any]:
+    newest, serving = product.newest_first[0], product.serving
+    return {
+        "name": product.name,
+        "serving": serving and serving.lane and _serving(serving.lane),
+        "state": newest.state,
+        "reason": newest.reason,
+        "version": newest.number,
+    }
+
+
+def _serving(lane: Lane) -> dict[str, Any]:
+    thresholds = lane.manifest.thresholds
+    return {
+        "version": lane.version,
+        "engine": lane.predictor.engine_id,
+        "guard_band": lane.predictor.guard_band,
+        "raw_threshold": thresholds.image.threshold,
+        "raw_median": thresholds.image.median,
+        "max_false_reject": thresholds.max_false_reject,
+        "calibration_size": thresholds.calibration_size,
+    }

@@ -6,23 +6,23 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from export.bundle import THRESHOLD, Verdict
-from service.catalog import Catalog
+from service import catalog, version
 from service.values import Inspection, PngPicture, region_facts
 from service.version import State
 
 
-class Size(BaseModel):
+class _Sized(BaseModel):
     width: int
     height: int
 
 
-class Image(Size):
+class Image(_Sized):
     """The sent image, upright."""
 
     sha256: str
 
 
-class Region(Size):
+class Region(_Sized):
     """A connected area over the pixel threshold, in the sent image's pixels; `peak` is on the score scale."""
 
     x: int
@@ -31,7 +31,7 @@ class Region(Size):
     peak: float
 
 
-class Picture(Size):
+class Picture(_Sized):
     encoding: Literal["png"] = "png"
     data: str = Field(description="base64")
 
@@ -101,54 +101,52 @@ class Health(BaseModel):
 
 def answer_of(inspection: Inspection, request_id: str, frame_id: str) -> dict[str, Any]:
     """An `Answer` as a plain dictionary, for speed; a test compares it with the model."""
-    finding, image = inspection.finding, inspection.image
+    result, finding = inspection.result, inspection.result.finding
     answer = {
         "request_id": request_id,
         "frame_id": frame_id,
-        "product": inspection.product,
-        "version": inspection.version,
-        "bundle_digest": inspection.bundle_digest,
-        "engine": inspection.engine,
+        "product": result.product,
+        "version": result.version,
+        "bundle_digest": result.bundle_digest,
+        "engine": result.engine,
         "verdict": finding.verdict,
         "reason": finding.reason,
         "unfamiliar": finding.unfamiliar,
         "score": finding.score,
         "threshold": THRESHOLD,
         "raw_score": finding.raw_score,
-        "raw_threshold": inspection.raw_threshold,
-        "image": {"width": image.width, "height": image.height, "sha256": image.sha256},
-        "timings_ms": inspection.timings.milliseconds(),
-        "batch_size": inspection.batch_size,
+        "raw_threshold": result.raw_threshold,
+        "image": {"width": result.size.width, "height": result.size.height, "sha256": result.sha256},
+        "timings_ms": result.timings.milliseconds(),
+        "batch_size": result.batch_size,
     }
     if "regions" in inspection.parts:
         answer["regions"] = [region_facts(region) for region in finding.regions]
     return answer | {part: _picture(png) for part, png in inspection.pictures.items()}
 
 
-def products_of(catalog: Catalog, product: str | None = None) -> list[Product]:
-    """All products or one; NotLoaded for an unknown product."""
-    by_name = dict[str, list[Version]]()
-    for version in catalog.versions(product):
-        lane = version.lane
-        by_name.setdefault(version.product, []).append(
-            Version(
-                version=version.number,
-                state=version.state,
-                reason=version.reason,
-                engine=lane and lane.predictor.engine_id,
-                skipped=dict(lane.predictor.skipped) if lane else {},
-                bundle_digest=lane and lane.digest,
-            )
-        )
-    return [_product(name, versions) for name, versions in by_name.items()]
+def product_of(product: catalog.Product) -> Product:
+    serving = product.serving
+    return Product(
+        name=product.name,
+        state=product.state,
+        version=serving and serving.number,
+        versions=[_version(each) for each in product.newest_first],
+    )
 
 
-def _product(name: str, versions: list[Version]) -> Product:
-    serving = next((version.version for version in versions if version.state == "READY"), None)
-    state = versions[0].state if serving is None else "READY"
-    return Product(name=name, state=state, version=serving, versions=versions)
+def _version(known: version.Version) -> Version:
+    lane = known.lane
+    return Version(
+        version=known.number,
+        state=known.state,
+        reason=known.reason,
+        engine=lane and lane.predictor.engine_id,
+        skipped=dict(lane.predictor.skipped) if lane else {},
+        bundle_digest=lane and lane.digest,
+    )
 
 
 def _picture(picture: PngPicture) -> dict[str, Any]:
     data = b64encode(picture.png).decode()
-    return {"encoding": "png", "width": picture.width, "height": picture.height, "data": data}
+    return {"encoding": "png", "width": picture.size.width, "height": picture.size.height, "data": data}

@@ -3,13 +3,14 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import orjson
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from service.access.access import grant_of
+from service.admission import Holding
 from service.calls import Call, Calls
 from service.errors import CallerGone, InspectionFailed, ServiceError, TooLarge, ending
 from service.http import wire
@@ -18,14 +19,17 @@ from service.http.problems import problem_of
 from service.http.protocol import ARRIVED
 from service.settings import Settings
 from service.traces import CARRIED
-from service.values import Inspection, Request, parse_id
+from service.values import Inspection, Part, Request, parse_id
 from service.workers.image import declared_type
 
 _logger = logging.getLogger(__name__)
 _FORM_OVERHEAD = 64 * 1024  # boundaries, part heads and other fields around the image
+_SMALL = 64 * 1024  # answers that the server writes without waiting for the caller
 
 
 class InspectEndpoint:
+    """The ASGI application of the route."""
+
     def __init__(self, calls: Calls, settings: Settings) -> None:
         self._calls, self._inspector = calls, calls.inspector
         self._max_bytes, self._receive_seconds = settings.max_image_bytes, settings.receive_seconds
@@ -33,19 +37,25 @@ class InspectEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         call = self._calls.begin("http", scope[ARRIVED])
-        try:
-            with call, _cut_short():
-                response = await self._answer(call, scope, receive)
-        except CallerGone:
-            return
-        except ServiceError as error:
-            response = problem_of(error, call.request_id)
-        except Exception:  # a bug: no traceback for the caller
-            _logger.exception("a request failed")
-            response = problem_of(InspectionFailed("the service failed on this request"), call.request_id)
-        await response(scope, receive, send)
+        with self._inspector.hold() as holding:
+            try:
+                with call, _cut_short():
+                    response = await self._answer(call, holding, scope, receive)
+            except CallerGone:
+                return
+            except ServiceError as error:
+                response = problem_of(error, call.request_id)
+            except Exception:  # a bug: no traceback for the caller
+                _logger.exception("a request failed")
+                response = problem_of(InspectionFailed("the service failed on this request"), call.request_id)
+            holding.answer(len(response.body))
+            if len(response.body) <= _SMALL:
+                await response(scope, receive, send)
+            else:
+                with suppress(asyncio.CancelledError):  # the service ends, and the caller is not reading
+                    await response(scope, receive, until_read(send))
 
-    async def _answer(self, call: Call, scope: Scope, receive: Receive) -> Response:
+    async def _answer(self, call: Call, holding: Holding, scope: Scope, receive: Receive) -> Response:
         headers = wire.headers_of(scope)
         call.carrier = {name: value for name in CARRIED if (value := headers.get(name.encode()))}
         call.request_id = parse_id("X-Request-Id", headers.get(b"x-request-id", "")) or call.request_id
@@ -56,32 +66,54 @@ class InspectEndpoint:
         options = wire.parse_options(query, headers)
         grant.check(call.product)
         deadline = None if options.deadline_ms is None else call.arrived + options.deadline_ms / 1000
-        self._inspector.check(call.product, options.version, deadline)
-        with self._inspector.hold() as holding:
-            form = options.content_type.lower().startswith("multipart/form-data")
-            limits = wire.BodyLimits(
-                size=self._max_bytes + form * _FORM_OVERHEAD,
-                until=call.arrived + self._receive_seconds,
-                deadline=deadline,
-            )
-            image, kind = await wire.read_body(receive, headers, holding, limits), options.content_type
-            if form:
-                image, kind = wire.image_part(image, kind, self._max_parts)
-                if len(image) > self._max_bytes:
-                    raise TooLarge(f"{len(image)} bytes exceed the limit of {self._max_bytes}")
-            request = Request(
-                image=image,
-                product=call.product,
-                arrived=call.arrived,
-                deadline=deadline,
-                version=options.version,
-                parts=frozenset({"overlay"}) if options.wants_picture else options.parts,
-                declared=declared_type(kind),
-            )
-            call.inspection = await unless_gone(receive, self._inspector.inspect(request))
-        answer = _picture(call, call.inspection) if options.wants_picture else _json(call, call.inspection)
+        parts: frozenset[Part] = frozenset({"overlay"}) if options.wants_overlay else options.parts
+        self._inspector.check(call.product, options.version, deadline, overlay="overlay" in parts)
+        form = options.content_type.lower().startswith("multipart/form-data")
+        limits = wire.BodyLimits(
+            size=self._max_bytes + (_FORM_OVERHEAD if form else 0),
+            until=call.arrived + self._receive_seconds,
+            deadline=deadline,
+        )
+        image, media_type = await wire.read_body(receive, headers, holding, limits), options.content_type
+        if form:
+            image, media_type = wire.image_part(image, media_type, self._max_parts)
+            if len(image) > self._max_bytes:
+                raise TooLarge(f"{len(image)} bytes exceed the limit of {self._max_bytes}")
+        request = Request(
+            image=image,
+            product=call.product,
+            arrived=call.arrived,
+            deadline=deadline,
+            version=options.version,
+            parts=parts,
+            declared=declared_type(media_type),
+        )
+        call.inspection = await unless_gone(receive, self._inspector.inspect(request))
+        if options.wants_overlay:
+            answer = _overlay(call, call.inspection)
+        elif "overlay" in parts and len(call.inspection.pictures["overlay"].png) > _SMALL:
+            answer = await asyncio.to_thread(_json, call, call.inspection)
+        else:
+            answer = _json(call, call.inspection)
         request.check_deadline()  # encoding it took time, too
         return answer
+
+
+def until_read(send: Send) -> Send:
+    """`send` that returns when the caller has read all of a body but some kilobytes: the server waits for
+    that, of each part, before it takes another."""
+
+    async def in_parts(message: Message) -> None:
+        if message["type"] != "http.response.body":
+            await send(message)
+            return
+        body = message["body"]
+        for begin in range(0, len(body), _SMALL):
+            part = body[begin : begin + _SMALL]
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+        await send({"type": "http.response.body"})
+
+    return in_parts
 
 
 @contextmanager
@@ -122,10 +154,10 @@ def _json(call: Call, inspection: Inspection) -> Response:
     return Response(content, media_type="application/json", headers={"x-request-id": call.request_id})
 
 
-def _picture(call: Call, inspection: Inspection) -> Response:
+def _overlay(call: Call, inspection: Inspection) -> Response:
     headers = {
         "x-request-id": call.request_id,
-        "x-verdict": inspection.finding.verdict,
-        "x-score": f"{inspection.finding.score:.6f}",
+        "x-verdict": inspection.result.finding.verdict,
+        "x-score": f"{inspection.result.finding.score:.6f}",
     }
     return Response(inspection.pictures["overlay"].png, media_type="image/png", headers=headers)

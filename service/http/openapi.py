@@ -4,10 +4,11 @@ from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
-from export.bundle import MAX_VERSION
 from service.http.answers import Answer
 from service.http.problems import MEDIA_TYPE, Problem
+from service.http.wire import MAX_NUMBER
 from service.values import DEFAULT_PARTS, PARTS
+from service.workers.image import IMAGE_TYPES
 
 _REF = "#/components/schemas/{model}"
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
@@ -56,21 +57,21 @@ def _operation() -> dict[str, Any]:
         "description": "`curl --data-binary @part.jpg 'http://HOST:PORT/v1/inspect?product=NAME'`",
         "parameters": [
             _parameter("product", "query", {"type": "string"}, required=True),
-            _parameter("version", "query", {"type": "integer", "minimum": 1, "maximum": MAX_VERSION}),
+            _parameter("version", "query", {"type": "integer", "minimum": 1, "maximum": MAX_NUMBER}),
             _parameter("include", "query", {"type": "string"}, description=_include()),
             _parameter("frame_id", "query", _ID, description="echoed"),
             _parameter("X-Request-Id", "header", _ID, description="echoed; generated if missing"),
             _parameter(
                 "X-Deadline-Ms",
                 "header",
-                {"type": "integer", "minimum": 1, "maximum": 999_999_999},
+                {"type": "integer", "minimum": 1, "maximum": MAX_NUMBER},
                 description="time budget in ms, from the end of the request's head",
             ),
         ],
         "requestBody": {
             "required": True,
             "content": {
-                **dict.fromkeys(("image/jpeg", "image/png", "image/bmp", "image/tiff"), _BINARY),
+                **dict.fromkeys(IMAGE_TYPES, _BINARY),
                 "application/octet-stream": _BINARY,
                 "multipart/form-data": {
                     "schema": {

@@ -11,10 +11,10 @@ from service import errors
 
 MEDIA_TYPE = "application/problem+json"
 STATUS: dict[type[errors.ServiceError], int] = {
-    errors.UnreadableImage: 400,
+    errors.BadImage: 400,
     errors.Unauthenticated: 401,
     errors.Forbidden: 403,
-    errors.NotLoaded: 404,
+    errors.NotFound: 404,
     errors.TooSlow: 408,
     errors.TooLarge: 413,
     errors.UnlikeDeclared: 415,

@@ -25,10 +25,11 @@ from typing import Any, ClassVar, cast
 from httptools import HttpParserError
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from export.bundle import UNKNOWN
 from service.http.parser import Parser
 from service.http.problems import as_it_is_sent, problem
 from service.http.transport import Transport
-from service.metrics import UNKNOWN, Metrics
+from service.metrics import Metrics
 from service.settings import Settings
 
 ARRIVED = "drd.arrived"

@@ -10,15 +10,16 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.types import Receive, Scope
 
+from export.bundle import MAX_VERSION
 from service.admission import Holding
 from service.errors import (
+    BadImage,
     BadParameter,
     CallerGone,
     DeadlinePassed,
     TooLarge,
     TooSlow,
     UnlikeDeclared,
-    UnreadableImage,
 )
 from service.values import DEFAULT_PARTS, Part, parse_parts
 
@@ -26,9 +27,10 @@ if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
 PARAMETERS = ("product", "version", "include", "frame_id")
+MAX_NUMBER = MAX_VERSION
+"""The largest version, and the longest deadline in milliseconds."""
 _MOST_PADDING = 256
 _QUALITY = re.compile(r";\s*q=(0(?:\.[0-9]*)?|1(?:\.0*)?)\s*(?:;|$)", re.IGNORECASE)
-_NUMBER = re.compile(r"[0-9]{1,9}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,7 @@ class Options:
     parts: frozenset[Part]
     deadline_ms: int | None
     content_type: str
-    wants_picture: bool
+    wants_overlay: bool
 
 
 def headers_of(scope: Scope) -> dict[bytes, str]:
@@ -73,12 +75,12 @@ def parse_options(query: dict[str, str], headers: dict[bytes, str]) -> Options:
         if b"x-deadline-ms" in headers
         else None,
         content_type=headers.get(b"content-type", ""),
-        wants_picture=prefers_picture(headers.get(b"accept", "")),
+        wants_overlay=prefers_overlay(headers.get(b"accept", "")),
     )
 
 
-def prefers_picture(accept: str) -> bool:
-    """Whether an Accept header asks for the overlay picture rather than for JSON."""
+def prefers_overlay(accept: str) -> bool:
+    """Whether an Accept header asks for the overlay itself rather than for JSON."""
     for offer in sorted(filter(_quality, accept.split(",")), key=_quality, reverse=True):
         kind = offer.partition(";")[0].strip().lower()
         if kind in ("application/json", "*/*", "application/*"):
@@ -127,7 +129,7 @@ async def _collect(receive: Receive, holding: Holding, limit: int) -> bytes:
 
 
 def image_part(body: bytes, content_type: str, max_parts: int) -> tuple[bytes, str]:
-    """Content and content type of the part of a form named `image`; BadParameter or UnreadableImage."""
+    """Content and content type of the part of a form named `image`; BadParameter or BadImage."""
     boundary = parse_options_header(content_type)[1].get(b"boundary")
     if not boundary:
         raise BadParameter("the form has no boundary")
@@ -138,7 +140,7 @@ def image_part(body: bytes, content_type: str, max_parts: int) -> tuple[bytes, s
         parser.write(body)
         parser.finalize()
     except FormParserError as error:
-        raise UnreadableImage(f"the form is malformed ({error})") from error
+        raise BadImage(f"the form is malformed ({error})") from error
     if not form.complete or len(form.images) != 1:
         raise BadParameter("the form needs exactly one part named 'image', and its end")
     return form.images[0]
@@ -218,6 +220,8 @@ def parse_query(scope: Scope) -> dict[str, str]:
 
 
 def _whole(name: str, text: str) -> int:
-    if not _NUMBER.fullmatch(text) or not int(text):
-        raise BadParameter(f"{name} {text[:100]!r} is not a whole number from 1 to 999999999")
+    """Leading zeros count as digits: there may be as many as `MAX_NUMBER` has."""
+    digits = text.isascii() and text.isdigit() and len(text) <= len(str(MAX_NUMBER))
+    if not (digits and 1 <= int(text) <= MAX_NUMBER):
+        raise BadParameter(f"{name} {text[:100]!r} is not a whole number from 1 to {MAX_NUMBER}")
     return int(text)

@@ -8,14 +8,14 @@ from grpc import StatusCode
 from export.bundle import THRESHOLD
 from service import errors
 from service.rpc.pb import inspection_pb2 as pb
-from service.values import Inspection, Part, region_facts
+from service.values import Inspection, PngPicture, region_facts
 from service.version import Version
 
 CODE: dict[type[errors.ServiceError], StatusCode] = {
-    errors.UnreadableImage: StatusCode.INVALID_ARGUMENT,
+    errors.BadImage: StatusCode.INVALID_ARGUMENT,
     errors.UnlikeDeclared: StatusCode.INVALID_ARGUMENT,
     errors.BadParameter: StatusCode.INVALID_ARGUMENT,
-    errors.NotLoaded: StatusCode.NOT_FOUND,
+    errors.NotFound: StatusCode.NOT_FOUND,
     errors.Unauthenticated: StatusCode.UNAUTHENTICATED,
     errors.Forbidden: StatusCode.PERMISSION_DENIED,
     errors.TooLarge: StatusCode.RESOURCE_EXHAUSTED,
@@ -40,27 +40,27 @@ def status_of(error: errors.ServiceError) -> status_pb2.Status:
 
 
 def response_of(inspection: Inspection, request_id: str, frame_id: str) -> pb.InspectResponse:
-    finding, image = inspection.finding, inspection.image
+    result, finding, pictures = inspection.result, inspection.result.finding, inspection.pictures
     response = pb.InspectResponse(
         request_id=request_id,
         frame_id=frame_id,
-        product=inspection.product,
-        version=inspection.version,
-        bundle_digest=inspection.bundle_digest,
-        engine=inspection.engine,
+        product=result.product,
+        version=result.version,
+        bundle_digest=result.bundle_digest,
+        engine=result.engine,
         verdict=finding.verdict,
         reason=finding.reason,
         unfamiliar=finding.unfamiliar,
         score=finding.score,
         threshold=THRESHOLD,
         raw_score=finding.raw_score,
-        raw_threshold=inspection.raw_threshold,
-        image=pb.Image(width=image.width, height=image.height, sha256=image.sha256),
-        timings_ms=pb.Timings(**inspection.timings.milliseconds()),
-        batch_size=inspection.batch_size,
-        heatmap=_picture(inspection, "heatmap"),
-        mask=_picture(inspection, "mask"),
-        overlay=_picture(inspection, "overlay"),
+        raw_threshold=result.raw_threshold,
+        image=pb.Image(width=result.size.width, height=result.size.height, sha256=result.sha256),
+        timings_ms=pb.Timings(**result.timings.milliseconds()),
+        batch_size=result.batch_size,
+        heatmap=_picture(pictures.get("heatmap")),
+        mask=_picture(pictures.get("mask")),
+        overlay=_picture(pictures.get("overlay")),
     )
     if "regions" in inspection.parts:
         response.regions.extend(pb.Region(**region_facts(region)) for region in finding.regions)
@@ -80,8 +80,8 @@ def product_of(version: Version) -> pb.Product:
     )
 
 
-def _picture(inspection: Inspection, part: Part) -> pb.Picture | None:
-    picture = inspection.pictures.get(part)
+def _picture(picture: PngPicture | None) -> pb.Picture | None:
     if picture is None:
         return None
-    return pb.Picture(encoding="png", width=picture.width, height=picture.height, data=picture.png)
+    size = picture.size
+    return pb.Picture(encoding="png", width=size.width, height=size.height, data=picture.png)

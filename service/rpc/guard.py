@@ -17,7 +17,7 @@ _Continuation: TypeAlias = "Callable[[grpc.HandlerCallDetails], Awaitable[_Handl
 
 
 class Guard(grpc.aio.ServerInterceptor):
-    """Refuses callers without a valid token before their first message is read."""
+    """Denies callers without a valid token before their first message is read."""
 
     def __init__(self, access: Access) -> None:
         self._access = access
@@ -30,7 +30,7 @@ class Guard(grpc.aio.ServerInterceptor):
                 self._access.admit(secret_of(handler_call_details.invocation_metadata))
         except Unauthenticated as error:
             self._access.denied("grpc", error)
-            return _refusing(error)
+            return _denying(error)
         return await continuation(handler_call_details)
 
 
@@ -40,8 +40,8 @@ def secret_of(metadata: Iterable[tuple[str, str | bytes]] | None) -> str | None:
     return secret.strip() if scheme.lower() == "bearer" else None
 
 
-def _refusing(error: Unauthenticated) -> _Handler:
-    """A handler that refuses calls of any kind: as stream to stream, it need not wait for a message."""
+def _denying(error: Unauthenticated) -> _Handler:
+    """A handler that denies calls of any kind: as stream to stream, it need not wait for a message."""
 
     async def abort(_: object, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
         await context.abort(CODE[type(error)], str(error))

@@ -6,13 +6,14 @@ from typing import Any
 
 import grpc
 import grpc.aio
-from google.protobuf.message import DecodeError
 from grpc_health.v1.health_pb2 import (  # type: ignore[attr-defined]  # two are newer than its types
     HealthCheckRequest,
     HealthCheckResponse,
     HealthListRequest,
     HealthListResponse,
 )
+
+from service.rpc.reading import reader
 
 _MALFORMED = HealthCheckRequest(service="a malformed message")
 _Context = grpc.aio.ServicerContext[HealthCheckRequest, HealthCheckResponse]
@@ -29,10 +30,10 @@ class Health:
     def methods(self) -> "dict[str, grpc.RpcMethodHandler[Any, Any]]":
         """By name. Unlike the generated code they accept malformed messages: these methods need no token, and
         each such message would be logged with a traceback."""
-        write = HealthCheckResponse.SerializeToString
+        read, write = reader(_MALFORMED), HealthCheckResponse.SerializeToString
         return {
-            "Check": grpc.unary_unary_rpc_method_handler(self.Check, _read, write),
-            "Watch": grpc.unary_stream_rpc_method_handler(self.Watch, _read, write),
+            "Check": grpc.unary_unary_rpc_method_handler(self.Check, read, write),
+            "Watch": grpc.unary_stream_rpc_method_handler(self.Watch, read, write),
             "List": grpc.unary_unary_rpc_method_handler(
                 self.List, lambda _: HealthListRequest(), HealthListResponse.SerializeToString
             ),
@@ -77,10 +78,3 @@ class Health:
             return HealthCheckResponse(status=HealthCheckResponse.SERVICE_UNKNOWN)
         status = HealthCheckResponse.SERVING if self._ready else HealthCheckResponse.NOT_SERVING
         return HealthCheckResponse(status=status)
-
-
-def _read(message: bytes) -> HealthCheckRequest:
-    try:
-        return HealthCheckRequest.FromString(message)
-    except DecodeError:
-        return _MALFORMED

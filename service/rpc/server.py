@@ -6,6 +6,8 @@ import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha._async import ReflectionServicer
+from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest, ServerReflectionResponse
 
 from service.access.access import Access
 from service.calls import Calls
@@ -13,6 +15,7 @@ from service.listen import SOCKET_MODE, CannotListen, listen, name_of
 from service.rpc.guard import Guard
 from service.rpc.health import Health
 from service.rpc.pb import inspection_pb2 as pb
+from service.rpc.reading import reader
 from service.rpc.servicer import Servicer, methods_of
 from service.settings import MEBIBYTE, Address, Settings
 from service.tls import Tls
@@ -24,6 +27,17 @@ _MOST = 2**31 - 2
 """gRPC's numbers are int32, and it takes the largest for "no limit"."""
 _LEAST_PING_MS = 9_000
 """gRPC's clients ping every 10 s at most; the network may bring two pings closer together."""
+
+
+def _reflection() -> grpc.GenericRpcHandler:
+    """Of all services. Unlike the generated code it accepts malformed messages."""
+    servicer = ReflectionServicer((_NAME, _HEALTH, reflection.SERVICE_NAME))
+    method = grpc.stream_stream_rpc_method_handler(
+        servicer.ServerReflectionInfo,
+        reader(ServerReflectionRequest()),
+        ServerReflectionResponse.SerializeToString,
+    )
+    return grpc.method_handlers_generic_handler(reflection.SERVICE_NAME, {"ServerReflectionInfo": method})
 
 
 class Server:
@@ -68,11 +82,12 @@ class Server:
         self._health = Health(("", _NAME))
         methods = grpc.method_handlers_generic_handler(_NAME, methods_of(self._servicer))
         health = grpc.method_handlers_generic_handler(_HEALTH, self._health.methods())
-        self._server.add_generic_rpc_handlers((methods, health))
-        reflection.enable_server_reflection((_NAME, _HEALTH, reflection.SERVICE_NAME), self._server)
+        self._server.add_generic_rpc_handlers((methods, health, _reflection()))
 
     def bind(self, address: Address) -> Address:
         """Binds `address` and returns it, with the actual port instead of 0; raises CannotListen."""
+        if set(address.path) & set("%#?"):
+            raise CannotListen(f"can't listen on {address}: gRPC takes it as a URI, without '%', '#' and '?'")
         with listen(address) as probe:  # its errors are clear, those of gRPC's core are not
             address = name_of(probe)
         try:

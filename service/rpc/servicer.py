@@ -10,7 +10,6 @@ from typing import Any, NoReturn
 
 import grpc
 import grpc.aio
-from google.protobuf.message import DecodeError
 
 from service.access.access import Access
 from service.admission import Holding
@@ -27,6 +26,7 @@ from service.errors import (
 from service.rpc.convert import CODE, product_of, response_of, status_of
 from service.rpc.guard import secret_of
 from service.rpc.pb import inspection_pb2 as pb
+from service.rpc.reading import reader
 from service.rpc.stream import Stream, Turn
 from service.settings import Settings
 from service.traces import CARRIED
@@ -54,19 +54,25 @@ class Servicer:
         self._ending, self._cut = False, math.inf
 
     async def Inspect(self, request: pb.InspectRequest, context: _Context) -> pb.InspectResponse:  # noqa: N802
+        task, holding = asyncio.current_task(), self._inspector.hold()
+        assert task is not None
+        task.add_done_callback(lambda _: holding.release())  # it goes on until the caller has read the answer
         try:
-            return await self._inspect(request, _ends(context), _sent(context))
+            response = await self._inspect(request, holding, _ends(context), _sent(context))
         except ServiceError as error:
             await _abort(context, error)
+        holding.answer(holding.bytes + response.ByteSize())  # gRPC keeps the request, too
+        return response
 
     async def InspectStream(  # noqa: N802
         self, request_iterator: AsyncIterator[pb.InspectRequest], context: _Context
     ) -> None:
         ends, sent = _ends(context), _sent(context)
 
-        async def answer(request: pb.InspectRequest, turn: Turn) -> pb.InspectStreamResponse:
+        async def respond(request: pb.InspectRequest, turn: Turn) -> pb.InspectStreamResponse:
             try:
-                result = await self._inspect(request, ends, sent, turn)
+                with self._inspector.hold() as holding:
+                    result = await self._inspect(request, holding, ends, sent, turn)
             except ServiceError as error:
                 return pb.InspectStreamResponse(
                     frame_id=request.frame_id, request_id=request.request_id, error=status_of(error)
@@ -75,7 +81,7 @@ class Servicer:
                 frame_id=request.frame_id, request_id=request.request_id, result=result
             )
 
-        stream = Stream(request_iterator, answer, self._window)
+        stream = Stream(request_iterator, respond, self._window)
         self._follow(stream)
         aging = asyncio.get_running_loop().call_later(self._max_age, stream.stop_reading)
         try:
@@ -134,10 +140,15 @@ class Servicer:
             raise DeadlinePassed(f"a response was not read within {self._answer_seconds:g} s") from error
 
     async def _inspect(
-        self, message: pb.InspectRequest, ends: float | None, sent: Metadata, turn: Turn | None = None
+        self,
+        message: pb.InspectRequest,
+        holding: Holding,
+        ends: float | None,
+        sent: Metadata,
+        turn: Turn | None = None,
     ) -> pb.InspectResponse:
-        """Turns any failure into a ServiceError of this frame only."""
-        with self._calls.begin("grpc") as call, self._inspector.hold() as holding:
+        """Turns any failure into a ServiceError of this request only."""
+        with self._calls.begin("grpc") as call:
             call.ends = ends
             try:
                 request = self._request(call, holding, message, sent)
@@ -187,12 +198,13 @@ class Servicer:
 def methods_of(servicer: Servicer) -> "dict[str, grpc.RpcMethodHandler[Any, Any]]":
     """The methods by name. Unlike the generated code they accept malformed messages, so that one in a stream
     is answered in-band."""
+    read = reader(_MALFORMED)
     return {
         "Inspect": grpc.unary_unary_rpc_method_handler(
-            servicer.Inspect, _read, pb.InspectResponse.SerializeToString
+            servicer.Inspect, read, pb.InspectResponse.SerializeToString
         ),
         "InspectStream": grpc.stream_stream_rpc_method_handler(
-            servicer.InspectStream, _read, pb.InspectStreamResponse.SerializeToString
+            servicer.InspectStream, read, pb.InspectStreamResponse.SerializeToString
         ),
         "ListProducts": grpc.unary_unary_rpc_method_handler(
             servicer.ListProducts,
@@ -200,13 +212,6 @@ def methods_of(servicer: Servicer) -> "dict[str, grpc.RpcMethodHandler[Any, Any]
             pb.ListProductsResponse.SerializeToString,
         ),
     }
-
-
-def _read(message: bytes) -> pb.InspectRequest:
-    try:
-        return pb.InspectRequest.FromString(message)
-    except DecodeError:
-        return _MALFORMED
 
 
 def _reconnect() -> NotServing:

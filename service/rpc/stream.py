@@ -7,14 +7,14 @@ from service.rpc.pb import inspection_pb2 as pb
 
 Turn = Callable[[], Awaitable[None]]
 """Returns when the response can be written at once, as all earlier ones are."""
-Answer = Callable[[pb.InspectRequest, Turn], Awaitable[pb.InspectStreamResponse]]
+Respond = Callable[[pb.InspectRequest, Turn], Awaitable[pb.InspectStreamResponse]]
 
 
 class Stream:
     """Reads a request only while fewer than `window` are unanswered; flow control holds back the caller."""
 
-    def __init__(self, requests: AsyncIterator[pb.InspectRequest], answer: Answer, window: int) -> None:
-        self._requests, self._answer = requests, answer
+    def __init__(self, requests: AsyncIterator[pb.InspectRequest], respond: Respond, window: int) -> None:
+        self._requests, self._respond = requests, respond
         self._window = asyncio.Semaphore(window)
         self._writer = asyncio.Semaphore(1)
         self._done = asyncio.Queue[pb.InspectStreamResponse | None]()
@@ -24,16 +24,16 @@ class Stream:
 
     async def responses(self) -> AsyncGenerator[pb.InspectStreamResponse]:
         """Responses until all requests are answered. Closing it early cancels requests under way."""
-        everything = asyncio.create_task(self._answer_everything())
-        everything.add_done_callback(lambda _: self._done.put_nowait(None))
+        responding = asyncio.create_task(self._respond_to_all())
+        responding.add_done_callback(lambda _: self._done.put_nowait(None))
         try:
             while (response := await self._done.get()) is not None:
                 yield response
                 self._writer.release()
                 self._window.release()
-            await everything
+            await responding
         finally:
-            everything.cancel()
+            responding.cancel()
 
     def stop_reading(self) -> None:
         """Reads no more requests; those already read are still answered."""
@@ -41,7 +41,7 @@ class Stream:
         if self._reader is not None:
             self._reader.cancel()
 
-    async def _answer_everything(self) -> None:
+    async def _respond_to_all(self) -> None:
         async with asyncio.TaskGroup() as frames:
             self._reader = frames.create_task(self._read(frames))
 
@@ -51,9 +51,9 @@ class Stream:
             request = await anext(self._requests, None)
             if request is None:
                 return
-            frames.create_task(self._answer_one(request))
+            frames.create_task(self._respond_to(request))
 
-    async def _answer_one(self, request: pb.InspectRequest) -> None:
+    async def _respond_to(self, request: pb.InspectRequest) -> None:
         its_turn = False
 
         async def turn() -> None:
@@ -62,7 +62,7 @@ class Stream:
                 await self._writer.acquire()
                 its_turn = True
 
-        response = await self._answer(request, turn)
+        response = await self._respond(request, turn)
         task = asyncio.current_task()
         if task is not None and task.cancelling():  # cut off: nobody takes responses, so no turn would come
             return

@@ -1,4 +1,4 @@
-"""The workers as seen by the service: work on a frame outside the engine, in processes that may crash. Their
+"""The workers as seen by the service: work on an image outside the engine, in processes that may crash. Their
 answers are validated here."""
 
 import asyncio
@@ -12,8 +12,8 @@ import numpy as np
 import orjson
 from pydantic import BaseModel, NonNegativeInt, PositiveInt
 
-from export.bundle import MAX_INPUT_SIDE, Finding, FrameStatistics, Region
-from service.lane import Frame, Predicted
+from export.bundle import MAX_INPUT_SIDE, Finding, FrameStatistics, Region, Size
+from service.lane import Pending, Predicted
 from service.pace import Average
 from service.settings import Settings
 from service.values import Decoded, Part, PngPicture, Read
@@ -28,7 +28,7 @@ _ROOM = 16 * MAX_INPUT_SIDE**2  # bytes beside image or overlay: maps, their pic
 
 
 class Workers:
-    """Called on the event loop. The frame with the earliest `order` goes first. The paces of its lane learn
+    """Called on the event loop. The request with the earliest `order` goes first. The paces of its lane learn
     how long each job took, messages included.
 
     Raises the errors of image.py, FrameFailed, InspectionFailed when workers die on a map, and
@@ -47,24 +47,25 @@ class Workers:
         """Starts all workers."""
         await self._pool.start()
 
-    async def decode(self, frame: Frame) -> Done[Decoded]:
+    async def decode(self, pending: Pending) -> Done[Decoded]:
         """The network's input; `spent` has one step."""
-        request, geometry, pace = frame.request, frame.lane.manifest.geometry, frame.lane.pace.decode
+        request, geometry, pace = pending.request, pending.lane.manifest.geometry, pending.lane.pace.decode
         head = {"do": "decode", "geometry": geometry, "declared": request.declared}
         understand = partial(_decoded, (geometry.height, geometry.width, 3))
         return await self._pool.ask(
-            frame.order, head, (request.image,), understand, decodes=True, learn=pace.learn
+            pending.order, head, (request.image,), understand, decodes=True, learn=pace.learn
         )
 
-    async def read(self, frame: Frame, predicted: Predicted) -> Done[Read]:
-        """The finding and its pictures of a decoded frame; `spent` has two steps: reading, encoding.
+    async def read(self, pending: Pending, predicted: Predicted) -> Done[Read]:
+        """The finding and its pictures, of a decoded image; `spent` has two steps: reading, encoding.
 
-        For an overlay, the image is decoded a second time: keeping the pixels of every queued frame could
+        For an overlay, the image is decoded a second time: keeping the pixels of all that are queued could
         exhaust memory.
         """
-        lane, decoded, heatmap, parts = frame.lane, frame.decoded, predicted.heatmap, frame.request.parts
+        request, lane, decoded, heatmap = pending.request, pending.lane, pending.decoded, predicted.heatmap
         assert decoded is not None
-        overlay = "overlay" in parts
+        parts = request.parts
+        overlay = pending.overlay
         head = {
             "do": "read",
             "map": heatmap.shape,
@@ -72,22 +73,20 @@ class Workers:
             "statistics": decoded.statistics,
             "manifest": len(lane.manifest_json),
             "guard_band": lane.predictor.guard_band,
-            "width": decoded.width,
-            "height": decoded.height,
+            "width": decoded.size.width,
+            "height": decoded.size.height,
             "parts": sorted(parts),
         }
         pixels = np.ascontiguousarray(heatmap, np.float32).data.cast("B")
-        payload = pixels, lane.manifest_json, frame.request.image if overlay else b""
-        source = decoded.width, decoded.height
-        understand = partial(_read, heatmap.shape, source, parts - {"regions"})
-        return await self._pool.ask(
-            frame.order, head, payload, understand, decodes=overlay, learn=lane.pace.post.learn
-        )
+        payload = pixels, lane.manifest_json, request.image if overlay else b""
+        understand = partial(_read, heatmap.shape, decoded.size, parts - {"regions"})
+        learn = lane.pace.reading(overlay=overlay).learn
+        return await self._pool.ask(pending.order, head, payload, understand, decodes=overlay, learn=learn)
 
     async def preview(self, image: bytes, side: int) -> bytes:
-        """A JPEG of `image` with at most `side` pixels per side, made when no frame waits for a worker.
+        """A JPEG of `image` with at most `side` pixels per side, made when no request waits for a worker.
 
-        One worker, if there are several, is always left to the frames.
+        One worker, if there are several, is always left to the requests.
         """
         head = {"do": "preview", "side": side}
         async with self._previews:
@@ -116,11 +115,11 @@ class _ReadFacts(BaseModel):
 def _decoded(shape: tuple[int, int, int], head: Head, payload: memoryview) -> Decoded:
     facts = _DecodedFacts.model_validate(head)
     pixels = np.frombuffer(payload, np.uint8).reshape(shape).copy()
-    return Decoded(pixels, facts.width, facts.height, facts.sha256, facts.statistics)
+    return Decoded(pixels, Size(facts.width, facts.height), facts.sha256, facts.statistics)
 
 
 def _read(
-    shape: tuple[int, int], source: tuple[int, int], wanted: frozenset[Part], head: Head, payload: memoryview
+    shape: tuple[int, int], source: Size, wanted: frozenset[Part], head: Head, payload: memoryview
 ) -> Read:
     facts, end = _ReadFacts.model_validate(head), 0
     if sum(facts.pictures.values()) != len(payload):
@@ -129,8 +128,10 @@ def _read(
     for name, length in facts.pictures.items():
         start, end = end, end + length
         sent[name] = bytes(payload[start:end])
-    sizes: dict[Part, tuple[int, int]] = {"heatmap": (shape[1], shape[0])}
-    pictures = {part: PngPicture(*sizes.get(part, source), sent[part]) for part in sorted(wanted)}
+    of_map = Size(width=shape[1], height=shape[0])
+    pictures = {
+        part: PngPicture(of_map if part == "heatmap" else source, sent[part]) for part in sorted(wanted)
+    }
     finding = replace(facts.finding, regions=_regions(shape, sent["regions"]))
     if "heatmap" in wanted:
         return Read(finding, pictures, sent["heatmap"])

@@ -8,11 +8,21 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from export.bundle import IMAGE_FORMATS, Geometry, frame_statistics, one_line, to_rgb
-from export.bundle import UnreadableImage as Unconvertible
-from service.errors import TooLarge, UnlikeDeclared, UnreadableImage
+from export.bundle import (
+    IMAGE_FORMATS,
+    Geometry,
+    Size,
+    UnreadableImage,
+    check_compression,
+    frame_statistics,
+    one_line,
+    to_rgb,
+)
+from service.errors import BadImage, TooLarge, UnlikeDeclared
 from service.values import Decoded
 
+IMAGE_TYPES = ("image/jpeg", "image/png", "image/bmp", "image/tiff")
+"""The media types that callers may declare, by their registered names."""
 _FORMAT_OF_TYPE = {
     "image/jpeg": "JPEG",
     "image/jpg": "JPEG",
@@ -24,19 +34,6 @@ _FORMAT_OF_TYPE = {
 }
 _TYPES_THAT_SAY_NOTHING = {"", "application/octet-stream", "application/x-www-form-urlencoded"}
 _FORMAT_OF_PILLOW = {"MPO": "JPEG"}  # a JPEG followed by more images, as phones write
-_TIFF_COMPRESSIONS = {
-    "raw",
-    "packbits",
-    "tiff_lzw",
-    "tiff_adobe_deflate",
-    "tiff_deflate",
-    "jpeg",
-    "tiff_ccitt",
-    "group3",
-    "group4",
-    "tiff_raw_16",
-}
-"""Accepted in a TIFF: libtiff would also open WebP, Zstandard, LZMA and others, untested here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,32 +42,30 @@ class ImageLimits:
 
     pixels: int
     side: int
-    frames: int
+    images: int
 
 
 def declared_type(header: str | None) -> str | None:
     """The media type of a Content-Type header; None if it is unspecific, UnlikeDeclared if unsupported."""
-    kind = (header or "").partition(";")[0].strip().lower()
-    if kind in _TYPES_THAT_SAY_NOTHING:
+    media_type = (header or "").partition(";")[0].strip().lower()
+    if media_type in _TYPES_THAT_SAY_NOTHING:
         return None
-    if kind not in _FORMAT_OF_TYPE:
-        raise UnlikeDeclared(
-            f"{kind[:100]!r} is not supported: send image/jpeg, image/png, image/bmp or image/tiff"
-        )
-    return kind
+    if media_type not in _FORMAT_OF_TYPE:
+        supported = f"{', '.join(IMAGE_TYPES[:-1])} or {IMAGE_TYPES[-1]}"
+        raise UnlikeDeclared(f"{media_type[:100]!r} is not supported: send {supported}")
+    return media_type
 
 
 def decode(body: bytes, geometry: Geometry, *, declared: str | None, limits: ImageLimits) -> Decoded:
     """The network's input for `geometry` from an encoded image; the first of several in one file.
 
-    Raises UnreadableImage, UnlikeDeclared, or TooLarge: that from the header, before a pixel is decoded.
+    Raises BadImage, UnlikeDeclared, or TooLarge: that from the header, before a pixel is decoded.
     """
     with _opened(body, declared, limits) as image:
         rgb = _rgb(image)
     height, width = rgb.shape[:2]
-    pixels = geometry.apply(rgb)
-    statistics = frame_statistics(pixels, (width, height))
-    return Decoded(pixels, width, height, hashlib.sha256(body).hexdigest(), statistics)
+    size, pixels = Size(width, height), geometry.apply(rgb)
+    return Decoded(pixels, size, hashlib.sha256(body).hexdigest(), frame_statistics(pixels, size))
 
 
 def decode_rgb(body: bytes, limits: ImageLimits) -> NDArray[np.uint8]:
@@ -96,10 +91,10 @@ def _opened(body: bytes, declared: str | None, limits: ImageLimits) -> Image.Ima
     except MemoryError as error:
         raise TooLarge("the image's header needs more memory than is allowed") from error
     except Exception as error:  # decoders raise all kinds of exceptions on damaged data
-        raise UnreadableImage("the body is not a readable JPEG, PNG, BMP or TIFF image") from error
-    kind = _FORMAT_OF_PILLOW.get(image.format or "", image.format)
-    if declared is not None and _FORMAT_OF_TYPE[declared] != kind:
-        raise UnlikeDeclared(f"declared as {declared}, but the content is {kind}")
+        raise BadImage("the body is not a readable JPEG, PNG, BMP or TIFF image") from error
+    found = _FORMAT_OF_PILLOW.get(image.format or "", image.format)
+    if declared is not None and _FORMAT_OF_TYPE[declared] != found:
+        raise UnlikeDeclared(f"declared as {declared}, but the content is {found}")
     _check(image, limits)
     return image
 
@@ -111,13 +106,15 @@ def _check(image: Image.Image, limits: ImageLimits) -> None:
         raise TooLarge(
             f"{image.width} by {image.height} is more than the limit of {limits.side} pixels per side"
         )
-    if image.format == "TIFF" and image.info.get("compression") not in _TIFF_COMPRESSIONS:
-        raise UnreadableImage(f"a TIFF compressed as {image.info.get('compression')!s:.50} is not supported")
-    if _more_frames(image, limits.frames):
-        raise TooLarge(f"the file has more than {limits.frames} images")
+    try:
+        check_compression(image)
+    except UnreadableImage as error:
+        raise BadImage(str(error)) from error
+    if _has_more_images(image, limits.images):
+        raise TooLarge(f"the file has more than {limits.images} images")
 
 
-def _more_frames(image: Image.Image, most: int) -> bool:
+def _has_more_images(image: Image.Image, most: int) -> bool:
     """Whether the file has more than `most` images, without reading further than that."""
     try:
         if image.format != "TIFF":
@@ -129,7 +126,7 @@ def _more_frames(image: Image.Image, most: int) -> bool:
         finally:
             image.seek(0)
     except Exception as error:  # as above
-        raise UnreadableImage("a further image in the file is damaged") from error
+        raise BadImage("a further image in the file is damaged") from error
     return True
 
 
@@ -137,14 +134,14 @@ def _rgb(image: Image.Image) -> NDArray[np.uint8]:
     try:
         image.load()
         return to_rgb(image)
-    except Unconvertible as error:
+    except UnreadableImage as error:
         if isinstance(error.__cause__, MemoryError):
             raise _needs_too_much() from error
-        raise UnreadableImage(one_line(error)) from error
+        raise BadImage(one_line(error)) from error
     except MemoryError as error:
         raise _needs_too_much() from error
     except Exception as error:  # as above
-        raise UnreadableImage(f"the image is damaged ({one_line(error)})") from error
+        raise BadImage(f"the image is damaged ({one_line(error)})") from error
 
 
 def _needs_too_much() -> TooLarge:

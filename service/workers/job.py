@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from export.bundle import FrameFailed
-from service.errors import InspectionFailed, ServiceError, TooLarge, UnlikeDeclared, UnreadableImage
+from service.errors import BadImage, InspectionFailed, ServiceError, TooLarge, UnlikeDeclared
 from service.threads import settle
 from service.workers.channel import Bytes, Head
 
 Made = TypeVar("Made")
 _FAILURES: dict[str, type[Exception]] = {
     failure.__name__: failure
-    for failure in (FrameFailed, InspectionFailed, TooLarge, UnlikeDeclared, UnreadableImage)
+    for failure in (BadImage, FrameFailed, InspectionFailed, TooLarge, UnlikeDeclared)
 }
 
 
@@ -59,4 +59,4 @@ class Job(Generic[Made]):
             return InspectionFailed("the service failed on this frame")
         if too_long:
             return TooLarge(f"decoding the image takes more than {limit:g} s")
-        return UnreadableImage("the image is damaged: its decoder crashed")
+        return BadImage("the image is damaged: its decoder crashed")

@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from service.batching import BatchQueue
+from service.batching import DeadlineQueue
 from service.errors import NotServing, TooLarge, ending
 from service.workers.channel import Bytes, Channel, DoesNotFit, Head
 from service.workers.job import Done, Job, Made
 
-_PATIENCE = 20  # times its CPU time limit: a worker that takes this long is given up
+_MOST_WALL_TIME = 20  # times its CPU time limit: a worker that takes this long is given up
 _ABANDONED_SECONDS = 0.05  # about what ending a worker and starting another costs
 _PAUSE_SECONDS = 1.0  # after a failed start, while there are other workers
 _logger = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class Pool:
         self._missing = count
         self._workers = set[_Worker]()
         self._idle = list[_Worker]()
-        self._waiting = BatchQueue[Job[Any]]((1,))
+        self._waiting = DeadlineQueue[Job[Any]]()
         self._to_repeat = list[Job[Any]]()
         """Jobs that wait for a new worker."""
         self._starting = set[asyncio.Task[None]]()
@@ -98,7 +98,7 @@ class Pool:
     def _assign(self) -> None:
         """Gives jobs to idle workers, and starts a worker for each job left, up to the limit."""
         while self._waiting and self._idle:
-            (job,) = self._waiting.take(0).batch
+            job = self._waiting.pop()
             if not job.answer.done():
                 self._give(self._idle.pop(), job)
         needed = len(self._waiting) + len(self._to_repeat) - len(self._starting)
@@ -108,7 +108,7 @@ class Pool:
                 self._starting.add(asyncio.create_task(self._start_one()))
 
     def _abandon(self, job: Job[Any]) -> None:
-        """Ends the worker that is still at it: admission does not know of the job any more, and the frames of
+        """Ends the worker that is still at it: admission does not know of the job any more, and the jobs of
         others would wait for it."""
         worker = next((worker for worker in self._workers if worker.job is job), None)
         if worker is not None:
@@ -119,8 +119,8 @@ class Pool:
 
     def _give(self, worker: _Worker, job: Job[Any]) -> None:
         worker.job, worker.since, worker.nonce = job, time.monotonic(), secrets.token_hex(8)
-        patience = _PATIENCE * self._seconds
-        worker.timeout = asyncio.get_running_loop().call_later(patience, self._ended, worker)
+        most = _MOST_WALL_TIME * self._seconds
+        worker.timeout = asyncio.get_running_loop().call_later(most, self._ended, worker)
         try:
             worker.channel.send(job.head | {"nonce": worker.nonce}, job.payload)
         except DoesNotFit:
@@ -166,7 +166,7 @@ class Pool:
     def _refuse(self, error: Callable[[], NotServing]) -> None:
         """Fails all waiting jobs."""
         while self._waiting:
-            self._waiting.take(0).batch[0].settle(error())
+            self._waiting.pop().settle(error())
         for job in self._to_repeat:
             job.settle(error())
         self._to_repeat.clear()

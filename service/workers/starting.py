@@ -1,4 +1,4 @@
-"""Starts workers: forked within milliseconds from a process that has done all imports, the nursery."""
+"""Starts workers: forked within milliseconds from a process that has done all imports, the fork server."""
 
 import atexit
 import os
@@ -12,7 +12,7 @@ from contextlib import suppress
 from service.settings import MEBIBYTE
 from service.workers.channel import Channel, shared_memory
 
-_START_SECONDS = 60  # the first worker waits for the nursery's imports, perhaps on a busy machine
+_START_SECONDS = 60  # the first worker waits for the fork server's imports, perhaps on a busy machine
 _END_SECONDS = 5
 _ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",  # a process that forks must not have threads
@@ -27,23 +27,23 @@ def new_worker(wanted: bytes, room: int, seconds: float = _START_SECONDS) -> Cha
     """Starts a worker. Blocks at most about twice `seconds`; EOFError or OSError when it can't be started."""
     try:
         return _forked(wanted, room, seconds)
-    except (EOFError, ConnectionError):  # the nursery had died unnoticed: the next call starts a new one
+    except (EOFError, ConnectionError):  # the fork server had died unnoticed: the next call starts a new one
         return _forked(wanted, room, seconds)
 
 
 def _forked(wanted: bytes, room: int, seconds: float) -> Channel:
     own, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     memory = shared_memory(room)
-    worker = _Leash(own, memory)
+    worker = _KillOnClose(own, memory)
     try:
         own.settimeout(seconds)
-        nursery = _nursery.fork(other, memory, wanted)
+        forkserver = _forkserver.fork(other, memory, wanted)
         other.close()
         try:
-            worker.fasten()
-        except TimeoutError:  # the nursery hangs: the next worker needs a new one
-            nursery.kill()
-            nursery.wait()
+            worker.receive_pid()
+        except TimeoutError:  # the fork server hangs: the next worker needs a new one
+            forkserver.kill()
+            forkserver.wait()
             raise
         own.setblocking(False)
     except BaseException:
@@ -55,13 +55,14 @@ def _forked(wanted: bytes, room: int, seconds: float) -> Channel:
     return worker
 
 
-class _Leash(Channel):
+class _KillOnClose(Channel):
     """A channel that kills its worker when closed: a compromised or hanging one would not end by itself."""
 
     _process: int | None = None
+    """A descriptor, as a process id may be given to another process."""
 
-    def fasten(self) -> None:
-        """Receives the worker's process id, before it has seen any input that could compromise it."""
+    def receive_pid(self) -> None:
+        """Call once, before the worker has seen any input that could compromise it."""
         head, _ = self.receive()
         self._process = os.pidfd_open(head["process"])
 
@@ -73,7 +74,7 @@ class _Leash(Channel):
             os.close(self._process)
 
 
-class Nursery:
+class ForkServer:
     """The process that workers are forked from: one for all pools, started when first needed."""
 
     def __init__(self) -> None:
@@ -83,8 +84,8 @@ class Nursery:
         atexit.register(self.close)
 
     def fork(self, other: socket.socket, memory: int, wanted: bytes) -> subprocess.Popen[bytes]:
-        """Asks for a new worker at the other end of a channel, and returns the nursery process; OSError on
-        failure."""
+        """Asks for a new worker at the other end of a channel, and returns the fork server's process; OSError
+        on failure."""
         with self._changing:
             if self._process is None or self._process.poll() is not None:
                 self.close()
@@ -95,7 +96,7 @@ class Nursery:
             return self._process
 
     def close(self) -> None:
-        """Ends the nursery; its workers continue."""
+        """Ends the fork server; its workers continue."""
         if self._channel is not None and self._process is not None:
             self._channel.close()
             try:
@@ -109,11 +110,11 @@ class Nursery:
         with other:
             number = other.fileno()
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-W", "ignore", "-m", "service.workers.nursery", str(number)],
+                [sys.executable, "-P", "-W", "ignore", "-m", "service.workers.forkserver", str(number)],
                 pass_fds=[number],
                 stdin=subprocess.DEVNULL,
                 env=os.environ | _ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(sys.path)},
             )
 
 
-_nursery = Nursery()
+_forkserver = ForkServer()

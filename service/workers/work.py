@@ -16,6 +16,7 @@ from export.bundle import (
     FrameStatistics,
     Geometry,
     Region,
+    Size,
     heatmap_png,
     mask_png,
     overlay_png,
@@ -26,8 +27,9 @@ from service.errors import ServiceError
 from service.workers.channel import Bytes, Channel, DoesNotFit, Head
 from service.workers.image import ImageLimits, decode, decode_rgb, preview_jpeg
 
-Answer = tuple[Head, Sequence[Bytes]]
-_ALLOWANCE_FOR_PICTURES = 4  # the image was decoded in time before, and encoding takes longer
+Reply = tuple[Head, Sequence[Bytes]]
+"""What is sent back: a head, and the payload in parts."""
+_ENCODING_ALLOWANCE = 4  # times the CPU time: the image was decoded in time before, and encoding takes longer
 REGION = np.dtype([(field.name, "<f8" if field.name == "peak" else "<u4") for field in fields(Region)])
 """A region as it is sent, in binary: there may be thousands."""
 _numbers = attrgetter(*(field.name for field in fields(Region)))
@@ -42,13 +44,13 @@ class Bounds:
     bytes: int
 
 
-def _decode(head: Head, payload: memoryview, limits: ImageLimits) -> Answer:
+def _decode(head: Head, payload: memoryview, limits: ImageLimits) -> Reply:
     started = time.monotonic()
     geometry = Geometry(**head["geometry"])
     decoded = decode(bytes(payload), geometry, declared=head["declared"], limits=limits)
     facts = {
-        "width": decoded.width,
-        "height": decoded.height,
+        "width": decoded.size.width,
+        "height": decoded.size.height,
         "sha256": decoded.sha256,
         "statistics": decoded.statistics,
     }
@@ -57,12 +59,12 @@ def _decode(head: Head, payload: memoryview, limits: ImageLimits) -> Answer:
     ]
 
 
-def _read(head: Head, payload: memoryview, limits: ImageLimits) -> Answer:
+def _read(head: Head, payload: memoryview, limits: ImageLimits) -> Reply:
     height, width = head["map"]
     heatmap = np.frombuffer(payload, np.float32, height * width).reshape(height, width)
     ends = heatmap.nbytes + head["manifest"]
     manifest, image = _manifest(bytes(payload[heatmap.nbytes : ends])), payload[ends:]
-    raw_score, size = float.fromhex(head["raw_score"]), (head["width"], head["height"])
+    raw_score, size = float.fromhex(head["raw_score"]), Size(head["width"], head["height"])
     started = time.monotonic()
     reading = read(
         heatmap, raw_score, FrameStatistics(**head["statistics"]), manifest, head["guard_band"], size
@@ -86,11 +88,11 @@ def _read(head: Head, payload: memoryview, limits: ImageLimits) -> Answer:
     return facts, list(pictures.values())
 
 
-def _preview(head: Head, payload: memoryview, limits: ImageLimits) -> Answer:
+def _preview(head: Head, payload: memoryview, limits: ImageLimits) -> Reply:
     return {"spent": []}, [preview_jpeg(decode_rgb(bytes(payload), limits), head["side"])]
 
 
-_WORK: dict[str, Callable[[Head, memoryview, ImageLimits], Answer]] = {
+_WORK: dict[str, Callable[[Head, memoryview, ImageLimits], Reply]] = {
     "decode": _decode,
     "read": _read,
     "preview": _preview,
@@ -102,23 +104,23 @@ def serve(channel: Channel, bounds: Bounds, limits: ImageLimits) -> None:
     channel.send({"process": os.getpid()})
     while True:
         head, payload = channel.receive()
-        allowance = 1 if head["do"] == "decode" else _ALLOWANCE_FOR_PICTURES
+        allowance = 1 if head["do"] == "decode" else _ENCODING_ALLOWANCE
         signal.setitimer(signal.ITIMER_PROF, allowance * bounds.seconds)
         try:
-            answer = _WORK[head["do"]](head, payload, limits)
+            facts, parts = _WORK[head["do"]](head, payload, limits)
         except (ServiceError, FrameFailed) as error:
-            answer = _failure(type(error).__name__, str(error))
+            facts, parts = _failure(type(error).__name__, str(error))
         except MemoryError:
-            answer = _failure("TooLarge", "the image needs more memory than is allowed")
+            facts, parts = _failure("TooLarge", "the image needs more memory than is allowed")
         signal.setitimer(signal.ITIMER_PROF, 0)
         channel.give_back()
         nonce = {"nonce": head["nonce"]}
         try:
-            channel.send(answer[0] | nonce, answer[1])
+            channel.send(facts | nonce, parts)
         except DoesNotFit:
             too_large, _ = _failure("InspectionFailed", "the answer is larger than there is room for")
             channel.send(too_large | nonce)
 
 
-def _failure(name: str, detail: str) -> Answer:
+def _failure(name: str, detail: str) -> Reply:
     return {"error": name, "detail": detail}, ()

@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 import uvloop
 
 from export.bundle import Bundle, Geometry
-from service.lane import Frame, Lane
+from service.lane import Lane, Pending
 from service.settings import Settings
 from service.values import Request
 from service.workers.front import Workers
@@ -26,7 +26,7 @@ from tests.bench.serving import make_images
 from tests.bundles import make_bundle
 
 GEOMETRY = Geometry(256, 256)
-LIMITS = ImageLimits(pixels=10**8, side=10**5, frames=1)
+LIMITS = ImageLimits(pixels=10**8, side=10**5, images=1)
 Figures = tuple[float, float]
 """Frames per second of two, and the median seconds of one."""
 
@@ -46,10 +46,11 @@ async def compare(images: dict[str, Path], seconds: float, turns: int) -> None:
     print("| image | where | frames/s of two | of threads | p50 ms of one |\n|---|---|---|---|---|")
     for name, image in images.items():
         body = image.read_bytes()
-        frame = Frame(Request(body, lane.product, 0), lane, 0, 0, asyncio.get_running_loop().create_future())
+        predicted = asyncio.get_running_loop().create_future()
+        pending = Pending(Request(body, lane.product, 0), lane, 0, 0, predicted)
         ways: dict[str, Callable[[], Awaitable[Figures]]] = {
             "threads": partial(in_threads, body, seconds),
-            "workers": partial(in_workers, workers, frame, seconds),
+            "workers": partial(in_workers, workers, pending, seconds),
         }
         figures = dict[str, list[Figures]]()
         for turn in range(turns):
@@ -91,11 +92,11 @@ def _lane() -> Lane:
             return Lane(predictor)
 
 
-async def in_workers(workers: Workers, frame: Frame, seconds: float) -> Figures:
+async def in_workers(workers: Workers, pending: Pending, seconds: float) -> Figures:
     async def one(times: list[float]) -> None:
         while True:
             started = time.monotonic()
-            await workers.decode(frame)
+            await workers.decode(pending)
             times.append(time.monotonic() - started)
 
     both, alone = list[float](), list[float]()

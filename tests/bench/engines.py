@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from export.bundle import Answer, Bundle, Predictor
+from export.bundle import Bundle, Prediction, Predictor
 from tests.bench.limit import smooth_map
 
 
@@ -11,16 +11,16 @@ class Free(Predictor):
     """Answers every frame with the same map, made once."""
 
     def __init__(self, bundle: Bundle) -> None:
-        self._answer: Answer | None = None  # the golden frames are replayed on the real engine
+        self._answer: Prediction | None = None  # the golden frames are replayed on the real engine
         super().__init__(bundle, bundle.manifest.engines[0], {})
         geometry = bundle.manifest.geometry
         heatmaps = np.stack([smooth_map((geometry.height, geometry.width))] * max(self.batch_sizes))
-        self._answer = Answer(heatmaps, np.full(len(heatmaps), 0.4, np.float32))
+        self._answer = Prediction(heatmaps, np.full(len(heatmaps), 0.4, np.float32))
 
-    def predict(self, frames: NDArray[np.uint8]) -> Answer:
+    def predict(self, frames: NDArray[np.uint8]) -> Prediction:
         if self._answer is None:
             return super().predict(frames)
-        return Answer(self._answer.heatmap[: len(frames)], self._answer.score[: len(frames)])
+        return Prediction(self._answer.heatmap[: len(frames)], self._answer.score[: len(frames)])
 
 
 def start_free(bundle: Bundle, engine: str) -> Predictor:

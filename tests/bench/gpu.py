@@ -20,7 +20,7 @@ from export.bundle import BATCH_SIZES, BundleError
 from export.bundle.engines.choice import open_engine
 from export.bundle.engines.nvidia import compute_capability
 from export.bundle.manifest import GRAPH, HALF_GRAPH, EngineEntry
-from export.half import halve
+from export.float16 import to_float16
 from export.tensorrt import build_plan
 from export.trace import trace
 from training.model.drd import DRD
@@ -49,7 +49,7 @@ def runners(drd: DRD, recipe: Recipe, root: Path, target: str) -> Iterator[tuple
     """Each way of running `drd`, or why it can't be."""
     graph = trace(drd, recipe.geometry)
     onnx.save(graph, root / GRAPH)
-    onnx.save(halve(graph), root / HALF_GRAPH)
+    onnx.save(to_float16(graph), root / HALF_GRAPH)
     for name in ("onnx-cuda-fp16", f"tensorrt-fp16-sm{target}", f"tensorrt-rtx-fp16-sm{target}"):
         try:
             entry = EngineEntry(id=name, file=HALF_GRAPH)

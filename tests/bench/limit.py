@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from export.bundle import IMAGE_FORMATS, Predictor, heatmap_png, mask_png, read, to_rgb
+from export.bundle import IMAGE_FORMATS, Predictor, Size, heatmap_png, mask_png, read, to_rgb
 from service.workers.image import ImageLimits, decode
 
 Work = Callable[[int], None]
@@ -44,25 +44,24 @@ def bare(body: bytes, predictor: Predictor, batch: int) -> None:
     rgb = to_rgb(Image.open(BytesIO(body), formats=IMAGE_FORMATS))
     predictor.bundle.manifest.geometry.apply(rgb)
     heatmap_png(_MAP)
-    mask_png(_MAP, (rgb.shape[1], rgb.shape[0]))
+    mask_png(_MAP, Size(width=rgb.shape[1], height=rgb.shape[0]))
 
 
 def whole(body: bytes, predictor: Predictor, batch: int) -> None:
     """Everything the answer needs: digest and statistics, the engine and the reading too."""
     manifest = predictor.bundle.manifest
-    frames = [decode(body, manifest.geometry, declared=None, limits=_LIMITS) for _ in range(batch)]
-    pixels = np.stack([frame.pixels for frame in frames])
+    images = [decode(body, manifest.geometry, declared=None, limits=_LIMITS) for _ in range(batch)]
+    frames = np.stack([image.pixels for image in images])
     with _ENGINE:
-        prediction = predictor.predict(pixels)
-    for frame, heatmap, score in zip(frames, prediction.heatmap, prediction.score, strict=True):
-        size = frame.width, frame.height
-        reading = read(heatmap, float(score), frame.statistics, manifest, predictor.guard_band, size)
+        prediction = predictor.predict(frames)
+    for image, heatmap, score in zip(images, prediction.heatmap, prediction.score, strict=True):
+        reading = read(heatmap, float(score), image.statistics, manifest, predictor.guard_band, image.size)
         heatmap_png(reading.pixel_scores)
-        mask_png(reading.pixel_scores, size)
+        mask_png(reading.pixel_scores, image.size)
 
 
 _MAP = smooth_map()
-_LIMITS = ImageLimits(pixels=10**8, side=10**5, frames=1)
+_LIMITS = ImageLimits(pixels=10**8, side=10**5, images=1)
 _ENGINE = threading.Lock()
 _TURNS = 3
 

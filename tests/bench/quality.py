@@ -3,7 +3,7 @@
     python -m tests.bench.quality DATA [DATA …] [--product NAME …] [--recipe R] [--seeds N] [--out DIR]
 
 Every rung takes the same optimiser steps; nothing is chosen on test images. Results are kept in `--out` and
-not repeated as long as program, recipe, seed, teacher and pictures are the same. DATA are folders with
+not repeated as long as program, recipe, seed, teacher and images are the same. DATA are folders with
 labelled test images, in any layout `drd-train` reads; of VisA, each `--product` is measured.
 """
 
@@ -34,7 +34,7 @@ from training.geometry import Geometry
 from training.model.heatmap import Heatmap
 from training.model.weights import load_teacher
 from training.recipe import PRESETS, Recipe, RecipeError, load_recipe
-from training.run import Request, train, usable_device
+from training.run import TrainOptions, train, usable_device
 from training.shape import shaped, some_sizes
 from training.splits import split
 
@@ -46,7 +46,7 @@ STEPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("+ L_seg", ("segmentation_weight",)),
     ("+ noise", ("noise",)),
     ("without finest level", ("student_levels",)),
-    ("+ rest of the recipe", ("pre_relu", "bounded", "image_term", "image_weight", "easy_share")),
+    ("+ rest of the recipe", ("pre_relu", "bounded", "image_term", "image_weight")),
     ("+ refinement", ("rule",)),
     ("+ memory", ("memory",)),
 )
@@ -158,9 +158,8 @@ def train_rung(dataset: Dataset, recipe: Recipe, seed: int, options: argparse.Na
     path = out / "recipe.toml"
     path.write_text(fields)
     train(
-        Request(
-            dataset.root, dataset.product, out, str(path),
-            weights=options.weights, seed=seed, device=options.device,
+        TrainOptions(
+            dataset.root, dataset.product, out, str(path), seed, options.device, weights=options.weights
         )
     )  # fmt: skip
 
@@ -169,7 +168,7 @@ def reread(dataset: Dataset, recipe: Recipe, trained: Path, device: torch.device
     """The network in `trained`, its score rule chosen as `recipe` says, by the same `select` images."""
     checkpoint = load_checkpoint(trained)
     drd, geometry = checkpoint.model().to(device), checkpoint.geometry
-    select = torch.from_numpy(read_frames(checkpoint.images("select"), geometry))
+    select = torch.from_numpy(read_frames([sample.path for sample in checkpoint.samples("select")], geometry))
     choose_rule(drd, recipe, select, checkpoint.seed)
     _measure(dataset, drd.predict, geometry, out)
 
@@ -195,11 +194,11 @@ def nearest_neighbours(
 
     fit = [sample.path for sample in split(dataset.train, _SEED)["fit"]]
     batches = [fit[start : start + 8] for start in range(0, len(fit), 8)]
-    generator, share = torch.Generator().manual_seed(_SEED), -(-_BANK // len(batches))
+    generator, count = torch.Generator().manual_seed(_SEED), -(-_BANK // len(batches))
     some = []
     for batch in batches:
         every = vectors(read_frames(batch, geometry)).flatten(0, 2)
-        some.append(every[torch.randperm(len(every), generator=generator)[:share]])
+        some.append(every[torch.randperm(len(every), generator=generator)[:count]])
     bank = torch.cat(some)
     # The product's own last step, so that only the distances differ.
     heatmap = Heatmap(recipe.height, recipe.width, 1, candidates(recipe)[0]).to(device)

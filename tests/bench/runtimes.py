@@ -10,11 +10,11 @@ from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 
+from export.benchmark import benchmark
 from export.bundle import BATCH_SIZES, Bundle, BundleError
 from export.bundle.deviations import cyclic_windows, deviations
 from export.bundle.engines.choice import open_engine
-from export.bundle.engines.engine import Engine, ask
-from export.race import race
+from export.bundle.engines.engine import Engine, run_engine
 
 BASE = "onnx-f32"
 
@@ -43,9 +43,9 @@ def table(bundle: Bundle, rounds: int) -> Iterator[str]:
                 reasons[entry.id] = str(error)
             else:
                 engines[entry.id] = stack.enter_context(closing(engine))
-        times = race(engines, frames, BATCH_SIZES, rounds)
+        times = benchmark(engines, frames, BATCH_SIZES, rounds)
         for name in engines.keys() - times.keys():
-            reasons[name] = "it failed in the race"
+            reasons[name] = "it failed beside the others"
         for name, engine in ((name, engines[name]) for name in times):
             cells = "".join(
                 f"{taken:8.2f} × {base / taken:4.2f} "
@@ -61,7 +61,7 @@ def largest_deviations(bundle: Bundle, engine: Engine) -> tuple[float, float]:
     """Of the scores and of the heatmaps, golden frames in batches of all sizes."""
     reference = bundle.reference()
     windows = cyclic_windows(len(reference.frames), BATCH_SIZES)
-    seen = list(deviations(partial(ask, engine), reference, bundle.manifest.thresholds, windows))
+    seen = list(deviations(partial(run_engine, engine), reference, bundle.manifest.thresholds, windows))
     return max(one.of_score for one in seen), max(one.of_heatmap for one in seen)
 
 

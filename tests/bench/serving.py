@@ -27,7 +27,16 @@ from tests.bench.engines import start_free
 from tests.bench.limit import alone, bare, best_way, rate, whole
 from tests.bundles import make_bundle
 
-DOORS = (("raw", 1), ("raw", 8), ("raw", 32), ("unix", 8), ("multipart", 8), ("grpc", 8), ("stream", 8))
+DOORS = (
+    ("raw", 1),
+    ("raw", 8),
+    ("raw", 16),
+    ("raw", 32),
+    ("unix", 8),
+    ("multipart", 8),
+    ("grpc", 8),
+    ("stream", 8),
+)
 
 
 def main() -> None:

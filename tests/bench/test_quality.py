@@ -18,7 +18,7 @@ from training.choose import choose_rule
 from training.datasets import DatasetError
 from training.evaluate import evaluate, read_frames, score_images
 from training.recipe import PRESETS
-from training.run import Request
+from training.run import TrainOptions
 
 BACKBONE = "test_resnet"
 
@@ -58,9 +58,9 @@ class Bench:
         monkeypatch.setattr(quality, "train", self._train)
         monkeypatch.setattr(quality, "reread", lambda *arguments: self._result(arguments[-1]))
 
-    def _train(self, request: Request) -> None:
-        self.trained.append(request.data)
-        self._result(request.out)
+    def _train(self, options: TrainOptions) -> None:
+        self.trained.append(options.data)
+        self._result(options.out)
 
     def _result(self, out: Path) -> None:
         self.results += 1
@@ -157,8 +157,8 @@ def test_rd_is_read_again_with_the_recipe_s_rule(tmp_path: Path) -> None:
     checkpoint = load_checkpoint(learned)
     assert (checkpoint.recipe.memory, checkpoint.rule.normalise) == (0, False)
     drd, geometry = checkpoint.model(), checkpoint.geometry
-    select = torch.from_numpy(read_frames(checkpoint.images("select"), geometry))
-    assert choose_rule(drd, recipe, select, 0)[0].rule.normalise
+    select = torch.from_numpy(read_frames([sample.path for sample in checkpoint.samples("select")], geometry))
+    assert choose_rule(drd, recipe, select, 0).chosen.rule.normalise
     results = score_images(drd.predict, [sample.path for sample in dataset.test], geometry)
     found = json.loads((again / "metrics.json").read_text())
     assert found == {"test": evaluate(dataset.test, results, geometry).quality.as_dict()}

@@ -39,6 +39,16 @@ def test_an_answer_has_everything(address: str) -> None:
     assert answer.timings_ms.total > answer.timings_ms.infer > 0
 
 
+def test_the_service_makes_a_request_id_where_a_frame_has_none(address: str) -> None:
+    with Client(address) as drd:
+        assert drd.inspect(frame(200, request_id="")).request_id
+
+
+def test_a_window_for_no_frame_is_refused(address: str) -> None:
+    with Client(address) as drd, pytest.raises(ValueError, match="window is 0"):
+        list(drd.stream([frame(200)], window=0))
+
+
 def test_both_doors_give_the_same_answer(running: Running) -> None:
     answers = list[client.Answer]()
     for address in (running.url, f"grpc://{running.target}"):
@@ -120,7 +130,7 @@ def test_a_full_queue_is_retried_after_the_time_it_gave(address: str, gate: Gate
     lane = running.service.inspector.catalog.lane("tile")
     with Client(address, retries=1000) as drd, ThreadPoolExecutor(3) as callers:
         first = [callers.submit(drd.inspect, frame(level, deadline=60)) for level in (1, 2)]
-        wait_until(lambda: lane.frames == 2)
+        wait_until(lambda: lane.pending == 2)
         with Client(address, retries=0) as hasty, pytest.raises(client.Refused) as refused:
             hasty.inspect(frame(3, deadline=60))
         before = refusals(running)

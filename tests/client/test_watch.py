@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from service.client.camera import watch
-from service.client.camera.pictures import Picture
+from service.client.camera.pictures import PictureFile
 from service.client.camera.watch import Watch
 
 
@@ -33,7 +33,7 @@ def put(folder: Path, name: str, content: bytes = b"picture") -> None:
     (folder / "part").replace(folder / name)
 
 
-def names(pictures: list[Picture]) -> list[str]:
+def names(pictures: list[PictureFile]) -> list[str]:
     return [picture.name for picture in pictures]
 
 
@@ -60,18 +60,18 @@ def test_files_sent_already_are_not_all_looked_at_each_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """But each in its turn."""
-    monkeypatch.setattr(watch, "_AGAIN", 3)
+    monkeypatch.setattr(watch, "LOOKED_AT_AGAIN", 3)
     for number in range(10):
         put(tmp_path, f"{number}.png")
     looks = Watch(tmp_path, 0, refuse)
     asked = list[str]()
-    stamp = watch._stamp
+    stamp = watch.stamp_of
 
     def count(path: Path) -> watch.Stamp | None:
         asked.append(path.name)
         return stamp(path)
 
-    monkeypatch.setattr(watch, "_stamp", count)
+    monkeypatch.setattr(watch, "stamp_of", count)
     for _ in range(4):
         assert not looks.look()
     assert len(asked) == 12
@@ -109,7 +109,7 @@ def test_a_picture_is_complete_when_unchanged_for_a_while(tmp_path: Path, clock:
     clock.now = 106.8
     assert not looks.look()
     clock.now = 106.9
-    assert looks.look() == [Picture(tmp_path / "a.png", "a.png", 105.0)]
+    assert looks.look() == [PictureFile(tmp_path / "a.png", "a.png", 105.0)]
 
 
 def test_nothing_is_left_only_if_the_folder_tells_so(tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_a_picture_that_failed_for_a_moment_is_not_sent_again(
     put(tmp_path, "a.png")
     looks = Watch(tmp_path, 0, refuse)
     with monkeypatch.context() as failing:
-        failing.setattr(watch, "_stamp", lambda _: watch._FAILED)
+        failing.setattr(watch, "stamp_of", lambda _: watch.UNKNOWN)
         failing.setattr(watch, "_ODD_SECONDS", 0)
         assert not looks.look()
         put(tmp_path, "new.png")
@@ -163,7 +163,7 @@ def test_a_picture_that_failed_for_a_moment_is_not_sent_again(
 def test_a_picture_that_is_missing_for_long_is_forgotten(
     tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watch, "_stamp", lambda _: watch.Stamp(1, 1, 1, 1))
+    monkeypatch.setattr(watch, "stamp_of", lambda _: watch.Stamp(1, 1, 1, 1))
     put(tmp_path, "a.png")
     put(tmp_path, "b.png")
     looks = Watch(tmp_path, 0, refuse)

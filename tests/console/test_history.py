@@ -7,36 +7,33 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from export.bundle import Finding, Size
 from service import history as module
-from service.errors import Busy, NotLoaded
+from service.errors import Busy, NotFound
 from service.history import MAX_WATCHERS, NOT_INSPECTED, History
-from service.record import FrameAndMap, Record
-from service.values import Timings
+from service.record import Record
+from service.values import Result, SentImage, Timings
+from tests.service.loop import on_a_loop
 
 
 def record(size: int = 100, product: str = "tile") -> Record:
-    """A record whose images have `size` bytes."""
-    return Record(
-        request_id="",
-        frame_id="",
-        door="http",
+    """A record whose image has `size` bytes."""
+    finding = Finding("OK", "", unfamiliar=(), score=0.1, raw_score=0.1, small=False, regions=())
+    result = Result(
         product=product,
         version=1,
+        bundle_digest="",
         engine="onnx-f32",
-        verdict="OK",
-        reason="",
-        score=0.1,
-        raw_score=0.1,
+        finding=finding,
         raw_threshold=0.5,
         guard_band=0.0,
-        small=False,
-        regions=(),
-        width=1,
-        height=1,
-        batch_size=1,
+        size=Size(1, 1),
+        sha256="",
         timings=Timings(),
-        pictures=FrameAndMap(sent=bytes(size), width=1, height=1, heatmap=b""),
+        batch_size=1,
     )
+    image = SentImage(bytes(size), result.size, heatmap=b"")
+    return Record(request_id="", frame_id="", door="http", result=result, image=image)
 
 
 def everything(product: str) -> bool:
@@ -44,35 +41,35 @@ def everything(product: str) -> bool:
 
 
 @given(st.lists(st.integers(0, 500), max_size=60))
-def test_pictures_kept_are_the_newest_that_fit(sizes: list[int]) -> None:
+def test_images_kept_are_the_newest_that_fit(sizes: list[int]) -> None:
     history, added = History(max_bytes=1000), [record(size) for size in sizes]
     for one in added:
         history.add(one)
 
-    kept = [one.pictures.size for one in added if one.pictures is not None]
-    assert history.picture_bytes == sum(kept) <= 1000
+    kept = [one.image.nbytes for one in added if one.image is not None]
+    assert history.image_bytes == sum(kept) <= 1000
     assert kept == sizes[len(sizes) - len(kept) :]
     assert len(kept) == len(sizes) or sum(kept) + sizes[-len(kept) - 1] > 1000
     assert history.latest(everything, 1000) == added[::-1]
 
 
-def test_pictures_larger_than_all_room_are_not_kept_and_the_numbers_are() -> None:
+def test_an_image_larger_than_all_room_is_not_kept_and_the_numbers_are() -> None:
     history, large = History(max_bytes=1000), record(2000)
     history.add(large)
 
-    assert history.picture_bytes == 0
+    assert history.image_bytes == 0
     assert history.latest(everything, 10) == [large]
 
 
-def test_the_oldest_verdict_goes_with_its_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_oldest_verdict_goes_with_its_image(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_RECORDS", 5)
     history, added = History(max_bytes=10**6), [record() for _ in range(8)]
     for one in added:
         history.add(one)
 
     assert history.latest(everything, 100) == added[:2:-1]
-    assert history.picture_bytes == 5 * 100
-    with pytest.raises(NotLoaded):
+    assert history.image_bytes == 5 * 100
+    with pytest.raises(NotFound):
         history.get(f"{history.id}-3", everything)
     assert history.get(f"{history.id}-4", everything) is added[3]
 
@@ -81,7 +78,7 @@ def test_an_id_of_another_run_finds_nothing() -> None:
     history = History(max_bytes=1000)
     history.add(record())
     for wrong in ("00000000-1", f"{history.id}-2", f"{history.id}-0", history.id, "", "../../etc/passwd"):
-        with pytest.raises(NotLoaded):
+        with pytest.raises(NotFound):
             history.get(wrong, everything)
 
 
@@ -93,9 +90,9 @@ def test_products_out_of_scope_are_not_there() -> None:
     def only_tile(product: str) -> bool:
         return product == "tile"
 
-    assert [one.product for one in history.latest(only_tile, 10)] == ["tile"]
+    assert [one.result.product for one in history.latest(only_tile, 10)] == ["tile"]
     assert history.counts_of(only_tile) == {"tile": {"OK": 1}}
-    with pytest.raises(NotLoaded):
+    with pytest.raises(NotFound):
         history.get(f"{history.id}-2", only_tile)
 
 
@@ -130,17 +127,16 @@ def test_places_for_watchers_are_limited_and_come_back() -> None:
         pass
 
 
-def test_every_watcher_hears_of_news() -> None:
-    async def watch(history: History) -> None:
+@on_a_loop
+async def test_every_watcher_hears_of_news() -> None:
+    history = History(max_bytes=10**6)
+
+    async def watch() -> None:
         with history.watch():
             await history.news()
 
-    async def main() -> None:
-        history = History(max_bytes=10**6)
-        watchers = [asyncio.create_task(watch(history)) for _ in range(3)]
-        await asyncio.sleep(0)
-        assert not any(watcher.done() for watcher in watchers)
-        history.add(record())
-        await asyncio.gather(*watchers)
-
-    asyncio.run(main())
+    watchers = [asyncio.create_task(watch()) for _ in range(3)]
+    await asyncio.sleep(0)
+    assert not any(watcher.done() for watcher in watchers)
+    history.add(record())
+    await asyncio.gather(*watchers)

@@ -193,8 +193,8 @@ def test_a_watcher_who_leaves_gives_its_place_back(running: Running) -> None:
     history = running.service.history
     with listening(running.url) as events:
         next(events)
-        assert history._watchers == 1
-    wait_until(lambda: history._watchers == 0)
+        assert history.watchers == 1
+    wait_until(lambda: history.watchers == 0)
 
 
 def test_the_end_of_the_service_ends_the_events(tmp_path: Path) -> None:

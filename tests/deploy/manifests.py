@@ -71,18 +71,13 @@ def containers(pod: Manifest) -> list[Manifest]:
 
 
 def environment(manifests: list[Manifest], container: Manifest) -> dict[str, str]:
-    """The variables the container starts with; a field of its own resources as its value."""
+    """The variables the container starts with."""
     given = dict[str, str]()
     for source in container.get("envFrom", []):
         given |= one(manifests, "ConfigMap", source["configMapRef"]["name"])["data"]
     for variable in container.get("env", []):
-        given[variable["name"]] = variable.get("value") or _field(variable["valueFrom"], container)
+        given[variable["name"]] = variable["value"]
     return given
-
-
-def _field(source: Manifest, container: Manifest) -> str:
-    part, _, resource = source["resourceFieldRef"]["resource"].partition(".")
-    return str(container["resources"][part][resource])
 
 
 def metric_names(text: str) -> set[str]:

@@ -17,7 +17,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from export.cli import _parser as export_parser
+from export.cli import parser as export_parser
 from export.engines import check_ids
 from service.metrics import Metrics
 from service.settings import Settings
@@ -197,7 +197,6 @@ def test_the_service_starts_with_its_environment(settings: Settings, container: 
     doors = {"http": settings.http[0], "grpc": settings.grpc[0], "admin": settings.admin}
     assert ports == {name: address.port for name, address in doors.items()}
     assert settings.tokens is not None
-    assert settings.workers == int(container["resources"]["limits"]["cpu"])
 
 
 def test_no_variable_is_misspelt(rendered: dict[str, list[Manifest]]) -> None:

@@ -155,9 +155,9 @@ def _environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("DRD_")}
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Returns when `condition` holds; fails after a minute."""
-    ends = time.monotonic() + 60
+def wait_until(condition: Callable[[], bool], seconds: float = 60, pause: float = 0.01) -> None:
+    """Returns when `condition` holds; fails after so many seconds."""
+    ends = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < ends
-        threading.Event().wait(0.01)
+        threading.Event().wait(pause)

@@ -73,7 +73,7 @@ def test_a_hurried_end_leaves_requests_under_way_a_second(tmp_path: Path) -> Non
 
     def answered_late(frame: Future[httpx.Response]) -> bool:
         """Lets the engine go on half a second after the shutdown began; False if it came too late."""
-        wait_until(lambda: running.service.inspector.life.state == "DRAINING")
+        wait_until(lambda: running.service.inspector.readiness.state == "DRAINING")
         answered, _ = wait([frame], timeout=0.5)
         gate.open()
         return not answered
@@ -85,7 +85,7 @@ def test_a_hurried_end_leaves_requests_under_way_a_second(tmp_path: Path) -> Non
             frame = others.submit(httpx.post, url, content=plain(200), timeout=60)
             gate.wait_for_batch()
             late = others.submit(answered_late, frame)
-            running.service.hurry()
+            running.service.end_soon()
         assert late.result()
         assert frame.result().json().get("verdict") == "NG"
 

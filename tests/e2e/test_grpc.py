@@ -278,6 +278,8 @@ def test_products_health_and_reflection(
     with pytest.raises(grpc.RpcError) as refused:
         malformed(b"\xff")
     assert refused.value.code() is grpc.StatusCode.NOT_FOUND
+    unread: Any = channel.stream_stream("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
+    assert len(list(unread(iter([b"\xff"])))) == 1
     assert caplog.records == []
     asked = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
     (reflected,) = reflection.ServerReflectionInfo(asked)
@@ -299,4 +301,4 @@ def test_a_connection_without_calls_is_closed(tmp_path: Path) -> None:
 
 def wait_for_depth(running: Running, frames: int) -> None:
     lane = running.service.inspector.catalog.lane("tile")
-    wait_until(lambda: lane.frames == frames)
+    wait_until(lambda: lane.pending == frames)

@@ -16,12 +16,12 @@ from grpc import insecure_channel
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from numpy.typing import NDArray
 
-from export.bundle import Answer, Bundle, Predictor
+from export.bundle import Bundle, Prediction, Predictor
 from tests.bundles import make_bundle
 from tests.e2e.serving import Running, process, serving, wait_until
 from tests.service.engines import POISON, Gate
-from tests.service.family import nurseries
 from tests.service.images import plain
+from tests.service.processes import forkservers
 
 
 def health(running: Running, name: str) -> httpx.Response:
@@ -115,7 +115,7 @@ def test_a_hanging_engine_does_not_keep_the_service_from_its_end(tmp_path: Path,
             frame = caller.submit(httpx.post, url, content=plain(200), timeout=60)
             gate.wait_for_batch()
             if hurried:
-                running.service.hurry()
+                running.service.end_soon()
         assert gate.closed == []
         gate.open()
         answer = frame.result()
@@ -131,7 +131,7 @@ class _Ending(Predictor):
         super().__init__(bundle, bundle.manifest.engines[0], {})
         self._proven = True
 
-    def predict(self, frames: NDArray[np.uint8]) -> Answer:
+    def predict(self, frames: NDArray[np.uint8]) -> Prediction:
         if self._proven and frames.any():
             raise SystemExit
         return super().predict(frames)
@@ -146,14 +146,14 @@ def test_when_the_engine_s_thread_ends_its_batch_and_all_later_frames_fail(tmp_p
         assert health(running, "live").status_code == 503
 
 
-def test_a_hanging_nursery_blocks_neither_frames_nor_the_shutdown(tmp_path: Path) -> None:
+def test_a_hanging_fork_server_blocks_neither_frames_nor_the_shutdown(tmp_path: Path) -> None:
     make_bundle(tmp_path)
     with process("--models", tmp_path, DRD_LAME_DUCK_SECONDS="0") as service:
-        (nursery,) = nurseries(service.popen.pid)
-        os.kill(nursery, signal.SIGSTOP)
+        (forkserver,) = forkservers(service.popen.pid)
+        os.kill(forkserver, signal.SIGSTOP)
         answer = httpx.post(f"{service.url}/v1/inspect?product=tile", content=plain(200))
         service.popen.send_signal(signal.SIGTERM)
         assert service.popen.wait(60) == 0
 
     assert answer.json()["verdict"] == "NG"
-    assert not Path(f"/proc/{nursery}").exists()
+    assert not Path(f"/proc/{forkserver}").exists()

@@ -3,17 +3,20 @@
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import grpc
 import httpx
+import numpy as np
 import pytest
+from PIL import Image
 
 from service.http.protocol import REASONS
 from service.rpc.pb import inspection_pb2 as pb
 from service.rpc.pb.inspection_pb2_grpc import InspectionServiceStub
 from tests.bundles import make_bundle
 from tests.e2e.serving import Running, serving, wait_until
-from tests.service.images import plain
+from tests.service.images import encoded, plain
 
 CONNECTIONS = 12
 
@@ -177,7 +180,7 @@ def test_one_connection_too_many_is_refused_unless_another_is_idle(running: Runn
 
 
 def in_phase(running: Running, name: str) -> int:
-    door = running.service._http_server
+    door = running.service.http_door
     assert door is not None
     connections = [vars(connection) for connection in list(door.server_state.connections)]
     return sum(each["phase"].name == name and not each["transport"].is_closing() for each in connections)
@@ -191,3 +194,32 @@ def test_metadata_of_a_call_is_limited(running: Running) -> None:
             stub.Inspect(request, metadata=(("long", "x" * 8000),), timeout=30)
         assert failure.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert stub.Inspect(request, timeout=30).verdict == "NG"
+
+
+def test_answers_count_for_the_limit_of_bytes_until_they_are_read(tmp_path: Path) -> None:
+    make_bundle(tmp_path)
+    noise = np.random.default_rng(0).integers(0, 256, (2000, 2000, 3)).astype(np.uint8)
+    image = encoded(Image.fromarray(noise), "JPEG")
+    url, head = (
+        "/v1/inspect?product=tile",
+        f"Host: x\r\nAccept: image/png\r\nContent-Length: {len(image)}\r\n",
+    )
+    with serving(tmp_path, max_queued_bytes=len(image), max_image_bytes=len(image)) as running:
+        inspector = running.service.inspector
+        with connected(running) as caller:
+            caller.sendall(f"POST {url} HTTP/1.1\r\n{head}\r\n".encode() + image)
+            wait_until(lambda: inspector.held_bytes > len(image))
+            others = httpx.post(f"{running.url}{url}", content=plain(200))
+            assert (others.status_code, others.headers["retry-after"]) == (429, "1")
+
+            answer = caller.makefile("rb")
+            assert answer.readline() == b"HTTP/1.1 200 OK\r\n"
+            while (line := answer.readline().lower()) != b"\r\n":
+                if line.startswith(b"content-length:"):
+                    length = int(line.partition(b":")[2])
+            assert len(answer.read(length)) == length > len(image)
+        wait_until(lambda: inspector.held_bytes == 0)
+        assert httpx.post(f"{running.url}{url}", content=plain(200)).status_code == 200
+        with grpc.insecure_channel(running.target) as channel:
+            InspectionServiceStub(channel).Inspect(pb.InspectRequest(image=plain(200), product="tile"))
+        wait_until(lambda: inspector.held_bytes == 0)

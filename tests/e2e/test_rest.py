@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from service.http.answers import Answer
-from service.http.wire import prefers_picture
+from service.http.wire import prefers_overlay
 from tests.e2e.serving import Running, wait_until
 from tests.service.engines import NOT_A_NUMBER, POISON, Gate
 from tests.service.images import bomb, plain
@@ -338,7 +338,7 @@ def test_products_are_listed_with_their_versions(http: httpx.Client) -> None:
     ],
 )
 def test_the_answer_s_form_is_the_one_preferred(accept: str, picture: bool) -> None:
-    assert prefers_picture(accept) is picture
+    assert prefers_overlay(accept) is picture
 
 
 def test_an_answer_whose_encoding_outlasts_its_deadline_is_not_given(

@@ -194,12 +194,20 @@ def test_it_says_which_version_it_is(tmp_path: Path) -> None:
         ),
         (["--models", ".", "--admin", "127.0.0.1:{taken}"], "another program listens there"),
         (["--models", ".", "--http", "unix:/no/such/folder/socket"], "No such file or directory"),
+        (["--models", ".", "--http", "unix:{datagrams}"], "another program listens there"),
+        (["--models", ".", "--http", ANYWHERE, "--grpc", "unix:a%41"], "gRPC takes it as a URI"),
     ],
 )
-def test_what_cannot_start_says_so_in_one_line(arguments: list[str], said: str) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as other:
+def test_what_cannot_start_says_so_in_one_line(tmp_path: Path, arguments: list[str], said: str) -> None:
+    datagrams = tmp_path / "log"
+    with (
+        socket.create_server(("127.0.0.1", 0)) as other,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as logger,
+    ):
+        logger.bind(str(datagrams))
         taken = other.getsockname()[1]
-        ended = drd_serve(*(argument.format(taken=taken) for argument in arguments))
+        ended = drd_serve(*(argument.format(taken=taken, datagrams=datagrams) for argument in arguments))
+        assert datagrams.exists()
 
     assert ended.returncode == 1
     (line,) = ended.stderr.splitlines()

@@ -109,7 +109,7 @@ def test_a_greedy_stream_takes_its_window_and_no_more(tmp_path: Path) -> None:
         wait_until(lambda: len(lane.queue) == 3)
         modest = stub.Inspect.future(request(9, "modest"))
         wait_until(lambda: len(lane.queue) == 4)
-        assert lane.frames == 5
+        assert lane.pending == 5
         gate.open()
         assert modest.result(timeout=20).frame_id == "modest"
         assert len(list(greedy)) == 50
@@ -169,7 +169,7 @@ def test_a_verdict_that_waits_for_a_slow_reader_past_its_deadline_is_not_given(t
             yield pb.InspectRequest(
                 image=large, product="tile", frame_id=f"large {number}", include=["overlay"]
             )
-        wait_until(lambda: sum(map(len, gate.batches)) == 3 and lane.frames == 0)
+        wait_until(lambda: sum(map(len, gate.batches)) == 3 and lane.pending == 0)
         late = request(2, "late")
         late.deadline_ms = 2000
         yield late
@@ -215,7 +215,7 @@ def test_a_stream_that_nobody_reads_gives_back_what_it_holds(tmp_path: Path) -> 
 
         wait_until(lambda: count("ok") + count("cancelled") == 12)
         assert count("cancelled") > 0
-        assert running.service.inspector._admission.bytes == 0
+        assert running.service.inspector.held_bytes == 0
         with pytest.raises(grpc.RpcError, match="not read within 2 s"):
             list(answers)
 

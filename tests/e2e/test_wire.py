@@ -159,7 +159,7 @@ def test_a_refusal_does_not_wait_for_the_rest_of_the_body(running: Running) -> N
 
 
 def connections(running: Running) -> int:
-    door = running.service._http_server
+    door = running.service.http_door
     assert door is not None
     return len(door.server_state.connections)
 

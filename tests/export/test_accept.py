@@ -1,4 +1,4 @@
-"""The parity certificate of correct, slightly wrong and wrong networks."""
+"""Engines of correct, slightly wrong and wrong networks, compared with the checkpoint."""
 
 import sys
 from dataclasses import replace
@@ -11,14 +11,21 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from export.accept import certify
-from export.bundle.engines.engine import Answer, Engine, EngineFailed
+from export.accept import Candidate, verify_engines
+from export.bundle.engines.engine import Engine, EngineFailed, Prediction
 from export.bundle.engines.onnx_runtime import CPU, OnnxRuntimeEngine
 from export.bundle.manifest import BundleError, EngineEntry, GoldenFrame, Thresholds
 from export.bundle.scale import Scale
 from export.golden import Golden
-from export.proof import EngineParity, ParityError, Trial, is_flip, prove, prove_half_graph
-from export.survey import Survey
+from export.parity import (
+    Baseline,
+    EngineParity,
+    ParityError,
+    check_float16_graph,
+    check_parity,
+    is_flip,
+)
+from export.validation import ValidationFrames
 from tests.bundles import grey_level_network, plain_frame
 from training.geometry import Geometry
 
@@ -39,25 +46,25 @@ def golden() -> Golden:
     return Golden(entries, frames, heatmaps, scores)
 
 
-def survey(difference: float = 0.0) -> Survey:
+def validation(difference: float = 0.0) -> ValidationFrames:
     """The same frames; one of the checkpoint's scores differs by `difference`."""
     scores = golden().scores.copy()
     scores[1] += difference
-    return Survey(golden().frames, scores)
+    return ValidationFrames(golden().frames, scores)
 
 
-def trial(root: Path, difference: float = 0.0) -> Trial:
-    return Trial(root, Geometry(32, 32), golden(), survey(difference), THRESHOLDS)
+def baseline(root: Path, difference: float = 0.0) -> Baseline:
+    return Baseline(root, Geometry(32, 32), golden(), validation(difference), THRESHOLDS)
 
 
-def proof(root: Path, bias: float = 0.0, drift: float = 0.0) -> EngineParity:
+def parity_of(root: Path, bias: float = 0.0, drift: float = 0.0) -> EngineParity:
     onnx.save(grey_level_network((32, 32), bias, drift), root / "model.onnx")
     entry = EngineEntry(id="onnx-f32", file="model.onnx")
-    return prove(entry, trial(root))
+    return check_parity(entry, baseline(root))
 
 
 def test_an_equal_engine_is_verified(tmp_path: Path) -> None:
-    parity = proof(tmp_path)
+    parity = parity_of(tmp_path)
     assert (parity.status, parity.flips, parity.batch_sizes) == ("verified", 0, (1, 2, 4, 8))
     assert parity.max_score_deviation is not None
     assert parity.max_score_deviation < 1e-5
@@ -66,7 +73,7 @@ def test_an_equal_engine_is_verified(tmp_path: Path) -> None:
 
 def test_deviations_are_on_the_score_scale(tmp_path: Path) -> None:
     """A raw value of 20/255 + 0.004 scores 0.004 more; above the threshold the scale is flatter."""
-    parity = proof(tmp_path, bias=0.004)
+    parity = parity_of(tmp_path, bias=0.004)
     assert parity.max_score_deviation == pytest.approx(0.004, abs=1e-5)
     assert parity.max_heatmap_deviation == pytest.approx(0.004, abs=1e-5)
     assert parity.guard_band == pytest.approx(0.008, abs=2e-5)
@@ -74,12 +81,12 @@ def test_deviations_are_on_the_score_scale(tmp_path: Path) -> None:
 
 def test_every_position_in_the_batch_is_tried(tmp_path: Path) -> None:
     """The network adds 0.001 per position: only the frame 20 at the eighth shows the whole deviation."""
-    assert proof(tmp_path, drift=0.001).max_score_deviation == pytest.approx(0.007, abs=1e-5)
+    assert parity_of(tmp_path, drift=0.001).max_score_deviation == pytest.approx(0.007, abs=1e-5)
 
 
 def test_a_flip_is_refused_and_named(tmp_path: Path) -> None:
     with pytest.raises(ParityError) as caught:
-        proof(tmp_path, bias=0.04)
+        parity_of(tmp_path, bias=0.04)
     assert str(caught.value) == (
         "onnx-f32 reverses the verdict on golden/125.png (125.jpg) at batch size 1: "
         "the checkpoint scores 0.4902, the engine 0.5285"
@@ -93,7 +100,7 @@ def any_engine_here(monkeypatch: pytest.MonkeyPatch) -> None:
     def opened(entry: EngineEntry, root: Path, geometry: Geometry) -> Engine:
         return OnnxRuntimeEngine(root / entry.file, geometry, CPU)
 
-    monkeypatch.setattr("export.proof.open_engine", opened)
+    monkeypatch.setattr("export.parity.open_engine", opened)
 
 
 @pytest.mark.usefixtures("any_engine_here")
@@ -115,12 +122,13 @@ def test_an_int8_engine_is_left_out_if_it_flips_deviates_or_does_not_run(
         onnx.save(grey_level_network((32, 32), bias), tmp_path / "model.int8.onnx")
     good = EngineEntry(id="onnx-f32", file="model.onnx")
     flips = EngineEntry(id="openvino-int8", file="model.int8.onnx")
-    certified, unfit = certify([flips, good], trial(tmp_path, difference))
-    (entry, proof), *_ = certified
-    assert entry.id == proof.id == "onnx-f32"
-    assert proof.ms_per_image is not None
-    assert unfit.keys() == {"openvino-int8"}
-    assert reason in unfit["openvino-int8"]
+    candidates = verify_engines([flips, good], baseline(tmp_path, difference))
+    first, second = candidates
+    assert (first.entry.id, first.rejection) == ("onnx-f32", None)
+    assert first.parity is not None
+    assert first.parity.ms_per_image is not None
+    assert second.entry.id == "openvino-int8"
+    assert reason in (second.rejection or "")
 
 
 @pytest.mark.parametrize(
@@ -130,7 +138,7 @@ def test_an_int8_engine_is_left_out_if_it_flips_deviates_or_does_not_run(
         ({3: 0.006, 20: 0.0}, 20, None),
         ({3: 0.006, 20: 0.008}, 3, None),
         ({3: 0.006, 20: 0.04}, 3, None),
-        ({3: 0.04, 20: 0.0}, 20, None),  # the first way even reverses a verdict
+        ({3: 0.04, 20: 0.0}, 20, None),  # the first configuration even reverses a verdict
         ({3: 0.015, 20: 0.014}, 20, "it would need a guard band wider than 0.02"),
     ],
 )
@@ -141,25 +149,26 @@ def test_more_of_a_bfloat16_engine_stays_in_float32_where_it_has_to(
         onnx.save(grey_level_network((32, 32), biases[entry.float32_convolutions]), root / "model.onnx")
         return OnnxRuntimeEngine(root / "model.onnx", geometry, CPU)
 
-    monkeypatch.setattr("export.proof.open_engine", open_anywhere)
+    monkeypatch.setattr("export.parity.open_engine", open_anywhere)
     bf16 = EngineEntry(id="openvino-bf16", file="model.onnx")
-    ((entry, proof),), unfit = certify([bf16], trial(tmp_path))
-    assert entry.float32_convolutions == count
-    assert unfit.get("openvino-bf16") == reason
-    assert proof.guard_band == pytest.approx(2 * biases[count], abs=1e-4)
+    (candidate,) = verify_engines([bf16], baseline(tmp_path))
+    assert candidate.entry.float32_convolutions == count
+    assert candidate.rejection == reason
+    assert candidate.parity is not None
+    assert candidate.parity.guard_band == pytest.approx(2 * biases[count], abs=1e-4)
 
 
 class Failing:
     """Opens, and fails with a message of several lines."""
 
-    def run(self, frames: NDArray[np.uint8]) -> Answer:
+    def run(self, frames: NDArray[np.uint8]) -> Prediction:
         raise RuntimeError("no memory\n  at: line 1\n")
 
     def close(self) -> None:
         pass
 
 
-def test_an_engine_that_opens_but_fails_is_tried_in_its_other_way(
+def test_an_engine_that_opens_but_fails_is_tried_in_its_other_configuration(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Then it is left out, with the reason, not claimed to run elsewhere."""
@@ -171,12 +180,14 @@ def test_an_engine_that_opens_but_fails_is_tried_in_its_other_way(
             return Failing()
         return OnnxRuntimeEngine(root / entry.file, geometry, CPU)
 
-    monkeypatch.setattr("export.proof.open_engine", opened)
+    monkeypatch.setattr("export.parity.open_engine", opened)
     bf16 = EngineEntry(id="openvino-bf16", file="model.onnx")
-    ((entry, proof),), unfit = certify([bf16], trial(tmp_path))
-    assert (entry.float32_convolutions, proof.status, unfit) == (20, "verified", {})
+    (candidate,) = verify_engines([bf16], baseline(tmp_path))
+    assert candidate.parity is not None
+    assert candidate.parity.status == "verified"
+    assert (candidate.entry.float32_convolutions, candidate.rejection) == (20, None)
     fails.add(20)
-    assert certify([bf16], trial(tmp_path)) == ([], {"openvino-bf16": "no memory at: line 1"})
+    assert verify_engines([bf16], baseline(tmp_path)) == [Candidate(bf16, None, "no memory at: line 1")]
 
 
 def test_a_bfloat16_engine_that_cannot_be_run_is_left_out(
@@ -185,7 +196,9 @@ def test_a_bfloat16_engine_that_cannot_be_run_is_left_out(
     """Nothing else would tell which guard band it needs where it runs."""
     monkeypatch.setitem(sys.modules, "openvino", None)
     entry = EngineEntry(id="openvino-bf16", file="model.onnx")
-    assert certify([entry], trial(tmp_path)) == ([], {"openvino-bf16": "openvino is not installed"})
+    assert verify_engines([entry], baseline(tmp_path)) == [
+        Candidate(entry, None, "openvino is not installed")
+    ]
 
 
 def test_engines_that_do_not_run_side_by_side_come_last(
@@ -196,7 +209,7 @@ def test_engines_that_do_not_run_side_by_side_come_last(
     alive = list[Engine]()
 
     class Large(OnnxRuntimeEngine):
-        def run(self, frames: NDArray[np.uint8]) -> Answer:
+        def run(self, frames: NDArray[np.uint8]) -> Prediction:
             if self is not alive[0]:
                 raise RuntimeError("no memory")
             return super().run(frames)
@@ -210,16 +223,14 @@ def test_engines_that_do_not_run_side_by_side_come_last(
         alive.append(Large(root / entry.file, geometry, CPU))
         return alive[-1]
 
-    monkeypatch.setattr("export.proof.open_engine", opened)
+    monkeypatch.setattr("export.parity.open_engine", opened)
     names = ("onnx-cuda-fp16", "openvino-f32", "onnx-f32")
     entries = [EngineEntry(id=name, file="model.onnx") for name in (names[2], *names[:2])]
-    certified, unfit = certify(entries, trial(tmp_path))
-    assert [(proof.id, proof.ms_per_image is None) for _, proof in certified] == [
-        ("onnx-f32", False),
-        ("onnx-cuda-fp16", True),
-        ("openvino-f32", True),
-    ]
-    assert unfit == {}
+    candidates = verify_engines(entries, baseline(tmp_path))
+    assert [
+        (each.entry.id, each.parity is not None and each.parity.ms_per_image is not None, each.rejection)
+        for each in candidates
+    ] == [("onnx-f32", True, None), ("onnx-cuda-fp16", False, None), ("openvino-f32", False, None)]
 
 
 @pytest.mark.usefixtures("any_engine_here")
@@ -232,56 +243,60 @@ def test_engines_that_do_not_run_side_by_side_come_last(
         (float("nan"), float("inf"), "it would need a guard band wider than 0.02"),
     ],
 )
-def test_the_guard_band_covers_the_survey_too(
+def test_the_guard_band_covers_the_validation_frames_too(
     tmp_path: Path, difference: float, band: float, reason: str | None
 ) -> None:
     onnx.save(grey_level_network((32, 32), bias=-0.002), tmp_path / "model.onnx")
     entry = EngineEntry(id="openvino-bf16", file="model.onnx")
-    proof = prove(entry, trial(tmp_path, difference))
-    assert proof.objection == reason
-    assert proof.max_score_deviation == pytest.approx(0.002, abs=1e-4)
-    assert proof.guard_band == pytest.approx(band, abs=1e-4)
+    parity = check_parity(entry, baseline(tmp_path, difference))
+    assert parity.rejection == reason
+    assert parity.max_score_deviation == pytest.approx(0.002, abs=1e-4)
+    assert parity.guard_band == pytest.approx(band, abs=1e-4)
 
 
 @pytest.mark.usefixtures("any_engine_here")
-def test_an_engine_that_fails_on_a_surveyed_frame_must_be_left_out(tmp_path: Path) -> None:
+def test_an_engine_that_fails_on_a_validation_frame_must_be_left_out(tmp_path: Path) -> None:
     onnx.save(grey_level_network((32, 32)), tmp_path / "model.onnx")
     entry = EngineEntry(id="openvino-bf16", file="model.onnx")
-    of_another_size = Survey(np.zeros((1, 16, 16, 3), np.uint8), np.zeros(1, np.float32))
-    certified, unfit = certify([entry], replace(trial(tmp_path), survey=of_another_size))
-    assert certified == []
-    assert "invalid dimensions" in unfit["openvino-bf16"]
-    assert "\n" not in unfit["openvino-bf16"]
+    of_another_size = ValidationFrames(np.zeros((1, 16, 16, 3), np.uint8), np.zeros(1, np.float32))
+    (candidate,) = verify_engines([entry], replace(baseline(tmp_path), validation=of_another_size))
+    assert candidate.parity is None
+    assert "invalid dimensions" in (candidate.rejection or "")
+    assert "\n" not in (candidate.rejection or "")
 
 
 @pytest.mark.parametrize(
-    ("bias", "difference", "reasons"),
+    ("bias", "difference", "reason"),
     [
-        (0.0, 0.01, []),
-        (0.0, 0.03, ["it would need a guard band wider than 0.02"]),
+        (0.0, 0.01, None),
+        (0.0, 0.03, "it would need a guard band wider than 0.02"),
         (
             0.04,
             0.0,
-            [
-                "model.fp16.onnx reverses the verdict on golden/125.png (125.jpg) at batch size 1: "
-                "the checkpoint scores 0.4902, the engine 0.5285"
-            ],
+            "model.fp16.onnx reverses the verdict on golden/125.png (125.jpg) at batch size 1: "
+            "the checkpoint scores 0.4902, the engine 0.5285",
         ),
     ],
 )
 def test_the_graph_of_an_engine_that_needs_a_gpu_is_checked_on_the_cpu(
-    tmp_path: Path, bias: float, difference: float, reasons: list[str]
+    tmp_path: Path, bias: float, difference: float, reason: str | None
 ) -> None:
     onnx.save(grey_level_network((32, 32)), tmp_path / "model.onnx")
     onnx.save(grey_level_network((32, 32), bias), tmp_path / "model.fp16.onnx")
     here = EngineEntry(id="onnx-f32", file="model.onnx")
     elsewhere = EngineEntry(id="onnx-cuda-fp16", file="model.fp16.onnx")
-    certified, unfit = certify([here, elsewhere], trial(tmp_path, difference))
-    assert list(unfit.values()) == reasons
-    if not bias:  # where it serves, its guard band is no narrower than what its graph needs here
-        (_, needs_gpu), _ = certified
-        assert (needs_gpu.id, needs_gpu.status) == ("onnx-cuda-fp16", "not_run")
-        assert needs_gpu.guard_band == pytest.approx(difference, abs=1e-5)
+    candidates = {
+        each.entry.id: each for each in verify_engines([here, elsewhere], baseline(tmp_path, difference))
+    }
+    assert candidates["onnx-f32"].rejection is None
+    needs_gpu = candidates["onnx-cuda-fp16"]
+    assert needs_gpu.rejection == reason
+    if bias:
+        assert needs_gpu.parity is None
+    else:  # where it serves, its guard band is no narrower than what its graph needs here
+        assert needs_gpu.parity is not None
+        assert needs_gpu.parity.status == "not_run"
+        assert needs_gpu.parity.guard_band == pytest.approx(difference, abs=1e-5)
 
 
 def grey_level_network_in_half(factor: float) -> onnx.ModelProto:
@@ -307,17 +322,17 @@ def grey_level_network_in_half(factor: float) -> onnx.ModelProto:
 def test_the_float16_graph_is_rounded_on_the_cpu_as_on_a_gpu(tmp_path: Path) -> None:
     """The provider for CPUs does not round between two operations: it would see neither."""
     onnx.save(grey_level_network_in_half(3), tmp_path / "model.fp16.onnx")
-    proof = prove_half_graph(trial(tmp_path))
-    assert proof.guard_band is not None
-    assert 4e-4 < proof.guard_band < 4e-3
-    assert proof.objection is None
+    parity = check_float16_graph(baseline(tmp_path))
+    assert parity.guard_band is not None
+    assert 4e-4 < parity.guard_band < 4e-3
+    assert parity.rejection is None
     onnx.save(grey_level_network_in_half(300), tmp_path / "model.fp16.onnx")
     with pytest.raises(EngineFailed) as caught:
-        prove_half_graph(trial(tmp_path))
+        check_float16_graph(baseline(tmp_path))
     assert str(caught.value) == "its output is NaN or infinite, since values in it overflow float16"
 
 
-def test_the_survey_has_good_damaged_and_defective_parts(tmp_path: Path) -> None:
+def test_the_validation_frames_are_of_good_damaged_and_defective_parts(tmp_path: Path) -> None:
     def grey(frames: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         heatmaps = frames.mean(3, dtype=np.float32) / 255
         return heatmaps, heatmaps.mean((1, 2))
@@ -326,39 +341,39 @@ def test_the_survey_has_good_damaged_and_defective_parts(tmp_path: Path) -> None
     paths = [tmp_path / f"{number}.png" for number in range(100)]
     for path in paths:
         Image.fromarray(noise.integers(0, 256, (40, 48, 3), np.uint8)).save(path)
-    few = Survey.take(paths[:3], paths[3:5], Geometry(32, 32), grey)
+    few = ValidationFrames.take(paths[:3], paths[3:5], Geometry(32, 32), grey)
     assert few.frames.shape == (3 + 3 + 2, 32, 32, 3)
     assert (few.frames[:3] != few.frames[3:6]).any((1, 2, 3)).all()
     np.testing.assert_allclose(few.scores, few.frames.mean((1, 2, 3)) / 255, rtol=1e-5)
-    assert len(Survey.take(paths, (), Geometry(32, 32), grey).frames) <= 2 * 48
+    assert len(ValidationFrames.take(paths, (), Geometry(32, 32), grey).frames) <= 2 * 48
 
 
 def test_a_flip_that_only_a_full_batch_shows_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ParityError, match="at batch size 8"):
-        proof(tmp_path, drift=0.009)
+        parity_of(tmp_path, drift=0.009)
 
 
 @pytest.mark.parametrize("bias", [float("nan"), float("inf")])
 def test_an_engine_whose_output_is_not_finite_fails(tmp_path: Path, bias: float) -> None:
     with pytest.raises(EngineFailed, match="its output is NaN or infinite"):
-        proof(tmp_path, bias)
+        parity_of(tmp_path, bias)
 
 
 def test_an_engine_whose_heatmap_deviates_must_be_left_out(tmp_path: Path) -> None:
     """Its scores are right, but masks and regions would be wrong."""
     onnx.save(grey_level_network((32, 32)), tmp_path / "model.onnx")
     entry, right = EngineEntry(id="onnx-f32", file="model.onnx"), golden()
-    for off, objection in ((0.01, None), (0.03, "its heatmap deviates by more than 0.02")):
+    for off, rejection in ((0.01, None), (0.03, "its heatmap deviates by more than 0.02")):
         moved = Golden(right.entries, right.frames, right.heatmaps + np.float32(off), right.scores)
-        parity = prove(entry, replace(trial(tmp_path), golden=moved))
-        assert (parity.status, parity.objection) == ("verified", objection)
+        parity = check_parity(entry, replace(baseline(tmp_path), golden=moved))
+        assert (parity.status, parity.rejection) == ("verified", rejection)
         assert parity.max_heatmap_deviation == pytest.approx(off, abs=1e-3)
 
 
 def test_an_engine_that_cannot_be_opened_is_not_claimed_equal(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"not a graph")
     entry = EngineEntry(id="onnx-f32", file="model.onnx")
-    parity = prove(entry, trial(tmp_path))
+    parity = check_parity(entry, baseline(tmp_path))
     assert (parity.status, parity.flips, parity.guard_band) == ("not_run", None, None)
     assert "model.onnx" in parity.reason
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from export.bundle import frame_statistics
+from export.bundle import Size, frame_statistics
 from export.bundle.frame import FrameRanges
 from export.bundle.manifest import Thresholds
 from export.bundle.scale import Scale
@@ -19,6 +19,7 @@ from export.report import rejected_at_most, show_thresholds
 from training.evaluate import Scored
 
 Frame = NDArray[np.uint8]
+SENT = Size(640, 480)
 EVERYWHERE = np.ones((8, 8), np.bool_)
 """The region of interest that is the whole map."""
 
@@ -79,8 +80,8 @@ def test_a_smaller_budget_never_lowers_the_threshold(
 
 def test_calibrate_by_hand() -> None:
     """Map maxima are 10 times the scores; otherwise half of every map is 1 and the other half 3."""
-    pictures = [scored(number, score=number, peak=10 * number) for number in range(1, 20)]
-    result = calibrate(pictures, 0.05, EVERYWHERE)
+    images = [scored(number, number, 10 * number) for number in range(1, 20)]
+    result = calibrate(images, its_own(images), 0.05, EVERYWHERE)
     assert (result.thresholds.image.median, result.thresholds.image.threshold) == (10, 19)
     assert (result.thresholds.pixel.median, result.thresholds.pixel.threshold) == (2, 190)
     assert (result.thresholds.calibration_size, result.thresholds.promised) == (19, True)
@@ -90,17 +91,34 @@ def test_calibrate_by_hand() -> None:
 def test_the_pixel_median_is_that_of_the_region_of_interest() -> None:
     inside = EVERYWHERE.copy()
     inside[:, :4] = False
-    pictures = [scored(number, score=number, peak=10 * number) for number in range(1, 20)]
-    assert calibrate(pictures, 0.05, inside).thresholds.pixel.median == 3
+    images = [scored(number, number, 10 * number) for number in range(1, 20)]
+    assert calibrate(images, its_own(images), 0.05, inside).thresholds.pixel.median == 3
     narrow = np.zeros((8, 8), np.bool_)
     narrow[1, 2] = True  # between the pixels that are usually sampled
-    assert calibrate(pictures, 0.05, narrow).thresholds.pixel.median == 1
+    assert calibrate(images, its_own(images), 0.05, narrow).thresholds.pixel.median == 1
 
 
 @pytest.mark.parametrize("scores", [[], [1.0], [2.0, 2.0, 2.0], [2.0, 2.0, 2.0000002], [5e-8, 1e-7, 2e-7]])
 def test_too_few_or_too_alike_images_are_refused(scores: Sequence[float]) -> None:
+    images = [scored(number, score, peak=9) for number, score in enumerate(scores)]
     with pytest.raises(CalibrationError):
-        calibrate([scored(number, score, peak=9) for number, score in enumerate(scores)], 0.1, EVERYWHERE)
+        calibrate(images, its_own(images), 0.1, EVERYWHERE)
+
+
+def test_each_part_counts_once_with_its_highest_score() -> None:
+    """Five images of each of 19 parts: as much is promised, and as little rejected, as with one of each."""
+    images = [scored(number, number // 5 + number % 5 / 10, peak=number) for number in range(95)]
+    parts = {image.path: str(number // 5) for number, image in enumerate(images)}
+    result = calibrate(images, parts, 0.05, EVERYWHERE)
+    assert (result.thresholds.calibration_size, result.thresholds.promised) == (19, True)
+    assert (result.thresholds.image.threshold, result.thresholds.pixel.threshold) == (18.4, 94)
+    assert not calibrate(images, parts, 0.01, EVERYWHERE).thresholds.promised
+    assert calibrate(images, its_own(images), 0.05, EVERYWHERE).thresholds.image.threshold < 18.4
+
+
+def its_own(images: Sequence[Scored]) -> dict[Path, str]:
+    """Each image shows another part."""
+    return {image.path: str(image.path) for image in images}
 
 
 def textured(seed: int, level: float = 110, amplitude: float = 40) -> Frame:
@@ -115,10 +133,10 @@ def textured(seed: int, level: float = 110, amplitude: float = 40) -> Frame:
 
 @cache
 def ranges() -> FrameRanges:
-    return frame_ranges([frame_statistics(textured(seed), (640, 480)) for seed in range(100)])
+    return frame_ranges([frame_statistics(textured(seed), SENT) for seed in range(100)])
 
 
-def unfamiliar(frame: Frame, source_size: tuple[int, int] = (640, 480)) -> tuple[str, ...]:
+def unfamiliar(frame: Frame, source_size: Size = SENT) -> tuple[str, ...]:
     return ranges().unfamiliar(frame_statistics(frame, source_size))
 
 
@@ -152,39 +170,40 @@ def test_spoiled_frames_are_unfamiliar(spoil: Callable[[Frame], Frame], statisti
 @pytest.mark.parametrize("level", [0, 128, 255])
 def test_a_uniform_frame_that_calibration_saw_is_not_unfamiliar(level: int) -> None:
     seen = [
-        frame_statistics(frame, (64, 64)) for frame in (np.full((64, 64, 3), level, np.uint8), textured(1))
+        frame_statistics(frame, Size(64, 64))
+        for frame in (np.full((64, 64, 3), level, np.uint8), textured(1))
     ]
     assert [frame_ranges(seen).unfamiliar(statistics) for statistics in seen] == [(), ()]
 
 
-def test_a_picture_of_another_shape_is_unfamiliar() -> None:
-    assert unfamiliar(textured(7), (480, 640)) == ("aspect",)
-    assert unfamiliar(textured(7), (645, 480)) == ()
+def test_an_image_of_another_shape_is_unfamiliar() -> None:
+    assert unfamiliar(textured(7), Size(480, 640)) == ("aspect",)
+    assert unfamiliar(textured(7), Size(645, 480)) == ()
 
 
 def scored(number: int, score: float, peak: float) -> Scored:
     heatmap = np.ones((8, 8), np.float32)
     heatmap[:, 4:] = 3
     heatmap[1, 1] = peak  # not on the grid that the median is computed on
-    return Scored(Path(f"{number}.png"), (80, 60), textured(number), heatmap, score)
+    return Scored(Path(f"{number}.png"), Size(80, 60), textured(number), heatmap, score)
+
+
+def thresholds(count: int, budget: float, *, promised: bool) -> Thresholds:
+    scale = Scale(median=0.0, threshold=1.0)
+    return Thresholds(
+        image=scale, pixel=scale, calibration_size=count, max_false_reject=budget, promised=promised
+    )
 
 
 @pytest.mark.parametrize(("count", "budget", "most"), [(100, 0.01, 0.0295), (400, 0.01, 0.0193)])
 def test_what_a_promise_is_worth_with_95_percent_confidence(count: int, budget: float, most: float) -> None:
-    scale = Scale(median=0.0, threshold=1.0)
-    thresholds = Thresholds(
-        image=scale, pixel=scale, calibration_size=count, max_false_reject=budget, promised=True
-    )
-    assert rejected_at_most(thresholds) == pytest.approx(most, abs=1e-4)
+    assert rejected_at_most(thresholds(count, budget, promised=True)) == pytest.approx(most, abs=1e-4)
 
 
 @pytest.mark.parametrize(
     ("budget", "text"), [(0.29, "29.00%"), (0.001, "0.10%"), (0.00014, "0.014%"), (1e-6, "0.0001%")]
 )
 def test_a_small_budget_is_not_shown_as_0(budget: float, text: str) -> None:
-    scale, lines = Scale(median=0.0, threshold=1.0), list[str]()
-    thresholds = Thresholds(
-        image=scale, pixel=scale, calibration_size=100, max_false_reject=budget, promised=False
-    )
-    show_thresholds(thresholds, lambda _, line: lines.append(line))
+    lines = list[str]()
+    show_thresholds(thresholds(100, budget, promised=False), lambda _, line: lines.append(line))
     assert lines[0] == f"at most {text} of good parts rejected"

@@ -15,7 +15,7 @@ from tests.bundles import edit_manifest, make_bundle, plain_frame
 from tests.export.checkpoints import break_network
 from tests.export.machine import needs
 from training.checkpoint import load_checkpoint
-from training.geometry import read_rgb
+from training.geometry import Size, read_rgb
 
 
 def evaluated(subject: Path, data: Path, tmp_path: Path, *options: str) -> dict[str, Any]:
@@ -33,11 +33,11 @@ def test_predict_and_evaluate_give_the_same_result(exported: Path, data: Path, t
     for name, image in images.items():
         rgb = read_rgb(data / name)
         frame = bundle.manifest.geometry.apply(rgb)
-        answer = predictor.predict(frame[np.newaxis])
-        size = (rgb.shape[1], rgb.shape[0])
+        prediction = predictor.predict(frame[np.newaxis])
+        size = Size.of(rgb)
         statistics = frame_statistics(frame, size)
-        score = float(answer.score[0])
-        reading = read(answer.heatmap[0], score, statistics, bundle.manifest, predictor.guard_band, size)
+        score = float(prediction.score[0])
+        reading = read(prediction.heatmap[0], score, statistics, bundle.manifest, predictor.guard_band, size)
         assert image["raw_score"] == pytest.approx(score, abs=1e-6)
         assert (image["verdict"], image["reason"]) == (reading.verdict, reading.reason)
 

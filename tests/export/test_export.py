@@ -14,14 +14,16 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from export.build import Order, build, installed
+from export.build import ExportOptions, build, installed
 from export.bundle import MAX_VERSION, Bundle
 from export.bundle.manifest import EngineEntry
-from export.cli import main
+from export.cli import main, parser
 from export.engines import Prepared, prepare
-from export.proof import EngineParity
+from export.parity import EngineParity
+from export.sources import calibration_images
 from tests.export.checkpoints import break_network, make_checkpoint, make_dataset
-from training.checkpoint import DRD, TENSORS, Checkpoint
+from training.checkpoint import DRD, TENSORS, Checkpoint, load_checkpoint
+from training.datasets import DatasetError
 from training.files import file_digest
 from training.geometry import Geometry
 
@@ -30,7 +32,7 @@ def export(checkpoint: Path, models: Path, *options: str) -> int:
     return main([str(checkpoint), "--to", str(models), *options])
 
 
-def test_the_bundle_opens_starts_and_carries_its_certificate(exported: Path) -> None:
+def test_the_bundle_opens_starts_and_carries_its_comparison(exported: Path) -> None:
     bundle = Bundle.open(exported)
     manifest = bundle.manifest
     assert (manifest.product, manifest.version, manifest.min_area) == ("plate", 1, 0)
@@ -74,7 +76,7 @@ def test_the_output_has_what_a_process_engineer_needs(
     for expected in (
         f"12 good images of {data}; 48 used in training, or copies, left out",
         "at most 1.00% of good parts rejected",
-        "NOT guaranteed: 12 calibration images guarantee 7.69% at best",
+        "NOT guaranteed: 12 calibration parts guarantee 7.69% at best",
         "16 frames: 4 near-threshold, 4 good, 4 defective, 4 pseudo-abnormal",
         "onnx-f32                 verified",
         str(tmp_path / "models" / "plate" / "7"),
@@ -85,6 +87,26 @@ def test_the_output_has_what_a_process_engineer_needs(
     assert not manifest.thresholds.promised
     assert export(checkpoint, tmp_path / "models", "--version", "7") == 1
     assert "plate has a version 7 already" in capsys.readouterr().err
+
+
+def test_images_of_one_part_are_known_as_such(checkpoint: Path, data: Path, tmp_path: Path) -> None:
+    said = list[str]()
+    trained = load_checkpoint(checkpoint).model_copy(update={"same_part": "good/[0-9]{2}"})
+    parts = calibration_images(trained, None, lambda _, line: said.append(line))
+    assert len(set(parts.values())) < len(parts)
+    assert said[-1] == f"of {len(set(parts.values()))} parts: each counts once, with its highest score"
+
+    for image in parts:
+        (tmp_path / image.name).write_bytes(image.read_bytes())
+    others = calibration_images(trained, tmp_path, lambda _, line: said.append(line))
+    assert len(set(others.values())) == len(others) == len(parts)
+    assert "'good/[0-9]{2}', by which training told parts, is in no name" in said[-1]
+
+    (tmp_path / "good").mkdir()
+    trained = trained.model_copy(update={"same_part": "0[0-9](?=[0-9].png)"})
+    (tmp_path / "other.png").write_bytes(next((data / "test").rglob("*.png")).read_bytes())
+    with pytest.raises(DatasetError, match=r"is not found in other\.png"):
+        calibration_images(trained, tmp_path, lambda _, line: said.append(line))
 
 
 def test_images_used_in_training_are_not_used_for_calibration(
@@ -136,7 +158,7 @@ def test_it_is_said_when_no_defective_part_is_known(
     assert "no defective part is known: the engines are not proved on any" in capsys.readouterr().out
 
 
-def test_an_unreadable_picture_of_a_defective_part_is_skipped_and_named(
+def test_an_unreadable_image_of_a_defective_part_is_skipped_and_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = make_dataset(tmp_path / "plate", good=20, test=3)
@@ -164,7 +186,7 @@ def test_the_files_of_an_engine_that_is_left_out_are_not_published(
 
     monkeypatch.setattr("export.build.prepare", with_a_plan)
     wide = EngineParity(id="model.fp16.onnx", status="verified", batch_sizes=(1,), guard_band=1.0)
-    monkeypatch.setattr("export.accept.prove_half_graph", lambda trial: wide)
+    monkeypatch.setattr("export.accept.check_float16_graph", lambda baseline: wide)
     assert export(checkpoint, tmp_path / "models", "--engines", "onnx-f32") == 0
     manifest = Bundle.open(tmp_path / "models" / "plate" / "1").manifest
     assert [entry.id for entry in manifest.engines] == ["onnx-f32"]
@@ -180,7 +202,10 @@ def test_provenance_names_the_tensors_that_were_read(checkpoint: Path, tmp_path:
         if topic == "Graph":
             break_network(copy)
 
-    bundle = build(Order(copy, tmp_path / "models", None, 0.1, 0, None, engines=("onnx-f32",)), trained_again)
+    options = parser().parse_args(
+        [str(copy), "--to", str(tmp_path / "models"), "--max-false-reject", "0.1", "--engines", "onnx-f32"]
+    )
+    bundle = build(ExportOptions(**vars(options)), trained_again)
     assert file_digest(copy / TENSORS) != before
     assert Bundle.open(bundle).manifest.provenance.checkpoint == before
 
@@ -210,11 +235,11 @@ def test_a_version_below_the_newest_is_announced_as_not_served(
     assert "3 will not be served while 9 is there" in capsys.readouterr().out
 
 
-def test_a_smallest_defect_larger_than_any_picture_is_refused(
+def test_a_smallest_defect_larger_than_any_image_is_refused(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert export(checkpoint, tmp_path / "models", "--min-area", str(80 * 72 + 1)) == 1
-    assert "the largest calibration image has 5760 pixels" in capsys.readouterr().err
+    assert "of the largest calibration image 5760 pixels are inspected" in capsys.readouterr().err
     assert not (tmp_path / "models").exists()
 
 
@@ -234,8 +259,8 @@ def test_a_name_that_is_not_utf_8_is_refused_in_one_line(
 ) -> None:
     data = make_dataset(tmp_path / "plate", good=70, test=1)
     shutil.rmtree(data / "ground_truth")
-    picture = data / folder / "000.png"
-    picture.rename(picture.with_name(os.fsdecode(b"caf\xe9.png")))
+    image = data / folder / "000.png"
+    image.rename(image.with_name(os.fsdecode(b"caf\xe9.png")))
     assert export(checkpoint, tmp_path / "models", "--calibration", str(data)) == 1
     assert "caf\\udce9.png': the name is not UTF-8; rename the file\n" in capsys.readouterr().err
     assert not (tmp_path / "models").exists()
@@ -261,7 +286,7 @@ def test_sigterm_leaves_nothing(checkpoint: Path, tmp_path: Path) -> None:
     assert list((tmp_path / "models").iterdir()) == []
 
 
-def test_a_damaged_picture_is_named(
+def test_a_damaged_image_is_named(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n half")

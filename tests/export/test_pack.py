@@ -1,18 +1,17 @@
 """Bundles appear atomically."""
 
-import shutil
 import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from export.bundle import MAX_VERSION, Bundle
-from export.bundle.manifest import MANIFEST, SEAL, Manifest
-from export.pack import VersionTakenError, publish, staging_folder
+from export.bundle.signature import SigningKey
+from export.pack import VersionTakenError
 from tests.bundles import make_bundle
 
 
@@ -40,13 +39,9 @@ def test_a_version_is_never_replaced(tmp_path: Path) -> None:
 
 
 def test_a_failed_export_leaves_nothing(tmp_path: Path) -> None:
-    def fail(version: int, files: Mapping[str, str]) -> Manifest:
-        raise ValueError(f"no manifest for version {version} with {sorted(files)}")
-
-    with staging_folder(tmp_path / "models") as root:
-        (root / "model.onnx").write_bytes(b"")
-        with pytest.raises(ValueError, match=r"version 1 with \['model\.onnx'\]"):
-            publish(root, tmp_path / "models" / "tile", fail)
+    key = Mock(spec=SigningKey, sign=Mock(side_effect=OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        make_bundle(tmp_path / "models", key=key)
     assert list((tmp_path / "models").iterdir()) == []
 
 
@@ -66,22 +61,17 @@ def test_a_killed_export_leaves_nothing_that_looks_like_a_product(tmp_path: Path
 
 
 def test_an_export_whose_version_was_taken_meanwhile_uses_the_next(tmp_path: Path) -> None:
-    template = Bundle.open(make_bundle(tmp_path / "other")).manifest
+    """At the last moment: when the bundle is signed."""
     models = tmp_path / "models"
-    asked = list[int]()
+    signed = list[Path]()
 
-    def describe(version: int, files: Mapping[str, str]) -> Manifest:
-        asked.append(version)
-        if version == 1:
-            make_bundle(models)  # another export takes version 1 at this moment
-        return template.model_copy(update={"version": version, "files": dict(files)})
+    def sign(root: Path) -> None:
+        if not signed:
+            make_bundle(models)
+        signed.append(root)
 
-    with staging_folder(models) as root:
-        shutil.copytree(tmp_path / "other" / "tile" / "1", root, dirs_exist_ok=True)
-        for name in (MANIFEST, SEAL):
-            (root / name).unlink()
-        bundle = publish(root, models / "tile", describe)
-    assert asked == [1, 2]
+    bundle = make_bundle(models, key=Mock(spec=SigningKey, sign=sign))
+    assert len(signed) == 2
     assert bundle == models / "tile" / "2"
     assert Bundle.open(models / "tile" / "1").manifest.version == 1
     assert Bundle.open(bundle).manifest.version == 2

@@ -1,4 +1,4 @@
-"""The quantised graph: int8 between the joints and nowhere else."""
+"""The quantised graph: int8 between the features and nowhere else."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import pytest
 
 from export.bundle import Bundle
 from export.bundle.engines.onnx_runtime import CPU, OnnxRuntimeEngine
-from export.bundle.joints import TEACHER
+from export.bundle.tensors import TEACHER
 from export.quantise import quantise
 from training.geometry import Geometry
 

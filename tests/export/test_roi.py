@@ -23,17 +23,17 @@ def drawn(tmp_path: Path, facts: dict[str, Any]) -> Path:
     return path
 
 
-def pictures(folder: Path, *sizes: tuple[int, int]) -> list[Path]:
-    """Of these widths and heights."""
+def save_images(folder: Path, *sizes: tuple[int, int]) -> list[Path]:
+    """Images of these sizes, width first."""
     for number, size in enumerate(sizes):
         Image.new("L", size).save(folder / f"{number}.png")
     return [folder / f"{number}.png" for number in range(len(sizes))]
 
 
-def test_a_region_drawn_for_pictures_of_another_shape_is_refused(tmp_path: Path) -> None:
+def test_a_region_drawn_for_images_of_another_shape_is_refused(tmp_path: Path) -> None:
     facts = {"unit": "pixel", "image_size": [200, 300], "shapes": [{"rectangle": [75, 100, 25, 50]}]}
     with pytest.raises(RoiError, match="image_size is 200 × 300, but the product's pictures are 300 × 200"):
-        read_roi(drawn(tmp_path, facts), SIZE, pictures(tmp_path, (300, 200)))
+        read_roi(drawn(tmp_path, facts), SIZE, save_images(tmp_path, (300, 200)))
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_a_region_drawn_for_pictures_of_another_shape_is_refused(tmp_path: Path)
     ],
 )
 def test_the_same_region_in_four_ways(tmp_path: Path, facts: dict[str, Any]) -> None:
-    region, mask = read_roi(drawn(tmp_path, facts), SIZE, pictures(tmp_path, (40, 20), (60, 40)))
+    region, mask = read_roi(drawn(tmp_path, facts), SIZE, save_images(tmp_path, (40, 20), (60, 40)))
     expected = np.zeros((64, 96), bool)
     expected[32:48, 24:72] = True
     np.testing.assert_array_equal(mask, expected)
@@ -57,7 +57,7 @@ def test_the_same_region_in_four_ways(tmp_path: Path, facts: dict[str, Any]) -> 
     assert region.polygons[0][0] == (0.25, 0.5)
 
 
-def test_a_rectangle_over_the_whole_picture_masks_nothing(tmp_path: Path) -> None:
+def test_a_rectangle_over_the_whole_image_masks_nothing(tmp_path: Path) -> None:
     _, mask = read_roi(
         drawn(tmp_path, {"unit": "fraction", "shapes": [{"rectangle": [0, 0, 1, 1]}]}), SIZE, []
     )
@@ -100,7 +100,7 @@ def test_half_a_square_is_a_triangle(tmp_path: Path) -> None:
 def test_an_invalid_region_is_refused(tmp_path: Path, facts: dict[str, Any], message: str) -> None:
     path = drawn(tmp_path, facts)
     with pytest.raises(RoiError) as caught:
-        read_roi(path, SIZE, pictures(tmp_path, (300, 200)))
+        read_roi(path, SIZE, save_images(tmp_path, (300, 200)))
     assert message in str(caught.value)
     assert str(caught.value).startswith(str(path))
     assert "\n" not in str(caught.value)

@@ -174,12 +174,12 @@ def test_a_changed_plan_is_noticed_before_any_runtime_opens_it(exported: Path) -
 
 @with_rtx
 def test_an_engine_that_was_not_run_is_not_verified(exported: Path) -> None:
-    proofs = json.loads((exported / "parity.json").read_bytes())["engines"]
-    (proof,) = (proof for proof in proofs if proof["id"] == NAME)
-    if proof["status"] == "verified":
+    engines = json.loads((exported / "parity.json").read_bytes())["engines"]
+    (parity,) = (engine for engine in engines if engine["id"] == NAME)
+    if parity["status"] == "verified":
         pytest.skip("there is a GPU that runs it")
-    assert (proof["flips"], proof["max_score_deviation"]) == (None, None)
-    assert "its graph on the CPU" in proof["reason"]
+    assert (parity["flips"], parity["max_score_deviation"]) == (None, None)
+    assert "its graph on the CPU" in parity["reason"]
     assert NAME in Bundle.open(exported).start().skipped
 
 

@@ -87,11 +87,11 @@ def test_a_stream_whose_caller_is_killed_in_the_middle_of_a_frame_frees_its_plac
     gate.shut()
     caller = subprocess.Popen([sys.executable, "-c", _CAMERA, running.target])
     try:
-        wait_until(lambda: lane.frames == 5)
+        wait_until(lambda: lane.pending == 5)
     finally:
         caller.kill()
         caller.wait()
-    wait_until(lambda: lane.frames == 0)
+    wait_until(lambda: lane.pending == 0)
     gate.open()
 
     assert is_served(running.url)
@@ -115,13 +115,13 @@ list(InspectionServiceStub(grpc.insecure_channel(sys.argv[1])).InspectStream(fra
 
 def test_a_connection_reset_in_the_middle_of_a_body_is_forgotten(running: Running) -> None:
     head = f"POST {URL} HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n".encode()
-    admission = running.service.inspector._admission
+    inspector = running.service.inspector
     for _ in range(20):
         with connected(running.url) as connection:
             connection.sendall(head + bytes(50_000))
-            wait_until(lambda: admission.bytes == 50_000)
+            wait_until(lambda: inspector.held_bytes == 50_000)
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset
-        wait_until(lambda: admission.bytes == 0)
+        wait_until(lambda: inspector.held_bytes == 0)
 
     assert is_served(running.url)
 
@@ -138,10 +138,10 @@ def test_a_caller_who_leaves_is_noticed_also_behind_a_pipelined_request(running:
         caller.sendall(inspect + behind)
         watcher.sendall(watch + behind)
         gate.wait_for_batch()
-        wait_until(lambda: lane.frames == 1 and history._watchers == 1)
+        wait_until(lambda: lane.pending == 1 and history.watchers == 1)
     cancelled = {"product": "tile", "door": "http", "outcome": "cancelled"}
     wait_until(lambda: running.sample("drd_requests_total", **cancelled) == 1)
-    wait_until(lambda: lane.frames == 0 and history._watchers == 0)
+    wait_until(lambda: lane.pending == 0 and history.watchers == 0)
     gate.open()
 
     assert is_served(running.url)

@@ -42,24 +42,24 @@ def exported(
     options = ["--to", str(models), "--max-false-reject", "0.1", "--engines", name]
     assert main([str(checkpoint), *options]) == 0
     bundle = Bundle.open(models / "plate" / "1")
-    reason = proof_of(bundle, name)["reason"]
+    reason = parity_of(bundle, name)["reason"]
     if "is not installed" in reason or "this ONNX Runtime has no" in reason:
         pytest.skip(reason)
     return bundle, name
 
 
-def proof_of(bundle: Bundle, name: str) -> dict[str, Any]:
-    proofs = json.loads((bundle.path / "parity.json").read_bytes())["engines"]
-    found = [proof for proof in proofs if proof["id"] == name]
+def parity_of(bundle: Bundle, name: str) -> dict[str, Any]:
+    engines = json.loads((bundle.path / "parity.json").read_bytes())["engines"]
+    found = [engine for engine in engines if engine["id"] == name]
     assert found, f"{name} was left out, for the reason above"
-    proof: dict[str, Any] = found[0]
-    return proof
+    parity: dict[str, Any] = found[0]
+    return parity
 
 
 def test_an_engine_is_verified(exported: tuple[Bundle, str]) -> None:
     bundle, name = exported
-    proof = proof_of(bundle, name)
-    assert (proof["status"], proof["flips"]) == ("verified", 0), proof["reason"]
+    parity = parity_of(bundle, name)
+    assert (parity["status"], parity["flips"]) == ("verified", 0), parity["reason"]
     predictor = bundle.start(name)
     assert predictor.engine_id == name
     assert predictor.deviation <= 0.01

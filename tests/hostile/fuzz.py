@@ -24,7 +24,7 @@ with atheris.instrument_imports(include=["PIL", "service", "export", "training"]
 from tests.bundles import make_bundle
 from tests.hostile.images import good_pictures
 
-_LIMITS = ImageLimits(pixels=1_000_000, side=20_000, frames=4)
+_LIMITS = ImageLimits(pixels=1_000_000, side=20_000, images=4)
 _GEOMETRY = Geometry(32, 32)
 
 

@@ -116,7 +116,7 @@ def test_a_worker_that_aborts_or_loops_is_the_images_affair(tmp_path: Path) -> N
 
 _FAULTY = """
 import os, sys
-if "service.workers.nursery" in sys.orig_argv:
+if "service.workers.forkserver" in sys.orig_argv:
     from PIL import Image
     whole = Image.open
     def faulty(source, *given, **options):

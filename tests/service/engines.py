@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from export.bundle import Answer, Bundle, EngineFailed, Predictor
+from export.bundle import Bundle, EngineFailed, Prediction, Predictor
 
 POISON = 13
 """The grey level of frames on which the engine fails."""
@@ -57,7 +57,7 @@ class _Gated(Predictor):
         super().__init__(bundle, bundle.manifest.engines[0], {})
         self._gate = gate
 
-    def predict(self, frames: NDArray[np.uint8]) -> Answer:
+    def predict(self, frames: NDArray[np.uint8]) -> Prediction:
         levels = tuple(int(level) for level in frames[:, 0, 0, 0])
         if self._gate is not None and levels != (0,) * len(levels):  # all black: the lane measures its pace
             self._gate.pass_through(levels)

@@ -12,12 +12,12 @@ from typing import Any
 from service.app import Service, open_service
 from service.errors import Busy, DeadlinePassed, InspectionFailed
 from service.settings import Settings
-from service.values import Inspection, Request
+from service.values import Request, Result
 from tests.bundles import make_bundle
 from tests.service.engines import NOT_A_NUMBER, POISON, Gate
 from tests.service.images import plain
 
-Inspect = Callable[..., Coroutine[Any, Any, Inspection]]
+Inspect = Callable[..., Coroutine[Any, Any, Result]]
 
 
 @asynccontextmanager
@@ -33,10 +33,11 @@ async def inspecting(models: Path, gate: Gate, **settings: Any) -> AsyncIterator
     async with open_service(Settings(**given), gate.start) as service:
         await service.load()
 
-        async def inspect(level: int, product: str = "tile", budget: float | None = None) -> Inspection:
+        async def inspect(level: int, product: str = "tile", budget: float | None = None) -> Result:
             now = time.monotonic()
             deadline = None if budget is None else now + budget
-            return await service.inspector.inspect(Request(plain(level), product, now, deadline))
+            request = Request(plain(level), product, now, deadline)
+            return (await service.inspector.inspect(request)).result
 
         yield service, inspect
 
@@ -58,7 +59,7 @@ async def ask_at_random(models: Path, requests: int, callers: int = 40) -> Count
 
         await asyncio.gather(*(caller() for _ in range(callers)))
         lanes = [service.inspector.catalog.lane(product) for product in products]
-        assert [(lane.frames, len(lane.queue)) for lane in lanes] == [(0, 0)] * 5
+        assert [(lane.pending, len(lane.queue)) for lane in lanes] == [(0, 0)] * 5
     return ends
 
 
@@ -68,7 +69,7 @@ async def _ask(inspect: Inspect, chance: random.Random, product: str) -> str:
     if chance.random() < 0.2:
         asyncio.get_running_loop().call_later(chance.random() / 50, asked.cancel)
     try:
-        answer = await asked
+        result = await asked
     except asyncio.CancelledError:
         return "cancelled"
     except InspectionFailed:
@@ -77,6 +78,6 @@ async def _ask(inspect: Inspect, chance: random.Random, product: str) -> str:
         return "late"
     except Busy:
         return "refused"
-    assert (round(255 * answer.finding.raw_score), answer.product) == (level, product)
+    assert (round(255 * result.finding.raw_score), result.product) == (level, product)
     assert level not in (POISON, NOT_A_NUMBER)
     return "answered"

@@ -1,9 +1,11 @@
-"""Admission by forecast, with frames that are neither decoded nor run."""
+"""Admission by forecast, with requests that are neither decoded nor run."""
 
 import time
 from asyncio import new_event_loop
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -11,36 +13,37 @@ import pytest
 from export.bundle import Bundle
 from service.admission import Admission
 from service.errors import Busy, DeadlinePassed
-from service.lane import Frame, Lane
+from service.lane import Lane, Pending
 from service.values import Request
 from tests.bundles import make_bundle
 
-BUDGET = 0.3
-FORECAST = 0.18
+BUDGET = 1.0
+FORECAST = 0.6
 
 
-def test_a_frame_that_comes_too_late_never_proves_a_forecast(tmp_path: Path) -> None:
+def test_an_answer_that_comes_too_late_never_proves_a_forecast(tmp_path: Path) -> None:
     """It was admitted with a smaller correction factor; with the current one it would have been refused."""
-    admission = Admission(max_frames=100, max_bytes=1, workers=1, patience=1)
+    admission = Admission(max_frames=100, max_bytes=1, workers=1, default_deadline=10)
     with closing(new_event_loop()) as loop, closing(Bundle.open(make_bundle(tmp_path)).start()) as predictor:
         lane, now = Lane(predictor), time.monotonic()
         for pace in lane.pace.infer.values():
             pace.seconds = FORECAST
 
-        def frame(deadline: float | None) -> Frame:
-            request, order = Request(b"", lane.product, now, deadline), admission.order(lane, now, deadline)
-            return Frame(request, lane, order, now, loop.create_future())
+        def pending(deadline: float | None) -> Pending:
+            request = Request(b"", lane.product, now, deadline)
+            order = admission.order(lane, now, deadline, overlay=False)
+            return Pending(request, lane, order, now, loop.create_future())
 
-        with admission.admitted(frame(None)):
+        with admission.admitted(pending(None)):
             with ExitStack() as under_way:
                 for number in range(60):
                     deadline = now + BUDGET - number / 10_000  # each is more urgent than all before
                     under_way.enter_context(suppress(DeadlinePassed))
-                    under_way.enter_context(admission.admitted(frame(deadline)))
+                    under_way.enter_context(admission.admitted(pending(deadline)))
                     under_way.callback(passing(deadline))
 
             with pytest.raises(Busy, match="deadline"):
-                admission.check(lane, time.monotonic() + 2 * FORECAST)
+                admission.check(lane, time.monotonic() + 2 * FORECAST, overlay=False)
 
 
 def passing(deadline: float) -> Callable[[], None]:
@@ -49,3 +52,87 @@ def passing(deadline: float) -> Callable[[], None]:
         raise DeadlinePassed
 
     return wait
+
+
+@dataclass
+class Line:
+    """A camera with a picture every 0.2 s, whose deadline is 0.15 s later; `clock` is its time."""
+
+    lane: Lane
+    admission: Admission
+    clock: list[float]
+
+    def run(self, seconds: float, engine: float, upload: float = 0.0) -> Counter[str]:
+        """What becomes of the pictures of some `seconds` in which the engine takes `engine` for each."""
+        counts, ends = Counter[str](), self.clock[0] + seconds
+        while self.clock[0] < ends:
+            due = self.clock[0]
+            self.clock[0] += upload
+            counts[self._one(due, engine)] += 1
+            self.clock[0] = due + 0.2
+        return counts
+
+    def _one(self, arrived: float, engine: float) -> str:
+        deadline = arrived + 0.15
+        request = Request(b"", self.lane.product, arrived, deadline)
+        with closing(new_event_loop()) as loop:
+            pending = Pending(request, self.lane, deadline, arrived, loop.create_future())
+            try:
+                with self.admission.admitted(pending):
+                    self.clock[0] += engine
+                    self.lane.pace.infer[1].learn(engine)
+                    if self.clock[0] > deadline:
+                        raise DeadlinePassed
+            except (Busy, DeadlinePassed) as error:
+                return type(error).__name__
+        return "answered"
+
+
+@pytest.fixture
+def line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Line]:
+    clock = [1000.0]
+    monkeypatch.setattr("service.admission.time.monotonic", lambda: clock[0])
+    admission = Admission(max_frames=100, max_bytes=1, workers=1, default_deadline=10)
+    with closing(Bundle.open(make_bundle(tmp_path)).start()) as predictor:
+        lane = Lane(predictor)
+        for pace in lane.pace.infer.values():
+            pace.seconds = 0.06
+        yield Line(lane, admission, clock)
+
+
+def test_the_upload_is_no_error_of_the_forecast(line: Line) -> None:
+    assert line.run(60, engine=0.06, upload=0.06) == {"answered": 300}
+
+
+def test_after_a_slow_spell_requests_are_soon_admitted_again(line: Line) -> None:
+    assert line.run(60, engine=0.06) == {"answered": 300}
+    slow = line.run(180, engine=0.3)
+    assert slow["answered"] == 0
+    assert slow["Busy"] > 3 * slow["DeadlinePassed"]
+    line.run(15, engine=0.06)
+    assert line.run(60, engine=0.06) == {"answered": 300}
+
+
+def test_too_much_caution_does_not_last(line: Line) -> None:
+    line.lane.caution = 4
+    line.run(15, engine=0.06)
+    assert line.run(60, engine=0.06) == {"answered": 300}
+
+
+def test_large_overlays_do_not_count_for_requests_without(line: Line) -> None:
+    line.lane.pace.overlay.seconds = 4
+    deadline = line.clock[0] + 0.15
+    line.admission.check(line.lane, deadline, overlay=False)
+    line.lane.last_probe = line.clock[0]
+    with pytest.raises(Busy, match="late"):
+        line.admission.check(line.lane, deadline, overlay=True)
+
+
+def test_an_answer_counts_until_it_is_read_and_then_refuses_others(line: Line) -> None:
+    holding = line.admission.hold()
+    holding.grow(1)
+    holding.answer(1000)
+    with pytest.raises(Busy), line.admission.hold() as another:
+        another.grow(1)
+    holding.release()
+    assert line.admission.bytes == 0

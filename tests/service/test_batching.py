@@ -1,14 +1,19 @@
 """The queue keeps its guarantees under any sequence of operations."""
 
 from collections.abc import Sequence
+from weakref import WeakSet
 
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from service.batching import BatchQueue, Entry
+from service.batching import BatchQueue, DeadlineQueue, Entry
 
 SIZES = (1, 2, 4, 8)
+
+
+class Item:
+    """Unlike a number, it can be seen whether it is still referred to."""
 
 
 class AnyHistory(RuleBasedStateMachine):
@@ -82,15 +87,27 @@ def test_only_allowed_batch_sizes_are_formed(waiting: int, expected: Sequence[in
     assert [item for batch in batches for item in batch] == list(range(waiting))
 
 
+def test_popping_takes_one_after_the_other() -> None:
+    queue = DeadlineQueue[str]()
+    first, *_ = (queue.offer(item, order=order) for item, order in (("1", 1), ("3", 3), ("2", 2), ("4", 3)))
+    queue.withdraw(first)
+
+    assert [queue.pop() for _ in range(len(queue))] == ["2", "3", "4"]
+    with pytest.raises(IndexError):
+        queue.pop()
+
+
 def test_an_engine_without_batch_size_one_is_refused() -> None:
     with pytest.raises(ValueError, match="lone frame"):
         BatchQueue[int]((2, 4))
 
 
 def test_withdrawn_entries_do_not_pile_up() -> None:
-    queue = BatchQueue[bytes](SIZES)
-    queue.offer(b"stays", order=0)
+    queue = BatchQueue[Item](SIZES)
+    queue.offer(Item(), order=0)
+    kept = WeakSet[Item]()
     for _ in range(1000):
-        queue.withdraw(queue.offer(b"goes", order=1))
+        kept.add(item := Item())
+        queue.withdraw(queue.offer(item, order=1))
 
-    assert len(queue._heap) < 20
+    assert len(kept) < 20

@@ -5,6 +5,7 @@ import math
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from tests.access.test_signature import key_pair
 from tests.bundles import edit_manifest, make_bundle
 from tests.service.engines import Gate
 from tests.service.inspecting import inspecting
-from tests.service.test_inspector import within
+from tests.service.loop import on_a_loop
 
 
 @dataclass
@@ -57,116 +58,106 @@ def shown(service: Service, version: int, state: State) -> float | None:
     return service.metrics.registry.get_sample_value("drd_product_state", labels)
 
 
-def test_a_damaged_replacement_does_not_bring_an_older_version_back(tmp_path: Path) -> None:
+@on_a_loop
+async def test_a_damaged_replacement_does_not_bring_an_older_version_back(tmp_path: Path) -> None:
     make_bundle(tmp_path)
     newest = make_bundle(tmp_path)
 
-    async def work() -> None:
-        async with loaded(tmp_path) as service:
-            catalog = service.inspector.catalog
-            before = catalog.lane("tile")
-            (newest / SEAL).write_text("half copied")
-            for _ in range(2):
-                await catalog.refresh()
-                assert catalog.lane("tile") is before
-                assert states(service) == [(2, "READY"), (2, "FAILED")]
-            assert SEAL in catalog.versions()[1].reason
-            assert shown(service, 2, "READY") == shown(service, 2, "FAILED") == 1
-
-            newest.rename(tmp_path / "withdrawn")
+    async with loaded(tmp_path) as service:
+        catalog = service.inspector.catalog
+        before = catalog.lane("tile")
+        (newest / SEAL).write_text("half copied")
+        for _ in range(2):
             await catalog.refresh()
-            await catalog.refresh()
-            assert serving(service) == 1
-
-    within(30, work())
-
-
-def test_a_replacement_that_is_repaired_takes_over(tmp_path: Path) -> None:
-    bundle = make_bundle(tmp_path)
-
-    async def work() -> None:
-        async with loaded(tmp_path) as service:
-            catalog = service.inspector.catalog
-            before = catalog.lane("tile")
-            manifest = (bundle / MANIFEST).read_bytes()
-            (bundle / MANIFEST).write_bytes(b"{")
-            await catalog.refresh()
-            assert states(service) == [(1, "READY"), (1, "FAILED")]
-            (bundle / MANIFEST).write_bytes(manifest)
-            await catalog.refresh()
-            assert states(service) == [(1, "READY")]
             assert catalog.lane("tile") is before
+            assert states(service) == [(2, "READY"), (2, "FAILED")]
+        assert SEAL in catalog.versions()[1].reason
+        assert shown(service, 2, "READY") == shown(service, 2, "FAILED") == 1
 
-            edit_manifest(bundle, lambda facts: facts.update(min_area=7))
-            await catalog.refresh()
-            assert catalog.lane("tile").manifest.min_area == 7
+        newest.rename(tmp_path / "withdrawn")
+        await catalog.refresh()
+        await catalog.refresh()
+        assert serving(service) == 1
 
-    within(30, work())
 
-
-def test_what_is_only_copied_anew_is_not_loaded_again(tmp_path: Path) -> None:
+@on_a_loop
+async def test_a_replacement_that_is_repaired_takes_over(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path)
 
-    async def work() -> None:
-        async with loaded(tmp_path) as service:
-            before = service.inspector.catalog.lane("tile")
-            shutil.copytree(bundle, tmp_path / "copy")
-            shutil.rmtree(bundle)
-            (tmp_path / "copy").rename(bundle)
-            os.utime(bundle / MANIFEST, (0, 0))
+    async with loaded(tmp_path) as service:
+        catalog = service.inspector.catalog
+        before = catalog.lane("tile")
+        manifest = (bundle / MANIFEST).read_bytes()
+        (bundle / MANIFEST).write_bytes(b"{")
+        await catalog.refresh()
+        assert states(service) == [(1, "READY"), (1, "FAILED")]
+        (bundle / MANIFEST).write_bytes(manifest)
+        await catalog.refresh()
+        assert states(service) == [(1, "READY")]
+        assert catalog.lane("tile") is before
+
+        edit_manifest(bundle, lambda facts: facts.update(min_area=7))
+        await catalog.refresh()
+        assert catalog.lane("tile").manifest.min_area == 7
+
+
+@on_a_loop
+async def test_what_is_only_copied_anew_is_not_loaded_again(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path)
+
+    async with loaded(tmp_path) as service:
+        before = service.inspector.catalog.lane("tile")
+        shutil.copytree(bundle, tmp_path / "copy")
+        shutil.rmtree(bundle)
+        (tmp_path / "copy").rename(bundle)
+        os.utime(bundle / MANIFEST, (0, 0))
+        await service.inspector.catalog.refresh()
+        assert service.inspector.catalog.lane("tile") is before
+        assert states(service) == [(1, "READY")]
+
+
+@on_a_loop
+async def test_a_version_is_removed_when_two_scans_do_not_find_it(tmp_path: Path) -> None:
+    make_bundle(tmp_path)
+    newest = make_bundle(tmp_path)
+
+    async with loaded(tmp_path) as service:
+        before = service.inspector.catalog.lane("tile")
+        for _ in range(2):
+            newest.rename(tmp_path / "withdrawn")
             await service.inspector.catalog.refresh()
             assert service.inspector.catalog.lane("tile") is before
-            assert states(service) == [(1, "READY")]
-
-    within(30, work())
-
-
-def test_a_version_is_removed_when_two_scans_do_not_find_it(tmp_path: Path) -> None:
-    make_bundle(tmp_path)
-    newest = make_bundle(tmp_path)
-
-    async def work() -> None:
-        async with loaded(tmp_path) as service:
-            before = service.inspector.catalog.lane("tile")
-            for _ in range(2):
-                newest.rename(tmp_path / "withdrawn")
-                await service.inspector.catalog.refresh()
-                assert service.inspector.catalog.lane("tile") is before
-                (tmp_path / "withdrawn").rename(newest)
-                await service.inspector.catalog.refresh()
-                assert service.inspector.catalog.lane("tile") is before
-
-            newest.rename(tmp_path / "withdrawn")
+            (tmp_path / "withdrawn").rename(newest)
             await service.inspector.catalog.refresh()
-            await service.inspector.catalog.refresh()
-            assert serving(service) == 1
+            assert service.inspector.catalog.lane("tile") is before
 
-    within(30, work())
+        newest.rename(tmp_path / "withdrawn")
+        await service.inspector.catalog.refresh()
+        await service.inspector.catalog.refresh()
+        assert serving(service) == 1
 
 
-def test_a_product_is_removed_when_two_scans_do_not_find_it(tmp_path: Path) -> None:
+@on_a_loop
+async def test_a_product_is_removed_when_two_scans_do_not_find_it(tmp_path: Path) -> None:
     models = tmp_path / "models"
     make_bundle(models)
 
-    async def work() -> None:
-        async with loaded(models) as service:
-            catalog = service.inspector.catalog
-            models.rename(tmp_path / "share")
-            models.mkdir()  # where a share was mounted
-            await catalog.refresh()
-            assert states(service) == [(1, "READY")]
-            models.rmdir()
-            (tmp_path / "share").rename(models)
-            await catalog.refresh()
-            assert states(service) == [(1, "READY")]
+    async with loaded(models) as service:
+        catalog = service.inspector.catalog
+        models.rename(tmp_path / "share")
+        models.mkdir()  # where a share was mounted
+        await catalog.refresh()
+        assert states(service) == [(1, "READY")]
+        models.rmdir()
+        (tmp_path / "share").rename(models)
+        await catalog.refresh()
+        assert states(service) == [(1, "READY")]
 
-            shutil.rmtree(models / "tile")
-            await catalog.refresh()
-            assert catalog.ready
-            await catalog.refresh()
-            assert not catalog.ready
-
-    within(30, work())
+        shutil.rmtree(models / "tile")
+        await catalog.refresh()
+        assert catalog.ready
+        await catalog.refresh()
+        assert not catalog.ready
 
 
 NO_ROOM = BundleError("no engine can be used (onnx-cuda-fp16: CUDA failure 2: out of memory)")
@@ -175,27 +166,23 @@ NO_ROOM = BundleError("no engine can be used (onnx-cuda-fp16: CUDA failure 2: ou
 @pytest.mark.parametrize(
     "error", [OSError(errno.EIO, "Input/output error"), MemoryError(), NO_ROOM], ids=repr
 )
-def test_an_error_of_the_machine_is_tried_again_after_a_while(tmp_path: Path, error: Exception) -> None:
+@on_a_loop
+async def test_an_error_of_the_machine_is_tried_again_after_a_while(tmp_path: Path, error: Exception) -> None:
     make_bundle(tmp_path)
 
-    async def work() -> None:
-        async with loaded(tmp_path, Failing(errors=[error])) as service:
-            await retried(service)
-
-    within(30, work())
+    async with loaded(tmp_path, Failing(errors=[error])) as service:
+        await retried(service)
 
 
-def test_so_is_one_on_reading_the_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@on_a_loop
+async def test_so_is_one_on_reading_the_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     private, public = key_pair(tmp_path)
     make_bundle(tmp_path / "models", key=SigningKey(private))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "later"))
 
-    async def work() -> None:
-        async with loaded(tmp_path / "models", trusted_key=public) as service:
-            (tmp_path / "later").mkdir()
-            await retried(service)
-
-    within(30, work())
+    async with loaded(tmp_path / "models", trusted_key=public) as service:
+        (tmp_path / "later").mkdir()
+        await retried(service)
 
 
 async def retried(service: Service) -> None:
@@ -208,12 +195,86 @@ async def retried(service: Service) -> None:
     assert (failed.state, failed.reason, serving(service)) == ("READY", "", 1)
 
 
-def test_a_bundle_that_is_wrong_is_not_tried_again(tmp_path: Path) -> None:
+@on_a_loop
+async def test_a_bundle_that_is_wrong_is_not_tried_again(tmp_path: Path) -> None:
     (make_bundle(tmp_path) / "model.onnx").write_bytes(b"damaged")
 
-    async def work() -> None:
-        async with loaded(tmp_path) as service:
-            (failed,) = service.inspector.catalog.versions()
-            assert (failed.state, failed.retry_at) == ("FAILED", math.inf)
+    async with loaded(tmp_path) as service:
+        (failed,) = service.inspector.catalog.versions()
+        assert (failed.state, failed.retry_at) == ("FAILED", math.inf)
 
-    within(30, work())
+
+@dataclass
+class Hanging(Gate):
+    """Version 2 of `alpha` hangs while it is loaded."""
+
+    release: threading.Event = field(default_factory=threading.Event)
+
+    def start(self, bundle: Bundle, engine: str) -> Predictor:
+        if (bundle.manifest.product, bundle.manifest.version) == ("alpha", 2):
+            assert self.release.wait(30)
+        return super().start(bundle, engine)
+
+
+@on_a_loop
+async def test_a_version_that_hangs_while_it_is_loaded_holds_up_no_other_product(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.catalog._LOAD_SECONDS", 0.1)
+    gate = Hanging()
+    make_bundle(tmp_path, "alpha")
+    make_bundle(tmp_path, "tile", 2)
+    async with loaded(tmp_path, gate) as service:
+        catalog = service.inspector.catalog
+        make_bundle(tmp_path, "alpha", 2)
+        await catalog.refresh(patience=0)
+        (tmp_path / "tile" / "2").rename(tmp_path / ".withdrawn")
+        make_bundle(tmp_path, "tile", 1)
+        while catalog.lane("tile").version != 1:
+            await catalog.refresh(patience=0.05)
+        assert catalog.lane("alpha").version == 1
+        gate.release.set()
+        await catalog.refresh()
+        assert catalog.lane("alpha").version == 2
+
+
+@dataclass
+class Counting(Gate):
+    """Counts the versions that are loaded at the same time."""
+
+    under_way: int = 0
+    most_at_once: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def start(self, bundle: Bundle, engine: str) -> Predictor:
+        with self.lock:
+            self.under_way += 1
+            self.most_at_once = max(self.most_at_once, self.under_way)
+        try:
+            return super().start(bundle, engine)
+        finally:
+            with self.lock:
+                self.under_way -= 1
+
+
+@on_a_loop
+async def test_versions_are_loaded_one_at_a_time(tmp_path: Path) -> None:
+    names = [f"tile{number}" for number in range(6)]
+    for name in names:
+        make_bundle(tmp_path, name)
+    gate = Counting()
+    async with loaded(tmp_path, gate) as service:
+        assert [product.state for product in service.inspector.catalog.products()] == ["READY"] * len(names)
+    assert gate.most_at_once == 1
+
+
+@on_a_loop
+async def test_a_bundle_whose_files_were_away_for_a_moment_is_tried_again(tmp_path: Path) -> None:
+    make_bundle(tmp_path)
+    away = tmp_path / "tile" / "1" / "model.onnx"
+    away.rename(tmp_path / "model.onnx")
+    async with loaded(tmp_path) as service:
+        (version,) = service.inspector.catalog.versions()
+        assert version.state == "FAILED"
+        assert version.reason.endswith("model.onnx is missing")
+        assert version.retry_at < math.inf

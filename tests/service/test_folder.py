@@ -25,7 +25,7 @@ def test_only_version_numbers_are_versions(tmp_path: Path, name: str, is_version
     assert scan(tmp_path) == ({"tile": {int(name): ()}} if is_version else {})
 
 
-@pytest.mark.parametrize("name", [".export-1", "two words", "x" * 65])
+@pytest.mark.parametrize("name", [".export-1", "two words", "x" * 65, "unknown"])
 def test_other_folders_are_not_products(tmp_path: Path, name: str) -> None:
     (tmp_path / name / "1").mkdir(parents=True)
     assert scan(tmp_path) == {}
@@ -48,3 +48,10 @@ def test_a_folder_that_can_not_be_read_is_an_error(tmp_path: Path, monkeypatch: 
         Path("x" * 200).mkdir()
         os.chdir("x" * 200)
     assert isinstance(scan(tmp_path)["tile"], OSError)
+
+
+def test_links_to_nothing_are_no_versions(tmp_path: Path) -> None:
+    (tmp_path / "tile" / "1").mkdir(parents=True)
+    (tmp_path / "tile" / "2").symlink_to("/nowhere")
+    (tmp_path / "tile" / "3").symlink_to("3")
+    assert scan(tmp_path) == {"tile": {1: ()}}

@@ -7,8 +7,8 @@ import os
 import signal
 import socket
 import struct
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -16,24 +16,23 @@ from typing import Any, cast
 import numpy as np
 import orjson
 import pytest
-import uvloop
 
-from export.bundle import Bundle, Finding, FrameStatistics, Geometry
-from service.errors import InspectionFailed, NotServing, ServiceError, TooLarge, UnreadableImage
-from service.lane import Frame, Lane, Predicted
+from export.bundle import Bundle, FrameStatistics, Geometry, Size
+from service.errors import BadImage, InspectionFailed, NotServing, ServiceError, TooLarge
+from service.lane import Lane, Pending, Predicted
 from service.settings import Settings
 from service.values import Decoded, Request
 from service.workers.channel import Channel, Head, shared_memory
 from service.workers.front import Workers
 from service.workers.image import ImageLimits
-from service.workers.job import Done
 from service.workers.pool import Pool
 from service.workers.starting import new_worker
 from service.workers.work import REGION, Bounds
 from tests.bundles import make_bundle
 from tests.e2e.serving import wait_until
-from tests.service.family import nurseries, the_worker
 from tests.service.images import plain
+from tests.service.loop import on_a_loop
+from tests.service.processes import forkservers, the_worker
 
 ROOM = 2**16
 SIDE = 32
@@ -41,13 +40,18 @@ WANTED = orjson.dumps({"limits": asdict(ImageLimits(10**6, 10**4, 4)), "bounds":
 Misbehave = Callable[[socket.socket, Channel, Head], object]
 
 
-@pytest.fixture
-def runner() -> Iterator[asyncio.Runner]:
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as one:
-        yield one
+@asynccontextmanager
+async def running(count: int, start: Callable[[], Channel]) -> AsyncIterator[Pool]:
+    """A pool whose workers have been started."""
+    pool = Pool(count, 30, start)
+    await pool.start()
+    try:
+        yield pool
+    finally:
+        await pool.close()
 
 
-async def decode(pool: Pool, level: int = 7, *, decodes: bool = True, side: int = SIDE) -> Done[int]:
+async def decode(pool: Pool, level: int = 7, *, decodes: bool = True, side: int = SIDE) -> int:
     """The grey level of a plain image that a worker has decoded."""
 
     def understand(head: Head, payload: memoryview) -> int:
@@ -56,7 +60,8 @@ async def decode(pool: Pool, level: int = 7, *, decodes: bool = True, side: int 
         return payload[0]
 
     head = {"do": "decode", "geometry": Geometry(side, side), "declared": None}
-    return await pool.ask(0, head, (plain(level),), understand, decodes=decodes, learn=nothing)
+    asked = pool.ask(0, head, (plain(level),), understand, decodes=decodes, learn=nothing)
+    return (await asked).made
 
 
 class Ends:
@@ -96,6 +101,12 @@ def real() -> Channel:
     return new_worker(WANTED, ROOM)
 
 
+def one_by_one(*starts: Callable[[], Channel]) -> Callable[[], Channel]:
+    """Starts the first worker with the first of `starts`, and so on."""
+    left = iter(starts)
+    return lambda: next(left)()
+
+
 def lengths(payload: int, head: int) -> bytes:
     return struct.pack("!QQ", payload, head)
 
@@ -126,70 +137,37 @@ PIXELS = bytes(3 * SIDE * SIDE)
         lambda _, channel, nonce: channel.send(nonce | {"error": "TooLarge"}),
     ],
 )
-def test_an_invalid_answer_ends_the_worker(runner: asyncio.Runner, ends: Ends, misbehave: Misbehave) -> None:
-    starts = iter([ends.start, real])
-
-    async def asked() -> int:
-        pool = Pool(1, 30, lambda: next(starts)())
-        await pool.start()
+@on_a_loop
+async def test_an_invalid_answer_ends_the_worker(ends: Ends, misbehave: Misbehave) -> None:
+    async with running(1, one_by_one(ends.start, real)) as pool:
         job = asyncio.create_task(decode(pool))
         misbehave(ends.sockets[0], ends.channels[0], await ends.asked())
-        answer = await job
-        await pool.close()
-        return answer.made
-
-    assert runner.run(asked()) == 7
+        assert await job == 7
 
 
-def test_an_unrequested_answer_ends_the_worker(runner: asyncio.Runner, ends: Ends) -> None:
-    starts = iter([ends.start, real])
-
-    async def asked() -> list[int]:
-        pool = Pool(1, 30, lambda: next(starts)())
-        await pool.start()
-        first = asyncio.create_task(decode(pool, 1))
+@pytest.mark.parametrize("in_flight", [1, 2])
+@on_a_loop
+async def test_a_second_answer_is_not_taken_for_that_to_the_next_job(ends: Ends, in_flight: int) -> None:
+    """With two in flight, the worker gets the next job before its second answer is read."""
+    levels = (1, 2)
+    async with running(1, one_by_one(ends.start, real)) as pool:
+        jobs = [asyncio.create_task(decode(pool, level)) for level in levels[:in_flight]]
         nonce = await ends.asked()
         for _ in range(2):
             ends.channels[0].send(GOOD | nonce, [PIXELS])
-        answers = [(await first).made, (await decode(pool, 2)).made]
-        await pool.close()
-        return answers
-
-    assert runner.run(asked()) == [0, 2]
+        answers = [await job for job in jobs]
+        answers += [await decode(pool, level) for level in levels[in_flight:]]
+    assert answers == [0, 2]
 
 
-def test_a_second_answer_is_not_taken_for_that_to_the_next_job(runner: asyncio.Runner, ends: Ends) -> None:
-    starts = iter([ends.start, real])
-
-    async def asked() -> list[int]:
-        pool = Pool(1, 30, lambda: next(starts)())
-        await pool.start()
-        jobs = [asyncio.create_task(decode(pool, level)) for level in (1, 2)]
-        nonce = await ends.asked()
-        for _ in range(2):  # the worker gets the next job before its second answer is read
-            ends.channels[0].send(GOOD | nonce, [PIXELS])
-        answers = [(await job).made for job in jobs]
-        await pool.close()
-        return answers
-
-    assert runner.run(asked()) == [0, 2]
-
-
-def test_a_head_that_is_too_long_ends_the_worker(runner: asyncio.Runner, ends: Ends) -> None:
-    starts = iter([ends.start, real])
-
-    async def asked() -> int:
-        pool = Pool(1, 30, lambda: next(starts)())
-        await pool.start()
+@on_a_loop
+async def test_a_head_that_is_too_long_ends_the_worker(ends: Ends) -> None:
+    async with running(1, one_by_one(ends.start, real)) as pool:
         job = asyncio.create_task(decode(pool))
         head = orjson.dumps(GOOD | await ends.asked() | {"regions": [0] * 10_000})
         ends.memories[0][: len(PIXELS) + len(head)] = PIXELS + head
         ends.sockets[0].send(lengths(len(PIXELS), len(head)))
-        answer = await job
-        await pool.close()
-        return answer.made
-
-    assert runner.run(asked()) == 7
+        assert await job == 7
 
 
 @pytest.mark.parametrize(
@@ -202,8 +180,9 @@ def test_a_head_that_is_too_long_ends_the_worker(runner: asyncio.Runner, ends: E
     ],
     ids=["all", "too many", "a part of one", "not a number"],
 )
-def test_impossible_regions_end_the_worker(
-    runner: asyncio.Runner, ends: Ends, tmp_path: Path, regions: bytes, verdict: str
+@on_a_loop
+async def test_impossible_regions_end_the_worker(
+    ends: Ends, tmp_path: Path, regions: bytes, verdict: str
 ) -> None:
     starts = iter([lambda *_: ends.start(), new_worker])
     heatmap = np.zeros((SIDE, SIDE), np.float32)
@@ -213,153 +192,115 @@ def test_impossible_regions_end_the_worker(
         "pictures": {"scores": heatmap.nbytes, "regions": len(regions)},
         "spent": (),
     }
-
-    async def asked(lane: Lane) -> Finding:
-        workers = Workers(Settings(models=tmp_path, workers=1), lambda *wanted: next(starts)(*wanted))
-        await workers.start()
+    workers = Workers(Settings(models=tmp_path, workers=1), lambda *wanted: next(starts)(*wanted))
+    await workers.start()
+    with closing(Bundle.open(make_bundle(tmp_path)).start()) as predictor:
+        lane = Lane(predictor)
         request = Request(b"", lane.product, 0, parts=frozenset({"regions"}))
         predicted = asyncio.get_running_loop().create_future()
-        decoded = Decoded(np.zeros(0, np.uint8), SIDE, SIDE, "", FrameStatistics(0, 0, 0, 1))
-        frame = Frame(request, lane, 0, 0, predicted, decoded=decoded)
-        job = asyncio.create_task(workers.read(frame, Predicted(heatmap, 0.1, seconds=0, batch_size=1)))
+        decoded = Decoded(np.zeros(0, np.uint8), Size(SIDE, SIDE), "", FrameStatistics(0, 0, 0, 1))
+        pending = Pending(request, lane, 0, 0, predicted, decoded=decoded)
+        job = asyncio.create_task(workers.read(pending, Predicted(heatmap, 0.1, seconds=0, batch_size=1)))
         ends.channels[0].send(facts | await ends.asked(), [bytes(heatmap.nbytes), regions])
-        answer = await job
-        await workers.close()
-        return answer.made.finding
-
-    with closing(Bundle.open(make_bundle(tmp_path)).start()) as predictor:
-        assert runner.run(asked(Lane(predictor))).verdict == verdict
+        assert (await job).made.finding.verdict == verdict
+    await workers.close()
 
 
-@pytest.mark.parametrize(("decodes", "failure"), [(True, UnreadableImage), (False, InspectionFailed)])
-def test_a_job_on_which_two_workers_die_fails(
-    runner: asyncio.Runner, ends: Ends, decodes: bool, failure: type[ServiceError]
+@pytest.mark.parametrize(("decodes", "failure"), [(True, BadImage), (False, InspectionFailed)])
+@on_a_loop
+async def test_a_job_on_which_two_workers_die_fails(
+    ends: Ends, decodes: bool, failure: type[ServiceError]
 ) -> None:
-    def start() -> Channel:
-        if len(ends.sockets) == 2:
-            return real()
+    def dying() -> Channel:
         channel = ends.start()
         ends.sockets[-1].close()
         return channel
 
-    async def asked() -> int:
-        pool = Pool(1, 30, start)
-        with pytest.raises(failure):
-            await decode(pool, decodes=decodes)
-        answer = await decode(pool)
-        await pool.close()
-        return answer.made
-
-    assert runner.run(asked()) == 7
+    pool = Pool(1, 30, one_by_one(dying, dying, real))
+    with pytest.raises(failure):
+        await decode(pool, decodes=decodes)
+    assert await decode(pool) == 7
+    await pool.close()
 
 
-def test_without_a_worker_jobs_are_refused_until_one_starts(runner: asyncio.Runner) -> None:
-    failing = [OSError("no more processes")]
-
-    def start() -> Channel:
-        if failing:
-            raise failing.pop()
-        return real()
-
-    async def asked() -> tuple[list[str], int]:
-        pool = Pool(1, 30, start)
-        answers = await asyncio.gather(*(decode(pool) for _ in range(3)), return_exceptions=True)
-        after = await decode(pool)
-        await pool.close()
-        return [type(answer).__name__ for answer in answers], after.made
-
-    assert runner.run(asked()) == (["NotServing"] * 3, 7)
+@on_a_loop
+async def test_without_a_worker_jobs_are_refused_until_one_starts() -> None:
+    pool = Pool(1, 30, one_by_one(failing, real))
+    answers = await asyncio.gather(*(decode(pool) for _ in range(3)), return_exceptions=True)
+    assert [type(answer) for answer in answers] == [NotServing] * 3
+    assert await decode(pool) == 7
+    await pool.close()
 
 
-def test_a_start_without_a_worker_says_why(runner: asyncio.Runner) -> None:
-    def start() -> Channel:
-        raise BlockingIOError(errno.EAGAIN, "no more processes")
-
+@on_a_loop
+async def test_a_start_without_a_worker_says_why() -> None:
     with pytest.raises(NotServing, match="no more processes"):
-        runner.run(Pool(1, 30, start).start())
+        await Pool(1, 30, failing).start()
 
 
-def test_a_nursery_that_hangs_is_replaced(runner: asyncio.Runner) -> None:
-    patience = iter([60, 0.2, 60])
-
-    async def asked() -> int:
-        pool = Pool(1, 30, lambda: new_worker(WANTED, ROOM, next(patience)))
-        await pool.start()
-        (nursery,) = nurseries()
+@on_a_loop
+async def test_a_fork_server_that_hangs_is_replaced() -> None:
+    seconds = iter([60, 0.2, 60])
+    async with running(1, lambda: new_worker(WANTED, ROOM, next(seconds))) as pool:
+        (forkserver,) = forkservers()
         # Before it sleeps it may still hold the worker's end of the channel, which would then never close.
-        wait_until(lambda: Path(f"/proc/{nursery}/stat").read_text(encoding="ascii").split()[2] == "S")
-        os.kill(nursery, signal.SIGSTOP)
+        wait_until(lambda: Path(f"/proc/{forkserver}/stat").read_text(encoding="ascii").split()[2] == "S")
+        os.kill(forkserver, signal.SIGSTOP)
         os.kill(the_worker(), signal.SIGKILL)
         with pytest.raises(NotServing, match="no worker"):
             await decode(pool)
-        answer = await decode(pool)
-        await pool.close()
-        assert nursery not in nurseries()
-        return answer.made
-
-    assert runner.run(asked()) == 7
+        assert await decode(pool) == 7
+    assert forkserver not in forkservers()
 
 
-def test_a_failed_start_neither_delays_nor_fails_jobs_of_other_workers(
-    runner: asyncio.Runner, ends: Ends
-) -> None:
-    made, failed = list[Channel](), list[OSError]()
+@on_a_loop
+async def test_a_failed_start_neither_delays_nor_fails_jobs_of_other_workers(ends: Ends) -> None:
+    starts = iter([ends.start, real])
+    failed = 0
 
     def start() -> Channel:
-        if len(made) == 2:
-            failed.append(OSError("no more processes"))
-            raise failed[-1]
-        made.append(real() if made else ends.start())
-        return made[-1]
+        nonlocal failed
+        if (able := next(starts, None)) is not None:
+            return able()
+        failed += 1
+        return failing()
 
-    async def asked() -> list[int]:
-        pool = Pool(2, 30, start)
-        await pool.start()
+    async with running(2, start) as pool:
         ends.sockets[0].close()  # one worker has died, and no new one can be started
-        answers = await asyncio.gather(*(decode(pool, level) for level in range(20)))
-        await pool.close()
-        return [answer.made for answer in answers]
+        assert await asyncio.gather(*(decode(pool, level) for level in range(20))) == list(range(20))
+    assert failed == 1  # and the start was not repeated without pause
 
-    assert runner.run(asked()) == list(range(20))
-    assert len(failed) == 1  # and the start was not repeated without pause
+
+def failing() -> Channel:
+    raise BlockingIOError(errno.EAGAIN, "no more processes")
 
 
 def nothing(*_: object) -> None:
     pass
 
 
-def test_a_message_that_does_not_fit_is_an_error(runner: asyncio.Runner) -> None:
-    async def asked() -> int:
-        pool = Pool(1, 30, real)
+@on_a_loop
+async def test_a_message_that_does_not_fit_is_an_error() -> None:
+    async with running(1, real) as pool:
         with pytest.raises(TooLarge, match="larger than there is room for"):
             await pool.ask(0, {"do": "decode"}, (bytes(ROOM),), nothing, decodes=True, learn=nothing)
         with pytest.raises(InspectionFailed, match="larger than there is room for"):
             await decode(pool, side=256)
-        answer = await decode(pool)
-        await pool.close()
-        return answer.made
-
-    assert runner.run(asked()) == 7
+        assert await decode(pool) == 7
 
 
-def test_asking_a_closed_pool_is_refused(runner: asyncio.Runner) -> None:
-    async def asked() -> None:
-        pool = Pool(1, 30, real)
-        await pool.close()
-        with pytest.raises(NotServing, match="ending"):
-            await decode(pool)
-
-    runner.run(asked())
+@on_a_loop
+async def test_asking_a_closed_pool_is_refused() -> None:
+    pool = Pool(1, 30, real)
+    await pool.close()
+    with pytest.raises(NotServing, match="ending"):
+        await decode(pool)
 
 
-def test_jobs_that_wait_when_the_pool_closes_are_refused(runner: asyncio.Runner, ends: Ends) -> None:
-    async def asked() -> list[object]:
-        pool = Pool(1, 30, ends.start)
-        await pool.start()
+@on_a_loop
+async def test_jobs_that_wait_when_the_pool_closes_are_refused(ends: Ends) -> None:
+    async with running(1, ends.start) as pool:
         jobs = [asyncio.create_task(decode(pool)) for _ in range(3)]
         await asyncio.sleep(0)
-        await pool.close()
-        return list(await asyncio.gather(*jobs, return_exceptions=True))
-
-    answers = runner.run(asked())
+    answers = await asyncio.gather(*jobs, return_exceptions=True)
     assert [type(answer) for answer in answers] == [NotServing] * 3

@@ -16,13 +16,14 @@ from PIL import Image
 from export.bundle import (
     Finding,
     FrameFailed,
+    Size,
     frame_statistics,
     heatmap_png,
     mask_png,
     overlay_png,
     read,
 )
-from service.values import PARTS, Decoded, Part, Read
+from service.values import PARTS, Decoded, Part, PngPicture, Read
 from service.workers.channel import LARGE
 from service.workers.image import decode, decode_rgb
 from tests.service.images import encoded
@@ -43,7 +44,7 @@ def test_reading_is_the_same_to_the_bit_in_a_worker(
     work: Working, heatmap: NDArray[np.float32], raw_score: float, brightness: float
 ) -> None:
     statistics = frame_statistics(np.full((32, 64, 3), int(255 * brightness), np.uint8), SOURCE)
-    decoded = Decoded(np.zeros((32, 64, 3), np.uint8), *SOURCE, "", statistics)
+    decoded = Decoded(np.zeros((32, 64, 3), np.uint8), SOURCE, "", statistics)
 
     def ask(parts: frozenset[Part]) -> Read:
         return work.read(heatmap, raw_score, decoded, parts)
@@ -58,12 +59,10 @@ def test_reading_is_the_same_to_the_bit_in_a_worker(
     assert scores.shape == (32, 64)
     assert scores.tobytes() == here.pixel_scores.tobytes()
     assert there.heatmap == there.pictures["heatmap"].png
-    assert {
-        part: (picture.width, picture.height, picture.png) for part, picture in there.pictures.items()
-    } == {
-        "heatmap": (64, 32, heatmap_png(here.pixel_scores)),
-        "mask": (*SOURCE, mask_png(here.pixel_scores, SOURCE)),
-        "overlay": (*SOURCE, overlay_png(decode_rgb(BODY, LIMITS), here.pixel_scores)),
+    assert there.pictures == {
+        "heatmap": PngPicture(Size(64, 32), heatmap_png(here.pixel_scores)),
+        "mask": PngPicture(SOURCE, mask_png(here.pixel_scores, SOURCE)),
+        "overlay": PngPicture(SOURCE, overlay_png(decode_rgb(BODY, LIMITS), here.pixel_scores)),
     }
 
 
@@ -80,13 +79,13 @@ def test_what_is_not_finite_fails(work: Working, number: float) -> None:
     assert work.read(np.zeros((32, 64), np.float32), 0.1, decoded).pictures == {}
 
 
-_PICTURE = Image.linear_gradient("L").resize(SOURCE).convert("RGB")
+_IMAGE = Image.linear_gradient("L").resize(SOURCE).convert("RGB")
 _RARE = {
-    "two pictures, as phones write": encoded(_PICTURE, "MPO", save_all=True, append_images=[_PICTURE]),
+    "two images, as phones write": encoded(_IMAGE, "MPO", save_all=True, append_images=[_IMAGE]),
     "CIELAB": encoded(Image.new("LAB", SOURCE, (120, 140, 90)), "TIFF"),
     "16 bits": encoded(Image.new("I;16", SOURCE, 40_000), "TIFF"),
-    "CMYK": encoded(_PICTURE.convert("CMYK"), "JPEG"),
-    "a palette": encoded(_PICTURE.convert("P"), "PNG"),
+    "CMYK": encoded(_IMAGE.convert("CMYK"), "JPEG"),
+    "a palette": encoded(_IMAGE.convert("P"), "PNG"),
 }
 
 
@@ -96,7 +95,7 @@ def test_decoding_is_the_same_in_a_worker(work: Working, body: bytes) -> None:
     here = decode(body, GEOMETRY, declared=None, limits=LIMITS)
 
     assert np.array_equal(there.pixels, here.pixels)
-    assert (there.width, there.height, there.sha256) == (here.width, here.height, here.sha256)
+    assert (there.size, there.sha256) == (here.size, here.sha256)
     assert there.statistics == here.statistics
 
 
@@ -116,7 +115,7 @@ def test_large_images_pass_and_give_their_memory_back(work: Working) -> None:
     after_overlay = shared_bytes()
 
     assert min(len(body), len(overlay.png)) > LARGE
-    assert (decoded.width, overlay.width) == (2000, 2000)
+    assert decoded.size == overlay.size == (2000, 2000)
     assert max(after_decoding, after_overlay) < LARGE
     work.level(7)
 

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from service.errors import TooLarge, UnlikeDeclared, UnreadableImage
+from service.errors import BadImage, TooLarge, UnlikeDeclared
 from service.lane import Lane
 from service.settings import MEBIBYTE
 from service.values import Decoded
 from service.workers.job import Done
-from tests.service.family import nurseries, the_worker, workers
 from tests.service.images import plain
+from tests.service.processes import forkservers, the_worker, workers
 from tests.service.working import BODY, Working, working
 
 
@@ -30,7 +30,7 @@ def work() -> Iterator[Working]:
 @pytest.mark.parametrize(
     ("body", "declared", "failure"),
     [
-        (b"text", None, UnreadableImage),
+        (b"text", None, BadImage),
         (plain(1), "image/jpeg", UnlikeDeclared),
         (plain(1, (40_001, 1)), None, TooLarge),
     ],
@@ -72,23 +72,23 @@ def test_a_job_outlives_its_worker(work: Working) -> None:
 
 
 def test_signals_that_end_the_service_do_not_end_its_workers(work: Working) -> None:
-    (nursery,) = nurseries()
+    (forkserver,) = forkservers()
     before = the_worker()
-    for process in (nursery, before):
+    for process in (forkserver, before):
         os.kill(process, signal.SIGTERM)
 
     work.level(9)
     assert the_worker() == before
 
 
-def test_without_its_nursery_it_starts_another(work: Working) -> None:
-    (nursery,) = nurseries()
-    for process in (nursery, the_worker()):
+def test_without_its_fork_server_it_starts_another(work: Working) -> None:
+    (forkserver,) = forkservers()
+    for process in (forkserver, the_worker()):
         os.kill(process, signal.SIGKILL)
-    os.waitid(os.P_PID, nursery, os.WEXITED | os.WNOWAIT)
+    os.waitid(os.P_PID, forkserver, os.WEXITED | os.WNOWAIT)
 
     work.level(9)
-    assert nurseries() != [nursery]
+    assert forkservers() != [forkserver]
 
 
 def test_time_is_bounded() -> None:

@@ -13,9 +13,9 @@ import uvloop
 from numpy.typing import NDArray
 from PIL import Image
 
-from export.bundle import Bundle, Geometry, Predictor
+from export.bundle import Bundle, Geometry, Predictor, Size
 from export.bundle.scale import Scale
-from service.lane import Frame, Lane, Predicted
+from service.lane import Lane, Pending, Predicted
 from service.settings import MEBIBYTE, Settings
 from service.values import Decoded, Part, Read, Request
 from service.workers.front import Workers
@@ -25,8 +25,8 @@ from tests.bundles import make_bundle
 from tests.service.images import encoded, plain
 
 GEOMETRY = Geometry(32, 64)
-LIMITS = ImageLimits(pixels=40_000_000, side=40_000, frames=4)
-SOURCE = 300, 200
+LIMITS = ImageLimits(pixels=40_000_000, side=40_000, images=4)
+SOURCE = Size(300, 200)
 BODY = encoded(Image.linear_gradient("L").resize(SOURCE), "JPEG")
 
 
@@ -48,7 +48,8 @@ class Working:
     async def decode(
         self, body: bytes, order: float = 0, declared: str | None = None, lane: Lane | None = None
     ) -> Done[Decoded]:
-        return await self.pool.decode(self._frame(Request(body, "", 0, declared=declared), order, lane=lane))
+        request = Request(body, "", 0, declared=declared)
+        return await self.pool.decode(self._pending(request, order, lane=lane))
 
     def read(
         self,
@@ -59,16 +60,16 @@ class Working:
         body: bytes = BODY,
     ) -> Read:
         async def asked() -> Done[Read]:
-            frame = self._frame(Request(body, "", 0, parts=parts), decoded=decoded)
-            return await self.pool.read(frame, Predicted(heatmap, raw_score, seconds=0, batch_size=1))
+            pending = self._pending(Request(body, "", 0, parts=parts), decoded=decoded)
+            return await self.pool.read(pending, Predicted(heatmap, raw_score, seconds=0, batch_size=1))
 
         return self.run(asked()).made
 
-    def _frame(
+    def _pending(
         self, request: Request, order: float = 0, decoded: Decoded | None = None, lane: Lane | None = None
-    ) -> Frame:
+    ) -> Pending:
         predicted = asyncio.get_running_loop().create_future()
-        return Frame(request, lane or self.lane, order, request.arrived, predicted, decoded=decoded)
+        return Pending(request, lane or self.lane, order, request.arrived, predicted, decoded=decoded)
 
     def decoded(self, body: bytes, declared: str | None = None) -> Decoded:
         return self.run(self.decode(body, declared=declared)).made

@@ -119,12 +119,12 @@ async def swap_and_weigh(models: Path) -> dict[int, int]:
             await only_version_left(service)
             shutil.rmtree(models / "tile" / str(swaps))
             sizes[swaps] = resident_bytes()
-        service.hurry()
+        service.end_soon()
     return sizes
 
 
 async def only_version_left(service: Service) -> None:
-    while len(service.inspector.catalog.versions("tile")) > 1:  # noqa: ASYNC110  # it frees in a thread
+    while len(service.inspector.catalog.versions()) > 1:  # noqa: ASYNC110  # it frees in a thread
         await asyncio.sleep(0.005)
 
 

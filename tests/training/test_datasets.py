@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from training.datasets import DatasetError, Sample, open_dataset, read_mask
-from training.geometry import Geometry
+from training.geometry import Geometry, Size
 
 
-def picture(path: Path, size: tuple[int, int] = (40, 32), value: int = 90, mode: str = "RGB") -> None:
+def save_image(path: Path, size: tuple[int, int] = (40, 32), value: int = 90, mode: str = "RGB") -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new(mode, size, value).save(path)
 
@@ -23,10 +23,10 @@ def names(samples: tuple[Sample, ...]) -> list[str]:
 def test_mvtec_ad(tmp_path: Path) -> None:
     root = tmp_path / "bottle"
     for name in ("001.png", "000.png"):
-        picture(root / "train/good" / name)
-    picture(root / "test/good/000.png")
-    picture(root / "test/crack/000.png")
-    picture(root / "ground_truth/crack/000_mask.png", mode="L")
+        save_image(root / "train/good" / name)
+    save_image(root / "test/good/000.png")
+    save_image(root / "test/crack/000.png")
+    save_image(root / "ground_truth/crack/000_mask.png", mode="L")
     dataset = open_dataset(root)
     assert (dataset.layout, dataset.product) == ("MVTec AD", "bottle")
     assert names(dataset.train) == ["train/good/000.png", "train/good/001.png"]
@@ -37,26 +37,26 @@ def test_mvtec_ad(tmp_path: Path) -> None:
 
 
 def test_mvtec_layout_without_any_mask_is_image_level_only(tmp_path: Path) -> None:
-    picture(tmp_path / "train/good/0.png")
-    picture(tmp_path / "test/bad/0.png")
+    save_image(tmp_path / "train/good/0.png")
+    save_image(tmp_path / "test/bad/0.png")
     assert [sample.mask for sample in open_dataset(tmp_path).test] == [None]
 
 
 def test_a_single_missing_mask_is_named(tmp_path: Path) -> None:
-    picture(tmp_path / "train/good/0.png")
+    save_image(tmp_path / "train/good/0.png")
     for name in ("0.png", "1.png"):
-        picture(tmp_path / "test/crack" / name)
-    picture(tmp_path / "ground_truth/crack/0_mask.png", mode="L")
+        save_image(tmp_path / "test/crack" / name)
+    save_image(tmp_path / "ground_truth/crack/0_mask.png", mode="L")
     with pytest.raises(DatasetError, match=r"1\.png"):
         open_dataset(tmp_path)
 
 
 def test_btad_with_mixed_suffixes(tmp_path: Path) -> None:
     root = tmp_path / "03"
-    picture(root / "train/ok/0000.bmp")
-    picture(root / "test/ok/0001.bmp")
-    picture(root / "test/ko/0002.bmp")
-    picture(root / "ground_truth/ko/0002.png", mode="L")
+    save_image(root / "train/ok/0000.bmp")
+    save_image(root / "test/ok/0001.bmp")
+    save_image(root / "test/ko/0002.bmp")
+    save_image(root / "ground_truth/ko/0002.png", mode="L")
     dataset = open_dataset(root)
     assert dataset.layout == "BTAD"
     assert [(s.kind, s.mask) for s in dataset.test] == [
@@ -66,9 +66,9 @@ def test_btad_with_mixed_suffixes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("train", "test"), [("good", "Good"), ("good", "ok"), ("ok", "good"), ("ok", "OK")])
-def test_a_test_folder_of_good_pictures_by_another_word(train: str, test: str, tmp_path: Path) -> None:
-    picture(tmp_path / "train" / train / "0.png")
-    picture(tmp_path / "test" / test / "1.png")
+def test_a_test_folder_of_good_images_by_another_word(train: str, test: str, tmp_path: Path) -> None:
+    save_image(tmp_path / "train" / train / "0.png")
+    save_image(tmp_path / "test" / test / "1.png")
     assert [sample.defective for sample in open_dataset(tmp_path).test] == [False]
 
 
@@ -85,7 +85,7 @@ def visa(root: Path) -> Path:
     for row in rows[1:]:
         for name in row.split(",")[3:]:
             if name:
-                picture(root / name, mode="L")
+                save_image(root / name, mode="L")
     return root
 
 
@@ -138,16 +138,16 @@ def test_a_wrong_row_of_visa_s_table_is_named(row: bytes, says: str, tmp_path: P
 
 def test_a_plain_folder_of_good_images(tmp_path: Path) -> None:
     for name in ("b.JPG", "a.tif", "c.Bmp"):
-        picture(tmp_path / name)
+        save_image(tmp_path / name)
     (tmp_path / "notes.txt").write_text("no picture")
     dataset = open_dataset(tmp_path, "washer")
     assert (dataset.layout, dataset.product, dataset.test) == ("plain folder", "washer", ())
     assert names(dataset.train) == ["a.tif", "b.JPG", "c.Bmp"]
 
 
-def test_what_a_plain_folder_holds_besides_pictures_is_counted(tmp_path: Path) -> None:
+def test_what_a_plain_folder_holds_besides_images_is_counted(tmp_path: Path) -> None:
     for name in ("a.png", "bad/b.png", "more/of/c.png"):
-        picture(tmp_path / name)
+        save_image(tmp_path / name)
     (tmp_path / "empty").mkdir()
     (tmp_path / "d.webp").write_bytes(b"")
     says = "0 masks; left out: 2 subfolders with pictures and 1 files of other suffixes"
@@ -180,13 +180,13 @@ def test_traces_of_jpeg_are_no_mask(tmp_path: Path) -> None:
     assert np.array_equal(read_mask(tmp_path / "m.jpg", Geometry(64, 64)), mask > 0)
 
 
-def test_a_mask_has_the_shape_of_its_picture(tmp_path: Path) -> None:
+def test_a_mask_has_the_shape_of_its_image(tmp_path: Path) -> None:
     path = tmp_path / "m.png"
     Image.new("L", (100, 75)).save(path)
-    for picture in ((75, 100), (300, 400), (301, 400), (38, 50)):
-        read_mask(path, Geometry(32, 32), picture)
+    for image_size in (Size(100, 75), Size(400, 300), Size(400, 301), Size(50, 38)):
+        read_mask(path, Geometry(32, 32), image_size)
     with pytest.raises(DatasetError, match=r"m\.png: a mask of 100×75 pixels .* 100×100"):
-        read_mask(path, Geometry(32, 32), (100, 100))
+        read_mask(path, Geometry(32, 32), Size(100, 100))
 
 
 def test_a_mask_too_large_to_open_is_named(tmp_path: Path) -> None:

@@ -10,25 +10,25 @@ from PIL import ExifTags, Image
 
 from training.datasets import DatasetError, Sample
 from training.evaluate import Scored, evaluate
-from training.geometry import Geometry, read_rgb, upright_shape
+from training.geometry import Geometry, Size, read_rgb, upright_size
 
-SIZE = Geometry(32, 32)
+GEOMETRY = Geometry(32, 32)
 
 
 def sample(folder: Path, name: str, mask: NDArray[np.bool_] | None) -> Sample:
-    """A black picture of 320×320 and its mask."""
-    picture = folder / f"{name}.png"
-    Image.new("L", (320, 320)).save(picture)
+    """A black image of 320×320 and its mask."""
+    image = folder / f"{name}.png"
+    Image.new("L", (320, 320)).save(image)
     if mask is None:
-        return Sample(picture, name, "good")
+        return Sample(image, name, "good")
     Image.fromarray(mask).save(folder / f"{name}_mask.png")
-    return Sample(picture, name, "crack", folder / f"{name}_mask.png")
+    return Sample(image, name, "crack", folder / f"{name}_mask.png")
 
 
 def scored(heatmap: NDArray[np.float32]) -> Scored:
-    """Of a picture of 320×320, whose score is the map's largest value."""
+    """Of an image of 320×320, whose score is the map's largest value."""
     frame = np.zeros((32, 32, 3), np.uint8)
-    return Scored(Path("any.png"), (320, 320), frame, heatmap, float(heatmap.max()))
+    return Scored(Path("any.png"), Size(320, 320), frame, heatmap, float(heatmap.max()))
 
 
 def test_a_defect_too_thin_for_the_network_counts_as_no_good_pixels(tmp_path: Path) -> None:
@@ -39,22 +39,22 @@ def test_a_defect_too_thin_for_the_network_counts_as_no_good_pixels(tmp_path: Pa
     found = [np.zeros((32, 32), np.float32) for _ in samples]
     found[1][10:20, 10:20] = 1
     found[2][16] = 1
-    quality = evaluate(samples, map(scored, found), SIZE).quality
+    quality = evaluate(samples, map(scored, found), GEOMETRY).quality
     assert quality.n_masks_lost == 1
     assert (quality.image_auroc, quality.pixel_auroc, quality.aupro) == (1.0, 1.0, 1.0)
 
-    quality = evaluate(samples[:2], map(scored, found[:2]), SIZE).quality
+    quality = evaluate(samples[:2], map(scored, found[:2]), GEOMETRY).quality
     assert quality.n_masks_lost is None
 
 
-def test_a_mask_that_is_not_its_pictures_is_refused(tmp_path: Path) -> None:
+def test_a_mask_that_is_not_its_image_s_is_refused(tmp_path: Path) -> None:
     other = sample(tmp_path, "other", np.ones((320, 300), np.bool_))
     with pytest.raises(DatasetError, match="has not the shape of its picture"):
-        evaluate([other], [scored(np.zeros((32, 32), np.float32))], SIZE)
+        evaluate([other], [scored(np.zeros((32, 32), np.float32))], GEOMETRY)
 
 
 @pytest.mark.parametrize("orientation", [*range(10), "6"])
-def test_the_shape_of_a_picture_on_its_side_is_known_from_its_head(
+def test_the_size_of_an_image_on_its_side_is_known_from_its_head(
     tmp_path: Path, orientation: int | str
 ) -> None:
     exif = Image.Exif()
@@ -65,4 +65,4 @@ def test_the_shape_of_a_picture_on_its_side_is_known_from_its_head(
         assert number in content
         content = content.replace(number, text)
     Image.new("RGB", (40, 30)).save(tmp_path / "p.jpg", exif=content)
-    assert upright_shape(tmp_path / "p.jpg") == read_rgb(tmp_path / "p.jpg").shape[:2]
+    assert upright_size(tmp_path / "p.jpg") == Size.of(read_rgb(tmp_path / "p.jpg"))

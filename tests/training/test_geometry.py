@@ -82,7 +82,7 @@ def test_integers_beyond_sixteen_bits_are_refused() -> None:
 
 
 @pytest.mark.parametrize("size", [(8000, 5001), (10_000, 9_500), (20_000, 10_000)])
-def test_pictures_that_the_service_would_refuse_as_too_large(size: tuple[int, int], tmp_path: Path) -> None:
+def test_images_that_the_service_would_refuse_as_too_large(size: tuple[int, int], tmp_path: Path) -> None:
     Image.new("1", size).save(tmp_path / "large.png")
     with pytest.raises(UnreadableImage, match=r"large\.png: more than 40 million pixels"):
         read_rgb(tmp_path / "large.png")
@@ -114,7 +114,7 @@ def test_filters_are_torch_s_with_and_without_antialiasing(
     assert difference.mean() < 0.5
 
 
-def test_a_picture_of_the_right_size_is_left_alone() -> None:
+def test_an_image_of_the_right_size_is_left_alone() -> None:
     rgb = np.random.default_rng(1).integers(0, 256, (64, 32, 3), np.uint8)
     assert np.array_equal(Geometry(64, 32).apply(rgb), rgb)
 

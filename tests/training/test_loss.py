@@ -8,7 +8,6 @@ import torch
 from training.loss import (
     distillation_loss,
     image_distance,
-    mine,
     position_distance,
     restoration_loss,
     segmentation_loss,
@@ -78,19 +77,3 @@ def test_grey_pastes_have_a_target_under_mask_but_hardly_one_under_rgb_cos() -> 
     assert by_mask[0, 0, 0] == 1
     assert by_mask.sum() == 1
     assert by_colour.abs().max() < 0.05
-
-
-def test_mining_keeps_the_values_and_damps_the_gradient_of_easy_positions() -> None:
-    student = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0), requires_grad=True)
-    teacher = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(1))
-    mined = mine(teacher, student, 0.75)
-    torch.autograd.backward(mined.sum())
-    assert torch.allclose(mined, student)
-    assert student.grad is not None
-    gradient = student.grad[:, 0].flatten()
-    distance = (1 - torch.cosine_similarity(teacher, student, dim=1)).detach().flatten()
-    damped = gradient < 0.5
-    assert torch.allclose(gradient[damped], torch.tensor(0.1))
-    assert torch.allclose(gradient[~damped], torch.tensor(1.0))
-    assert int(damped.sum()) == round(0.75 * 32) - 1
-    assert distance[damped].max() < distance[~damped].min()

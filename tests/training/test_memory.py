@@ -50,7 +50,7 @@ def test_what_good_parts_show_is_near_and_all_else_is_far() -> None:
     assert distance[:, 5:].min() > 0.9
 
 
-def test_what_is_good_all_over_is_less_so_in_another_picture() -> None:
+def test_what_is_good_all_over_is_less_so_in_another_image() -> None:
     memory = knowing(0, 1)
     patch = plain(1)
     patch[2:5, 2:5] = 0

@@ -94,3 +94,10 @@ def test_pixel_figures_are_those_of_their_definitions(seed: int, values: int, sh
     assert auroc == pytest.approx(roc_auc_score(masks.ravel(), heatmaps.ravel()))
     assert ap == pytest.approx(average_precision_score(masks.ravel(), heatmaps.ravel()))
     assert overlap == pytest.approx(_aupro_by_definition(heatmaps, masks, 0.3))
+
+
+def test_pixel_figures_need_no_good_image() -> None:
+    heatmaps = np.zeros((1, 4, 4), np.float32)
+    heatmaps[0, 0] = 1
+    result = quality(np.array([1.0]), np.array([True]), heatmaps, heatmaps > 0)
+    assert (result.image_auroc, result.pixel_auroc) == (None, 1)

@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from training.model.drd import DRD
+from training.model.fusion import MFCF
 from training.model.heatmap import Heatmap, ScoreRule, distances
 from training.model.teacher import BackboneError, Teacher
 from training.recipe import Recipe
@@ -50,6 +51,14 @@ def test_wide_resnet50_has_the_paper_s_parameter_counts() -> None:
     assert parameters(drd.student) == 24.9
 
 
+@pytest.mark.parametrize("width", [1, 2])
+def test_the_cascade_s_middle_is_as_wide_as_the_recipe_says(width: int) -> None:
+    cascade = MFCF((64, 128, 256), width)
+    assert cascade.second(torch.zeros(2, 2 * 128, 8, 8)).shape == (2, width * 256, 4, 4)
+    levels = [torch.zeros(2, 64, 16, 16), torch.zeros(2, 128, 8, 8), torch.zeros(2, 256, 4, 4)]
+    assert cascade(levels).shape == (2, 256, 4, 4)
+
+
 @pytest.mark.parametrize(
     "backbone", ["resnet18", "resnet26t", "wide_resnet50_2", "seresnet50", "resnest14d", "regnety_004"]
 )
@@ -77,9 +86,9 @@ def test_the_teacher_holds_no_layer_above_the_third_level(backbone: str) -> None
 
 
 @pytest.mark.parametrize("levels", [2, 3])
-@pytest.mark.parametrize("fusion", ["mfcf", "mff"])
-def test_every_learned_tensor_takes_part(fusion: str, levels: int) -> None:
-    fields = {"fusion": fusion, "student_levels": levels, "height": 64, "width": 64}
+@pytest.mark.parametrize(("fusion", "width"), [("mfcf", 1), ("mfcf", 2), ("mff", 2)])
+def test_every_learned_tensor_takes_part(fusion: str, width: int, levels: int) -> None:
+    fields = {"fusion": fusion, "fusion_width": width, "student_levels": levels, "height": 64, "width": 64}
     drd = DRD(Teacher("test_resnet"), Recipe.model_validate(fields))
     assert len(drd.restore(drd.teacher(frames()))) == levels
     torch.autograd.backward(torch.stack([level.sum() for level in drd.maps(frames())]).sum())

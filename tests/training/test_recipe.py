@@ -37,13 +37,13 @@ def test_rd_is_the_baseline_at_the_same_number_of_steps_as_fast() -> None:
 
 def test_a_file_overrides_its_base_and_options_override_both(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
-    path.write_text('preset = "quick"\neasy_share = 0.9\nheight = 128\n')
+    path.write_text('preset = "quick"\nbatch = 4\nheight = 128\n')
     recipe = load_recipe(str(path), height=160, backbone=None)
-    assert (recipe.name, recipe.easy_share, recipe.height) == ("mine", 0.9, 160)
+    assert (recipe.name, recipe.batch, recipe.height) == ("mine", 4, 160)
     assert recipe.epochs == PRESETS["quick"].epochs
 
 
-def test_few_pictures_are_seen_more_often_unless_epochs_are_named(tmp_path: Path) -> None:
+def test_few_images_are_seen_more_often_unless_epochs_are_named(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text("epochs = 7\n")
     assert [PRESETS["fast"].epochs_of(batches) for batches in (5, 100)] == [100, 12]
@@ -66,7 +66,7 @@ def test_few_pictures_are_seen_more_often_unless_epochs_are_named(tmp_path: Path
         ("betas = [0.5]", r": betas\.1: "),
         ("memory = true", ": memory: "),
         ("memory = 100000000000", ": memory: "),
-        ("min_width = 1000000", ": min_width: "),
+        ("fusion_width = 5", ": fusion_width: "),
         ('batch = "4"', ": batch: "),
         ('synthesis = "none"\nposition_weight = 0\nimage_weight = 0', "no loss is left"),
         ("width = 8192", "no side may be longer than 4096"),

@@ -11,24 +11,24 @@ from training.splits import split
 
 @given(st.integers(10, 1500), st.integers(0, 2**31))
 def test_every_image_has_exactly_one_use(total: int, seed: int) -> None:
-    shares = split(range(total), seed)
-    assert sorted(i for share in shares.values() for i in share) == list(range(total))
-    assert all(shares.values())
+    subsets = split(range(total), seed)
+    assert sorted(i for subset in subsets.values() for i in subset) == list(range(total))
+    assert all(subsets.values())
 
 
 @given(st.integers(10, 1500), st.integers(0, 2**31))
-def test_the_shares_have_the_sizes_promised(total: int, seed: int) -> None:
-    shares = split(range(total), seed)
-    assert len(shares["select"]) <= min(48, max(1, round(total / 10)))
-    assert len(shares["calibrate"]) >= round(0.2 * total)
+def test_the_subsets_have_the_sizes_promised(total: int, seed: int) -> None:
+    subsets = split(range(total), seed)
+    assert len(subsets["select"]) <= min(48, max(1, round(total / 10)))
+    assert len(subsets["calibrate"]) >= round(0.2 * total)
     if total >= 400:
-        assert len(shares["calibrate"]) >= 100
-    assert len(shares["fit"]) >= 0.6 * total
+        assert len(subsets["calibrate"]) >= 100
+    assert len(subsets["fit"]) >= 0.6 * total
 
 
 @given(st.integers(100, 1500), st.integers(0, 2**31))
 def test_consecutive_names_stay_together(total: int, seed: int) -> None:
-    use = {i: name for name, share in split(range(total), seed).items() for i in share}
+    use = {i: name for name, subset in split(range(total), seed).items() for i in subset}
     for start in range(0, total, 4):
         assert len({use[i] for i in range(start, min(start + 4, total))}) == 1
 
@@ -40,16 +40,16 @@ def test_images_of_one_part_stay_together(sizes: list[int], seed: int) -> None:
     items = [(part, image) for part, size in enumerate(sizes) for image in range(size)]
     total = len(items)
     try:
-        shares = split(items, seed, lambda item: str(item[0]))
+        subsets = split(items, seed, lambda item: str(item[0]))
     except ValueError:
         assert max(sizes) > total / 10
         return
-    assert sorted(item for share in shares.values() for item in share) == items
-    assert len({(name, part) for name, share in shares.items() for part, _ in share}) == len(sizes)
+    assert sorted(item for subset in subsets.values() for item in subset) == items
+    assert len({(name, part) for name, subset in subsets.items() for part, _ in subset}) == len(sizes)
     wanted = max(round(0.2 * total), 100 if total >= 400 else 0)
-    assert wanted / 2 <= len(shares["calibrate"]) <= max(1, 1.5 * wanted)
-    assert len(shares["select"]) <= max(min(sizes), min(48, total / 10 + 0.5))
-    assert len(shares["fit"]) >= total / 2
+    assert wanted / 2 <= len(subsets["calibrate"]) <= max(1, 1.5 * wanted)
+    assert len(subsets["select"]) <= max(min(sizes), min(48, total / 10 + 0.5))
+    assert len(subsets["fit"]) >= total / 2
 
 
 @pytest.mark.parametrize(
@@ -64,8 +64,8 @@ def test_images_of_one_part_stay_together(sizes: list[int], seed: int) -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_a_part_with_many_images_trains(sizes: list[int], expected: tuple[int, ...], seed: int) -> None:
     parts = [str(part) for part, size in enumerate(sizes) for _ in range(size)]
-    shares = split(range(len(parts)), seed, lambda index: parts[index])
-    assert tuple(map(len, shares.values())) == expected
+    subsets = split(range(len(parts)), seed, lambda index: parts[index])
+    assert tuple(map(len, subsets.values())) == expected
 
 
 @pytest.mark.parametrize("sizes", [[50, 50], [10] * 3, [95, *[1] * 5]])
@@ -90,9 +90,9 @@ def test_too_few_or_too_uneven_parts_are_refused(sizes: list[int]) -> None:
         (1203, "88bab4f6fffda311"),
     ],
 )
-def test_a_seed_gives_the_shares_it_always_gave(total: int, digest: str) -> None:
-    shares = repr([split(range(total), seed) for seed in range(5)])
-    assert hashlib.sha256(shares.encode()).hexdigest().startswith(digest)
+def test_a_seed_gives_the_subsets_it_always_gave(total: int, digest: str) -> None:
+    subsets = repr([split(range(total), seed) for seed in range(5)])
+    assert hashlib.sha256(subsets.encode()).hexdigest().startswith(digest)
 
 
 def test_the_seed_decides() -> None:

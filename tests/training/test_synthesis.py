@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from training.synthesis import Preset, synthesise
+from training.synthesis import Damage, add_noise, synthesise
 
 
 def good_frames(count: int = 4, size: tuple[int, int] = (64, 96)) -> Tensor:
@@ -14,12 +14,12 @@ def good_frames(count: int = 4, size: tuple[int, int] = (64, 96)) -> Tensor:
     return torch.randint(40, 200, (count, *size, 3), generator=generator, dtype=torch.uint8)
 
 
-@pytest.mark.parametrize("preset", ["drd", "mix"])
+@pytest.mark.parametrize("damage", ["drd", "mix"])
 @given(seed=st.integers(0, 2**62))
 @settings(max_examples=30)
-def test_only_the_mask_is_damaged(preset: Preset, seed: int) -> None:
+def test_only_the_mask_is_damaged(damage: Damage, seed: int) -> None:
     good = good_frames()
-    damaged, mask = synthesise(good, preset, range(seed, seed + 4))
+    damaged, mask = synthesise(good, damage, range(seed, seed + 4))
     assert damaged.dtype == torch.float32
     assert torch.isfinite(damaged).all()
     assert torch.equal(damaged[~mask], good.float()[~mask])
@@ -27,10 +27,10 @@ def test_only_the_mask_is_damaged(preset: Preset, seed: int) -> None:
     assert not mask.flatten(1).all(1).any()
 
 
-@pytest.mark.parametrize("preset", ["drd", "mix"])
-def test_the_seed_decides(preset: Preset) -> None:
+@pytest.mark.parametrize("damage", ["drd", "mix"])
+def test_the_seed_decides(damage: Damage) -> None:
     good = good_frames()
-    first, again, other = (synthesise(good, preset, [s, s + 1, s + 2, s + 3])[0] for s in (7, 7, 8))
+    first, again, other = (synthesise(good, damage, [s, s + 1, s + 2, s + 3])[0] for s in (7, 7, 8))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
@@ -53,3 +53,14 @@ def test_mix_stays_in_range() -> None:
     damaged, _ = synthesise(good_frames(16), "mix", range(16))
     assert damaged.min() >= 0
     assert damaged.max() <= 255
+
+
+@pytest.mark.parametrize(
+    ("size", "limit", "deviation"), [(100, 0.03, 0.1), (0.2, 0.03, 0.006), (0.2, 0, 0.1)]
+)
+def test_noise_does_not_drown_a_teacher_of_small_features(
+    size: float, limit: float, deviation: float
+) -> None:
+    feature = size * torch.randn(8, 16, 16, 16, generator=torch.Generator().manual_seed(0))
+    added = add_noise(feature, 0.1, limit, seed=1) - feature
+    assert float(added.std()) == pytest.approx(deviation, rel=0.05)

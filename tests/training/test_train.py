@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,12 +22,12 @@ from safetensors.torch import load_file, save_file
 from tests.export.checkpoints import make_checkpoint, make_dataset
 from training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint, write_json, write_tensors
 from training.cli import main
-from training.datasets import open_dataset
+from training.datasets import open_dataset, parts_of
 from training.evaluate import read_frames
 from training.geometry import Geometry
 from training.model.weights import load_teacher
 from training.recipe import PRESETS
-from training.run import Request, _resume_file
+from training.run import TrainOptions, resume_file
 from training.splits import split
 from training.version import program_version
 
@@ -54,6 +55,13 @@ def options(data: Path, weights: Path, out: Path, *more: str) -> list[str]:
     ]  # fmt: skip
 
 
+def assert_same_tensors(one: Path, other: Path) -> None:
+    """Two checkpoints have them, to the bit."""
+    first, second = (load_file(checkpoint / "checkpoint.safetensors") for checkpoint in (one, other))
+    assert first.keys() == second.keys()
+    assert [name for name in first if not torch.equal(first[name], second[name])] == []
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, data: Path, weights: Path) -> Path:
     out = tmp_path_factory.mktemp("run") / "checkpoint"
@@ -66,7 +74,8 @@ def test_the_checkpoint_is_whole_and_gives_the_model(trained: Path, data: Path) 
         "checkpoint.json", "checkpoint.safetensors", "metrics.json", "report.png",
     }  # fmt: skip
     checkpoint = load_checkpoint(trained)
-    heatmap, score = checkpoint.model().predict(read_frames(checkpoint.images("select"), checkpoint.geometry))
+    select = [sample.path for sample in checkpoint.samples("select")]
+    heatmap, score = checkpoint.model().predict(read_frames(select, checkpoint.geometry))
     assert heatmap.shape == (6, 64, 64)
     assert np.isfinite(score).all()
     assert checkpoint.data_root == data
@@ -93,9 +102,7 @@ def test_the_same_seed_gives_the_same_tensors(
     assert "WARNING" not in output.out
     assert "stretched" not in output.out
     assert "%|" not in output.err
-    first, second = (load_file(d / "checkpoint.safetensors") for d in (trained, tmp_path / "again"))
-    assert first.keys() == second.keys()
-    assert [name for name in first if not torch.equal(first[name], second[name])] == []
+    assert_same_tensors(trained, tmp_path / "again")
 
 
 def test_weights_give_the_same_tensors_from_a_package_and_from_a_file(data: Path, tmp_path: Path) -> None:
@@ -105,8 +112,7 @@ def test_weights_give_the_same_tensors_from_a_package_and_from_a_file(data: Path
     run += ["--backbone", lite, "--epochs", "1", "--out"]
     assert main([*run, str(tmp_path / "package")]) == 0
     assert main([*run, str(tmp_path / "file"), "--weights", str(file)]) == 0
-    first, second = (load_file(tmp_path / name / "checkpoint.safetensors") for name in ("package", "file"))
-    assert [name for name in first if not torch.equal(first[name], second[name])] == []
+    assert_same_tensors(tmp_path / "package", tmp_path / "file")
 
 
 def test_a_killed_run_goes_on_to_the_same_result(
@@ -126,8 +132,7 @@ def test_a_killed_run_goes_on_to_the_same_result(
     assert main(arguments) == 0
 
     assert "going on after epoch" in capsys.readouterr().out
-    first, second = (load_file(d / "checkpoint.safetensors") for d in (trained, out))
-    assert [name for name in first if not torch.equal(first[name], second[name])] == []
+    assert_same_tensors(trained, out)
     assert not (out / "resume.safetensors").exists()
 
 
@@ -148,13 +153,13 @@ def test_an_unfinished_run_that_cannot_go_on_is_replaced_and_that_is_said(
 
 def test_a_program_of_another_version_starts_anew(tmp_path: Path) -> None:
     """Its network may be another."""
-    request = Request(tmp_path, "plate", tmp_path)
+    options = TrainOptions(tmp_path, "plate", tmp_path, "fast", seed=0, device="auto")
     fit = torch.zeros(1, 64, 64, 3, dtype=torch.uint8)
     identity = (
         f"{program_version()} {PRESETS['fast']!r} 0 None {hashlib.sha256(bytes(fit.numel())).hexdigest()}"
     )
     assert (
-        _resume_file(PRESETS["fast"], request, fit).identity == hashlib.sha256(identity.encode()).hexdigest()
+        resume_file(PRESETS["fast"], options, fit).identity == hashlib.sha256(identity.encode()).hexdigest()
     )
 
 
@@ -191,14 +196,14 @@ def test_changed_training_images_are_noticed(trained: Path, data: Path, tmp_path
     name = checkpoint.splits["calibrate"][0].name
     moved = checkpoint.model_copy(update={"data_root": tmp_path})
     with pytest.raises(CheckpointError, match="missing"):
-        moved.images("calibrate")
+        moved.samples("calibrate")
     for record in checkpoint.splits["calibrate"]:
         (tmp_path / record.name).parent.mkdir(parents=True, exist_ok=True)
         os.link(data / record.name, tmp_path / record.name)
     (tmp_path / name).unlink()
     Image.new("RGB", (80, 72)).save(tmp_path / name)
     with pytest.raises(CheckpointError, match=f"{name}: changed since training"):
-        moved.images("calibrate")
+        moved.samples("calibrate")
 
 
 def test_a_checkpoint_of_another_format_is_refused_as_such(trained: Path, tmp_path: Path) -> None:
@@ -217,6 +222,8 @@ def test_a_checkpoint_of_another_format_is_refused_as_such(trained: Path, tmp_pa
         (["--backbone", "resnet81"], 1, "not a timm model"),
         (["--size", "100", "64"], 2, "multiples of 32"),
         (["--product", "../up"], 2, "letters, digits"),
+        (["--product", "unknown"], 2, "and not 'unknown'"),
+        (["--out", __file__], 2, "is no folder"),
         (["--epochs", "0"], 2, "epochs"),
         (["--device", "tpu"], 2, "invalid choice"),
         (["--same-part", "(0"], 2, "not a regular expression"),
@@ -255,7 +262,7 @@ def test_mistakes_are_one_clear_line(
         (["--device", "cuda"], "no CUDA device"),
     ],
 )
-def test_what_cannot_start_is_found_before_the_pictures_are_read(
+def test_what_cannot_start_is_found_before_the_images_are_read(
     weights: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -294,7 +301,7 @@ def test_a_mistake_of_the_program_is_not_hidden(monkeypatch: pytest.MonkeyPatch)
         main(["x", "--product", "p", "--out", "o"])
 
 
-def test_an_unreadable_picture_stops_the_run_or_is_named_and_left_out(
+def test_an_unreadable_image_stops_the_run_or_is_named_and_left_out(
     weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = make_dataset(tmp_path / "plate", good=20, test=1)
@@ -308,7 +315,7 @@ def test_an_unreadable_picture_stops_the_run_or_is_named_and_left_out(
     assert "007.png" not in (tmp_path / "b/checkpoint.json").read_text()
 
 
-def test_unreadable_pictures_do_not_count(
+def test_unreadable_images_do_not_count(
     weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = make_dataset(tmp_path / "plate", good=11, test=0)
@@ -325,9 +332,9 @@ def test_the_same_pixels_in_other_files_are_copies(
     weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = make_dataset(tmp_path / "plate", good=20, test=2)
-    with Image.open(data / "train/good/000.png") as picture:
-        picture.save(data / "train/good/000.bmp")
-        picture.save(data / "test/good/again.tif")
+    with Image.open(data / "train/good/000.png") as image:
+        image.save(data / "train/good/000.bmp")
+        image.save(data / "test/good/again.tif")
     assert main(options(data, weights, tmp_path / "out", "--epochs", "1")) == 0
     out = capsys.readouterr().out
     assert "left out: 1 copies of other pictures, the first is train/good/000.png" in out
@@ -343,7 +350,7 @@ def test_the_same_pixels_in_other_files_are_copies(
 
 
 @pytest.mark.parametrize("inside", [("--out", "."), ("--preview", "p.png")])
-def test_nothing_is_written_among_the_pictures(
+def test_nothing_is_written_among_the_images(
     inside: tuple[str, str], data: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     option, path = inside
@@ -364,7 +371,7 @@ def test_a_mask_of_another_shape_stops_the_run(
     )
 
 
-def test_pictures_of_one_part_and_copies_are_kept_out_of_calibration(
+def test_images_of_one_part_and_copies_are_kept_out_of_calibration(
     weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = make_dataset(tmp_path / "plate", good=20, test=0)
@@ -379,12 +386,16 @@ def test_pictures_of_one_part_and_copies_are_kept_out_of_calibration(
         in capsys.readouterr().out
     )
     splits = load_checkpoint(tmp_path / "out").splits
-    places = {record.name[-7:]: set[str]() for share in splits.values() for record in share}
-    for name, share in splits.items():
-        for record in share:
+    places = {record.name[-7:]: set[str]() for subset in splits.values() for record in subset}
+    for name, subset in splits.items():
+        for record in subset:
             places[record.name[-7:]].add(name)
     assert len(places) == 10
     assert all(len(names) == 1 for names in places.values())
+    checkpoint = load_checkpoint(tmp_path / "out")
+    fit = checkpoint.samples("fit")
+    assert checkpoint.same_part is not None
+    assert 2 * len(set(parts_of(fit, re.compile(checkpoint.same_part)))) == len(fit)
 
 
 @pytest.mark.parametrize(("bits", "white"), [(12, 16), (14, 64)])
@@ -403,7 +414,7 @@ def test_fewer_bits_in_sixteen_are_noticed(
     assert "10-, 12- or 14-bit pictures in 16-bit files?" in out
 
 
-def test_an_unreadable_test_picture_is_found_before_training(
+def test_an_unreadable_test_image_is_found_before_training(
     weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = make_dataset(tmp_path / "plate", good=20, test=2)
@@ -427,7 +438,7 @@ def test_a_seed_is_a_whole_number(seed: str, capsys: pytest.CaptureFixture[str])
     assert "whole number" in capsys.readouterr().err
 
 
-def test_a_plain_folder_of_good_pictures_is_enough(
+def test_a_plain_folder_of_good_images_is_enough(
     weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = make_dataset(tmp_path / "plate", good=20, test=0) / "train/good"
@@ -437,24 +448,22 @@ def test_a_plain_folder_of_good_pictures_is_enough(
     out = capsys.readouterr().out
     assert "plain folder" in out
     assert "WARNING: 20 good pictures are few: start with 50" in out
-    with Image.open(preview) as picture:
-        assert picture.size == (8 * 64, 2 * 2 * 64)  # 14 frames to learn from, each above its damaged version
+    with Image.open(preview) as sheet:
+        assert sheet.size == (8 * 64, 2 * 2 * 64)  # 14 frames to learn from, each above its damaged version
     assert (tmp_path / "out/report.png").exists()
 
 
-def test_without_test_pictures_the_report_shows_the_good_parts_with_the_highest_scores(
+def test_without_test_images_the_report_shows_the_good_parts_with_the_highest_scores(
     weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A mislabelled one is among them."""
     folder = make_dataset(tmp_path / "plate", good=60, test=1) / "train/good"
     shown = dict[str, tuple[list[float], NDArray[np.uint8]]]()
 
-    def gallery(
-        _: object, name: str, scores: Sequence[float], frames: NDArray[np.uint8], *__: object
-    ) -> None:
+    def noted(_: object, name: str, scores: Sequence[float], frames: NDArray[np.uint8], *__: object) -> None:
         shown[name] = list(scores), frames
 
-    monkeypatch.setattr("training.report._gallery", gallery)
+    monkeypatch.setattr("training.report.draw_examples", noted)
     mislabelled = split(open_dataset(folder).train, 0)["select"][0].path
     mislabelled.write_bytes((tmp_path / "plate/test/blot/000.png").read_bytes())
     assert main(options(folder, weights, tmp_path / "out", "--epochs", "1")) == 0
@@ -465,7 +474,7 @@ def test_without_test_pictures_the_report_shows_the_good_parts_with_the_highest_
     assert np.array_equal(frames[0], read_frames([mislabelled], Geometry(64, 64))[0])
 
 
-def test_pictures_of_unlike_shapes_are_said_to_be_stretched(
+def test_images_of_unlike_shapes_are_said_to_be_stretched(
     weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     generator, turned = np.random.default_rng(0), Image.Exif()

@@ -3,20 +3,21 @@
 import re
 import shutil
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import httpx
 import yaml
 
+from tests.e2e.serving import wait_until
 from tests.watch.files import DEPLOY, shorter
 
 TIMES = 60
+eventually = partial(wait_until, seconds=120, pause=0.1)
 
 
 @dataclass(frozen=True)
@@ -100,11 +101,3 @@ def _running(command: list[str], log: Path) -> Iterator[str]:
 
 def _write(path: Path, content: object) -> None:
     path.write_text(yaml.safe_dump(content))
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    """Returns when `condition` holds; it has two minutes."""
-    ends = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < ends
-        Event().wait(0.1)

@@ -23,7 +23,7 @@ class DRD(nn.Module):
         self.teacher = teacher
         self.bottleneck = Bottleneck(mirror, recipe.fusion, recipe.fusion_width)
         levels = recipe.student_levels
-        self.student = Student(mirror, self.bottleneck.out_channels, recipe.min_width, levels)
+        self.student = Student(mirror, self.bottleneck.out_channels, levels)
         if recipe.bounded and mirror.signed:
             bound(self.bottleneck)
             bound(self.student)
@@ -40,22 +40,22 @@ class DRD(nn.Module):
         """The teacher's features that the student has to restore: the coarser two levels, or all three."""
         return features[-self.student.levels :]
 
-    def distances(self, features: list[Tensor], restored: list[Tensor]) -> list[Tensor]:
+    def distances(self, teacher: list[Tensor], student: list[Tensor]) -> list[Tensor]:
         """1 − cosine at each place of each restored level, `[N, H/s_k, W/s_k]`, 0–2, finest first."""
-        return distances(self.targets(features), restored)
+        return distances(self.targets(teacher), student)
 
-    def compare(self, features: list[Tensor], restored: list[Tensor]) -> list[Tensor]:
+    def compare(self, teacher: list[Tensor], student: list[Tensor]) -> list[Tensor]:
         """`distances`; with a memory, weighted by what is usual there, and the memory's own map last."""
-        levels = self.distances(features, restored)
+        plain = self.distances(teacher, student)
         if self.memory is None:
-            return levels
-        maps: list[Tensor] = self.memory(features, levels)
+            return plain
+        maps: list[Tensor] = self.memory(teacher, plain)
         return maps
 
     def features(self, frames: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """The teacher's features of frames `[N, H, W, 3]`, and the student's reconstruction of them."""
-        features: list[Tensor] = self.teacher(frames)
-        return features, self.restore(features)
+        teacher: list[Tensor] = self.teacher(frames)
+        return teacher, self.restore(teacher)
 
     def maps(self, frames: Tensor) -> list[Tensor]:
         """`compare` for frames."""

@@ -31,7 +31,7 @@ class ScoreRule(BaseModel):
     sigma: Annotated[float, Field(gt=0)] = 4.0
     """Gaussian smoothing of the heatmap, in pixels of the network's input."""
     top: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Share of the pixels in the region of interest; the mean of as many hottest ones is the score. 0: the
+    """Fraction of the pixels in the region of interest; the mean of as many hottest ones is the score. 0: the
     maximum."""
     factor: bool = False
     """DRD's refinement: times 1 + the peak of the level whose map varies least. As published but for the
@@ -75,7 +75,7 @@ class Heatmap(nn.Module):
         self.register_buffer("scale", torch.ones(maps))
         self.register_buffer("roi", torch.ones(height, width))
         self.inspected = 1.0
-        """Share of the pixels that lie in the region of interest: `ScoreRule.top` is a share of these."""
+        """Fraction of the pixels that lie in the region of interest: `ScoreRule.top` is one of these."""
         self.set_rule(rule or ScoreRule())
 
     def set_roi(self, roi: Tensor) -> None:

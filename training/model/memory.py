@@ -24,8 +24,8 @@ apart depends on teacher and product."""
 _SHARPEST = 10_000.0
 """Greatest sharpness, also where all candidates were stored and there is no radius: cosines of float32 are
 exact to 10⁻⁷."""
-_IMAGE_SHARE = 0.08
-"""Share of a descriptor, in squared length, that describes the whole image."""
+_IMAGE_FRACTION = 0.08
+"""Of a descriptor, in squared length, that describes the whole image."""
 _PRIOR = 0.2
 """Weight of the overall mean in an expected value, as a fraction of a vector's mean number of visits: rarely
 visited ones are shrunk towards it."""
@@ -60,7 +60,7 @@ class Memory(nn.Module):
         self.register_buffer("sharpness", torch.tensor(_SHARPEST))
         self.register_buffer("expected", torch.ones(levels + 1, size))
 
-    def forward(self, features: list[Tensor], levels: list[Tensor]) -> list[Tensor]:
+    def forward(self, features: list[Tensor], distances: list[Tensor]) -> list[Tensor]:
         """The teacher's features and the student's distances `[N, h, w]` → each of these divided by its
         expected value, and last the distance to the memory `[N, H/16, W/16]`; all of them times the root of
         the features' length over its expected value.
@@ -78,15 +78,15 @@ class Memory(nn.Module):
         nearness = ((nearest + torch.log(total / len(self.vectors))) / self.sharpness).squeeze(-1)
         grid = _grid(features)
         divisors = (torch.unflatten(expected / excess, 1, grid) for expected in usual)
-        maps = [level / _resized(divisor, level) for level, divisor in zip(levels, divisors, strict=True)]
+        maps = [each / _resized(divisor, each) for each, divisor in zip(distances, divisors, strict=True)]
         return [*maps, torch.unflatten((1 - nearness) * excess, 1, grid)]
 
     def sample(self, features: list[Tensor], images: int, generator: torch.Generator) -> Tensor:
         """Random descriptors of a batch out of `images`, candidates for `fit_coreset`: `[n, C]`."""
         local, whole, _ = _descriptors(features)
         both = torch.cat([local, whole.expand(-1, local.shape[1], -1)], 2)  # [N, h·w, C]
-        share = min(both.shape[1], -(-_CANDIDATES // images))
-        return torch.cat([each[torch.randperm(len(each), generator=generator)[:share]] for each in both])
+        count = min(both.shape[1], -(-_CANDIDATES // images))
+        return torch.cat([each[torch.randperm(len(each), generator=generator)[:count]] for each in both])
 
     def fit_coreset(self, candidates: Tensor) -> None:
         """Store a greedy coreset of `candidates` `[n, C]`: the next is always the farthest from all stored.
@@ -105,12 +105,12 @@ class Memory(nn.Module):
     def fit_expected(self, batches: Iterable[tuple[list[Tensor], list[Tensor]]]) -> None:
         """Fit the expected values to `forward`'s arguments for good parts."""
         visits, total = torch.zeros_like(self.expected[0]), torch.zeros_like(self.expected)
-        for features, levels in batches:
+        for features, distances in batches:
             local, whole, length = _descriptors(features)
-            shares = torch.softmax(self._logits(local, whole), -1)  # [N, h·w, size]
-            there = [F.adaptive_avg_pool2d(level, _grid(features)).flatten(1) for level in levels]
-            visits += shares.sum((0, 1))
-            total += torch.einsum("knp,npm->km", torch.stack([*there, length]), shares)
+            weights = torch.softmax(self._logits(local, whole), -1)  # [N, h·w, size]
+            there = [F.adaptive_avg_pool2d(each, _grid(features)).flatten(1) for each in distances]
+            visits += weights.sum((0, 1))
+            total += torch.einsum("knp,npm->km", torch.stack([*there, length]), weights)
         mean, prior = (total.sum(1) / visits.sum()).unsqueeze(1), _PRIOR * visits.mean()
         expected = (total + prior * mean) / (visits + prior)
         mean = mean.clamp_min(1e-6)
@@ -132,9 +132,9 @@ def _grid(features: list[Tensor]) -> tuple[int, int]:
     return features[2].shape[-2], features[2].shape[-1]
 
 
-def _resized(one: Tensor, level: Tensor) -> Tensor:
-    """`[N, h, w]` to the size of `level`."""
-    return F.interpolate(one.unsqueeze(1), level.shape[-2:], mode="bilinear", align_corners=False).squeeze(1)
+def _resized(one: Tensor, other: Tensor) -> Tensor:
+    """`[N, h, w]` to the size of `other`."""
+    return F.interpolate(one.unsqueeze(1), other.shape[-2:], mode="bilinear", align_corners=False).squeeze(1)
 
 
 def _descriptors(features: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
@@ -146,7 +146,7 @@ def _descriptors(features: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     (second, second_length), (third, third_length) = map(_polar, surroundings)
     joined, _ = _polar(torch.cat([F.avg_pool2d(second, 2), third], 1))
     image, _ = _polar(features[2].mean((2, 3), keepdim=True))
-    local, whole = joined * math.sqrt(1 - _IMAGE_SHARE), image * math.sqrt(_IMAGE_SHARE)
+    local, whole = joined * math.sqrt(1 - _IMAGE_FRACTION), image * math.sqrt(_IMAGE_FRACTION)
     length = torch.sqrt(F.avg_pool2d(second_length, 2) * third_length)
     return local.flatten(2).transpose(1, 2), whole.flatten(2).transpose(1, 2), length.flatten(1)
 

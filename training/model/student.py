@@ -7,6 +7,11 @@ from torch import Tensor, nn
 from training.model.blocks import initialise, stage
 from training.model.teacher import Mirror
 
+_MIN_WIDTH = 64
+"""Least inner width of a level whose features take both signs: some such teachers have too few channels to
+restore them with (EfficientNet-lite0 from 24). Such a level ends in a 1×1 convolution of its own, so that its
+inner width is free; elsewhere it is the features' own."""
+
 
 class Student(nn.Module):
     """Restores the teacher's features from the embedding.
@@ -14,18 +19,16 @@ class Student(nn.Module):
     Args:
         mirror: widths, sign and block kind of the teacher.
         inner: channels of the embedding.
-        min_width: least inner width of a level (a signed teacher's levels only, which end in their own 1×1
-            convolution and are therefore free in their inner width).
         levels: how many are restored, from the coarsest.
     """
 
-    def __init__(self, mirror: Mirror, inner: int, min_width: int, levels: int) -> None:
+    def __init__(self, mirror: Mirror, inner: int, levels: int) -> None:
         super().__init__()
         self.levels = levels
         self.stages, self.heads = nn.ModuleList(), nn.ModuleList()
         coarsest_first = zip(reversed(mirror.channels), mirror.blocks, strict=True)
         for channels, blocks in islice(coarsest_first, levels):
-            outer = max(channels, min_width) if mirror.signed else channels
+            outer = max(channels, _MIN_WIDTH) if mirror.signed else channels
             self.stages.append(stage(inner, outer, "up", blocks, mirror.bottleneck))
             self.heads.append(nn.Conv2d(outer, channels, 1) if mirror.signed else nn.Identity())
             inner = outer

@@ -17,7 +17,7 @@ from training.messages import one_line
 
 STRIDES = (4, 8, 16)
 _PROBE = 64
-"""Pixels of a side of the picture that shows what a backbone gives."""
+"""Pixels of a side of the frame that shows what a backbone gives."""
 
 
 class BackboneError(ValueError):
@@ -53,7 +53,7 @@ class Teacher(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.net = _truncated(backbone)
-        self._opened = pre_relu and _open_levels(self.net)
+        self._pre_relu = pre_relu and _strip_last_relus(self.net)
         self.channels: tuple[int, int, int] = tuple(_feature_info(self.net).channels())
         mean, std = _normalisation(backbone)
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
@@ -69,7 +69,7 @@ class Teacher(nn.Module):
     def forward(self, frames: Tensor) -> list[Tensor]:
         """RGB frames `[N, H, W, 3]`, 0–255 (uint8 or float) → features `[N, C_k, H/s_k, W/s_k]`."""
         x = self.normalised(frames)
-        if not self._opened:
+        if not self._pre_relu:
             return list(self.net(x))
         features = list[Tensor]()
         for name, stage in self.net.named_children():
@@ -88,8 +88,9 @@ class Teacher(nn.Module):
         with torch.inference_mode():
             negative = any(bool((feature < 0).any()) for feature in self(_probe()))
         ratio = _bottleneck_ratio(self.net, self.channels[2])
-        # Opened levels have no negative values before weights are loaded: timm starts blocks at zero.
-        return Mirror(self.channels, self._opened or negative, ratio, (3, 4, 6) if ratio else (2, 2, 2))
+        # Without their ReLU, levels have no negative values before weights are loaded: timm starts blocks at
+        # zero.
+        return Mirror(self.channels, self._pre_relu or negative, ratio, (3, 4, 6) if ratio else (2, 2, 2))
 
     def _check_features(self) -> None:
         """Some backbones take one input size only, and some give channels last."""
@@ -147,7 +148,7 @@ def _truncated(backbone: str) -> nn.Module:
     return net
 
 
-def _open_levels(net: nn.Module) -> bool:
+def _strip_last_relus(net: nn.Module) -> bool:
     """Take away the ReLU that each level ends in: who runs `net` puts it between them. False, and nothing is
     changed, where a level does not end in a residual block with one."""
     children = dict(net.named_children())

@@ -85,7 +85,10 @@ def _load(net: nn.Module, state: dict[str, Tensor], source: str) -> None:
 
 def _in_net(name: str, needed: Container[str]) -> str:
     """timm's feature networks may be flat (`stages_2` for `stages.2`) or hold the whole one as `model`."""
-    return next((n for n in (name.replace(".", "_", 1), f"model.{name}") if n in needed), name)
+    for other in (name.replace(".", "_", 1), f"model.{name}"):
+        if other in needed:
+            return other
+    return name
 
 
 def _some(names: list[str]) -> str:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from training.messages import one_line
 
 
-class Answer(NamedTuple):
+class Prediction(NamedTuple):
     """`heatmap` float32 [N, H, W] and `score` float32 [N], both raw."""
 
     heatmap: NDArray[np.float32]
@@ -22,7 +22,7 @@ class EngineFailed(RuntimeError):
 class Engine(Protocol):
     """Runs the graph. Not thread-safe."""
 
-    def run(self, frames: NDArray[np.uint8]) -> Answer:
+    def run(self, frames: NDArray[np.uint8]) -> Prediction:
         """Runs `frames` uint8 [N, H, W, 3], N one of the entry's batch sizes. May raise any exception."""
 
     def close(self) -> None:
@@ -39,14 +39,13 @@ def last_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[-1]
 
 
-def ask(engine: Engine, frames: NDArray[np.uint8]) -> Answer:
+def run_engine(engine: Engine, frames: NDArray[np.uint8]) -> Prediction:
     """Runs `engine` on `frames` uint8 [N, H, W, 3]. Raises EngineFailed."""
     try:
-        answer = engine.run(frames)
+        prediction = engine.run(frames)
     except Exception as error:  # exceptions of the runtimes have no common base class
         raise EngineFailed(one_line(error)) from error
-    if answer.heatmap.shape != frames.shape[:3] or answer.score.shape != frames.shape[:1]:
-        raise EngineFailed(
-            f"outputs have shapes {answer.heatmap.shape} and {answer.score.shape} for frames {frames.shape}"
-        )
-    return answer
+    heatmap, score = prediction
+    if heatmap.shape != frames.shape[:3] or score.shape != frames.shape[:1]:
+        raise EngineFailed(f"outputs have shapes {heatmap.shape} and {score.shape} for frames {frames.shape}")
+    return prediction

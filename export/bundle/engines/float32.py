@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from export.bundle.joints import TEACHER
+from export.bundle.tensors import TEACHER
 
 _CONVOLUTIONS = {"Convolution", "GroupConvolution"}
 _BIAS = {"Constant", "Reshape"}

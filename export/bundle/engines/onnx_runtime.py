@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.bundle.engines.cores import cores_allowed
-from export.bundle.engines.engine import Answer, first_line
-from export.bundle.joints import ANSWER, FRAMES
+from export.bundle.engines.engine import Prediction, first_line
 from export.bundle.manifest import BundleError
+from export.bundle.tensors import FRAMES, OUTPUTS
 from training.geometry import Geometry
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
@@ -44,8 +44,8 @@ class OnnxRuntimeEngine:
         self._sessions = dict[int, Any]()
         self._check_signature(self._session(1), geometry)
 
-    def run(self, frames: NDArray[np.uint8]) -> Answer:
-        return Answer(*self._session(len(frames)).run(ANSWER, {FRAMES: frames}))
+    def run(self, frames: NDArray[np.uint8]) -> Prediction:
+        return Prediction(*self._session(len(frames)).run(OUTPUTS, {FRAMES: frames}))
 
     def close(self) -> None:
         del self._sessions
@@ -89,7 +89,7 @@ class OnnxRuntimeEngine:
         outputs = {value.name: value.type for value in session.get_outputs()}
         if inputs != {FRAMES: ("tensor(uint8)", [geometry.height, geometry.width, 3])}:
             raise BundleError(f"{name} does not take frames of {geometry.height}×{geometry.width}: {inputs}")
-        if outputs != dict.fromkeys(ANSWER, "tensor(float)"):
+        if outputs != dict.fromkeys(OUTPUTS, "tensor(float)"):
             raise BundleError(f"{name} does not give heatmap and score: {outputs}")
 
 

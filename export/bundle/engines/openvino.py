@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.bundle.engines.cores import cores_allowed
-from export.bundle.engines.engine import Answer, last_line
+from export.bundle.engines.engine import Prediction, last_line
 from export.bundle.engines.float32 import keep_first_in_float32
-from export.bundle.joints import ANSWER, FRAMES, STUDENT, TEACHER
 from export.bundle.manifest import BundleError
+from export.bundle.tensors import FRAMES, OUTPUTS, STUDENT, TEACHER
 from training.geometry import Geometry
 
 Precision = Literal["f32", "bf16"]
@@ -33,11 +33,11 @@ def _parts(graph: Any, precision: Precision) -> tuple[_Part, ...]:
     """bfloat16 is accurate enough for both networks, except the teacher's first convolutions. With distances
     and score in bfloat16, too, scores deviate twice as much. Quantised convolutions run in int8."""
     if precision == "f32":
-        return (_Part((FRAMES,), ANSWER, "f32"),)
+        return (_Part((FRAMES,), OUTPUTS, "f32"),)
     values = _values(graph)
     student = tuple(name for name in STUDENT if name in values)
     features = TEACHER[-len(student) :] + student
-    return _Part((FRAMES,), features, "bf16"), _Part(features, ANSWER, "f32")
+    return _Part((FRAMES,), features, "bf16"), _Part(features, OUTPUTS, "f32")
 
 
 class OpenVinoEngine:
@@ -62,13 +62,13 @@ class OpenVinoEngine:
             raise BundleError(f"OpenVINO can't open {path.name}: {last_line(error)}") from error
         _check_signature(self._requests[0][1].model_inputs, path, geometry)
 
-    def run(self, frames: NDArray[np.uint8]) -> Answer:
+    def run(self, frames: NDArray[np.uint8]) -> Prediction:
         values: dict[str, Any] = {FRAMES: frames}
         for part, request in self._requests:
             inputs = [values[name] for name in part.inputs]
-            answers = request.infer(inputs, share_inputs=True, share_outputs=True)
-            values |= {name: answers[place] for place, name in enumerate(part.outputs)}
-        return Answer(*(values[name].copy() for name in ANSWER))  # the next call overwrites the originals
+            outputs = request.infer(inputs, share_inputs=True, share_outputs=True)
+            values |= {name: outputs[place] for place, name in enumerate(part.outputs)}
+        return Prediction(*(values[name].copy() for name in OUTPUTS))  # the next call overwrites them
 
     def close(self) -> None:
         self._requests.clear()
@@ -99,7 +99,7 @@ def _compile(core: Any, graph: Any, part: _Part) -> Any:
             reader.replace_source_output(parameter.output(0))
         inputs.append(parameter)
     results = (
-        graph.get_results() if part.outputs == ANSWER else [opset13.result(outputs[o]) for o in part.outputs]
+        graph.get_results() if part.outputs == OUTPUTS else [opset13.result(outputs[o]) for o in part.outputs]
     )
     options: dict[str, Any] = {
         "INFERENCE_PRECISION_HINT": part.precision,
@@ -119,10 +119,10 @@ def _values(graph: Any) -> dict[str, Any]:
 def _check_signature(inputs: Sequence[Any], path: Path, geometry: Geometry) -> None:
     (frames,) = inputs
     _, *sides = frames.get_partial_shape()
-    kind = frames.get_element_type().get_type_name()
-    if [kind, *map(str, sides)] != ["u8", str(geometry.height), str(geometry.width), "3"]:
+    element = frames.get_element_type().get_type_name()
+    if [element, *map(str, sides)] != ["u8", str(geometry.height), str(geometry.width), "3"]:
         raise BundleError(
-            f"{path.name} does not take frames of {geometry.height}×{geometry.width}: {kind} {sides}"
+            f"{path.name} does not take frames of {geometry.height}×{geometry.width}: {element} {sides}"
         )
 
 
@@ -132,4 +132,7 @@ def _cpu_flags() -> set[str]:
         lines = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines()
     except OSError:
         return set()
-    return next((set(line.partition(":")[2].split()) for line in lines if line.startswith("flags")), set())
+    for line in lines:
+        if line.startswith("flags"):
+            return set(line.partition(":")[2].split())
+    return set()

@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from service.client.aio import AsyncClient
-from service.client.camera.pictures import Picture
+from service.client.camera.pictures import PictureFile
 from service.client.errors import ClientError
 from service.client.values import Frame, Outcome, Part
 
@@ -86,7 +86,7 @@ class Camera:
     _under_way: dict[str, tuple[int, Path]] = field(default_factory=dict)
     _unread: asyncio.Queue[Sent] = field(default_factory=asyncio.Queue)
 
-    async def run(self, pictures: AsyncIterator[Picture], count: int | None) -> AsyncGenerator[Sent]:
+    async def run(self, pictures: AsyncIterator[PictureFile], count: int | None) -> AsyncGenerator[Sent]:
         """Sends at most `count` pictures, and yields each as soon as its outcome is known."""
         outcomes = self.client.stream(self._frames(pictures, count), self.window)
         coming = asyncio.ensure_future(anext(outcomes, None))
@@ -112,7 +112,7 @@ class Camera:
     def stop(self) -> None:
         self.stopped.set()
 
-    async def _frames(self, pictures: AsyncIterator[Picture], count: int | None) -> AsyncIterator[Frame]:
+    async def _frames(self, pictures: AsyncIterator[PictureFile], count: int | None) -> AsyncIterator[Frame]:
         number = 0
         while number != count:
             if (picture := await self._next(pictures)) is None:
@@ -142,7 +142,7 @@ class Camera:
             )
         self.ended = True
 
-    async def _next(self, pictures: AsyncIterator[Picture]) -> Picture | None:
+    async def _next(self, pictures: AsyncIterator[PictureFile]) -> PictureFile | None:
         """The next picture; None if there is none or the camera is stopped while waiting."""
         coming = asyncio.ensure_future(anext(pictures, None))
         stopping = asyncio.create_task(self.stopped.wait())
@@ -175,7 +175,7 @@ def _read(path: Path) -> bytes:
     return image
 
 
-def _unread(number: int, picture: Picture, frame_id: str, product: str, error: Exception) -> Sent:
+def _unread(number: int, picture: PictureFile, frame_id: str, product: str, error: Exception) -> Sent:
     frame = Frame(b"", product, frame_id)
     why = (isinstance(error, OSError) and error.strerror) or error
     reason = Unreadable(f"{_readable(picture.path)}: {why}")

@@ -12,7 +12,7 @@ from service.client.aio import AsyncClient, Options
 from service.client.camera import pictures
 from service.client.camera.arguments import parse
 from service.client.camera.camera import Camera, Pace, Unreadable
-from service.client.camera.pictures import LISTED, Picture
+from service.client.camera.pictures import LISTED, PictureFile
 from service.client.camera.records import Records
 from service.client.camera.tally import HEADER, Tally
 from service.client.camera.watch import Watch
@@ -120,7 +120,7 @@ def _conclude(tally: Tally) -> None:
         print(remark)
 
 
-def _source(given: argparse.Namespace) -> AsyncIterator[Picture]:
+def _source(given: argparse.Namespace) -> AsyncIterator[PictureFile]:
     if given.sources == [LISTED]:
         return pictures.listed()
     found = [picture for source in given.sources for picture in pictures.found(source)]

@@ -13,7 +13,9 @@ LISTED = Path("-")
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class PictureFile:
+    """One to be sent; `name` as the run shows it."""
+
     path: Path
     name: str
     since: float | None = None
@@ -24,16 +26,16 @@ def is_picture(name: str) -> bool:
     return name.lower().endswith(_SUFFIXES)
 
 
-def found(source: Path) -> list[Picture]:
+def found(source: Path) -> list[PictureFile]:
     """A file, or all pictures in and below a folder, by name. OSError if there are none.
 
     OSError also if a folder can't be read: the pictures in it would be missing unnoticed.
     """
     if source.is_file():
-        return [Picture(source, source.name)]
+        return [PictureFile(source, source.name)]
     if not source.is_dir():
         raise FileNotFoundError(f"{source} is missing")
-    pictures = [Picture(path, path.relative_to(source).as_posix()) for path in sorted(_below(source))]
+    pictures = [PictureFile(path, path.relative_to(source).as_posix()) for path in sorted(_below(source))]
     if not pictures:
         raise FileNotFoundError(f"no pictures in {source}")
     return pictures
@@ -62,7 +64,7 @@ def _fail(error: OSError) -> None:
     raise error
 
 
-async def repeated(pictures: Iterable[Picture], times: int) -> AsyncIterator[Picture]:
+async def repeated(pictures: Iterable[PictureFile], times: int) -> AsyncIterator[PictureFile]:
     """`times` 0: for ever."""
     once, round_ = tuple(pictures), 0
     while not times or round_ < times:
@@ -71,7 +73,7 @@ async def repeated(pictures: Iterable[Picture], times: int) -> AsyncIterator[Pic
         round_ += 1
 
 
-async def listed() -> AsyncIterator[Picture]:
+async def listed() -> AsyncIterator[PictureFile]:
     """The paths on standard input, one per line, as they come."""
     loop, lines = asyncio.get_running_loop(), asyncio.Queue[str]()
 
@@ -86,4 +88,4 @@ async def listed() -> AsyncIterator[Picture]:
     threading.Thread(target=read, daemon=True).start()  # a daemon: it may block after a stop
     while line := await lines.get():
         if name := line.rstrip("\r\n"):
-            yield Picture(Path(name), Path(name).name)
+            yield PictureFile(Path(name), Path(name).name)

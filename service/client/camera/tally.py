@@ -1,14 +1,16 @@
 """Counts and latencies of a run, shown as one line of a table."""
 
 import time
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass, field
+from itertools import islice
+from typing import get_args
 
 from service.client import errors
 from service.client.camera.camera import Pace
-from service.client.values import Outcome
+from service.client.values import Outcome, Verdict
 
-_RECENT = 1000
+_RECENT, _MOST = 1000, 100_000
 _COLUMNS = ("seconds", "done", "per s", "OK", "REVIEW", "NG", "refused", "late", "failed")
 _TIMES = ("p50 ms", "p95 ms", "p99 ms", "behind s")
 HEADER = "".join(f"{name:>9}" for name in (*_COLUMNS, *_TIMES))
@@ -16,11 +18,13 @@ HEADER = "".join(f"{name:>9}" for name in (*_COLUMNS, *_TIMES))
 
 @dataclass
 class Tally:
+    """What became of the pictures of a run."""
+
     pace: Pace
     counts: Counter[str] = field(default_factory=Counter)
     """By verdict, or by refused, late, failed."""
-    seconds: list[float] = field(default_factory=list)
-    """Seconds from when a picture was due to its answer."""
+    seconds: deque[float] = field(default_factory=lambda: deque(maxlen=_MOST))
+    """Seconds from when a picture was due to its answer, of the newest answers."""
     causes: dict[str, str] = field(default_factory=dict)
     """The first message of each kind of error."""
     started: float = field(default_factory=time.monotonic)
@@ -39,13 +43,13 @@ class Tally:
 
     @property
     def not_inspected(self) -> int:
-        return self.done - len(self.seconds)
+        return self.done - sum(self.counts[verdict] for verdict in get_args(Verdict))
 
     def line(self, recent: int | None = _RECENT) -> str:
-        """A line below HEADER; percentiles of the last `recent` answers, or of all."""
+        """A line below HEADER; percentiles of the last `recent` answers, or of all that are kept."""
         elapsed = time.monotonic() - self.started
         counts = "".join(f"{self.counts[name]:>9}" for name in _COLUMNS[3:])
-        times = sorted(self.seconds[-recent:] if recent else self.seconds)
+        times = sorted(islice(reversed(self.seconds), recent))
         shares = "".join(_milliseconds(times, share) for share in (0.5, 0.95, 0.99))
         return (
             f"{elapsed:9.1f}{self.done:9}{self.done / max(elapsed, 1e-9):9.1f}"

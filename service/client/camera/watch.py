@@ -12,13 +12,13 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from service.client.camera.pictures import Picture, is_picture
+from service.client.camera.pictures import PictureFile, is_picture
 
 _LOOK_SECONDS = 0.02
 _ODD_SECONDS = 2.0
 """How long a file stays empty, or unreadable, before that counts: it may be about to be written."""
 _FORGET_SECONDS = 600.0
-_AGAIN = 500
+LOOKED_AT_AGAIN = 500
 """How many files that were sent already are checked for a change at each look, in turn."""
 
 
@@ -36,7 +36,7 @@ class Stamp(NamedTuple):
     changed: int
 
 
-_FAILED = Stamp(0, 0, 0, 0)
+UNKNOWN = Stamp(0, 0, 0, 0)
 """Of a file about which nothing can be learned."""
 
 
@@ -77,7 +77,7 @@ class Watch:
         self._one = threading.Lock()  # a look may outlive the task that began it
         self._looked = time.monotonic()
         for name in self._listed():
-            if (stamp := _stamp(folder / name)) is not None:
+            if (stamp := stamp_of(folder / name)) is not None:
                 self._known[name] = _Known(stamp, self._looked)
 
     def left(self) -> bool:
@@ -88,8 +88,8 @@ class Watch:
             return True
         return bool(self._changing) or self._complete > self._given
 
-    async def pictures(self) -> AsyncIterator[Picture]:
-        ready = asyncio.Queue[Picture | None]()
+    async def pictures(self) -> AsyncIterator[PictureFile]:
+        ready = asyncio.Queue[PictureFile | None]()
         looking = asyncio.create_task(self._keep_looking(ready))
         looking.add_done_callback(lambda _: ready.put_nowait(None))
         try:
@@ -100,7 +100,7 @@ class Watch:
         finally:
             looking.cancel()
 
-    async def _keep_looking(self, ready: asyncio.Queue[Picture | None]) -> None:
+    async def _keep_looking(self, ready: asyncio.Queue[PictureFile | None]) -> None:
         away = False
         while True:
             try:
@@ -115,15 +115,15 @@ class Watch:
                     ready.put_nowait(picture)
             await asyncio.sleep(_LOOK_SECONDS)
 
-    def look(self) -> list[Picture]:
+    def look(self) -> list[PictureFile]:
         """What has become complete, in the order of modification. OSError if the folder can't be listed."""
         with self._one:
             return self._look()
 
-    def _look(self) -> list[Picture]:
+    def _look(self) -> list[PictureFile]:
         start = time.monotonic()
         listed = self._listed()
-        again = list(islice(self._known, _AGAIN))
+        again = list(islice(self._known, LOOKED_AT_AGAIN))
         for name in again:
             self._known.move_to_end(name)
         new = [name for name in listed if name not in self._known]
@@ -138,7 +138,7 @@ class Watch:
                 complete.append(name)
         self._note_missing(listed, start)
         complete.sort(key=lambda name: (changing[name].stamp, name))
-        pictures = [Picture(self._folder / name, name, changing[name].since) for name in complete]
+        pictures = [PictureFile(self._folder / name, name, changing[name].since) for name in complete]
         for name in complete:
             self._known[name] = _Known(changing.pop(name).stamp, start)
         self._complete += len(pictures)
@@ -152,9 +152,9 @@ class Watch:
 
     def _change(self, name: str, start: float) -> _Changing | None:
         """None: it is as it was when sent, or was removed, or is a folder."""
-        stamp = _stamp(self._folder / name)
+        stamp = stamp_of(self._folder / name)
         known, before = self._known.get(name), self._changing.get(name)
-        if stamp is None or (known is not None and stamp == _FAILED):  # that need not be another picture
+        if stamp is None or (known is not None and stamp == UNKNOWN):  # that need not be another picture
             return None
         if known is not None and stamp == known.stamp:
             known.looked = start
@@ -176,7 +176,7 @@ class Watch:
                 del self._known[name], self._gone[name]
 
 
-def _stamp(path: Path) -> Stamp | None:
+def stamp_of(path: Path) -> Stamp | None:
     """None: it was removed, or is a folder."""
     try:
         facts = path.stat()
@@ -186,7 +186,7 @@ def _stamp(path: Path) -> Stamp | None:
         except FileNotFoundError:
             return None
         except OSError:
-            return _FAILED
+            return UNKNOWN
         return Stamp(facts.st_mtime_ns, 0, facts.st_ino, facts.st_ctime_ns)
     if stat.S_ISDIR(facts.st_mode):
         return None

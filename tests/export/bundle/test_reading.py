@@ -17,6 +17,7 @@ from export.bundle import (
     Bundle,
     FrameFailed,
     FrameStatistics,
+    Size,
     frame_statistics,
     heatmap_png,
     mask_png,
@@ -28,7 +29,7 @@ from export.bundle.manifest import Manifest
 from export.bundle.reading import find_regions
 from tests.bundles import ANYTHING, make_bundle, plain_frame
 
-SOURCE = (640, 320)
+SOURCE = Size(640, 320)
 STATISTICS = FrameStatistics(0.5, 0.1, 0.1, 2.0)
 Map = NDArray[np.float32]
 
@@ -122,7 +123,7 @@ def test_regions_come_by_falling_peak_and_touch_diagonally(manifest: Manifest) -
     heatmap = flat()
     heatmap[2, 2] = heatmap[3, 3] = 0.6
     heatmap[20, 20] = 0.9
-    regions = read(heatmap, 0.9, STATISTICS, manifest, 0.0, (32, 32)).regions
+    regions = read(heatmap, 0.9, STATISTICS, manifest, 0.0, Size(32, 32)).regions
     assert [(region.x, region.y, region.area) for region in regions] == [(20, 20, 1), (2, 2, 2)]
 
 
@@ -139,9 +140,9 @@ def test_ng_without_a_region_reports_the_peak(manifest: Manifest) -> None:
 @given(width=st.integers(32, 200), height=st.integers(32, 200), seed=st.integers(0, 2**16))
 def test_regions_and_mask_agree(width: int, height: int, seed: int) -> None:
     pixel_scores = np.random.default_rng(seed).random((32, 32)).astype(np.float32) ** 4
-    mask = decoded(mask_png(pixel_scores, (width, height)))
+    mask = decoded(mask_png(pixel_scores, Size(width, height)))
     assert mask.shape == (height, width)
-    regions = find_regions(pixel_scores, (width, height))
+    regions = find_regions(pixel_scores, Size(width, height))
     assert sum(region.area for region in regions) == mask.sum()
     for region in regions:
         box = mask[region.y : region.y + region.height, region.x : region.x + region.width]
@@ -158,7 +159,7 @@ def test_regions_are_those_of_scipy(power: int, seed: int) -> None:
         for label, (y, x) in enumerate(ndimage.find_objects(labels), 1)
     ]
     peaks = ndimage.maximum(pixel_scores, labels, np.arange(1, count + 1))
-    found = find_regions(pixel_scores, (40, 24))
+    found = find_regions(pixel_scores, Size(40, 24))
     by_peak = np.argsort(-np.asarray(peaks), kind="stable")
     assert [astuple(region) for region in found] == [(*expected[i], peaks[i]) for i in by_peak]
 
@@ -169,7 +170,7 @@ def test_a_region_is_visible_in_a_picture_smaller_than_the_map(
 ) -> None:
     heatmap = flat()
     heatmap[row, column] = 1.0
-    (region,) = find_regions(heatmap, (width, height))
+    (region,) = find_regions(heatmap, Size(width, height))
     assert region.area >= 1
     assert 0 <= region.x < region.x + region.width <= width
     assert 0 <= region.y < region.y + region.height <= height
@@ -179,7 +180,7 @@ def test_128_and_above_is_over_the_threshold() -> None:
     half = np.float32(0.5)
     values = np.array([[0, np.nextafter(half, np.float32(0)), half, 1]], np.float32)
     assert decoded(heatmap_png(values)).tolist() == [[0, 127, 128, 255]]
-    assert decoded(mask_png(values, (4, 1))).tolist() == [[False, False, True, True]]
+    assert decoded(mask_png(values, Size(4, 1))).tolist() == [[False, False, True, True]]
 
 
 def test_pictures_have_the_documented_sizes_and_bit_depths(manifest: Manifest) -> None:
@@ -203,7 +204,7 @@ def test_the_overlay_is_warm_where_the_defect_is_and_untouched_elsewhere(manifes
 def test_statistics_by_hand() -> None:
     halves = plain_frame(0, (4, 4))
     halves[:, 2:] = 255
-    statistics = frame_statistics(halves, (1280, 960))
+    statistics = frame_statistics(halves, Size(1280, 960))
     assert statistics.brightness == pytest.approx(0.5)
     assert statistics.contrast == pytest.approx(0.5)
     assert statistics.sharpness == pytest.approx(1.0)  # each inner pixel has one neighbour across the edge

@@ -1,8 +1,8 @@
 """The graph in float16, strongly typed, for GPUs.
 
-From the first convolution to the joints, everything is float16; normalisation before and distances, sums,
-smoothing and score after stay float32. Existing ONNX converters are not used: they also insert float16 casts
-between nodes that must stay in float32.
+From the first convolution to the features of both networks, everything is float16; normalisation before and
+distances, sums, smoothing and score after stay float32. Existing ONNX converters are not used: they also
+insert float16 casts between nodes that must stay in float32.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,47 +12,48 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from onnx.shape_inference import infer_shapes
 
-from export.bundle.joints import STUDENT, TEACHER
+from export.bundle.tensors import STUDENT, TEACHER
 from export.nodes import ancestors
 
 _LARGEST = float(np.finfo(np.float16).max)
 """Weights are clipped to it: beyond it float16 is infinite."""
 
 
-def halve(model: onnx.ModelProto) -> onnx.ModelProto:
+def to_float16(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy of `model`, which `export.trace` made, with both networks in float16.
 
     The exporter has folded batch normalisation into the weights, so they are rounded only once.
     """
     graph = infer_shapes(model).graph
     network = ancestors(graph.node, {*TEACHER, *STUDENT}) & _after_first_convolution(graph.node)
-    inside = [node for node in graph.node if node.name in network]
-    read = {name for node in inside for name in node.input}
-    kept = {name for node in graph.node if node.name not in network for name in node.input}
-    kinds = {value.name: value.type.tensor_type.elem_type for value in graph.value_info}
-    kinds |= {tensor.name: tensor.data_type for tensor in graph.initializer}
-    floats = {name for name, kind in kinds.items() if kind == TensorProto.FLOAT}
+    read_in_half = {name for node in graph.node if node.name in network for name in node.input}
+    read_in_float = {name for node in graph.node if node.name not in network for name in node.input}
+    types = {value.name: value.type.tensor_type.elem_type for value in graph.value_info}
+    types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
+    floats = {name for name, type_ in types.items() if type_ == TensorProto.FLOAT}
 
     def nodes() -> Iterator[onnx.NodeProto]:
         for node in graph.node:
             if node.name in network:
                 yield _with_half_values(node, floats)
-                for name in sorted(floats & kept & set(node.output)):
+                for name in sorted(floats & read_in_float & set(node.output)):
                     yield helper.make_node("Cast", [_half(name)], [name], to=TensorProto.FLOAT)
             else:
                 yield node
-                for name in sorted(floats & read & set(node.output)):
+                for name in sorted(floats & read_in_half & set(node.output)):
                     yield helper.make_node("Cast", [name], [_half(name)], to=TensorProto.FLOAT16)
 
-    tensors = [tensor for tensor in graph.initializer if tensor.name in kept or tensor.name not in floats]
-    tensors += [_rounded(tensor) for tensor in graph.initializer if tensor.name in floats & read]
+    tensors = [
+        tensor for tensor in graph.initializer if tensor.name in read_in_float or tensor.name not in floats
+    ]
+    tensors += [_rounded(tensor) for tensor in graph.initializer if tensor.name in floats & read_in_half]
     return _remade(model, nodes(), tensors)
 
 
-def rounding(half: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of `half`, which `halve` made, that rounds on a CPU as a GPU does: it computes in float32, and
-    casts every value that is float16 in `half` to it and back. ONNX Runtime's CPU provider would run `half`
-    in float32, with nothing but the weights rounded."""
+def simulate_float16(half: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of `half`, which `to_float16` made, that rounds on a CPU as a GPU does: it computes in float32,
+    and casts every value that is float16 in `half` to it and back. ONNX Runtime's CPU provider would run
+    `half` in float32, with nothing but the weights rounded."""
     typed = infer_shapes(half).graph.value_info
     halves = {value.name for value in typed if value.type.tensor_type.elem_type == TensorProto.FLOAT16}
 

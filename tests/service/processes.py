@@ -1,4 +1,4 @@
-"""The nurseries and workers of a process, by default of this one."""
+"""The fork servers and workers of a process, by default of this one."""
 
 import os
 from pathlib import Path
@@ -6,8 +6,9 @@ from pathlib import Path
 from tests.e2e.serving import wait_until
 
 
-def nurseries(of: int | None = None) -> list[int]:
-    return [child for child in _children(of or os.getpid()) if "service.workers.nursery" in _command(child)]
+def forkservers(of: int | None = None) -> list[int]:
+    children = _children(of or os.getpid())
+    return [child for child in children if "service.workers.forkserver" in _command(child)]
 
 
 def the_worker() -> int:
@@ -19,7 +20,7 @@ def workers(count: int) -> list[int]:
     """All workers, once there are `count`: those of earlier tests may not have ended yet."""
 
     def found() -> list[int]:
-        return [child for nursery in nurseries() for child in _children(nursery)]
+        return [child for forkserver in forkservers() for child in _children(forkserver)]
 
     wait_until(lambda: len(found()) == count)
     return found()

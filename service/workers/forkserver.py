@@ -1,4 +1,4 @@
-"""The nursery, a process of its own: it has done all imports, and forks the workers."""
+"""The fork server, a process of its own: it has done all imports, and forks the workers."""
 
 import os
 import resource
@@ -33,37 +33,37 @@ def _confine(most: int) -> None:
 
 def _rehearse() -> None:
     """Runs every format and step once, so that each fork has their imports and set-up done."""
-    limits = ImageLimits(pixels=10_000, side=100, frames=2)
+    limits = ImageLimits(pixels=10_000, side=100, images=2)
     exif = Image.Exif()
     exif[0x0112] = 6
-    pictures = [(kind, mode) for kind in IMAGE_FORMATS for mode in ("L", "RGB", "P")]
-    for kind, mode in [*pictures, ("MPO", "RGB"), ("TIFF", "LAB")]:
+    usual = [(format_, mode) for format_ in IMAGE_FORMATS for mode in ("L", "RGB", "P")]
+    for format_, mode in [*usual, ("MPO", "RGB"), ("TIFF", "LAB")]:
         buffer = BytesIO()
-        picture = Image.new("RGB" if (kind, mode) == ("JPEG", "P") else mode, (40, 40))
-        more = {"save_all": True, "append_images": [picture]} if kind == "MPO" else {"exif": exif.tobytes()}
-        picture.save(buffer, kind, **more)
+        image = Image.new("RGB" if (format_, mode) == ("JPEG", "P") else mode, (40, 40))
+        more = {"save_all": True, "append_images": [image]} if format_ == "MPO" else {"exif": exif.tobytes()}
+        image.save(buffer, format_, **more)
         for filter_ in ("bilinear", "bilinear-point"):
             decode(buffer.getvalue(), Geometry(32, 32, filter_), declared=None, limits=limits)
         overlay_png(decode_rgb(buffer.getvalue(), limits), np.zeros((32, 32), np.float32))
         preview_jpeg(decode_rgb(buffer.getvalue(), limits), 20)
 
 
-def main(nursery: socket.socket) -> None:
+def main(service: socket.socket) -> None:
     """Forks a worker for every socket and memory received, until the service closes its end."""
     Image.MAX_IMAGE_PIXELS = None  # the service has its own limit, a setting
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no zombies: exit statuses are not needed
-    for number in (signal.SIGINT, signal.SIGTERM):  # meant for the service, which still has frames to answer
+    for number in (signal.SIGINT, signal.SIGTERM):  # for the service, which still has requests to answer
         signal.signal(number, signal.SIG_IGN)
     _rehearse()
     while True:
-        message, descriptors, _, _ = socket.recv_fds(nursery, 4096, 2)
+        message, descriptors, _, _ = socket.recv_fds(service, 4096, 2)
         if not descriptors:
             return
         if os.fork():
             for descriptor in descriptors:
                 os.close(descriptor)
             continue
-        nursery.close()
+        service.close()
         given = orjson.loads(message)
         bounds = Bounds(**given["bounds"])
         own = Channel(socket.socket(fileno=descriptors[0]), descriptors[1])

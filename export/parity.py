@@ -1,6 +1,6 @@
 """One engine compared with the checkpoint: on golden frames at every batch size and position in the batch,
-then on the survey. The float16 graph of engines that need a GPU is compared on the CPU, where every value is
-rounded as there."""
+then on the validation frames. The float16 graph of engines that need a GPU is compared on the CPU, where
+every value is rounded as there."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from tqdm import tqdm
 
-from export.bundle.deviations import Ask, Deviation, Reference, cyclic_windows, deviations
+from export.bundle.deviations import Deviation, Reference, Run, cyclic_windows, deviations
 from export.bundle.engines.choice import open_engine
-from export.bundle.engines.engine import Answer, Engine, EngineFailed, ask
-from export.bundle.engines.kinds import Precision, kind
+from export.bundle.engines.engine import Engine, EngineFailed, Prediction, run_engine
 from export.bundle.engines.onnx_runtime import CPU, OnnxRuntimeEngine
+from export.bundle.engines.specs import Precision, spec_of
 from export.bundle.manifest import (
     HALF_GRAPH,
     MAX_GUARD_BAND,
@@ -33,9 +33,9 @@ from export.bundle.manifest import (
 )
 from export.bundle.reading import judge
 from export.bundle.scale import THRESHOLD
+from export.float16 import simulate_float16
 from export.golden import Golden
-from export.half import rounding
-from export.survey import Survey
+from export.validation import ValidationFrames
 from training.geometry import Geometry
 
 
@@ -47,8 +47,8 @@ class EngineParity(BaseModel):
     """The comparison of one engine with the checkpoint. Deviations are the largest, on the 0 to 1 scales.
 
     `guard_band`: half the width of the interval around the threshold in which the verdict is REVIEW: twice
-    the largest score deviation on golden frames, or the largest of the survey if that is more. Of a float16
-    engine that was not run, what its graph needs on the CPU.
+    the largest score deviation on golden frames, or the largest on the validation frames if that is more. Of
+    a float16 engine that was not run, what its graph needs on the CPU.
     `flips`: reversed verdicts: 0, or None if the engine was not run. An engine with a flip gets no entry.
     `ms_per_image`: one per batch size; the engines took turns, so their ratios are meaningful.
     """
@@ -66,7 +66,7 @@ class EngineParity(BaseModel):
     ms_per_image: tuple[float, ...] | None = None
 
     @property
-    def objection(self) -> str | None:
+    def rejection(self) -> str | None:
         """The reason why the engine must be left out; None if it deviates little enough."""
         if (self.guard_band or 0) > MAX_GUARD_BAND:
             return f"it would need a guard band wider than {MAX_GUARD_BAND}"
@@ -75,18 +75,23 @@ class EngineParity(BaseModel):
         return None
 
 
-Proved = tuple[EngineEntry, EngineParity]
-"""An engine as it is best run, and its proof."""
+class Parity(BaseModel):
+    """The content of `parity.json`; `frames` is the number of golden frames."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    frames: int
+    engines: tuple[EngineParity, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class Baseline:
     """What the engines of the unfinished bundle at `root` have to reproduce."""
 
     root: Path
     geometry: Geometry
     golden: Golden
-    survey: Survey
+    validation: ValidationFrames
     thresholds: Thresholds
 
     def open(self, entry: EngineEntry) -> Engine:
@@ -94,15 +99,15 @@ class Trial:
         return open_engine(entry, self.root, self.geometry)
 
 
-def prove(entry: EngineEntry, trial: Trial) -> EngineParity:
-    """Runs `entry` on all golden frames, batch sizes and positions, then on the survey.
+def check_parity(entry: EngineEntry, baseline: Baseline) -> EngineParity:
+    """Runs `entry` on all golden frames, batch sizes and positions, then on the validation frames.
 
     The status of an engine that can't be opened here is `not_run`, with the reason. Raises ParityError on a
     flip, and EngineFailed if it fails or, of bfloat16 or int8, can't be opened.
     """
-    precision = kind(entry.id).precision
+    precision = spec_of(entry.id).precision
     try:
-        engine = trial.open(entry)
+        engine = baseline.open(entry)
     except BundleError as error:
         if precision in ("bf16", "int8"):
             # A float16 graph is checked on the CPU instead. For bfloat16 and int8 there is no such check, and
@@ -110,28 +115,28 @@ def prove(entry: EngineEntry, trial: Trial) -> EngineParity:
             raise EngineFailed(str(error)) from error
         return EngineParity(id=entry.id, status="not_run", reason=str(error), batch_sizes=entry.batch_sizes)
     with closing(engine):
-        return _compared(entry.id, precision, entry.batch_sizes, engine, trial)
+        return _compared(entry.id, precision, entry.batch_sizes, engine, baseline)
 
 
-def prove_half_graph(trial: Trial) -> EngineParity:
+def check_float16_graph(baseline: Baseline) -> EngineParity:
     """The float16 graph on the CPU, rounded as on a GPU, in place of the engines that need one.
 
     Raises ParityError, EngineFailed, and BundleError if it can't be opened.
     """
     with TemporaryDirectory(prefix="drd-half-") as folder:
         path = Path(folder) / HALF_GRAPH
-        onnx.save(rounding(onnx.load(trial.root / HALF_GRAPH)), path)
-        with closing(OnnxRuntimeEngine(path, trial.geometry, CPU)) as engine:
-            return _compared(HALF_GRAPH, "fp16", (1,), engine, trial)
+        onnx.save(simulate_float16(onnx.load(baseline.root / HALF_GRAPH)), path)
+        with closing(OnnxRuntimeEngine(path, baseline.geometry, CPU)) as engine:
+            return _compared(HALF_GRAPH, "fp16", (1,), engine, baseline)
 
 
 def _compared(
-    name: str, precision: Precision, batch_sizes: tuple[BatchSize, ...], engine: Engine, trial: Trial
+    name: str, precision: Precision, batch_sizes: tuple[BatchSize, ...], engine: Engine, baseline: Baseline
 ) -> EngineParity:
     """`name` is an engine's id, or what the messages call it."""
-    ask_it = partial(_ask, engine, precision)
-    seen = list(_on_golden_frames(name, batch_sizes, ask_it, trial))
-    proof = EngineParity(
+    run = partial(_run, engine, precision)
+    seen = list(_on_golden_frames(name, batch_sizes, run, baseline))
+    parity = EngineParity(
         id=name,
         status="verified",
         batch_sizes=batch_sizes,
@@ -140,21 +145,21 @@ def _compared(
         guard_band=2 * _largest(one.of_score for one in seen),
         flips=0,
     )
-    if proof.objection or precision == "f32":
-        return proof
-    surveyed = _largest(_on_survey(max(batch_sizes), ask_it, trial))
-    return proof.model_copy(update={"guard_band": max(proof.guard_band or 0.0, surveyed)})
+    if parity.rejection or precision == "f32":
+        return parity
+    elsewhere = _largest(_on_validation_frames(max(batch_sizes), run, baseline))
+    return parity.model_copy(update={"guard_band": max(parity.guard_band or 0.0, elsewhere)})
 
 
 def _on_golden_frames(
-    name: str, batch_sizes: tuple[BatchSize, ...], ask_it: Ask, trial: Trial
+    name: str, batch_sizes: tuple[BatchSize, ...], run: Run, baseline: Baseline
 ) -> Iterator[Deviation]:
     """Raises ParityError on a flip."""
-    golden = trial.golden
+    golden = baseline.golden
     reference = Reference(golden.frames, golden.scores, golden.heatmaps)
     windows = list(cyclic_windows(len(golden.frames), batch_sizes, every=True))
     progress = tqdm(windows, desc=f"parity of {name}", unit="batch", leave=False, disable=None)
-    for seen in deviations(ask_it, reference, trial.thresholds, progress):
+    for seen in deviations(run, reference, baseline.thresholds, progress):
         if is_flip(seen.expected, seen.score):
             frame = f"{golden.entries[seen.index].file} ({golden.entries[seen.index].source})"
             raise ParityError(
@@ -164,21 +169,21 @@ def _on_golden_frames(
         yield seen
 
 
-def _on_survey(batch_size: int, ask_it: Ask, trial: Trial) -> Iterator[float]:
+def _on_validation_frames(batch_size: int, run: Run, baseline: Baseline) -> Iterator[float]:
     """The score's deviation on each frame."""
-    frames, scale = trial.survey.frames, trial.thresholds.image
-    expected = scale.scores(trial.survey.scores)
+    frames, scale = baseline.validation.frames, baseline.thresholds.image
+    expected = scale.scores(baseline.validation.scores)
     for window in cyclic_windows(len(frames), (batch_size,)):
-        yield from np.abs(scale.scores(ask_it(frames[window]).score) - expected[window]).tolist()
+        yield from np.abs(scale.scores(run(frames[window]).score) - expected[window]).tolist()
 
 
-def _ask(engine: Engine, precision: Precision, frames: NDArray[np.uint8]) -> Answer:
+def _run(engine: Engine, precision: Precision, frames: NDArray[np.uint8]) -> Prediction:
     """Raises EngineFailed also if a value is not finite: the service could not judge the frame."""
-    answer = ask(engine, frames)
-    if not (np.isfinite(answer.heatmap).all() and np.isfinite(answer.score).all()):
+    prediction = run_engine(engine, frames)
+    if not (np.isfinite(prediction.heatmap).all() and np.isfinite(prediction.score).all()):
         why = ", since values in it overflow float16" if precision == "fp16" else ""
         raise EngineFailed(f"its output is NaN or infinite{why}")
-    return answer
+    return prediction
 
 
 def is_flip(reference: float, score: float) -> bool:

@@ -7,7 +7,7 @@ from service.slot import Slot
 from service.version import State
 
 
-class Life:
+class Readiness:
     """READY is a state of its own: that the process runs does not imply it."""
 
     def __init__(self, catalog: Catalog, slot: Slot, metrics: Metrics) -> None:
@@ -20,7 +20,7 @@ class Life:
     @property
     def alive(self) -> bool:
         """False when only a restart of the process helps."""
-        return not self._slot.trouble
+        return not self._slot.why_not_alive
 
     @property
     def ready(self) -> bool:
@@ -32,7 +32,7 @@ class Life:
         if self.ready:
             return ""
         if not self.alive:
-            return self._slot.trouble
+            return self._slot.why_not_alive
         if self.state != "READY":
             return f"the service is {self.state}"
         failed = [version for version in self._catalog.versions() if version.state == "FAILED"]
@@ -42,7 +42,7 @@ class Life:
         return f"no product can be inspected: {reasons or 'the models folder is empty'}"
 
     def check_product(self, product: str) -> None:
-        """Raises NotLoaded or NotServing unless `product` can be inspected."""
+        """Raises NotFound or NotServing unless `product` can be inspected."""
         self._catalog.lane(product)
 
     def start(self) -> None:

@@ -10,8 +10,8 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.shape_inference import infer_shapes
 
 from export.bundle import Bundle
-from export.bundle.joints import ANSWER, FRAMES, STUDENT, TEACHER
-from export.half import rounding
+from export.bundle.tensors import FRAMES, OUTPUTS, STUDENT, TEACHER
+from export.float16 import simulate_float16
 
 
 @pytest.fixture(scope="module")
@@ -21,17 +21,17 @@ def half(exported: Path) -> onnx.ModelProto:
 
 def test_networks_are_float16_and_the_rest_float32(half: onnx.ModelProto) -> None:
     typed = infer_shapes(half, strict_mode=True).graph
-    kinds = {value.name: value.type.tensor_type.elem_type for value in (*typed.value_info, *typed.output)}
-    kinds |= {tensor.name: tensor.data_type for tensor in typed.initializer}
+    types = {value.name: value.type.tensor_type.elem_type for value in (*typed.value_info, *typed.output)}
+    types |= {tensor.name: tensor.data_type for tensor in typed.initializer}
     networks = [node for node in typed.node if node.op_type in ("Conv", "ConvTranspose", "Relu")]
     after = [node for node in typed.node if node.op_type == "MatMul"]
     assert len(after) == 5  # three in the memory, two in smoothing
     assert len(networks) > 40
-    assert {kinds[name] for node in networks for name in node.input} == {TensorProto.FLOAT16}
-    assert {kinds[name] for node in after for name in node.input} == {TensorProto.FLOAT}
-    assert {kinds[name] for name in (*TEACHER[1:], *STUDENT[1:], *ANSWER)} == {TensorProto.FLOAT}
+    assert {types[name] for node in networks for name in node.input} == {TensorProto.FLOAT16}
+    assert {types[name] for node in after for name in node.input} == {TensorProto.FLOAT}
+    assert {types[name] for name in (*TEACHER[1:], *STUDENT[1:], *OUTPUTS)} == {TensorProto.FLOAT}
     sums = [node for node in typed.node if node.op_type.startswith("Reduce")]
-    assert {kinds[node.output[0]] for node in sums} == {TensorProto.FLOAT}
+    assert {types[node.output[0]] for node in sums} == {TensorProto.FLOAT}
 
 
 def test_frames_are_cast_before_anything_is_computed(half: onnx.ModelProto) -> None:
@@ -72,7 +72,7 @@ def test_every_float16_value_is_rounded_where_the_provider_would_not() -> None:
         [numpy_helper.from_array(np.array([value], np.float16), name) for name, value in weights.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    session = onnxruntime.InferenceSession(rounding(model).SerializeToString())
+    session = onnxruntime.InferenceSession(simulate_float16(model).SerializeToString())
     total, product = session.run(["sum", "product"], {"given": np.array([2049, 100], np.float32)})
     assert total.tolist() == [2048, 100]
     assert product[0] == np.inf
@@ -83,7 +83,7 @@ def test_the_roundings_survive_onnx_runtime_s_optimiser(half: onnx.ModelProto, t
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
     options.log_severity_level = 3  # it warns that the file depends on this CPU
-    model = rounding(half)
+    model = simulate_float16(half)
     onnxruntime.InferenceSession(model.SerializeToString(), options)
     given, left = (roundings(each) for each in (model, onnx.load(tmp_path / "optimised.onnx")))
     assert left == given

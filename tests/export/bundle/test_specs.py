@@ -2,17 +2,17 @@
 
 import pytest
 
-from export.bundle.engines.kinds import KINDS, UnknownEngineError, kind
+from export.bundle.engines.specs import ENGINES, UnknownEngineError, spec_of
 
 
-@pytest.mark.parametrize("name", [name.replace("NN", "89") for name in KINDS] + ["tensorrt-fp16-sm120"])
+@pytest.mark.parametrize("name", [name.replace("NN", "89") for name in ENGINES] + ["tensorrt-fp16-sm120"])
 def test_an_id_says_what_its_engine_is(name: str) -> None:
     """As far as people can read it there."""
-    what = kind(name)
-    assert f"-{what.precision}" in name
-    assert what.gpu == (what.is_plan or "cuda" in name)
-    assert what.is_plan == name.startswith("tensorrt")
-    assert what.is_plan == ("-sm" in name)
+    spec = spec_of(name)
+    assert f"-{spec.precision}" in name
+    assert spec.gpu == (spec.is_plan or "cuda" in name)
+    assert spec.is_plan == name.startswith("tensorrt")
+    assert spec.is_plan == ("-sm" in name)
 
 
 @pytest.mark.parametrize(
@@ -21,4 +21,4 @@ def test_an_id_says_what_its_engine_is(name: str) -> None:
 )
 def test_other_ids_are_refused_with_a_list(name: str) -> None:
     with pytest.raises(UnknownEngineError, match=f"there is no engine '{name}'; known: onnx-cuda-fp16, "):
-        kind(name)
+        spec_of(name)

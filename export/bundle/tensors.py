@@ -1,6 +1,6 @@
 """Names in `model.onnx` of the tensors between its three parts, where it can be cut.
 
-FRAMES ── teacher ──▶ TEACHER ── fusion, embedding, student ──▶ STUDENT ── distances … score ──▶ ANSWER
+FRAMES ── teacher ──▶ TEACHER ── fusion, embedding, student ──▶ STUDENT ── distances … score ──▶ OUTPUTS
                          └─────────────────────────────────────────────────▲
 
 Lower precision is used in the convolutions only, and they end at these tensors.
@@ -12,5 +12,5 @@ STUDENT = ("student_features_0", "student_features_1", "student_features_2")
 """The student's restored features, of the same shapes. A level that it does not restore is absent."""
 FRAMES = "frames"
 """The input, uint8 [N, H, W, 3]."""
-ANSWER = ("heatmap", "score")
+OUTPUTS = ("heatmap", "score")
 """The outputs, float32 [N, H, W] and [N]."""

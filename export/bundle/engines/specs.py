@@ -10,7 +10,7 @@ Precision = Literal["f32", "bf16", "fp16", "int8"]
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class EngineSpec:
     """`graph`: the file it runs or, with TensorRT, is built from at export. `precision`: in which
     its convolutions are computed, most of them. `gpu`: whether it needs one."""
 
@@ -30,14 +30,14 @@ EVERYWHERE = "onnx-f32"
 
 _TARGET, _ANY_TARGET = re.compile(r"-sm\d{2,3}$"), "-smNN"
 
-KINDS = {
-    "onnx-cuda-fp16": Kind("onnxruntime", HALF_GRAPH, "fp16", gpu=True),
-    "openvino-int8": Kind("openvino", INT8_GRAPH, "int8"),
-    "openvino-bf16": Kind("openvino", GRAPH, "bf16"),
-    "openvino-f32": Kind("openvino", GRAPH, "f32"),
-    EVERYWHERE: Kind("onnxruntime", GRAPH, "f32"),
-    f"tensorrt-fp16{_ANY_TARGET}": Kind("tensorrt", HALF_GRAPH, "fp16", gpu=True),
-    f"tensorrt-rtx-fp16{_ANY_TARGET}": Kind("tensorrt-rtx", HALF_GRAPH, "fp16", gpu=True),
+ENGINES = {
+    "onnx-cuda-fp16": EngineSpec("onnxruntime", HALF_GRAPH, "fp16", gpu=True),
+    "openvino-int8": EngineSpec("openvino", INT8_GRAPH, "int8"),
+    "openvino-bf16": EngineSpec("openvino", GRAPH, "bf16"),
+    "openvino-f32": EngineSpec("openvino", GRAPH, "f32"),
+    EVERYWHERE: EngineSpec("onnxruntime", GRAPH, "f32"),
+    f"tensorrt-fp16{_ANY_TARGET}": EngineSpec("tensorrt", HALF_GRAPH, "fp16", gpu=True),
+    f"tensorrt-rtx-fp16{_ANY_TARGET}": EngineSpec("tensorrt-rtx", HALF_GRAPH, "fp16", gpu=True),
 }
 """In the order in which they are built and, untimed, listed; NN stands for a compute capability."""
 
@@ -46,9 +46,9 @@ class UnknownEngineError(ValueError):
     """There is no engine with that id."""
 
 
-def kind(name: str) -> Kind:
-    """The kind of the engine with the id `name`. Raises UnknownEngineError."""
-    known = KINDS.get(_TARGET.sub(_ANY_TARGET, name))
+def spec_of(name: str) -> EngineSpec:
+    """What the engine with the id `name` is. Raises UnknownEngineError."""
+    known = ENGINES.get(_TARGET.sub(_ANY_TARGET, name))
     if known is None or name.endswith(_ANY_TARGET):
-        raise UnknownEngineError(f"there is no engine {name!r}; known: {', '.join(KINDS)}")
+        raise UnknownEngineError(f"there is no engine {name!r}; known: {', '.join(ENGINES)}")
     return known

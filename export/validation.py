@@ -1,4 +1,4 @@
-"""A check on more frames: a guard band has to cover the deviations there, too.
+"""A check on more frames than the golden ones: a guard band has to cover the deviations there, too.
 
 Golden frames show how much reduced precision changes a score, but they are few (up to 16). Many more are
 needed to see the worst case, above all defective parts: their activations lie outside the quantiser's ranges.
@@ -20,7 +20,7 @@ _EACH = 48
 
 
 @dataclass(frozen=True, slots=True)
-class Survey:
+class ValidationFrames:
     """`frames` uint8 [N, H, W, 3], and the checkpoint's raw float32 `scores` [N] of them."""
 
     frames: NDArray[np.uint8]
@@ -29,12 +29,12 @@ class Survey:
     @staticmethod
     def take(
         good: Sequence[Path], defective: Sequence[Path], geometry: Geometry, predict: Predict
-    ) -> "Survey":
-        """Up to 48 `good` pictures, a pseudo-abnormal version of each, and up to 48 `defective` ones."""
+    ) -> "ValidationFrames":
+        """Up to 48 `good` images, a pseudo-abnormal version of each, and up to 48 `defective` ones."""
         intact = read_frames(spread(good, _EACH), geometry)
         frames = [intact, pseudo_abnormal(intact, "mix")]  # "mix": damage of many shapes, strong and faint
         if defective:
             frames.append(read_frames(spread(defective, _EACH), geometry))
         every = np.concatenate(frames)
         batches = (every[start : start + BATCH] for start in range(0, len(every), BATCH))
-        return Survey(every, np.concatenate([predict(batch)[1] for batch in batches]))
+        return ValidationFrames(every, np.concatenate([predict(batch)[1] for batch in batches]))

@@ -1,0 +1,30 @@
+"""The random numbers of a run: all follow from its seed and from what they are for, so that a run that was
+stopped goes on with the same ones."""
+
+from enum import IntEnum
+
+from numpy.random import Generator, default_rng
+
+
+class Stream(IntEnum):
+    """What random numbers are for. Streams of one seed are independent of each other."""
+
+    ORDER = 0
+    """The order of an epoch's images."""
+    DAMAGE = 1
+    """Pseudo-abnormal versions of a step's frames."""
+    RULE = 2
+    """Pseudo-abnormal versions that the score rule is chosen with."""
+    NOISE = 3
+    """Noise on a step's features."""
+
+
+def generator(seed: int, stream: Stream, *key: int) -> Generator:
+    """`key`: such as the step; another one gives other numbers."""
+    return default_rng((seed, stream, *key))
+
+
+def seeds(seed: int, stream: Stream, *key: int, count: int) -> list[int]:
+    """`count` seeds, from 0 to below 2^62, for other generators."""
+    numbers: list[int] = generator(seed, stream, *key).integers(0, 1 << 62, count).tolist()
+    return numbers
