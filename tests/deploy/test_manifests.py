@@ -334,7 +334,7 @@ def test_the_export_job_is_a_command_line_there_is(rendered: dict[str, list[Mani
             ]
             options = export_parser().parse_args(arguments)
             mounts = {mount["mountPath"]: mount.get("readOnly", False) for mount in container["volumeMounts"]}
-            assert not mounts[str(options.to)]
+            assert not mounts[str(options.models)]
             assert mounts[f"/{options.checkpoint.parts[1]}"]
 
 
