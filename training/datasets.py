@@ -10,12 +10,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-
-from training.geometry import DAMAGED, Geometry, Size, UnreadableImage, open_image, turned
-
 _GOOD = ("good", "ok")
 """Names of folders of good images, in lower case."""
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
@@ -122,50 +116,6 @@ def parts_of(samples: Sequence[Sample], pattern: re.Pattern[str]) -> list[str]:
         example = "".join(f"; in {name} it finds {part!r}" for name, part in list(parts.items())[:1])
         raise DatasetError(f"--same-part: {pattern.pattern!r} is not found in {missing[0]}{example}")
     return list(parts.values())
-
-
-def read_mask(path: Path, geometry: Geometry, image_size: Size | None = None) -> NDArray[np.bool_]:
-    """The defect mask at the network's size, bool `[H, W]`: resized, then over one half.
-
-    Args:
-        image_size: of the image it belongs to; a mask of another shape is refused.
-
-    Raises:
-        DatasetError: it is not readable, or of another shape; the message names the file.
-    """
-    try:
-        with open_image(path) as image:
-            mask = _marked(image)
-    except (UnreadableImage, *DAMAGED, TypeError, KeyError, IndexError) as error:
-        raise DatasetError(f"{path}: not a readable mask ({error})") from error
-    size = Size.of(mask)
-    if image_size and not _same_shape(size, image_size):
-        raise DatasetError(
-            f"{path}: a mask of {size.width}×{size.height} pixels has not the shape of its picture, "
-            f"{image_size.width}×{image_size.height}"
-        )
-    rgb = np.repeat(mask[:, :, None] * np.uint8(255), 3, axis=2)
-    return geometry.apply(rgb)[:, :, 0] > 127
-
-
-def _marked(image: Image.Image) -> NDArray[np.bool_]:
-    """The pixels of a mask, upright, that are not black and not transparent."""
-    least = 127 if image.format == "JPEG" else 0  # JPEG leaves faint traces around what was drawn
-    upright = turned(image)
-    if upright.mode in ("1", "L", "F") or upright.mode.startswith("I"):
-        return np.asarray(upright) > least
-    pixels = np.asarray(upright.convert("RGBA"))
-    marked: NDArray[np.bool_] = np.any(pixels[:, :, :3] > least, axis=2)
-    if np.ptp(pixels[:, :, 3]):  # otherwise transparency says nothing
-        marked &= pixels[:, :, 3] > 0
-        if not marked.any():
-            raise UnreadableImage("all of it is black, only its transparency differs; save it without alpha")
-    return marked
-
-
-def _same_shape(mask: Size, image: Size) -> bool:
-    """But for a pixel, at whatever resolution."""
-    return abs(mask.width * image.height - mask.height * image.width) <= max(image)
 
 
 def _is_image(path: Path) -> bool:

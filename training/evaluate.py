@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from training.datasets import Sample, read_mask
+from training.datasets import Sample
 from training.geometry import Geometry, Size, read_rgb
+from training.masks import read_mask
 from training.metrics import Quality, quality
 
 Predict = Callable[[NDArray[np.uint8]], tuple[NDArray[np.float32], NDArray[np.float32]]]

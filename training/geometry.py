@@ -58,8 +58,8 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 """What makes an image upright, by its EXIF orientation."""
-DAMAGED = (OSError, ValueError, SyntaxError, struct.error)
-"""What Pillow raises on damaged files."""
+DAMAGED = (OSError, ValueError, SyntaxError, KeyError, TypeError, IndexError, OverflowError, struct.error)
+"""What Pillow raises on damaged files; UnreadableImage is among them."""
 
 
 class Size(NamedTuple):
@@ -162,7 +162,7 @@ def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
         return np.asarray(upright.convert("RGB"))
     except UnreadableImage:
         raise
-    except (*DAMAGED, KeyError, TypeError, IndexError, MemoryError, OverflowError) as error:
+    except (*DAMAGED, MemoryError) as error:
         raise UnreadableImage(f"picture cannot be decoded: {error}") from error
 
 

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from training.datasets import DatasetError, Sample, parts_of, read_mask
+from training.datasets import DatasetError, Sample, parts_of
 from training.geometry import Geometry, Size, UnreadableImage, frame_digest, read_rgb
 from training.loop import TrainingError
+from training.masks import read_mask
 from training.splits import Split, split
 
 _FEW = 50

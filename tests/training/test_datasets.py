@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training.datasets import DatasetError, Sample, open_dataset, read_mask
+from training.datasets import DatasetError, Sample, open_dataset
 from training.geometry import Geometry, Size
+from training.masks import read_mask
 
 
 def save_image(path: Path, size: tuple[int, int] = (40, 32), value: int = 90, mode: str = "RGB") -> None:

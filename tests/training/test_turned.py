@@ -8,8 +8,9 @@ import pytest
 from PIL import ExifTags, Image, ImageOps
 
 from service.workers.image import ImageLimits, decode_rgb
-from training.datasets import DatasetError, read_mask
+from training.datasets import DatasetError
 from training.geometry import Geometry, Size, UnreadableImage, read_rgb, upright_size
+from training.masks import read_mask
 
 LIMITS = ImageLimits(pixels=10**6, side=10**4, images=1)
 STORED = [

@@ -1,0 +1,54 @@
+"""Masks: where the defect is in an image."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from training.datasets import DatasetError
+from training.geometry import DAMAGED, Geometry, Size, UnreadableImage, open_image, turned
+
+
+def read_mask(path: Path, geometry: Geometry, image_size: Size | None = None) -> NDArray[np.bool_]:
+    """The defect mask at the network's size, bool `[H, W]`: resized, then over one half.
+
+    Args:
+        image_size: of the image it belongs to; a mask of another shape is refused.
+
+    Raises:
+        DatasetError: it is not readable, or of another shape; the message names the file.
+    """
+    try:
+        with open_image(path) as image:
+            mask = _marked(image)
+    except DAMAGED as error:
+        raise DatasetError(f"{path}: not a readable mask ({error})") from error
+    size = Size.of(mask)
+    if image_size and not _same_shape(size, image_size):
+        raise DatasetError(
+            f"{path}: a mask of {size.width}×{size.height} pixels has not the shape of its picture, "
+            f"{image_size.width}×{image_size.height}"
+        )
+    rgb = np.repeat(mask[:, :, None] * np.uint8(255), 3, axis=2)
+    return geometry.apply(rgb)[:, :, 0] > 127
+
+
+def _marked(image: Image.Image) -> NDArray[np.bool_]:
+    """The pixels of a mask, upright, that are not black and not transparent."""
+    least = 127 if image.format == "JPEG" else 0  # JPEG leaves faint traces around what was drawn
+    upright = turned(image)
+    if upright.mode in ("1", "L", "F") or upright.mode.startswith("I"):
+        return np.asarray(upright) > least
+    pixels = np.asarray(upright.convert("RGBA"))
+    marked: NDArray[np.bool_] = np.any(pixels[:, :, :3] > least, axis=2)
+    if np.ptp(pixels[:, :, 3]):  # otherwise transparency says nothing
+        marked &= pixels[:, :, 3] > 0
+        if not marked.any():
+            raise UnreadableImage("all of it is black, only its transparency differs; save it without alpha")
+    return marked
+
+
+def _same_shape(mask: Size, image: Size) -> bool:
+    """But for a pixel, at whatever resolution."""
+    return abs(mask.width * image.height - mask.height * image.width) <= max(image)
