@@ -9,8 +9,8 @@ from export.benchmark import Times, benchmark
 from export.bundle.engines.engine import Engine, EngineFailed
 from export.bundle.engines.specs import spec_of
 from export.bundle.manifest import BATCH_SIZES, MAX_GUARD_BAND, BundleError, EngineEntry
-from export.engines import configurations
 from export.parity import Baseline, EngineParity, ParityError, check_float16_graph, check_parity
+from export.prepare import configurations
 
 _ROUNDS = 5
 """Timed runs per engine and batch size."""

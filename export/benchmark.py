@@ -26,12 +26,19 @@ def benchmark(
         batch = np.resize(frames, (size, *frames.shape[1:]))
         for turn in range(rounds + 1):
             for name, engine in list(running.items()):
-                start = perf_counter()
-                try:
-                    run_engine(engine, batch)
-                except EngineFailed:
+                time = _milliseconds(engine, batch)
+                if time is None:
                     del running[name]
-                    continue
-                if turn:  # the first is the warm-up
-                    milliseconds[name, size].append(1000 * (perf_counter() - start) / size)
+                elif turn:  # the first is the warm-up
+                    milliseconds[name, size].append(time)
     return {name: tuple(min(milliseconds[name, size]) for size in batch_sizes) for name in running}
+
+
+def _milliseconds(engine: Engine, batch: NDArray[np.uint8]) -> float | None:
+    """Per image; None if the engine fails."""
+    start = perf_counter()
+    try:
+        run_engine(engine, batch)
+    except EngineFailed:
+        return None
+    return 1000 * (perf_counter() - start) / len(batch)

@@ -1,7 +1,7 @@
 """Checkpoint → bundle: calibrate, trace, verify the engines, publish."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import packages_distributions
@@ -24,13 +24,13 @@ from export.bundle.manifest import (
     RegionOfInterest,
 )
 from export.bundle.signature import SigningKey
-from export.calibrate import CalibrationError, calibrate
-from export.engines import prepare, refuse
+from export.calibrate import Calibration, CalibrationError, calibrate
 from export.float16 import to_float16
 from export.golden import HEATMAPS, choose_golden, spread
 from export.pack import file_digests, newest_version, next_version, publish, refuse_taken, staging_folder
 from export.parity import Baseline, EngineParity, Parity
-from export.report import Say, show_golden, show_parity, show_thresholds
+from export.prepare import check_buildable, prepare
+from export.report import say, show_golden, show_parity, show_thresholds
 from export.roi import read_roi
 from export.sources import calibration_images, defective_images
 from export.trace import trace
@@ -44,8 +44,8 @@ from training.names import UNKNOWN, is_product_name
 _RUNTIMES = ("onnx", "onnxruntime", "openvino", "tensorrt")
 """Libraries whose versions the manifest records, if they are installed."""
 
-_QUANTISED_ON = 64
-"""Most frames the quantiser sees: more hardly widen the activation ranges."""
+_MAX_QUANTISER_FRAMES = 64
+"""More hardly widen the activation ranges."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,41 +68,33 @@ class ExportOptions:
     key: Path | None
 
 
-def build(options: ExportOptions, say: Say) -> Path:
+def build(options: ExportOptions) -> Path:
     """Makes a bundle and returns its folder. Raises what `export.errors` lists."""
     checkpoint = load_checkpoint(options.checkpoint)
     product = options.models / _checked_name(checkpoint.product)
     refuse_taken(product, options.version)
-    refuse(options.engines)
+    check_buildable(options.engines)
     key = None if options.key is None else SigningKey(options.key)
     geometry, backbone = checkpoint.geometry, checkpoint.recipe.backbone
     say("Product", f"{checkpoint.product}: {backbone} at {geometry.height} x {geometry.width}")
     if options.version and options.version < (newest := newest_version(product)):
         say("Version", f"{options.version} will not be served while {newest} is there: the highest one is")
     drd, tensors = _network(checkpoint)
-    parts = calibration_images(checkpoint, options.calibration, say)
+    parts = calibration_images(checkpoint, options.calibration)
     good = list(parts)
-    roi = _apply_roi(options.roi, drd, geometry, good, say)
-    defective = defective_images(checkpoint, options.calibration, say)
-    inside = drd.heatmap.roi.numpy() > 0
-    scored = score_images(drd.predict, good, geometry, "calibrate")
-    calibration = calibrate(scored, parts, options.max_false_reject, inside)
-    _check_min_area(options.min_area, math.ceil(calibration.largest * float(inside.mean())))
+    roi = _apply_roi(options.roi, drd, geometry, good)
+    defective = defective_images(checkpoint, options.calibration)
+    calibration = _calibrated(options, drd, geometry, parts)
     thresholds = calibration.thresholds
-    show_thresholds(thresholds, say)
     golden = choose_golden(calibration.scores, thresholds.image.threshold, defective, geometry, drd.predict)
-    show_golden(golden.entries, say)
+    show_golden(golden.entries)
     to_validate, to_quantise = good[1::2], good[::2]  # apart, so that the ranges are tried on other images
     validation = ValidationFrames.take(to_validate, defective, geometry, drd.predict)
     with staging_folder(options.models) as root:
-        _write_graphs(drd, geometry, root, say)
+        _write_graphs(drd, geometry, root)
         golden.save(root)
-        frames = read_frames(spread(to_quantise, _QUANTISED_ON), geometry)
-        prepared = prepare(options.engines, root, geometry, frames)
         baseline = Baseline(root, geometry, golden, validation, thresholds)
-        candidates = verify_engines(prepared.entries, baseline)
-        show_parity(candidates, prepared.left_out, say)
-        engines = _write_parity(root, candidates, len(golden.frames))
+        engines = _verified_engines(options.engines, baseline, to_quantise)
         manifest = Manifest(
             product=checkpoint.product,
             version=options.version or next_version(product),
@@ -147,7 +139,7 @@ def _network(checkpoint: Checkpoint) -> tuple[DRD, str]:
 
 
 def _apply_roi(
-    path: Path | None, drd: DRD, geometry: Geometry, good: Sequence[Path], say: Say
+    path: Path | None, drd: DRD, geometry: Geometry, good: Sequence[Path]
 ) -> RegionOfInterest | None:
     """Sets the mask of `drd` from the file `path`: before calibration, since it changes every score."""
     if path is None:
@@ -158,11 +150,40 @@ def _apply_roi(
     return region
 
 
-def _write_graphs(drd: DRD, geometry: Geometry, root: Path, say: Say) -> None:
+def _calibrated(
+    options: ExportOptions, drd: DRD, geometry: Geometry, parts: Mapping[Path, str]
+) -> Calibration:
+    """On the images in `parts`, which says which part each shows."""
+    inside = drd.heatmap.roi.numpy() > 0
+    scored = score_images(drd.predict, list(parts), geometry, "calibrate")
+    calibration = calibrate(scored, parts, options.max_false_reject, inside)
+    inspected = math.ceil(calibration.largest * float(inside.mean()))
+    if options.min_area > inspected:
+        raise CalibrationError(
+            f"no part could be NG: of the largest calibration image {inspected} pixels are inspected, and "
+            f"--min-area asks for a defect of {options.min_area}"
+        )
+    show_thresholds(calibration.thresholds)
+    return calibration
+
+
+def _write_graphs(drd: DRD, geometry: Geometry, root: Path) -> None:
     say("Graph", "tracing the network, about ten seconds …")
     graph = trace(drd, geometry)
     onnx.save(graph, root / GRAPH)
     onnx.save(to_float16(graph), root / HALF_GRAPH)
+
+
+def _verified_engines(
+    wanted: Sequence[str] | None, baseline: Baseline, to_quantise: Sequence[Path]
+) -> tuple[EngineEntry, ...]:
+    """Prepares the `wanted` engines, int8 with the images `to_quantise`, and verifies them."""
+    root, geometry = baseline.root, baseline.geometry
+    frames = read_frames(spread(to_quantise, _MAX_QUANTISER_FRAMES), geometry)
+    prepared = prepare(wanted, root, geometry, frames)
+    candidates = verify_engines(prepared.entries, baseline)
+    show_parity(candidates, prepared.left_out)
+    return _write_parity(root, candidates, len(baseline.golden.frames))
 
 
 def _write_parity(root: Path, candidates: Sequence[Candidate], frames: int) -> tuple[EngineEntry, ...]:
@@ -182,15 +203,6 @@ def _write_parity(root: Path, candidates: Sequence[Candidate], frames: int) -> t
     content = Parity(frames=frames, engines=tuple(parity for _, parity in kept))
     (root / "parity.json").write_text(content.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return tuple(_measured(entry, parity) for entry, parity in kept)
-
-
-def _check_min_area(min_area: int, largest: int) -> None:
-    """`largest`: pixels that are inspected of the largest calibration image."""
-    if min_area > largest:
-        raise CalibrationError(
-            f"no part could be NG: of the largest calibration image {largest} pixels are inspected, and "
-            f"--min-area asks for a defect of {min_area}"
-        )
 
 
 def _measured(entry: EngineEntry, parity: EngineParity) -> EngineEntry:

@@ -19,11 +19,11 @@ from training.evaluate import Scored
 _PIXEL_STEP = 4
 """The map is smooth: every fourth pixel of every fourth row gives its median in a sixteenth of the memory."""
 
-_LEAST_DIFFERENCE = 1e-4
+_MIN_DIFFERENCE = 1e-4
 """Between median and threshold, relative to the median or, if that is below 1, to 1. The same image's score
 differs by up to about 1e-6 between batch sizes and engines, which must be far less than the guard band."""
 
-_LEAST_RATIO = 1e-6
+_MIN_RATIO = 1e-6
 """Contrast and sharpness of a uniform frame are 0, which has no logarithm."""
 
 
@@ -48,9 +48,10 @@ def calibrate(
 
     `parts` says which part each image shows. Images of one part are no independent ones, so that it counts
     once, with its highest value. `inside` [H, W] are the pixels of the region of interest, on the heatmap's
-    grid. Raises
-    CalibrationError if they are too few, or so alike that only rounding separates threshold and median;
-    FrameFailed if the network's output for one is not finite.
+    grid.
+
+    Raises CalibrationError if they are too few, or so alike that only rounding separates threshold and
+    median; FrameFailed if the network's output for one is not finite.
     """
     by_path, pixels, statistics = dict[Path, float](), [], []
     highest, peaks = defaultdict[str, float](lambda: -math.inf), defaultdict[str, float](lambda: -math.inf)
@@ -132,7 +133,7 @@ def frame_ranges(statistics: Sequence[FrameStatistics]) -> FrameRanges:
 
 def _scale(median: float, values: Sequence[float], budget: float) -> Scale:
     threshold = conformal_threshold(values, budget)
-    if not threshold - median > _LEAST_DIFFERENCE * max(1, abs(median)):
+    if not threshold - median > _MIN_DIFFERENCE * max(1, abs(median)):
         raise CalibrationError(
             "all calibration images have the same score, but for rounding: give different images of good "
             "parts"
@@ -148,6 +149,6 @@ def _widened(values: NDArray[np.float64], fraction: float, least: float) -> Rang
 
 def _widened_ratio(values: NDArray[np.float64], fraction: float, least: float) -> Range:
     """The same on a logarithmic scale; `least` is a factor."""
-    logs = _widened(np.log(np.maximum(values, _LEAST_RATIO)), fraction, math.log(least))
-    low = 0.0 if values.min() < _LEAST_RATIO else math.exp(logs.low)
+    logs = _widened(np.log(np.maximum(values, _MIN_RATIO)), fraction, math.log(least))
+    low = 0.0 if values.min() < _MIN_RATIO else math.exp(logs.low)
     return Range(low=low, high=math.exp(logs.high))

@@ -11,10 +11,10 @@ from types import FrameType
 from export.build import ExportOptions, build
 from export.bundle.engines.specs import ENGINES, UnknownEngineError
 from export.bundle.manifest import MAX_VERSION
-from export.engines import check_ids
-from export.errors import FAILURES, said
+from export.errors import FAILURES, message_of
+from export.prepare import check_ids
 
-_LEAST_BUDGET = 1e-6
+_MIN_BUDGET = 1e-6
 """A smaller budget would take more than a million calibration images."""
 
 
@@ -30,9 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         commands.error(f"--to: {options.models} is no folder")
     usual = signal.signal(signal.SIGTERM, _terminate)
     try:
-        build(options, lambda topic, line: print(f"{topic:12} {line}", flush=True))
+        build(options)
     except (*FAILURES, MemoryError, RuntimeError) as error:
-        print(f"drd-export: {said(error)}", file=sys.stderr)
+        print(f"drd-export: {message_of(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as end:
         print("drd-export: interrupted, nothing was written", file=sys.stderr)
@@ -120,8 +120,8 @@ def fraction(text: str) -> float:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not _LEAST_BUDGET <= value < 0.5:
-        raise argparse.ArgumentTypeError(f"{text} is not a fraction from {_LEAST_BUDGET:f} to below 0.5")
+    if not _MIN_BUDGET <= value < 0.5:
+        raise argparse.ArgumentTypeError(f"{text} is not a fraction from {_MIN_BUDGET:f} to below 0.5")
     return value
 
 

@@ -41,7 +41,7 @@ FAILURES = (
 """Any other exception, but that memory was not enough, is a bug and shows its traceback."""
 
 
-def said(error: Exception) -> str:
+def message_of(error: Exception) -> str:
     """A failure in one line. Raises `error` itself if it is a bug."""
     if isinstance(error, FAILURES):
         return str(error)

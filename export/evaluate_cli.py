@@ -9,7 +9,7 @@ from pathlib import Path
 
 from export.bundle.bundle import Bundle
 from export.bundle.manifest import MANIFEST
-from export.errors import FAILURES, said
+from export.errors import FAILURES, message_of
 from export.evaluation import Evaluation, evaluate_bundle, evaluate_checkpoint, labelled, new_to
 from training.checkpoint import DESCRIPTION, load_checkpoint
 from training.datasets import open_dataset
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             content = json.dumps(facts | evaluation.as_dict(), indent=2, allow_nan=False)
             options.json.write_text(content + "\n", encoding="utf-8")
     except (*FAILURES, MemoryError, RuntimeError) as error:
-        print(f"drd-evaluate: {said(error)}", file=sys.stderr)
+        print(f"drd-evaluate: {message_of(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("drd-evaluate: interrupted", file=sys.stderr)

@@ -28,13 +28,16 @@ class ImageResult:
     verdict: Verdict | None = None
     reason: str | None = None
 
+    @property
+    def defective(self) -> bool:
+        return self.kind != "good"
+
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Figures of a labelled test set, and the result of each of its `samples`."""
+    """Figures of a labelled test set, and the result of each of its images."""
 
     quality: Quality
-    samples: tuple[Sample, ...]
     images: tuple[ImageResult, ...]
 
     @property
@@ -44,11 +47,7 @@ class Evaluation:
 
     def fraction(self, verdict: Verdict, *, defective: bool) -> float | None:
         """Fraction of the good, or the `defective`, images with this `verdict`; None without images."""
-        verdicts = [
-            image.verdict
-            for sample, image in zip(self.samples, self.images, strict=True)
-            if sample.defective == defective
-        ]
+        verdicts = [image.verdict for image in self.images if image.defective == defective]
         return verdicts.count(verdict) / len(verdicts) if verdicts else None
 
     def as_dict(self) -> dict[str, object]:
@@ -102,8 +101,7 @@ def _evaluated(
     for sample, scored in zip(samples, results, strict=True):
         images.append(_result(sample, scored, predictor))
         evaluator.add(scored)
-    figures = evaluator.result()
-    return Evaluation(figures.quality, figures.samples, tuple(images))
+    return Evaluation(evaluator.result().quality, tuple(images))
 
 
 def _result(sample: Sample, scored: Scored, predictor: Predictor | None) -> ImageResult:

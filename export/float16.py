@@ -15,7 +15,7 @@ from onnx.shape_inference import infer_shapes
 from export.bundle.tensors import STUDENT, TEACHER
 from export.nodes import ancestors
 
-_LARGEST = float(np.finfo(np.float16).max)
+_MAX_FLOAT16 = float(np.finfo(np.float16).max)
 """Weights are clipped to it: beyond it float16 is infinite."""
 
 
@@ -100,7 +100,7 @@ def _with_half_values(node: onnx.NodeProto, floats: set[str]) -> onnx.NodeProto:
 
 
 def _rounded(tensor: onnx.TensorProto) -> onnx.TensorProto:
-    values = numpy_helper.to_array(tensor).clip(-_LARGEST, _LARGEST)
+    values = numpy_helper.to_array(tensor).clip(-_MAX_FLOAT16, _MAX_FLOAT16)
     return numpy_helper.from_array(values.astype(np.float16), _half(tensor.name))
 
 

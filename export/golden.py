@@ -16,8 +16,8 @@ from training.geometry import Geometry, read_rgb
 from training.synthesis import Damage, synthesise
 
 HEATMAPS = "golden/heatmaps.npy"
-_EACH = 4
-"""Most frames of each kind."""
+_MAX_EACH = 4
+"""Frames of each kind."""
 
 Chosen = tuple[GoldenKind, str, NDArray[np.uint8]]
 """Kind, file name of the image, frame uint8 [H, W, 3]."""
@@ -55,11 +55,11 @@ def choose_golden(
     `predict` is the checkpoint's.
     """
     ranked = sorted(calibration, key=lambda path: abs(calibration[path] - threshold))
-    nearest, good = ranked[:_EACH], spread(ranked[_EACH:], _EACH) or ranked[:_EACH]
+    nearest, good = ranked[:_MAX_EACH], spread(ranked[_MAX_EACH:], _MAX_EACH) or ranked[:_MAX_EACH]
     chosen = [
         *_framed("near-threshold", nearest, geometry),
         *_framed("good", good, geometry),
-        *_framed("defective", spread(defective, _EACH), geometry),
+        *_framed("defective", spread(defective, _MAX_EACH), geometry),
     ]
     chosen += _damaged_versions([frame for frame in chosen if frame[0] == "good"])
     predictions = [predict(frame[np.newaxis]) for _, _, frame in chosen]

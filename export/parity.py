@@ -18,9 +18,9 @@ from pydantic import BaseModel, ConfigDict
 from tqdm import tqdm
 
 from export.bundle.deviations import Deviation, Reference, Run, cyclic_windows, deviations
-from export.bundle.engines.choice import open_engine
 from export.bundle.engines.engine import Engine, EngineFailed, Prediction, run_engine
 from export.bundle.engines.onnx_runtime import CPU, OnnxRuntimeEngine
+from export.bundle.engines.opening import open_engine
 from export.bundle.engines.specs import Precision, spec_of
 from export.bundle.manifest import (
     HALF_GRAPH,

@@ -1,7 +1,7 @@
 """The output of drd-export, as aligned lines."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from scipy.stats import beta
 
@@ -10,13 +10,15 @@ from export.bundle.manifest import FLOAT32_CONVOLUTIONS, EngineEntry, GoldenFram
 from export.calibrate import allowed_rejects
 from export.parity import EngineParity
 
-Say = Callable[[str, str], None]
-"""Prints a topic and a line of text; an empty topic continues the one before."""
-
 _CONFIDENCE = 0.95
 
 
-def show_thresholds(thresholds: Thresholds, say: Say) -> None:
+def say(topic: str, line: str) -> None:
+    """Prints a topic and a line of text; an empty topic continues the one before."""
+    print(f"{topic:12} {line}", flush=True)
+
+
+def show_thresholds(thresholds: Thresholds) -> None:
     """The thresholds, and whether there are enough calibration parts to guarantee the error budget."""
     say("Budget", f"at most {_percent(thresholds.max_false_reject)} of good parts rejected")
     if thresholds.promised:
@@ -45,7 +47,7 @@ def rejected_at_most(thresholds: Thresholds) -> float:
     return float(beta.ppf(_CONFIDENCE, k, n + 1 - k))
 
 
-def show_golden(entries: Sequence[GoldenFrame], say: Say) -> None:
+def show_golden(entries: Sequence[GoldenFrame]) -> None:
     """The number of golden frames of each kind, and a warning if none shows a defective part."""
     kinds = Counter(entry.kind for entry in entries)
     say("Golden", f"{len(entries)} frames: " + ", ".join(f"{count} {kind}" for kind, count in kinds.items()))
@@ -53,7 +55,7 @@ def show_golden(entries: Sequence[GoldenFrame], say: Say) -> None:
         say("", "no defective part is known: the engines are not proved on any")
 
 
-def show_parity(candidates: Iterable[Candidate], left_out: Mapping[str, str], say: Say) -> None:
+def show_parity(candidates: Iterable[Candidate], left_out: Mapping[str, str]) -> None:
     """One line per engine that was compared: the largest deviations from the checkpoint, on the 0 to 1
     scales, and the time per image at the smallest and at the largest batch size. Then one per engine that was
     left out or is rejected, with the reason."""

@@ -6,16 +6,16 @@ from pathlib import Path
 
 from export.calibrate import CalibrationError
 from export.golden import spread
-from export.report import Say
+from export.report import say
 from training.checkpoint import Checkpoint
 from training.datasets import DatasetError, Sample, open_dataset, parts_of
 from training.geometry import UnreadableImage, image_digest, read_rgb
 
-_DEFECTIVE = 64
-"""Most defective images that are looked at: golden and validation frames are up to 52 of them."""
+_MAX_DEFECTIVE = 64
+"""Defective images that are looked at: golden and validation frames are up to 52 of them."""
 
 
-def calibration_images(checkpoint: Checkpoint, folder: Path | None, say: Say) -> dict[Path, str]:
+def calibration_images(checkpoint: Checkpoint, folder: Path | None) -> dict[Path, str]:
     """Good images that training has not seen, those it set aside or the new ones in `folder`: the part that
     each shows."""
     if folder is None:
@@ -24,14 +24,14 @@ def calibration_images(checkpoint: Checkpoint, folder: Path | None, say: Say) ->
         samples = checkpoint.samples("calibrate")
         say("Calibration", f"{len(samples)} good images that training set aside")
     else:
-        samples = _new_images(checkpoint, folder, say)
-    parts = _parts(samples, checkpoint.same_part, say)
+        samples = _new_images(checkpoint, folder)
+    parts = _parts(samples, checkpoint.same_part)
     if len(set(parts)) < len(parts):
         say("", f"of {len(set(parts))} parts: each counts once, with its highest score")
     return {sample.path: part for sample, part in zip(samples, parts, strict=True)}
 
 
-def _parts(samples: Sequence[Sample], same_part: str | None, say: Say) -> list[str]:
+def _parts(samples: Sequence[Sample], same_part: str | None) -> list[str]:
     """The part that each image shows. Raises DatasetError if that is known of some of them only."""
     if same_part is None:
         return [sample.name for sample in samples]
@@ -42,7 +42,7 @@ def _parts(samples: Sequence[Sample], same_part: str | None, say: Say) -> list[s
     return parts_of(samples, pattern)
 
 
-def _new_images(checkpoint: Checkpoint, folder: Path, say: Say) -> list[Sample]:
+def _new_images(checkpoint: Checkpoint, folder: Path) -> list[Sample]:
     given = open_dataset(folder, checkpoint.product).train
     seen, new = set(checkpoint.learned), list[Sample]()
     for sample in given:
@@ -57,7 +57,7 @@ def _new_images(checkpoint: Checkpoint, folder: Path, say: Say) -> list[Sample]:
     return new
 
 
-def defective_images(checkpoint: Checkpoint, folder: Path | None, say: Say) -> list[Path]:
+def defective_images(checkpoint: Checkpoint, folder: Path | None) -> list[Path]:
     """Known defective parts that can be read: of `folder`, else of the data that was trained on. Empty if
     neither has any, or the data has moved: golden frames can do without them."""
     for root in (folder, checkpoint.data_root):
@@ -66,11 +66,11 @@ def defective_images(checkpoint: Checkpoint, folder: Path | None, say: Say) -> l
         except (DatasetError, OSError):
             continue
         if defective := [sample.path for sample in test if sample.defective]:
-            return _readable(spread(defective, _DEFECTIVE), say)
+            return _readable(spread(defective, _MAX_DEFECTIVE))
     return []
 
 
-def _readable(paths: Sequence[Path], say: Say) -> list[Path]:
+def _readable(paths: Sequence[Path]) -> list[Path]:
     """Those of `paths` that can be read, as drd-train --skip-unreadable does; of each other one, a line."""
     readable = list[Path]()
     for path in paths:

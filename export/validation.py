@@ -15,8 +15,8 @@ from export.golden import pseudo_abnormal, spread
 from training.evaluate import BATCH, Predict, read_frames
 from training.geometry import Geometry
 
-_EACH = 48
-"""Most frames of each kind."""
+_MAX_EACH = 48
+"""Frames of each kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +31,10 @@ class ValidationFrames:
         good: Sequence[Path], defective: Sequence[Path], geometry: Geometry, predict: Predict
     ) -> "ValidationFrames":
         """Up to 48 `good` images, a pseudo-abnormal version of each, and up to 48 `defective` ones."""
-        intact = read_frames(spread(good, _EACH), geometry)
+        intact = read_frames(spread(good, _MAX_EACH), geometry)
         frames = [intact, pseudo_abnormal(intact, "mix")]  # "mix": damage of many shapes, strong and faint
         if defective:
-            frames.append(read_frames(spread(defective, _EACH), geometry))
+            frames.append(read_frames(spread(defective, _MAX_EACH), geometry))
         every = np.concatenate(frames)
         batches = (every[start : start + BATCH] for start in range(0, len(every), BATCH))
         return ValidationFrames(every, np.concatenate([predict(batch)[1] for batch in batches]))

@@ -22,12 +22,15 @@ have been in time."""
 _STEP = 0.02
 """How far a late request moves a lane's `caution`, about: a single one hardly matters, and 25 of them make
 the forecasts half as long again."""
-_LEAST_CAUTION, _MOST_CAUTION = 0.25, 4.0
+_MIN_CAUTION, _MAX_CAUTION = 0.25, 4.0
 """Bounds, so that it recovers soon after a time in which nothing could be in time, or everything."""
 
 
 class Holding:
-    """The bytes of one request from the first that is received, then those of its answer until it is sent."""
+    """The bytes of one request from the first that is received, then those of its answer until it is sent.
+
+    To be released: a context manager does.
+    """
 
     __slots__ = ("_admission", "bytes")
 
@@ -64,12 +67,9 @@ class Admission:
         """`default_deadline` in seconds."""
         self.max_frames, self.max_bytes = max_frames, max_bytes
         self.bytes = 0
+        """Held by all requests that are arriving or not answered yet."""
         self._workers, self._default_deadline = workers, default_deadline
         self._pending = set[Pending]()
-
-    def hold(self) -> Holding:
-        """To be released."""
-        return Holding(self)
 
     def order(self, lane: Lane, arrived: float, deadline: float | None, *, overlay: bool) -> float:
         """Where a request stands in every queue: at its deadline, or where it has none, at its arrival plus
@@ -167,4 +167,4 @@ def _learn(lane: Lane, forecast: float, admitted: float, deadline: float | None,
         lane.caution -= _STEP * _LATE_FRACTION
     else:
         lane.caution += _STEP * (1 - _LATE_FRACTION)
-    lane.caution = min(max(lane.caution, _LEAST_CAUTION), _MOST_CAUTION)
+    lane.caution = min(max(lane.caution, _MIN_CAUTION), _MAX_CAUTION)

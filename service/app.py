@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 
 from starlette.types import ASGIApp
 
@@ -36,8 +37,10 @@ _logger = logging.getLogger(__name__)
 class Service:
     """A service whose doors are open. `http`, `grpc` and `admin` are the addresses it is bound to."""
 
-    def __init__(self, settings: Settings, ends: AsyncExitStack, start: Start, traces: Traces | None) -> None:
-        self._settings, self._ends = settings, ends
+    def __init__(
+        self, settings: Settings, stack: AsyncExitStack, start: Start, traces: Traces | None
+    ) -> None:
+        self._settings, self._stack = settings, stack
         self.metrics = Metrics(takt_seconds=settings.takt_ms / 1000)
         self.access = Access(settings.tokens, self.metrics)
         self.tls = _tls(settings)
@@ -57,17 +60,17 @@ class Service:
 
     async def open(self) -> None:
         """Listens on every address, or raises CannotListen. What is registered first is closed last."""
-        settings, ends = self._settings, self._ends
+        settings, stack = self._settings, self._stack
         if self.access.needed and not self.tls and not all(a.is_local for a in settings.http + settings.grpc):
             _logger.warning("tokens are sent in clear text, unless a proxy adds TLS: see --tls-certificate")
         if self._calls.traces is not None:
-            ends.push_async_callback(asyncio.to_thread, self._calls.traces.close)
-        ends.push_async_callback(self.inspector.close)
-        ends.push_async_callback(self.inspector.catalog.close)
+            stack.push_async_callback(asyncio.to_thread, self._calls.traces.close)
+        stack.push_async_callback(self.inspector.close)
+        stack.push_async_callback(self.inspector.catalog.close)
         if settings.admin is not None:
             health = make_admin_app(self.inspector.readiness, self.metrics)
             admin, self.admin = await self._serve(health, (settings.admin,))
-            ends.push_async_callback(admin.stop, 1)
+            stack.push_async_callback(admin.stop, 1)
         if settings.http:
             app = make_app(self._calls, self.access, settings)
             self.http_door, self.http = await self._serve(app, settings.http, self.tls)
@@ -75,28 +78,30 @@ class Service:
             self.grpc_door = GrpcServer(self._calls, self.access, self.tls, settings)
             self.grpc = tuple(self.grpc_door.bind(address) for address in settings.grpc)
             await self.grpc_door.start()
-        ends.callback(self.inspector.readiness.close)
-        ends.push_async_callback(self._close_doors)
-        ends.callback(self.history.close)
+        stack.callback(self.inspector.readiness.close)
+        stack.push_async_callback(self._close_doors)
+        stack.callback(self.history.close)
 
     async def load(self) -> None:
         """Loads the products, then follows changes of their folder, of tokens and of certificates."""
         await asyncio.gather(self.inspector.catalog.refresh(), self.inspector.warm_up())
         self.inspector.readiness.start()
-        self._ends.push_async_callback(self._withdraw)
+        self._stack.push_async_callback(self._withdraw)
         self._show_health()
         watch = self._settings.watch_seconds
-        for what, follow, seconds in (
-            ("the models folder", self._follow_models, watch),
-            ("health", self._follow_health, watch),
-            ("tokens", self._follow_tokens, watch / 2),  # a change counts when it was read twice
-            ("certificates", self._follow_certificates, watch),
-        ):
-            self._ends.callback(asyncio.create_task(repeat(what, follow, seconds)).cancel)
+        self._repeat("the models folder", self._follow_models, watch)
+        self._repeat("health", self._follow_health, watch)
+        # Twice as often: a change counts only when two looks have found the same.
+        self._repeat("tokens", partial(asyncio.to_thread, self.access.refresh), watch / 2)
+        if self.tls is not None:
+            self._repeat("certificates", partial(asyncio.to_thread, self.tls.refresh), watch)
 
     def end_soon(self) -> None:
         """Shortens the shutdown: no lame-duck time, and one second for requests under way."""
         self._end_soon.set()
+
+    def _repeat(self, what: str, follow: Callable[[], Awaitable[None]], seconds: float) -> None:
+        self._stack.callback(asyncio.create_task(repeat(what, follow, seconds)).cancel)
 
     async def _follow_models(self) -> None:
         """In a task of its own, so that nothing else waits."""
@@ -106,13 +111,6 @@ class Service:
     async def _follow_health(self) -> None:
         """An engine may hang at any time."""
         self._show_health()
-
-    async def _follow_tokens(self) -> None:
-        await asyncio.to_thread(self.access.refresh)
-
-    async def _follow_certificates(self) -> None:
-        if self.tls is not None:
-            await asyncio.to_thread(self.tls.refresh)
 
     async def _withdraw(self) -> None:
         """Not ready any more, but still serving: callers get time to stop sending."""
@@ -179,8 +177,8 @@ async def open_service(
     settings: Settings, start: Start = Bundle.start, traces: Traces | None = None
 ) -> AsyncIterator[Service]:
     """A service with open doors, its products not loaded yet. On exit it first answers what it accepted."""
-    async with AsyncExitStack() as ends:
-        service = Service(settings, ends, start, traces)
+    async with AsyncExitStack() as stack:
+        service = Service(settings, stack, start, traces)
         await service.open()
         yield service
 

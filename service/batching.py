@@ -42,7 +42,10 @@ class DeadlineQueue(Generic[Item]):
         return self._queued
 
     def offer(self, item: Item, *, order: float, expires: float | None = None) -> Entry[Item]:
-        """Queues `item` behind all entries of an earlier or equal `order`. Only batches look at `expires`."""
+        """Queues `item` behind all entries of an earlier or equal `order`.
+
+        `expires` is for `BatchQueue.take`, which drops entries that are late.
+        """
         self._arrivals += 1
         entry = Entry(order, self._arrivals, item, expires)
         heapq.heappush(self._heap, entry)

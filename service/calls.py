@@ -49,8 +49,8 @@ class Call:
         self.product = ""
         self.caller = ""
         self.inspection: Inspection | None = None
-        self.ends: float | None = None
-        """When the caller stops waiting, by `time.monotonic`. A call cancelled then has expired."""
+        self.deadline: float | None = None
+        """gRPC's own, an instant of `time.monotonic`. A call cancelled then has expired."""
         self.carrier: Carrier = {}
         self._calls = calls
 
@@ -68,15 +68,16 @@ class Call:
         if error is None:
             return "ok"
         if isinstance(error, asyncio.CancelledError):
-            expired = self.ends is not None and time.monotonic() > self.ends - _TIMERS_DIFFER_SECONDS
-            return "expired" if expired else "cancelled"
+            late = self.deadline is not None and time.monotonic() > self.deadline - _TIMERS_DIFFER_SECONDS
+            return "expired" if late else "cancelled"
         return error.outcome if isinstance(error, ServiceError) else "failed"
 
     def _end(self, outcome: Outcome, error: BaseException | None, seconds: float) -> None:
         self._count(outcome, error)
         self._remember(outcome)
         self._tell(outcome, error, seconds)
-        self.inspection = None  # its image is not counted any more, and the caller may take long to read
+        # Frees the image: admission counts it no longer, but the call lives until its answer has been read.
+        self.inspection = None
 
     def _tell(self, outcome: Outcome, error: BaseException | None, seconds: float) -> None:
         logged, traces = _logger.isEnabledFor(logging.INFO), self._calls.traces

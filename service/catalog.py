@@ -208,10 +208,8 @@ class Catalog:
             return False
         self._slot.add(lane)
         version.lane, version.state, version.reason = lane, "READY", ""
-        _logger.info(
-            "%s version %d is READY on %s", version.product, version.number, lane.predictor.engine_id
-        )
-        for engine, reason in lane.predictor.skipped.items():
+        _logger.info("%s version %d is READY on %s", version.product, version.number, lane.engine)
+        for engine, reason in version.skipped.items():
             _logger.info("%s version %d does not use %s: %s", version.product, version.number, engine, reason)
         return True
 

@@ -93,7 +93,7 @@ class NotServing(Refused):
     pass
 
 
-def ending() -> NotServing:
+def shutting_down() -> NotServing:
     """For a request that the shutdown overtakes."""
     return NotServing("the service is ending", reason="draining", retry_after=1)
 

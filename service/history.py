@@ -61,8 +61,11 @@ class History:
         self._notify()
 
     def watch(self) -> AbstractContextManager[None]:
-        """A place for a watcher, who takes it by entering, then awaits `news`; Busy when all are taken. Pages
-        that ask at the same moment may get a few more."""
+        """A context manager for one open page, which then awaits `news`; Busy if `MAX_WATCHERS` are open.
+
+        They are counted on entering, when the response begins: pages that connect at the same moment may
+        exceed the limit by a few.
+        """
         if self.watchers >= MAX_WATCHERS:
             raise Busy(f"{MAX_WATCHERS} pages are open already", reason="watchers", retry_after=5)
         return self._watching()

@@ -9,7 +9,7 @@ import logging
 import time
 
 from export.bundle import Bundle, FrameFailed, TrustedKey
-from service.admission import Admission, Holding
+from service.admission import Admission
 from service.catalog import Catalog
 from service.errors import DeadlinePassed, InspectionFailed, ServiceError
 from service.lane import Pending, Progress
@@ -19,7 +19,7 @@ from service.settings import Settings
 from service.slot import Slot
 from service.values import Inspection, Request, Result, SentImage
 from service.version import Start
-from service.workers.front import Workers
+from service.workers.facade import Workers
 
 _logger = logging.getLogger(__name__)
 
@@ -38,21 +38,12 @@ class Inspector:
         self._slot = Slot(metrics, settings.engine_hang_seconds)
         self.catalog = Catalog(settings, self._slot, metrics, start, trusted)
         self.readiness = Readiness(self.catalog, self._slot, metrics)
-        self._admission = Admission(
+        self.admission = Admission(
             max_frames=settings.max_queued_frames,
             max_bytes=settings.max_queued_bytes,
             workers=settings.workers,
             default_deadline=settings.default_deadline_ms / 1000,
         )
-
-    def hold(self) -> Holding:
-        """Counts the bytes of a request while they arrive, and those of its answer until it is sent."""
-        return self._admission.hold()
-
-    @property
-    def held_bytes(self) -> int:
-        """Bytes of all requests that are arriving or not answered yet."""
-        return self._admission.bytes
 
     async def warm_up(self) -> None:
         """Starts the workers, so that the first request need not wait for it."""
@@ -64,17 +55,17 @@ class Inspector:
         It reserves no place: a request whose image never arrives would block it.
         """
         self.readiness.check()
-        self._admission.check(self.catalog.lane(product, version), deadline, overlay=overlay)
+        self.admission.check(self.catalog.lane(product, version), deadline, overlay=overlay)
 
     async def inspect(self, request: Request) -> Inspection:
         """The verdict on one image; raises ServiceError. Cancelling it frees its place at once."""
         self.readiness.check()
         lane = self.catalog.lane(request.product, request.version)
         overlay = "overlay" in request.parts
-        order = self._admission.order(lane, request.arrived, request.deadline, overlay=overlay)
+        order = self.admission.order(lane, request.arrived, request.deadline, overlay=overlay)
         predicted = asyncio.get_running_loop().create_future()
         pending = Pending(request, lane, order, time.monotonic(), predicted)
-        with self._admission.admitted(pending):
+        with self.admission.admitted(pending):
             try:
                 async with asyncio.timeout_at(request.deadline):  # the loop's clock is time.monotonic
                     inspection = await self._inspected(pending)
@@ -130,7 +121,7 @@ class Inspector:
             product=lane.product,
             version=lane.version,
             bundle_digest=lane.digest,
-            engine=lane.predictor.engine_id,
+            engine=lane.engine,
             finding=read.made.finding,
             raw_threshold=lane.manifest.thresholds.image.threshold,
             guard_band=lane.predictor.guard_band,

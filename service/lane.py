@@ -72,6 +72,7 @@ class Lane:
         self.product = self.manifest.product
         self.version = self.manifest.version
         self.digest = predictor.bundle.digest
+        self.engine = predictor.engine_id
         self.queue = BatchQueue[Pending](predictor.batch_sizes)
         self.pace = Pace(predictor.batch_sizes)
         self.caution = 1.0

@@ -117,9 +117,8 @@ class Metrics:
             self.product_state.labels(product, number, version.state).set(1)
             if lane is not None:
                 lanes.append(lane)
-                engine = lane.predictor.engine_id
-                self.bundle_info.labels(product, number, engine, lane.digest).set(1)
-                self.parity_deviation.labels(product, engine).set(lane.predictor.deviation)
+                self.bundle_info.labels(product, number, lane.engine, lane.digest).set(1)
+                self.parity_deviation.labels(product, lane.engine).set(lane.predictor.deviation)
         self.queue_depth.labels(product).set_function(lambda: sum(lane.pending for lane in lanes))
 
     def forget(self, product: str) -> None:

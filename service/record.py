@@ -4,8 +4,7 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
-from export.bundle import THRESHOLD
-from service.values import Door, Inspection, Result, SentImage, region_facts
+from service.values import Door, Inspection, Result, SentImage
 
 _MAX_REGIONS = 32
 
@@ -33,27 +32,11 @@ class Record:
 
     def facts(self, history_id: str) -> dict[str, Any]:
         """As JSON for the operator page."""
-        result, finding = self.result, self.result.finding
-        return {
+        return self.result.facts(self.request_id, self.frame_id) | {
             "id": f"{history_id}-{self.number}",
             "at": self.at,
-            "request_id": self.request_id,
-            "frame_id": self.frame_id,
             "door": self.door,
-            "product": result.product,
-            "version": result.version,
-            "engine": result.engine,
-            "verdict": finding.verdict,
-            "reason": finding.reason,
-            "score": finding.score,
-            "threshold": THRESHOLD,
-            "raw_score": finding.raw_score,
-            "raw_threshold": result.raw_threshold,
-            "guard_band": result.guard_band,
-            "small": finding.small,
-            "regions": [region_facts(region) for region in finding.regions],
-            "image": {"width": result.size.width, "height": result.size.height},
-            "batch_size": result.batch_size,
-            "timings_ms": result.timings.milliseconds(),
+            "guard_band": self.result.guard_band,
+            "small": self.result.finding.small,
             "pictures": self.image is not None,
         }

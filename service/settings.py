@@ -13,8 +13,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from export.bundle import MAX_IMAGE_PIXELS, cores_allowed
 
 MEBIBYTE = 2**20
-_LONGEST = 30 * 24 * 3600
-"""Seconds. A longer time is probably a mistake, and timers fail somewhere above it."""
+_MAX_SECONDS = 30 * 24 * 3600
+"""A longer time is probably a mistake, and timers fail somewhere above it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +60,9 @@ def _addresses(given: object) -> object:
 OneAddress = Annotated[Address, BeforeValidator(_address)]
 Addresses = Annotated[tuple[OneAddress, ...], NoDecode, BeforeValidator(_addresses)]
 # Bounded, so that what can't work is refused at the start and not by a library later.
-Seconds = Annotated[float, Field(gt=0, le=_LONGEST, allow_inf_nan=False)]
-SecondsOrZero = Annotated[float, Field(ge=0, le=_LONGEST, allow_inf_nan=False)]
-Milliseconds = Annotated[float, Field(gt=0, le=1000 * _LONGEST, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(gt=0, le=_MAX_SECONDS, allow_inf_nan=False)]
+SecondsOrZero = Annotated[float, Field(ge=0, le=_MAX_SECONDS, allow_inf_nan=False)]
+Milliseconds = Annotated[float, Field(gt=0, le=1000 * _MAX_SECONDS, allow_inf_nan=False)]
 Count = Annotated[int, Field(gt=0, le=2**31 - 2)]
 """As gRPC's numbers, an int32, whose largest it takes for "no limit"."""
 Memory = Annotated[int, Field(gt=0, le=2**40)]
@@ -111,8 +111,6 @@ class Settings(BaseSettings):
     max_image_pixels: Count = MAX_IMAGE_PIXELS
     max_image_side: Count = 32_768
     """Pixels of the longer side."""
-    max_image_frames: Count = 16
-    """Images in one file (pages of a TIFF, frames of an animated PNG); the first is inspected."""
     decode_seconds: Seconds = 5
     """CPU time for decoding one image, four times that for making its output images; and twenty times that by
     the clock, after which the worker is ended."""
@@ -134,9 +132,6 @@ class Settings(BaseSettings):
     max_url_bytes: Count = 8192
     max_head_bytes: Count = 32_768
     """A request's URL, and all its header fields together; for gRPC, a call's metadata."""
-    max_head_fields: Count = 100
-    max_form_parts: Count = 32
-    """Parts of a multipart/form-data body."""
     head_seconds: Seconds = 10
     """Limit for receiving a request's head, from its first byte, and for a connection's TLS handshake."""
     receive_seconds: Seconds = 10
@@ -153,7 +148,6 @@ class Settings(BaseSettings):
     """Unanswered requests per gRPC stream; at this number, the stream is not read."""
     max_connection_age_seconds: Seconds = 1800
     """After this time a gRPC client is asked to reconnect, so that new replicas get their share."""
-    max_connection_age_grace_seconds: Seconds = 30
 
     watch_seconds: Seconds = 2
     """Interval at which the models folder, tokens and certificates are checked for changes;

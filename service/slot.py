@@ -20,9 +20,9 @@ from service.metrics import Metrics
 from service.threads import settle
 
 _LOOK_SECONDS = 0.5
-_BROKEN = 20
-"""Batches that fail in a row until the engine counts as broken. A GPU that was lost does not come back within
-the process, and other replicas, or this one after a restart, can do without it."""
+_MAX_FAILURES = 20
+"""At so many failed batches in a row the engine counts as broken. A GPU that was lost does not come back
+within the process, and other replicas, or this one after a restart, can do without it."""
 _logger = logging.getLogger(__name__)
 
 
@@ -50,7 +50,7 @@ class Slot:
     @property
     def why_not_alive(self) -> str:
         """Why a restart is needed, in one line; empty while the engine works."""
-        if self._failed_in_a_row >= _BROKEN:
+        if self._failed_in_a_row >= _MAX_FAILURES:
             return f"the engine has failed on the last {self._failed_in_a_row} batches"
         return self._stuck
 
@@ -106,11 +106,8 @@ class Slot:
             _logger.exception("the engine's thread has ended")
             with self._changed:
                 self.failure = error
-                left = list(self._batch)
-                for lane in self._lanes:
-                    while lane.queue:
-                        left.append(lane.queue.pop())
-                if left:
+                queued = [lane.queue.pop() for lane in self._lanes for _ in range(len(lane.queue))]
+                if left := self._batch + queued:
                     _settle_on_loop(left, [InspectionFailed("the engine's thread has ended") for _ in left])
 
     def _run(self) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Literal, cast, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from export.bundle import Finding, FrameStatistics, Region, Size
+from export.bundle import THRESHOLD, Finding, FrameStatistics, Size
 from service.errors import BadParameter, DeadlinePassed
 
 Door = Literal["http", "grpc"]
@@ -103,6 +103,34 @@ class Result:
     timings: Timings
     batch_size: int
 
+    def facts(self, request_id: str, frame_id: str, *, regions: bool = True) -> dict[str, Any]:
+        """The fields of an answer by their names on the wire, all but the pictures."""
+        finding = self.finding
+        facts: dict[str, Any] = {
+            "request_id": request_id,
+            "frame_id": frame_id,
+            "product": self.product,
+            "version": self.version,
+            "bundle_digest": self.bundle_digest,
+            "engine": self.engine,
+            "verdict": finding.verdict,
+            "reason": finding.reason,
+            "unfamiliar": finding.unfamiliar,
+            "score": finding.score,
+            "threshold": THRESHOLD,
+            "raw_score": finding.raw_score,
+            "raw_threshold": self.raw_threshold,
+            "image": {"width": self.size.width, "height": self.size.height, "sha256": self.sha256},
+            "timings_ms": self.timings.milliseconds(),
+            "batch_size": self.batch_size,
+        }
+        if regions:
+            facts["regions"] = [
+                {"x": r.x, "y": r.y, "width": r.width, "height": r.height, "area": r.area, "peak": r.peak}
+                for r in finding.regions
+            ]
+        return facts
+
 
 @dataclass(frozen=True, slots=True)
 class SentImage:
@@ -127,17 +155,9 @@ class Inspection:
     pictures: Mapping[Part, PngPicture]
     image: SentImage
 
-
-def region_facts(region: Region) -> dict[str, Any]:
-    """By name, for answers."""
-    return {
-        "x": region.x,
-        "y": region.y,
-        "width": region.width,
-        "height": region.height,
-        "area": region.area,
-        "peak": region.peak,
-    }
+    def facts(self, request_id: str, frame_id: str) -> dict[str, Any]:
+        """Those of its result, with the regions only if they were asked for."""
+        return self.result.facts(request_id, frame_id, regions="regions" in self.parts)
 
 
 def is_id(text: str) -> bool:

@@ -5,7 +5,7 @@ import ctypes
 import gc
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,6 +40,21 @@ class Version:
     lane: Lane | None = None
     unload_now: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when a replaced version need not be kept any longer for requests with its number."""
+
+    @property
+    def engine(self) -> str | None:
+        """The id of the engine it answers with."""
+        return self.lane.engine if self.lane else None
+
+    @property
+    def skipped(self) -> Mapping[str, str]:
+        """Engines preferred by the bundle but not used here, and why."""
+        return self.lane.predictor.skipped if self.lane else {}
+
+    @property
+    def digest(self) -> str | None:
+        """The loaded bundle's."""
+        return self.lane.digest if self.lane else None
 
     def open(self, trusted: TrustedKey | None, start: Start, engine: str) -> Lane:
         """Its started and measured engine. Raises BundleError, or anything that a runtime raises."""

@@ -14,8 +14,8 @@ from tqdm import tqdm
 
 from training.model.drd import DRD
 from training.model.heatmap import ScoreRule
+from training.randomness import Purpose, seeds
 from training.recipe import Recipe
-from training.streams import Stream, seeds
 from training.synthesis import Damage, synthesise
 
 _VERSIONS = 4
@@ -40,14 +40,6 @@ class Candidate:
     auroc: float
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """The candidate that was chosen, and the others in order of preference."""
-
-    chosen: Candidate
-    others: tuple[Candidate, ...]
-
-
 def candidates(recipe: Recipe) -> list[ScoreRule]:
     """Rules to choose from, the preferred first."""
     if recipe.rule == "mean":
@@ -59,8 +51,9 @@ def candidates(recipe: Recipe) -> list[ScoreRule]:
     ]
 
 
-def choose_rule(drd: DRD, recipe: Recipe, select: Tensor, seed: int) -> Choice:
-    """Fit and compare the recipe's candidates; leaves `drd` with the chosen one.
+def choose_rule(drd: DRD, recipe: Recipe, select: Tensor, seed: int) -> list[Candidate]:
+    """Fit and compare the recipe's candidates: the chosen one, with which it leaves `drd`, then the others in
+    order of preference.
 
     Args:
         select: uint8 RGB `[N, H, W, 3]`.
@@ -68,7 +61,7 @@ def choose_rule(drd: DRD, recipe: Recipe, select: Tensor, seed: int) -> Choice:
     batch = min(_BATCH, recipe.batch)  # a recipe for large frames has few in a batch
     normal = _maps(drd, select, batch)
     count = _VERSIONS * len(select)
-    of_versions = np.reshape(seeds(seed, Stream.RULE, count=count), (_VERSIONS, len(select))).tolist()
+    of_versions = np.reshape(seeds(seed, Purpose.RULE, count=count), (_VERSIONS, len(select))).tolist()
     # One version of all at a time: as floats they take four times the memory of the frames.
     walk = tqdm(of_versions, "score rule", unit="version", leave=False, disable=None)
     versions = [_maps(drd, synthesise(select, damage_of(recipe), each)[0], batch) for each in walk]
@@ -83,7 +76,7 @@ def choose_rule(drd: DRD, recipe: Recipe, select: Tensor, seed: int) -> Choice:
     margin = _MARGIN if len(select) >= _ENOUGH else math.inf
     chosen = next(candidate for candidate in tried if candidate.auroc > best - margin)
     fit_rule(drd, chosen.rule, normal)
-    return Choice(chosen, tuple(candidate for candidate in tried if candidate is not chosen))
+    return [chosen, *(candidate for candidate in tried if candidate is not chosen)]
 
 
 def jumps(drd: DRD, select: Tensor) -> int:

@@ -1,6 +1,6 @@
 """Image → frame, the network's input. The network is learned under this rule, and serves under the same one.
 
-An *image* is a file or the bytes that were sent, a *frame* what the network takes.
+Here an *image* is a file or the bytes that were sent, a *frame* what the network takes.
 
 NumPy and Pillow only: the service runs this file in an environment without torch.
 """
@@ -45,7 +45,7 @@ MAX_IMAGE_PIXELS = 40_000_000
 SIDE_STEP = 32
 """Sides of the input are multiples of it: the greatest stride, that of the embedding."""
 MAX_INPUT_SIDE = 4096
-"""Most pixels of the input's longer side."""
+"""Of the input, in pixels."""
 
 _SIXTEEN_BIT_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 _TURNS = {

@@ -12,12 +12,12 @@ from tqdm import tqdm
 
 from training.loss import distillation_loss, restoration_loss, segmentation_loss, segmentation_target
 from training.model.drd import DRD
+from training.randomness import Purpose, generator, seeds
 from training.recipe import Recipe
-from training.streams import Stream, generator, seeds
 from training.synthesis import add_noise, synthesise
 
-_CACHE_BYTES = 1 << 30
-"""Most memory for the teacher's features of all images."""
+_MAX_CACHE_BYTES = 1 << 30
+"""Of memory for the teacher's features of all images."""
 _FINAL_FRACTION = 0.1
 """Of the initial learning rate, at the end of the cosine schedule."""
 
@@ -60,7 +60,7 @@ class Trainer:
         ones."""
         while self.epoch < self.last_epoch:
             self.learned.train()
-            order = generator(self.seed, Stream.ORDER, self.epoch).permutation(len(self.frames))
+            order = generator(self.seed, Purpose.ORDER, self.epoch).permutation(len(self.frames))
             for batch in range(self.batches):
                 indices = order[batch * self.recipe.batch : (batch + 1) * self.recipe.batch]
                 on_step(self.step(torch.from_numpy(indices), self.epoch * self.batches + batch))
@@ -104,11 +104,11 @@ class Trainer:
             teacher, student = self.drd.features(batch)
             yield teacher, self.drd.distances(teacher, student)
 
-    def all_frames(self, purpose: str) -> Iterator[Tensor]:
+    def all_frames(self, label: str) -> Iterator[Tensor]:
         """All clean frames, once, in as many batches as an epoch has. Of even size, since batch normalisation
         weighs every batch alike, and needs more than one image where they are small."""
         batches = torch.tensor_split(self.frames, self.batches)
-        yield from tqdm(batches, purpose, unit="batch", leave=False, disable=None)
+        yield from tqdm(batches, label, unit="batch", leave=False, disable=None)
 
     def step(self, indices: Tensor, step: int) -> float:
         """One optimiser step on the images at `indices`; returns the loss, or raises TrainingError."""
@@ -137,7 +137,7 @@ class Trainer:
         if recipe.synthesis == "none":
             return distillation_loss(recipe, self.drd.targets(normal), self.restore_in_float32(normal))
         good = self.frames[indices]
-        damage_seeds = seeds(self.seed, Stream.DAMAGE, step, count=len(indices))
+        damage_seeds = seeds(self.seed, Purpose.DAMAGE, step, count=len(indices))
         damaged, mask = synthesise(good, recipe.synthesis, damage_seeds)
         with torch.no_grad():
             pseudo = self.drd.teacher(damaged)
@@ -164,7 +164,7 @@ class Trainer:
     def _noisy(self, feature: Tensor, step: int, level: int) -> Tensor:
         if not self.recipe.noise:
             return feature
-        (seed,) = seeds(self.seed, Stream.NOISE, step, level, count=1)
+        (seed,) = seeds(self.seed, Purpose.NOISE, step, level, count=1)
         return add_noise(feature, self.recipe.noise, self.recipe.noise_limit, seed)
 
     def _teacher_features(self, frames: Tensor) -> list[Tensor]:
@@ -180,7 +180,7 @@ class Trainer:
     def _cached_features(self) -> list[Tensor] | None:
         """The normal stream is not augmented: where memory allows, its teacher runs once per image."""
         probe = self._teacher_features(self.frames[:1])
-        if sum(level.nbytes for level in probe) * len(self.frames) > _CACHE_BYTES:
+        if sum(level.nbytes for level in probe) * len(self.frames) > _MAX_CACHE_BYTES:
             return None
         chunks = torch.split(self.frames, self.recipe.batch)
         walk = tqdm(chunks, "teacher", unit="batch", leave=False, disable=None)

@@ -12,11 +12,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from training.checkpoint import METRICS, REPORT, Checkpoint, libraries, records, save_checkpoint, write_json
-from training.choose import Choice, choose_rule, damage_of, jumps
+from training.choose import Candidate, choose_rule, damage_of, jumps
 from training.datasets import Sample, open_dataset
 from training.evaluate import BATCH, evaluate, score_images
 from training.files import file_digest
 from training.geometry import Geometry
+from training.images import Subset, divide, read_good, read_test
 from training.loop import Trainer, TrainingError
 from training.model.drd import DRD
 from training.model.weights import load_teacher
@@ -25,7 +26,6 @@ from training.recipe import Recipe, load_recipe
 from training.report import Figures, write_report
 from training.resume import ResumeFile
 from training.shape import shaped, some_sizes, stretching
-from training.subsets import Subset, divide, read_good, read_test
 from training.version import program_version
 
 _FOURTEEN_BITS = 64
@@ -85,22 +85,18 @@ def train(options: TrainOptions) -> Checkpoint:
         f"{batches} batches = {epochs * batches} steps, on {device}"
     )
     losses = _learn(trainer, state)
-    choice = choose_rule(drd, recipe, select.pixels, options.seed)
+    candidates = choose_rule(drd, recipe, select.pixels, options.seed)
     checkpoint = Checkpoint(
-        product=options.product, recipe=recipe, rule=choice.chosen.rule, seed=options.seed,
+        product=options.product, recipe=recipe, rule=candidates[0].rule, seed=options.seed,
         data_root=options.data.resolve(), libraries=libraries(), directory=options.out,
         same_part=options.same_part and options.same_part.pattern,
         splits={name: records(subset.samples, subset.pixels) for name, subset in subsets.items()},
     )  # fmt: skip
     save_checkpoint(checkpoint, drd)
-    if choice.chosen.rule.factor:
+    if checkpoint.rule.factor:
         _warn_if_jumping(drd, select.pixels)
     figures = _measure(drd, recipe.geometry, losses, select, test)
-    out = options.out
-    write_report(out / REPORT, f"{checkpoint.product}: {recipe.name}", figures, drd, recipe.geometry)
-    _write_metrics(out / METRICS, figures, choice)
-    _print_quality(figures)
-    print(f"checkpoint in {out}; look at {out / REPORT}")
+    _report(checkpoint, drd, figures, candidates)
     state.path.unlink()
     return checkpoint
 
@@ -185,16 +181,14 @@ def _measure(
     return Figures(losses, [sample.path for sample in select.samples], good_scores, test)
 
 
-def _write_metrics(path: Path, figures: Figures, choice: Choice) -> None:
-    tried = [
-        {"auroc_select": candidate.auroc, **candidate.rule.model_dump()}
-        for candidate in (choice.chosen, *choice.others)
-    ]
+def _report(checkpoint: Checkpoint, drd: DRD, figures: Figures, candidates: Sequence[Candidate]) -> None:
+    """Draw, write and print what training achieved; `candidates` begin with the chosen one."""
+    out, recipe = checkpoint.directory, checkpoint.recipe
+    write_report(out / REPORT, f"{checkpoint.product}: {recipe.name}", figures, drd, recipe.geometry)
+    tried = [{"auroc_select": candidate.auroc, **candidate.rule.model_dump()} for candidate in candidates]
     quality = figures.test.quality.as_dict() if figures.test else None
-    write_json(path, {"test": quality, "epoch_losses": figures.losses, "rules_tried": tried})
-
-
-def _print_quality(figures: Figures) -> None:
-    for name, value in figures.test.quality.as_dict().items() if figures.test else ():
+    write_json(out / METRICS, {"test": quality, "epoch_losses": figures.losses, "rules_tried": tried})
+    for name, value in (quality or {}).items():
         if value is not None:
             print(f"  {name:<14} {value:.4f}" if isinstance(value, float) else f"  {name:<14} {value}")
+    print(f"checkpoint in {out}; look at {out / REPORT}")

@@ -15,8 +15,8 @@ _ALIKE = 1.15
 """Factor within which aspect ratios count as the same."""
 _WORTH_A_LINE = 1.3
 """Factor between aspect ratios from which stretching to one shape is worth a line."""
-_LOOKED_AT = 32
-_LEAST_SIDE = 2 * SIDE_STEP  # two cells of the embedding
+_MAX_SIZES = 32
+_MIN_SIDE = 2 * SIDE_STEP  # two cells of the embedding
 _AREA = (0.75, 1.25)
 """Least and greatest area of the input size, as a fraction of the recipe's."""
 
@@ -44,7 +44,7 @@ def own_size(images: Sequence[Size], usual: Size) -> Size:
     if abs(common) < math.log(_ELONGATED) or alike < 0.9 * len(shapes):
         return usual
     least, most = (fraction * math.prod(usual) for fraction in _AREA)
-    sides = range(_LEAST_SIDE, min(int(most) // _LEAST_SIDE, MAX_INPUT_SIDE) + 1, SIDE_STEP)
+    sides = range(_MIN_SIDE, min(int(most) // _MIN_SIDE, MAX_INPUT_SIDE) + 1, SIDE_STEP)
     every = (Size(width, height) for height, width in product(sides, sides))
     possible = [size for size in every if least <= math.prod(size) <= most]
     if not possible:  # very few pixels
@@ -72,7 +72,7 @@ def some_sizes(images: Sequence[Path]) -> list[Size]:
     """Sizes of up to 32 of the images, upright. Unreadable ones are skipped here: reading them all reports
     them."""
     sizes = list[Size]()
-    for path in images[:: -(-len(images) // _LOOKED_AT) or 1]:
+    for path in images[:: -(-len(images) // _MAX_SIZES) or 1]:
         try:
             sizes.append(upright_size(path))
         except UnreadableImage:

@@ -25,10 +25,10 @@ _SQUARES = ((0.2, 150, 200), (0.3, 64, 100), (0.5, 10, 32))
 _VISIBLE = 4.0
 """Grey levels by which `mix` has to change a pixel. A paste from a dark background to a dark background shows
 nothing, and is no damage."""
-_LEAST_VISIBLE = 20
+_MIN_VISIBLE = 20
 """Pixels at 256 px that a damage has to change; otherwise another one is drawn."""
-_DRAWS = 8
-"""At most, since some frames cannot be changed."""
+_MAX_DRAWS = 8
+"""Some frames cannot be changed."""
 
 
 def synthesise(frames: Tensor, damage: Damage, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -78,8 +78,8 @@ def _square_side(rng: Generator, extent: int) -> int:
 
 
 def _mixed(good: Pixels, index: int, rng: Generator) -> tuple[Pixels, Mask]:
-    least = _LEAST_VISIBLE * good[index].shape[0] * good[index].shape[1] / 256**2
-    for _ in range(_DRAWS):
+    least = _MIN_VISIBLE * good[index].shape[0] * good[index].shape[1] / 256**2
+    for _ in range(_MAX_DRAWS):
         damaged, mask = _blended(good, index, rng)
         if mask.sum() >= least:
             break

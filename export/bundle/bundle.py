@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from export.bundle.copies import private_copy
 from export.bundle.deviations import Reference, cyclic_windows, deviations
-from export.bundle.engines.choice import open_engine
 from export.bundle.engines.engine import Engine, EngineFailed, Prediction, run_engine
+from export.bundle.engines.opening import open_engine
 from export.bundle.files import read_sealed_manifest, verify_files
 from export.bundle.manifest import (
     GOLDEN_STEP,

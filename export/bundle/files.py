@@ -1,6 +1,7 @@
 """Checks that a bundle's folder has exactly the files in the manifest: unchanged, and none of them a link.
 
-A file that is not there is told by a BundleError whose cause is FileNotFoundError: it may be on its way.
+A file that is not there is told by a BundleError whose cause is FileNotFoundError: the bundle may still be
+being copied, so the service tries again (service/version.py).
 """
 
 import hashlib
@@ -12,24 +13,32 @@ from pathlib import Path
 from export.bundle.manifest import MANIFEST, SEAL, SIGNATURE, BundleError
 from training.files import file_digest
 
-_MAX_MANIFEST_BYTES = 16 * 2**20
+_MAX_BYTES = 16 * 2**20
+"""Of a file that is read as a whole."""
 
 
 def read_sealed_manifest(root: Path) -> bytes:
     """The manifest's bytes of the bundle at `root`. Raises BundleError if they do not match their digest."""
     if not root.is_dir():
         raise BundleError("there is no such folder") from FileNotFoundError(root)
-    for name in (MANIFEST, SEAL):
-        if not (mode := _mode(root / name)):
-            raise BundleError(f"there is no file {name}") from FileNotFoundError(root / name)
-        if not stat.S_ISREG(mode):
-            raise BundleError(f"{name} is a link or special file: a bundle has regular files only")
-    if (root / MANIFEST).stat().st_size > _MAX_MANIFEST_BYTES:
-        raise BundleError(f"{MANIFEST} is too large")
-    content = (root / MANIFEST).read_bytes()
-    if (root / SEAL).read_bytes() != seal(content):
+    content = read_regular(root / MANIFEST)
+    if read_regular(root / SEAL) != seal(content):
         raise BundleError(f"{MANIFEST} is damaged or was edited: its digest is not the one in {SEAL}")
     return content
+
+
+def read_regular(path: Path, missing: str = "") -> bytes:
+    """The content of a small file of the bundle. Raises BundleError, also if it is a link or special file;
+    `missing` says it if it is not there."""
+    try:
+        facts = path.lstat()
+    except FileNotFoundError as error:
+        raise BundleError(missing or f"there is no file {path.name}") from error
+    if not stat.S_ISREG(facts.st_mode):
+        raise _not_regular(path.name)
+    if facts.st_size > _MAX_BYTES:
+        raise BundleError(f"{path.name} is too large")
+    return path.read_bytes()
 
 
 def seal(manifest: bytes) -> bytes:
@@ -67,12 +76,9 @@ def _regular_files(root: Path) -> set[str]:
         if stat.S_ISREG(mode):
             names.add(name)
         elif not stat.S_ISDIR(mode):
-            raise BundleError(f"{name} is a link or special file: a bundle has regular files only")
+            raise _not_regular(name)
     return names
 
 
-def _mode(path: Path) -> int:
-    try:
-        return path.lstat().st_mode
-    except FileNotFoundError:
-        return 0
+def _not_regular(name: str) -> BundleError:
+    return BundleError(f"{name} is a link or special file: a bundle has regular files only")

@@ -8,7 +8,6 @@ bytes that the manifest is parsed from, and the manifest has the digest of every
 
 import hashlib
 import json
-import stat
 from base64 import b64encode
 from collections.abc import Callable
 from functools import partial
@@ -30,10 +29,10 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from pydantic import Base64Bytes, BaseModel, Field, ValidationError
 
+from export.bundle.files import read_regular
 from export.bundle.manifest import MANIFEST, SIGNATURE, BundleError
 from training.files import file_digest
 
-_MAX_BYTES = 16 * 2**20
 _MEDIA_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 _PAYLOAD_TYPE = "application/vnd.in-toto+json"
 _STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
@@ -94,7 +93,8 @@ class TrustedKey:
     def check(self, root: Path, manifest: bytes) -> None:
         """Raises BundleError unless this key signed the bundle at `root` with these bytes of its
         `manifest`."""
-        resources = self._statement(_read(root / SIGNATURE)).predicate.resources
+        missing = f"it is not signed (no {SIGNATURE}), but a trusted key is set"
+        resources = self._statement(read_regular(root / SIGNATURE, missing)).predicate.resources
         signed = [(each.algorithm, each.digest) for each in resources if each.name == MANIFEST]
         if signed != [("sha256", hashlib.sha256(manifest).hexdigest())]:
             raise BundleError(f"{SIGNATURE} does not match {MANIFEST}, which was changed after signing")
@@ -194,13 +194,3 @@ def _encoded(payload: bytes) -> bytes:
 
 def _algorithm(key: EllipticCurvePublicKey) -> ECDSA:
     return ECDSA(_HASHES[key.curve.name]())
-
-
-def _read(path: Path) -> bytes:
-    try:
-        facts = path.lstat()
-    except FileNotFoundError as error:
-        raise BundleError(f"it is not signed (no {path.name}), but a trusted key is set") from error
-    if not stat.S_ISREG(facts.st_mode) or facts.st_size > _MAX_BYTES:
-        raise BundleError(f"{path.name} is not a regular file, or is too large")
-    return path.read_bytes()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from service.access.tokens import Token, TokensError, make_token, parse_tokens, read_tokens
 
-_MOST_DAYS = 36_500
+_MAX_DAYS = 36_500
 _EPILOG = """The file stores only the SHA-256 of each token. To rotate one: add a second under another name,
 give it to the callers, remove the first. Callers send it as the header Authorization: Bearer TOKEN."""
 
@@ -62,8 +62,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _days(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and 1 <= int(text) <= _MOST_DAYS):
-        raise argparse.ArgumentTypeError(f"{text} is not a number of days from 1 to {_MOST_DAYS}")
+    if not (text.isascii() and text.isdecimal() and 1 <= int(text) <= _MAX_DAYS):
+        raise argparse.ArgumentTypeError(f"{text} is not a number of days from 1 to {_MAX_DAYS}")
     return int(text)
 
 

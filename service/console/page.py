@@ -1,14 +1,11 @@
-"""The operator page's static files: read once at the start, served from memory."""
+"""The operator page's static files."""
 
-import hashlib
 import mimetypes
-from collections.abc import Iterator
-from dataclasses import dataclass
-from importlib.resources import files
-from importlib.resources.abc import Traversable
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.staticfiles import StaticFiles
 
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; font-src 'self'; connect-src 'self'; "
@@ -27,43 +24,21 @@ _HEADERS = {
     "cache-control": "no-cache",  # revalidated each time with an ETag, so that the page is never outdated
 }
 _TYPES = {".woff2": "font/woff2", ".js": "text/javascript", ".svg": "image/svg+xml"}
+"""Those that not every Python or system knows, or knows by another name."""
 
 
-@dataclass(frozen=True, slots=True)
-class _File:
-    content: bytes
-    media_type: str
-    etag: str
-
-
-class Page:
-    """Answers `/` and `/console/…`."""
+class Page(StaticFiles):
+    """Answers `/console/…`, and `/` by `index`."""
 
     def __init__(self) -> None:
-        self._files = dict(_read(files("service.console") / "assets"))
+        super().__init__(packages=[("service.console", "assets")])
+        for suffix, kind in _TYPES.items():
+            mimetypes.add_type(kind, suffix)
 
     async def index(self, request: Request) -> Response:
-        return self._answer(request, "index.html")
+        return await self.get_response("index.html", request.scope)
 
-    async def asset(self, request: Request) -> Response:
-        return self._answer(request, request.path_params["path"])
-
-    def _answer(self, request: Request, path: str) -> Response:
-        file = self._files.get(path)
-        if file is None:
-            return Response(status_code=404)
-        headers = _HEADERS | {"etag": file.etag}
-        if request.headers.get("if-none-match") == file.etag:
-            return Response(status_code=304, headers=headers)
-        return Response(file.content, media_type=file.media_type, headers=headers)
-
-
-def _read(folder: Traversable, prefix: str = "") -> Iterator[tuple[str, _File]]:
-    for entry in folder.iterdir():
-        if entry.is_dir():
-            yield from _read(entry, f"{prefix}{entry.name}/")
-        else:
-            content = entry.read_bytes()
-            kind = _TYPES.get("." + entry.name.rpartition(".")[2]) or mimetypes.guess_type(entry.name)[0]
-            etag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
-            yield prefix + entry.name, _File(content, kind or "application/octet-stream", etag)
+    def file_response(self, *given: Any, **options: Any) -> Response:
+        response = super().file_response(*given, **options)
+        response.headers.update(_HEADERS)
+        return response

@@ -1,4 +1,4 @@
-"""The routes of the operator page and its data."""
+"""The routes of the operator page's data."""
 
 import asyncio
 from functools import partial
@@ -11,7 +11,6 @@ from fastapi.responses import Response, StreamingResponse
 from export.bundle import Verdict, heatmap_png
 from service.access.access import grant_of
 from service.console.events import events
-from service.console.page import Page
 from service.console.state import state_of
 from service.history import MAX_RECORDS, History, Sees
 from service.inspector import Inspector
@@ -28,14 +27,6 @@ _IMAGE_HEADERS = {
 }
 _SHOWN = ((b"\x89PNG\r\n\x1a\n", "image/png"), (b"\xff\xd8\xff", "image/jpeg"), (b"BM", "image/bmp"))
 """First bytes of the formats that browsers show."""
-
-
-def page_routes() -> APIRouter:
-    """The page itself, open to anyone: it asks for a token where one is needed."""
-    page, router = Page(), APIRouter(include_in_schema=False)
-    router.add_api_route("/", page.index)
-    router.add_api_route("/console/{path:path}", page.asset)
-    return router
 
 
 def verdict_routes(inspector: Inspector, history: History) -> APIRouter:

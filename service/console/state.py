@@ -47,7 +47,7 @@ def _serving(lane: Lane) -> dict[str, Any]:
     thresholds = lane.manifest.thresholds
     return {
         "version": lane.version,
-        "engine": lane.predictor.engine_id,
+        "engine": lane.engine,
         "guard_band": lane.predictor.guard_band,
         "raw_threshold": thresholds.image.threshold,
         "raw_median": thresholds.image.median,

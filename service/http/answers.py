@@ -5,9 +5,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from export.bundle import THRESHOLD, Verdict
+from export.bundle import Verdict
 from service import catalog, version
-from service.values import Inspection, PngPicture, region_facts
+from service.values import Inspection, PngPicture
 from service.version import State
 
 
@@ -101,28 +101,8 @@ class Health(BaseModel):
 
 def answer_of(inspection: Inspection, request_id: str, frame_id: str) -> dict[str, Any]:
     """An `Answer` as a plain dictionary, for speed; a test compares it with the model."""
-    result, finding = inspection.result, inspection.result.finding
-    answer = {
-        "request_id": request_id,
-        "frame_id": frame_id,
-        "product": result.product,
-        "version": result.version,
-        "bundle_digest": result.bundle_digest,
-        "engine": result.engine,
-        "verdict": finding.verdict,
-        "reason": finding.reason,
-        "unfamiliar": finding.unfamiliar,
-        "score": finding.score,
-        "threshold": THRESHOLD,
-        "raw_score": finding.raw_score,
-        "raw_threshold": result.raw_threshold,
-        "image": {"width": result.size.width, "height": result.size.height, "sha256": result.sha256},
-        "timings_ms": result.timings.milliseconds(),
-        "batch_size": result.batch_size,
-    }
-    if "regions" in inspection.parts:
-        answer["regions"] = [region_facts(region) for region in finding.regions]
-    return answer | {part: _picture(png) for part, png in inspection.pictures.items()}
+    facts = inspection.facts(request_id, frame_id)
+    return facts | {part: _picture(picture) for part, picture in inspection.pictures.items()}
 
 
 def product_of(product: catalog.Product) -> Product:
@@ -136,14 +116,13 @@ def product_of(product: catalog.Product) -> Product:
 
 
 def _version(known: version.Version) -> Version:
-    lane = known.lane
     return Version(
         version=known.number,
         state=known.state,
         reason=known.reason,
-        engine=lane and lane.predictor.engine_id,
-        skipped=dict(lane.predictor.skipped) if lane else {},
-        bundle_digest=lane and lane.digest,
+        engine=known.engine,
+        skipped=dict(known.skipped),
+        bundle_digest=known.digest,
     )
 
 

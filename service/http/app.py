@@ -2,8 +2,6 @@
 
 import asyncio
 from collections.abc import Callable
-from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
@@ -18,7 +16,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.access.access import Access, grant_of
 from service.access.tokens import EVERYTHING, Grant
 from service.calls import Calls
-from service.console.routes import page_routes, verdict_routes
+from service.console.page import Page
+from service.console.routes import verdict_routes
 from service.console.state import why_not_ready
 from service.errors import Denied, ServiceError
 from service.http import problems
@@ -32,7 +31,6 @@ from service.metrics import CONTENT_TYPE, Metrics
 from service.readiness import Readiness
 from service.settings import Settings
 
-_ASSETS = Path(str(files("fastapi_offline"))) / "static"
 _PROBLEM: dict[str, Any] = {
     "content": {problems.MEDIA_TYPE: {"schema": problems.Problem.model_json_schema()}}
 }
@@ -71,7 +69,9 @@ def make_app(calls: Calls, access: Access, settings: Settings) -> ASGIApp:
     app.include_router(session_routes(access, inspector, settings))
     app.include_router(_products(inspector))
     app.include_router(verdict_routes(inspector, calls.history))
-    app.include_router(page_routes())
+    page = Page()  # open to anyone: it asks for a token where one is needed
+    app.add_api_route("/", page.index, include_in_schema=False)
+    app.mount("/console", page)
     app.include_router(_health(inspector.readiness, calls.metrics, grant_of))
 
     @app.exception_handler(Denied)
@@ -111,7 +111,7 @@ def _app(*, docs: bool) -> Api:
         },
     )
     if docs:
-        app.mount("/docs/assets", StaticFiles(directory=_ASSETS))
+        app.mount("/docs/assets", StaticFiles(packages=[("fastapi_offline", "static")]))
         app.add_api_route("/docs", _docs, include_in_schema=False)
     return app
 

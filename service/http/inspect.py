@@ -12,7 +12,7 @@ from starlette.types import Message, Receive, Scope, Send
 from service.access.access import grant_of
 from service.admission import Holding
 from service.calls import Call, Calls
-from service.errors import CallerGone, InspectionFailed, ServiceError, TooLarge, ending
+from service.errors import CallerGone, InspectionFailed, ServiceError, TooLarge, shutting_down
 from service.http import wire
 from service.http.answers import answer_of
 from service.http.problems import problem_of
@@ -33,11 +33,10 @@ class InspectEndpoint:
     def __init__(self, calls: Calls, settings: Settings) -> None:
         self._calls, self._inspector = calls, calls.inspector
         self._max_bytes, self._receive_seconds = settings.max_image_bytes, settings.receive_seconds
-        self._max_parts = settings.max_form_parts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         call = self._calls.begin("http", scope[ARRIVED])
-        with self._inspector.hold() as holding:
+        with Holding(self._inspector.admission) as holding:
             try:
                 with call, _cut_short():
                     response = await self._answer(call, holding, scope, receive)
@@ -68,17 +67,7 @@ class InspectEndpoint:
         deadline = None if options.deadline_ms is None else call.arrived + options.deadline_ms / 1000
         parts: frozenset[Part] = frozenset({"overlay"}) if options.wants_overlay else options.parts
         self._inspector.check(call.product, options.version, deadline, overlay="overlay" in parts)
-        form = options.content_type.lower().startswith("multipart/form-data")
-        limits = wire.BodyLimits(
-            size=self._max_bytes + (_FORM_OVERHEAD if form else 0),
-            until=call.arrived + self._receive_seconds,
-            deadline=deadline,
-        )
-        image, media_type = await wire.read_body(receive, headers, holding, limits), options.content_type
-        if form:
-            image, media_type = wire.image_part(image, media_type, self._max_parts)
-            if len(image) > self._max_bytes:
-                raise TooLarge(f"{len(image)} bytes exceed the limit of {self._max_bytes}")
+        image, media_type = await self._image(receive, headers, holding, call.arrived, deadline)
         request = Request(
             image=image,
             product=call.product,
@@ -97,6 +86,30 @@ class InspectEndpoint:
             answer = _json(call, call.inspection)
         request.check_deadline()  # encoding it took time, too
         return answer
+
+    async def _image(
+        self,
+        receive: Receive,
+        headers: dict[bytes, str],
+        holding: Holding,
+        arrived: float,
+        deadline: float | None,
+    ) -> tuple[bytes, str]:
+        """Content and content type of the image: the body, or a part of it if it is a form."""
+        content_type = headers.get(b"content-type", "")
+        form = content_type.lower().startswith("multipart/form-data")
+        limits = wire.BodyLimits(
+            size=self._max_bytes + (_FORM_OVERHEAD if form else 0),
+            until=arrived + self._receive_seconds,
+            deadline=deadline,
+        )
+        body = await wire.read_body(receive, headers, holding, limits)
+        if not form:
+            return body, content_type
+        image, content_type = wire.image_part(body, content_type)
+        if len(image) > self._max_bytes:
+            raise TooLarge(f"{len(image)} bytes exceed the limit of {self._max_bytes}")
+        return image, content_type
 
 
 def until_read(send: Send) -> Send:
@@ -122,7 +135,7 @@ def _cut_short() -> Iterator[None]:
     try:
         yield
     except asyncio.CancelledError as error:
-        raise ending() from error
+        raise shutting_down() from error
 
 
 async def unless_gone(receive: Receive, work: Awaitable[Inspection]) -> Inspection:

@@ -47,7 +47,7 @@ def problem(
     return Response(content, status, media_type=MEDIA_TYPE, headers=(headers or {}) | echoed)
 
 
-def as_it_is_sent(status: int, detail: str, headers: bytes = b"") -> bytes:
+def raw_response(status: int, detail: str, headers: bytes = b"") -> bytes:
     """A problem document as the bytes of the last response on a connection."""
     title = HTTPStatus(status).phrase
     content = orjson.dumps(Problem(title=title, status=status, detail=detail).model_dump(exclude_none=True))

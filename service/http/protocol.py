@@ -27,7 +27,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from export.bundle import UNKNOWN
 from service.http.parser import Parser
-from service.http.problems import as_it_is_sent, problem
+from service.http.problems import problem, raw_response
 from service.http.transport import Transport
 from service.metrics import Metrics
 from service.settings import Settings
@@ -36,6 +36,7 @@ ARRIVED = "drd.arrived"
 """Key in a request's scope: the instant of `time.monotonic` at which its head was complete."""
 REASONS = {400: "malformed", 408: "slow", 414: "url", 431: "head", 503: "connections"}
 """What a status sent from here is counted as, in `drd_rejected_total`."""
+_MAX_HEADERS = 100
 _GRACE_SECONDS = 2.0  # the application's own limit comes first, as it counts and logs the request
 _TLS_END_SECONDS = 0.5
 _SILENT_SECONDS = 1.0
@@ -56,7 +57,6 @@ class Limits:
     connections: int
     url_bytes: int
     head_bytes: int
-    head_fields: int
     seconds: Mapping[Phase, float]
     answer_seconds: float
 
@@ -72,7 +72,6 @@ class Limits:
             connections=settings.max_connections,
             url_bytes=settings.max_url_bytes,
             head_bytes=settings.max_head_bytes,
-            head_fields=settings.max_head_fields,
             seconds=seconds,
             answer_seconds=settings.answer_seconds,
         )
@@ -96,6 +95,8 @@ class Protocol(HttpToolsProtocol):
         self.parser = Parser(self)
         self.phase, self.since = Phase.IDLE, time.monotonic()
         self._head_bytes = self._header_bytes = 0
+        self._goes_on = False
+        """Whether what arrives is more of a head that began before it."""
         self._refusal: tuple[int, str] | None = None
         self._counted = False
         """Whether this connection's refusal is in the metrics: it may be tried again until it is sent."""
@@ -125,9 +126,9 @@ class Protocol(HttpToolsProtocol):
                 with suppress(HttpParserError):
                     self.parser.feed_data(data)
             return
-        goes_on = self.phase is Phase.HEAD
+        self._goes_on = self.phase is Phase.HEAD
         super().data_received(data)
-        if goes_on and self.phase is Phase.HEAD:
+        if self._goes_on and self.phase is Phase.HEAD:
             self._head_bytes += len(data)
             if self._head_bytes > self.limits.head_bytes:
                 self._refuse(431, f"the request's head is longer than {self.limits.head_bytes} bytes")
@@ -137,6 +138,7 @@ class Protocol(HttpToolsProtocol):
             return
         super().on_message_begin()
         self._head_bytes = self._header_bytes = 0
+        self._goes_on = False
         self._enter(Phase.HEAD)
 
     def on_url(self, url: bytes) -> None:
@@ -150,9 +152,9 @@ class Protocol(HttpToolsProtocol):
         if self.phase is Phase.HEAD:  # a trailer field must not become a header field: RFC 9110, 6.5.1
             super().on_header(name, value)
         self._header_bytes += len(name) + len(value)
-        if len(self.headers) > self.limits.head_fields or self._header_bytes > self.limits.head_bytes:
-            most = f"{self.limits.head_fields} header fields of {self.limits.head_bytes} bytes in all"
-            self._stop(431, f"the request has more than {most}")
+        if len(self.headers) > _MAX_HEADERS or self._header_bytes > self.limits.head_bytes:
+            allowed = f"{_MAX_HEADERS} header fields of {self.limits.head_bytes} bytes in all"
+            self._stop(431, f"the request has more than {allowed}")
 
     def on_headers_complete(self) -> None:
         if self.phase is Phase.BODY:
@@ -284,5 +286,5 @@ class Protocol(HttpToolsProtocol):
                 self.cycle.keep_alive = False
                 self.pipeline[0] = self.cycle, cast(Any, problem(status, detail))
                 return
-        self.transport.write(as_it_is_sent(status, detail, headers))
+        self.transport.write(raw_response(status, detail, headers))
         self.transport.close()

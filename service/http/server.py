@@ -16,7 +16,7 @@ from service.http.protocol import Limits, Phase, Protocol
 from service.metrics import Metrics
 from service.tls import Tls
 
-_TICKS_PER_SWEEP = 5  # of a tenth of a second
+_TICKS_PER_SWEEP = 5  # uvicorn ticks ten times a second
 _HURRY_SECONDS = 1.0
 _LAST_WORD_SECONDS = 1.0
 

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.responses import Response
 
 from service.access.access import Access
+from service.admission import Holding
 from service.errors import BadParameter
 from service.http import wire
 from service.http.guard import check_origin, cookie_name, cookie_of
@@ -63,7 +64,7 @@ def session_routes(access: Access, inspector: Inspector, settings: Settings) -> 
         headers = wire.headers_of(request.scope)
         check_origin(headers, required=False)
         limits = wire.BodyLimits(_MAX_BYTES, time.monotonic() + settings.receive_seconds, None)
-        with inspector.hold() as holding:
+        with Holding(inspector.admission) as holding:
             body = await wire.read_body(request.receive, headers, holding, limits)
         try:
             token = Login.model_validate_json(body).token

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 PARAMETERS = ("product", "version", "include", "frame_id")
 MAX_NUMBER = MAX_VERSION
 """The largest version, and the longest deadline in milliseconds."""
-_MOST_PADDING = 256
+_MAX_PARTS, _MAX_PADDING = 32, 256
+"""Parts of a form, and blanks in bytes behind a boundary."""
 _QUALITY = re.compile(r";\s*q=(0(?:\.[0-9]*)?|1(?:\.0*)?)\s*(?:;|$)", re.IGNORECASE)
 
 
@@ -49,7 +50,6 @@ class Options:
     version: int | None
     parts: frozenset[Part]
     deadline_ms: int | None
-    content_type: str
     wants_overlay: bool
 
 
@@ -74,7 +74,6 @@ def parse_options(query: dict[str, str], headers: dict[bytes, str]) -> Options:
         deadline_ms=_whole("X-Deadline-Ms", headers[b"x-deadline-ms"])
         if b"x-deadline-ms" in headers
         else None,
-        content_type=headers.get(b"content-type", ""),
         wants_overlay=prefers_overlay(headers.get(b"accept", "")),
     )
 
@@ -128,12 +127,12 @@ async def _collect(receive: Receive, holding: Holding, limit: int) -> bytes:
             return b"".join(chunks)
 
 
-def image_part(body: bytes, content_type: str, max_parts: int) -> tuple[bytes, str]:
+def image_part(body: bytes, content_type: str) -> tuple[bytes, str]:
     """Content and content type of the part of a form named `image`; BadParameter or BadImage."""
     boundary = parse_options_header(content_type)[1].get(b"boundary")
     if not boundary:
         raise BadParameter("the form has no boundary")
-    _check_delimiters(body, b"--" + boundary, max_parts)
+    _check_delimiters(body, b"--" + boundary)
     form = _Form()
     try:
         parser = MultipartParser(boundary, form.callbacks())
@@ -146,15 +145,15 @@ def image_part(body: bytes, content_type: str, max_parts: int) -> tuple[bytes, s
     return form.images[0]
 
 
-def _check_delimiters(body: bytes, delimiter: bytes, max_parts: int) -> None:
+def _check_delimiters(body: bytes, delimiter: bytes) -> None:
     """Limits the number of boundaries and the padding after each: the parser reads both byte by byte, which
     would block the event loop."""
     count, place = 0, body.find(delimiter)
     while place >= 0:
         count, end = count + 1, place + len(delimiter)
-        if count > max_parts + 1:  # the last delimiter ends the form
-            raise BadParameter(f"the form has more than {max_parts} parts")
-        if not body[end : end + _MOST_PADDING].strip(b" \t"):
+        if count > _MAX_PARTS + 1:  # the last delimiter ends the form
+            raise BadParameter(f"the form has more than {_MAX_PARTS} parts")
+        if not body[end : end + _MAX_PADDING].strip(b" \t"):
             raise BadParameter("a boundary of the form is followed by blanks only")
         place = body.find(delimiter, end)
 

@@ -5,10 +5,9 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2, status_pb2
 from grpc import StatusCode
 
-from export.bundle import THRESHOLD
 from service import errors
 from service.rpc.pb import inspection_pb2 as pb
-from service.values import Inspection, PngPicture, region_facts
+from service.values import Inspection, PngPicture
 from service.version import Version
 
 CODE: dict[type[errors.ServiceError], StatusCode] = {
@@ -40,48 +39,23 @@ def status_of(error: errors.ServiceError) -> status_pb2.Status:
 
 
 def response_of(inspection: Inspection, request_id: str, frame_id: str) -> pb.InspectResponse:
-    result, finding, pictures = inspection.result, inspection.result.finding, inspection.pictures
-    response = pb.InspectResponse(
-        request_id=request_id,
-        frame_id=frame_id,
-        product=result.product,
-        version=result.version,
-        bundle_digest=result.bundle_digest,
-        engine=result.engine,
-        verdict=finding.verdict,
-        reason=finding.reason,
-        unfamiliar=finding.unfamiliar,
-        score=finding.score,
-        threshold=THRESHOLD,
-        raw_score=finding.raw_score,
-        raw_threshold=result.raw_threshold,
-        image=pb.Image(width=result.size.width, height=result.size.height, sha256=result.sha256),
-        timings_ms=pb.Timings(**result.timings.milliseconds()),
-        batch_size=result.batch_size,
-        heatmap=_picture(pictures.get("heatmap")),
-        mask=_picture(pictures.get("mask")),
-        overlay=_picture(pictures.get("overlay")),
-    )
-    if "regions" in inspection.parts:
-        response.regions.extend(pb.Region(**region_facts(region)) for region in finding.regions)
-    return response
+    facts = inspection.facts(request_id, frame_id)
+    facts |= {part: _picture(picture) for part, picture in inspection.pictures.items()}
+    return pb.InspectResponse(**facts)
 
 
 def product_of(version: Version) -> pb.Product:
-    lane = version.lane
     return pb.Product(
         name=version.product,
         version=version.number,
         state=version.state,
         reason=version.reason,
-        engine=lane.predictor.engine_id if lane else "",
-        bundle_digest=lane.digest if lane else "",
-        skipped=lane.predictor.skipped if lane else {},
+        engine=version.engine or "",
+        bundle_digest=version.digest or "",
+        skipped=version.skipped,
     )
 
 
-def _picture(picture: PngPicture | None) -> pb.Picture | None:
-    if picture is None:
-        return None
+def _picture(picture: PngPicture) -> pb.Picture:
     size = picture.size
     return pb.Picture(encoding="png", width=size.width, height=size.height, data=picture.png)

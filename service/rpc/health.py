@@ -13,7 +13,7 @@ from grpc_health.v1.health_pb2 import (  # type: ignore[attr-defined]  # two are
     HealthListResponse,
 )
 
-from service.rpc.reading import reader
+from service.rpc.lenient import lenient_parser
 
 _MALFORMED = HealthCheckRequest(service="a malformed message")
 _Context = grpc.aio.ServicerContext[HealthCheckRequest, HealthCheckResponse]
@@ -30,10 +30,10 @@ class Health:
     def methods(self) -> "dict[str, grpc.RpcMethodHandler[Any, Any]]":
         """By name. Unlike the generated code they accept malformed messages: these methods need no token, and
         each such message would be logged with a traceback."""
-        read, write = reader(_MALFORMED), HealthCheckResponse.SerializeToString
+        parse, serialize = lenient_parser(_MALFORMED), HealthCheckResponse.SerializeToString
         return {
-            "Check": grpc.unary_unary_rpc_method_handler(self.Check, read, write),
-            "Watch": grpc.unary_stream_rpc_method_handler(self.Watch, read, write),
+            "Check": grpc.unary_unary_rpc_method_handler(self.Check, parse, serialize),
+            "Watch": grpc.unary_stream_rpc_method_handler(self.Watch, parse, serialize),
             "List": grpc.unary_unary_rpc_method_handler(
                 self.List, lambda _: HealthListRequest(), HealthListResponse.SerializeToString
             ),

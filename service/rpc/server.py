@@ -14,8 +14,8 @@ from service.calls import Calls
 from service.listen import SOCKET_MODE, CannotListen, listen, name_of
 from service.rpc.guard import Guard
 from service.rpc.health import Health
+from service.rpc.lenient import lenient_parser
 from service.rpc.pb import inspection_pb2 as pb
-from service.rpc.reading import reader
 from service.rpc.servicer import Servicer, methods_of
 from service.settings import MEBIBYTE, Address, Settings
 from service.tls import Tls
@@ -23,9 +23,10 @@ from service.tls import Tls
 _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 _NAME = pb.DESCRIPTOR.services_by_name["InspectionService"].full_name
 _KEEPALIVE_MS = 30_000
-_MOST = 2**31 - 2
+_AGE_GRACE_MS = 30_000
+_MAX_INT = 2**31 - 2
 """gRPC's numbers are int32, and it takes the largest for "no limit"."""
-_LEAST_PING_MS = 9_000
+_MIN_PING_MS = 9_000
 """gRPC's clients ping every 10 s at most; the network may bring two pings closer together."""
 
 
@@ -34,7 +35,7 @@ def _reflection() -> grpc.GenericRpcHandler:
     servicer = ReflectionServicer((_NAME, _HEALTH, reflection.SERVICE_NAME))
     method = grpc.stream_stream_rpc_method_handler(
         servicer.ServerReflectionInfo,
-        reader(ServerReflectionRequest()),
+        lenient_parser(ServerReflectionRequest()),
         ServerReflectionResponse.SerializeToString,
     )
     return grpc.method_handlers_generic_handler(reflection.SERVICE_NAME, {"ServerReflectionInfo": method})
@@ -52,30 +53,27 @@ class Server:
                 # Otherwise a second server would share the port instead of failing.
                 ("grpc.so_reuseport", 0),
                 # A too large image is answered in-band; only a message above this ends the call.
-                ("grpc.max_receive_message_length", min(2 * settings.max_image_bytes + MEBIBYTE, _MOST)),
+                ("grpc.max_receive_message_length", min(2 * settings.max_image_bytes + MEBIBYTE, _MAX_INT)),
                 ("grpc.max_send_message_length", -1),
                 ("grpc.max_allowed_incoming_connections", settings.max_connections),
                 ("grpc.max_concurrent_streams", settings.max_calls),
                 ("grpc.max_metadata_size", settings.max_head_bytes),
                 ("grpc.absolute_max_metadata_size", settings.max_head_bytes),
-                ("grpc.server_handshake_timeout_ms", min(int(1000 * settings.head_seconds), _MOST)),
+                ("grpc.server_handshake_timeout_ms", min(int(1000 * settings.head_seconds), _MAX_INT)),
                 # Strangers, or a caller that forgets its channels, would take all connections there may be.
-                ("grpc.max_connection_idle_ms", min(int(1000 * settings.idle_seconds), _MOST)),
+                ("grpc.max_connection_idle_ms", min(int(1000 * settings.idle_seconds), _MAX_INT)),
                 # A camera that loses power does not close its connection.
                 ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
                 ("grpc.keepalive_timeout_ms", _KEEPALIVE_MS),
                 # gRPC allows callers a ping in five minutes; PLC gateways are usually set to send more.
-                ("grpc.http2.min_ping_interval_without_data_ms", _LEAST_PING_MS),
+                ("grpc.http2.min_ping_interval_without_data_ms", _MIN_PING_MS),
                 ("grpc.keepalive_permit_without_calls", 1),
                 # At `age` a stream ends itself, with every frame answered. The connection refuses new calls a
                 # quarter later (gRPC varies this by a tenth): if it closed together with its stream, a caller
                 # still writing would get a broken pipe instead of the status. gRPC then cuts off only
                 # what outlives the grace time.
-                ("grpc.max_connection_age_ms", min(age + age // 4 + 1000, _MOST)),
-                (
-                    "grpc.max_connection_age_grace_ms",
-                    min(age + int(1000 * settings.max_connection_age_grace_seconds), _MOST),
-                ),
+                ("grpc.max_connection_age_ms", min(age + age // 4 + 1000, _MAX_INT)),
+                ("grpc.max_connection_age_grace_ms", min(age + _AGE_GRACE_MS, _MAX_INT)),
             ],
         )
         self._servicer = Servicer(calls, access, settings)

@@ -21,12 +21,12 @@ from service.errors import (
     NotServing,
     ServiceError,
     TooLarge,
-    ending,
+    shutting_down,
 )
 from service.rpc.convert import CODE, product_of, response_of, status_of
 from service.rpc.guard import secret_of
+from service.rpc.lenient import lenient_parser
 from service.rpc.pb import inspection_pb2 as pb
-from service.rpc.reading import reader
 from service.rpc.stream import Stream, Turn
 from service.settings import Settings
 from service.traces import CARRIED
@@ -36,8 +36,8 @@ _logger = logging.getLogger(__name__)
 Metadata = Mapping[str, str | bytes]
 _MALFORMED = pb.InspectRequest()
 _Context = grpc.aio.ServicerContext[object, object]
-_LINGER = 0.5
-"""Seconds for which a connection outlives a stream that the service has ended. If both ended together, a
+_LINGER_SECONDS = 0.5
+"""For which a connection outlives a stream that the service has ended. If both ended together, a
 caller that is still writing would get a broken pipe and not the status, and would not know what became of its
 frames."""
 
@@ -54,11 +54,12 @@ class Servicer:
         self._ending, self._cut = False, math.inf
 
     async def Inspect(self, request: pb.InspectRequest, context: _Context) -> pb.InspectResponse:  # noqa: N802
-        task, holding = asyncio.current_task(), self._inspector.hold()
+        task, holding = asyncio.current_task(), Holding(self._inspector.admission)
         assert task is not None
-        task.add_done_callback(lambda _: holding.release())  # it goes on until the caller has read the answer
+        # gRPC ends the task when the caller has read the answer: until then its bytes count.
+        task.add_done_callback(lambda _: holding.release())
         try:
-            response = await self._inspect(request, holding, _ends(context), _sent(context))
+            response = await self._inspect(request, holding, _deadline(context), _metadata(context))
         except ServiceError as error:
             await _abort(context, error)
         holding.answer(holding.bytes + response.ByteSize())  # gRPC keeps the request, too
@@ -67,12 +68,12 @@ class Servicer:
     async def InspectStream(  # noqa: N802
         self, request_iterator: AsyncIterator[pb.InspectRequest], context: _Context
     ) -> None:
-        ends, sent = _ends(context), _sent(context)
+        deadline, metadata = _deadline(context), _metadata(context)
 
         async def respond(request: pb.InspectRequest, turn: Turn) -> pb.InspectStreamResponse:
             try:
-                with self._inspector.hold() as holding:
-                    result = await self._inspect(request, holding, ends, sent, turn)
+                with Holding(self._inspector.admission) as holding:
+                    result = await self._inspect(request, holding, deadline, metadata, turn)
             except ServiceError as error:
                 return pb.InspectStreamResponse(
                     frame_id=request.frame_id, request_id=request.request_id, error=status_of(error)
@@ -99,7 +100,7 @@ class Servicer:
         self, request: pb.ListProductsRequest, context: _Context
     ) -> pb.ListProductsResponse:
         try:
-            grant = self._access.admit(secret_of(_sent(context).items()))
+            grant = self._access.admit(secret_of(_metadata(context).items()))
         except ServiceError as error:  # it has become invalid since the guard checked it
             await _abort(context, error)
         if self._ending:  # the client asks before it opens a stream
@@ -119,7 +120,7 @@ class Servicer:
             stream.stop_reading()
         if self._streams:
             await asyncio.wait(self._streams, timeout=seconds)
-            await asyncio.sleep(min(_LINGER, seconds))
+            await asyncio.sleep(min(_LINGER_SECONDS, seconds))
 
     def _follow(self, stream: Stream) -> None:
         """Until its status has been sent, with which its task ends."""
@@ -143,15 +144,15 @@ class Servicer:
         self,
         message: pb.InspectRequest,
         holding: Holding,
-        ends: float | None,
-        sent: Metadata,
+        deadline: float | None,
+        metadata: Metadata,
         turn: Turn | None = None,
     ) -> pb.InspectResponse:
         """Turns any failure into a ServiceError of this request only."""
         with self._calls.begin("grpc") as call:
-            call.ends = ends
+            call.deadline = deadline
             try:
-                request = self._request(call, holding, message, sent)
+                request = self._request(call, holding, message, metadata)
                 call.inspection = await self._inspector.inspect(request)
                 response = response_of(call.inspection, call.request_id, call.frame_id)
             except ServiceError:
@@ -159,7 +160,7 @@ class Servicer:
             except asyncio.CancelledError as error:
                 if time.monotonic() < self._cut:
                     raise
-                raise ending() from error
+                raise shutting_down() from error
             except Exception as error:  # a bug
                 _logger.exception("a request failed")
                 raise InspectionFailed("the service failed on this request") from error
@@ -168,15 +169,17 @@ class Servicer:
             request.check_deadline()  # encoding it took time, too
             return response
 
-    def _request(self, call: Call, holding: Holding, message: pb.InspectRequest, sent: Metadata) -> Request:
+    def _request(
+        self, call: Call, holding: Holding, message: pb.InspectRequest, metadata: Metadata
+    ) -> Request:
         if message is _MALFORMED:
             raise BadParameter("the message is malformed")
-        call.carrier = {n: str(sent[n]) for n in CARRIED if n in sent}
+        call.carrier = {name: str(metadata[name]) for name in CARRIED if name in metadata}
         call.product = parse_id("product", message.product)
         call.request_id = parse_id("request_id", message.request_id) or call.request_id
         call.frame_id = parse_id("frame_id", message.frame_id)
         # Checked for every frame: a stream may outlive its token.
-        grant = self._access.admit(secret_of(sent.items()))
+        grant = self._access.admit(secret_of(metadata.items()))
         call.caller = grant.caller
         if not call.product:
             raise BadParameter("the field 'product' is missing")
@@ -189,7 +192,7 @@ class Servicer:
             image=message.image,
             product=call.product,
             arrived=call.arrived,
-            deadline=min((end for end in (own, call.ends) if end is not None), default=None),
+            deadline=min((each for each in (own, call.deadline) if each is not None), default=None),
             version=message.version or None,
             parts=parse_parts(message.include) if message.include else DEFAULT_PARTS,
         )
@@ -198,13 +201,13 @@ class Servicer:
 def methods_of(servicer: Servicer) -> "dict[str, grpc.RpcMethodHandler[Any, Any]]":
     """The methods by name. Unlike the generated code they accept malformed messages, so that one in a stream
     is answered in-band."""
-    read = reader(_MALFORMED)
+    parse = lenient_parser(_MALFORMED)
     return {
         "Inspect": grpc.unary_unary_rpc_method_handler(
-            servicer.Inspect, read, pb.InspectResponse.SerializeToString
+            servicer.Inspect, parse, pb.InspectResponse.SerializeToString
         ),
         "InspectStream": grpc.stream_stream_rpc_method_handler(
-            servicer.InspectStream, read, pb.InspectStreamResponse.SerializeToString
+            servicer.InspectStream, parse, pb.InspectStreamResponse.SerializeToString
         ),
         "ListProducts": grpc.unary_unary_rpc_method_handler(
             servicer.ListProducts,
@@ -231,13 +234,13 @@ async def _in_time(turn: Turn, request: Request) -> None:
         raise DeadlinePassed("the deadline passed before the answer could be written") from error
 
 
-def _ends(context: _Context) -> float | None:
+def _deadline(context: _Context) -> float | None:
     """The call's own deadline, an instant of `time.monotonic`."""
     remaining: float | None = context.time_remaining()
     return None if remaining is None else time.monotonic() + remaining
 
 
-def _sent(context: _Context) -> Metadata:
+def _metadata(context: _Context) -> Metadata:
     return dict(context.invocation_metadata() or ())
 
 

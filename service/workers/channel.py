@@ -19,8 +19,8 @@ Head = dict[str, Any]
 Bytes = bytes | memoryview
 LARGE = 8 * 2**20
 """Above this size, in bytes, a message's memory is returned to the system."""
-_MOST_OF_HEAD = 2**14
-"""Largest head in bytes, so that parsing it is quick. Long lists belong in the payload."""
+_MAX_HEAD_BYTES = 2**14
+"""So that parsing it is quick. Long lists belong in the payload."""
 _LENGTHS = struct.Struct("!QQ")
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
@@ -40,7 +40,7 @@ class Channel:
     def send(self, head: Head, payload: Sequence[Bytes] = ()) -> None:
         """Raises DoesNotFit, or OSError when the other end is closed. Never waits."""
         encoded, end = orjson.dumps(head), 0
-        too_long = len(encoded) > _MOST_OF_HEAD
+        too_long = len(encoded) > _MAX_HEAD_BYTES
         if too_long or sum(map(len, payload)) + len(encoded) > len(self._memory):
             raise DoesNotFit
         for part in (*payload, encoded):
@@ -56,7 +56,7 @@ class Channel:
             raise EOFError
         of_payload, of_head = _LENGTHS.unpack(lengths)
         self._received = of_payload + of_head
-        if of_head > _MOST_OF_HEAD or self._received > len(self._memory):
+        if of_head > _MAX_HEAD_BYTES or self._received > len(self._memory):
             raise EOFError
         try:
             head = orjson.loads(self._memory[of_payload : self._received])

@@ -14,15 +14,15 @@ from PIL import Image
 from export.bundle import IMAGE_FORMATS, Geometry, overlay_png
 from service.workers.channel import Channel
 from service.workers.image import ImageLimits, decode, decode_rgb, preview_jpeg
-from service.workers.work import Bounds, serve
+from service.workers.worker import Bounds, serve
 
 
-def _confine(most: int) -> None:
-    """Limits memory to `most` more bytes, and forbids new files, sockets, processes and core dumps."""
+def _confine(room: int) -> None:
+    """Limits memory to `room` more bytes, and forbids new files, sockets, processes and core dumps."""
     with open("/proc/self/statm", encoding="ascii") as statm:  # noqa: PTH123  # without further imports
         data = int(statm.read().split()[5]) * resource.getpagesize()
     for what, limit in (
-        (resource.RLIMIT_DATA, data + most),
+        (resource.RLIMIT_DATA, data + room),
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_FSIZE, 0),
         (resource.RLIMIT_NPROC, 0),

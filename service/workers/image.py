@@ -114,13 +114,13 @@ def _check(image: Image.Image, limits: ImageLimits) -> None:
         raise TooLarge(f"the file has more than {limits.images} images")
 
 
-def _has_more_images(image: Image.Image, most: int) -> bool:
-    """Whether the file has more than `most` images, without reading further than that."""
+def _has_more_images(image: Image.Image, limit: int) -> bool:
+    """Whether the file has more than `limit` images, without reading further than that."""
     try:
         if image.format != "TIFF":
-            return getattr(image, "n_frames", 1) > most  # the header says it
+            return getattr(image, "n_frames", 1) > limit  # the header says it
         try:
-            image.seek(most)
+            image.seek(limit)
         except EOFError:
             return False
         finally:

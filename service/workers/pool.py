@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from service.batching import DeadlineQueue
-from service.errors import NotServing, TooLarge, ending
+from service.errors import NotServing, TooLarge, shutting_down
 from service.workers.channel import Bytes, Channel, DoesNotFit, Head
 from service.workers.job import Done, Job, Made
 
-_MOST_WALL_TIME = 20  # times its CPU time limit: a worker that takes this long is given up
+_MAX_WALL_TIME = 20  # times its CPU time limit: a worker that takes this long is given up
 _ABANDONED_SECONDS = 0.05  # about what ending a worker and starting another costs
 _PAUSE_SECONDS = 1.0  # after a failed start, while there are other workers
 _logger = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ class Pool:
         """The worker's result; raises the failure it reports. Cancelling drops a waiting job at once; one
         that has begun gets a moment to finish, then its worker is ended."""
         if self._closed:
-            raise ending()
+            raise shutting_down()
         answer: asyncio.Future[Done[Made]] = asyncio.get_running_loop().create_future()
         job = Job(order, head, payload, understand, decodes, answer, learn)
         entry = self._waiting.offer(job, order=order)
@@ -88,10 +88,10 @@ class Pool:
     async def close(self) -> None:
         """Ends the workers. Jobs that still wait fail with NotServing."""
         self._closed = True
-        self._refuse(ending)
+        self._refuse(shutting_down)
         for worker in list(self._workers):
             if worker.job is not None:
-                worker.job.settle(ending())
+                worker.job.settle(shutting_down())
             self._remove(worker)
         await asyncio.gather(*self._starting)
 
@@ -119,8 +119,8 @@ class Pool:
 
     def _give(self, worker: _Worker, job: Job[Any]) -> None:
         worker.job, worker.since, worker.nonce = job, time.monotonic(), secrets.token_hex(8)
-        most = _MOST_WALL_TIME * self._seconds
-        worker.timeout = asyncio.get_running_loop().call_later(most, self._ended, worker)
+        limit = _MAX_WALL_TIME * self._seconds
+        worker.timeout = asyncio.get_running_loop().call_later(limit, self._ended, worker)
         try:
             worker.channel.send(job.head | {"nonce": worker.nonce}, job.payload)
         except DoesNotFit:

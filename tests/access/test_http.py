@@ -1,7 +1,6 @@
 """The HTTP door asks for tokens: all of it, each route, and no more than a token is for."""
 
 import json
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,8 +44,7 @@ def test_trailer_fields_are_no_header_fields(guarded: Guarded) -> None:
             f"POST /v1/inspect?product=tile HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n{head}\r\n"
         )
         last = f"\r\n0\r\n{trailer}\r\n"
-        address = guarded.running.service.http[0]
-        with socket.create_connection((address.host, address.port), timeout=30) as connection:
+        with guarded.running.connected() as connection:
             connection.sendall(sent.encode() + b"%x\r\n" % len(body) + body + last.encode())
             return connection.recv(12)
 

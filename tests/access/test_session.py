@@ -1,6 +1,5 @@
 """People log in: the cookie is worth what its token is worth, and no other page can use it."""
 
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 from ssl import create_default_context
@@ -66,12 +65,11 @@ def test_a_login_that_is_none(browser: httpx.Client, body: bytes, status: int) -
 def test_a_caller_who_leaves_during_the_login_leaves_no_traceback(
     browser: httpx.Client, guarded: Guarded, caplog: pytest.LogCaptureFixture
 ) -> None:
-    service = guarded.running.service
-    address, inspector = service.http[0], service.inspector
-    with socket.create_connection((address.host, address.port), timeout=30) as connection:
+    admission = guarded.running.service.inspector.admission
+    with guarded.running.connected() as connection:
         connection.sendall(b'POST /session HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{"token":')
-        wait_until(lambda: inspector.held_bytes > 0)
-    wait_until(lambda: inspector.held_bytes == 0)
+        wait_until(lambda: admission.bytes > 0)
+    wait_until(lambda: admission.bytes == 0)
 
     assert browser.get("/session").status_code == 401  # by then, all that the departure causes has happened
     assert "Traceback" not in caplog.text

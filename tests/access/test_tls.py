@@ -238,8 +238,7 @@ def test_the_metric_tells_when_it_expires(plant: Authority, models: Path) -> Non
 def test_a_handshake_that_does_not_come_is_not_waited_for(plant: Authority, models: Path) -> None:
     server = plant.issue("server")
     with serving(models, head_seconds=0.2, **server.settings()) as running:
-        address = running.service.http[0]
-        with socket.create_connection((address.host, address.port), timeout=30) as silent:
+        with running.connected() as silent:
             assert silent.recv(1) == b""  # closed from the other side
         ask_http(running, plant)
 

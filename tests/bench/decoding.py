@@ -20,7 +20,7 @@ from export.bundle import Bundle, Geometry
 from service.lane import Lane, Pending
 from service.settings import Settings
 from service.values import Request
-from service.workers.front import Workers
+from service.workers.facade import Workers
 from service.workers.image import ImageLimits, decode
 from tests.bench.serving import make_images
 from tests.bundles import make_bundle

@@ -17,11 +17,11 @@ import torch
 from numpy.typing import NDArray
 
 from export.bundle import BATCH_SIZES, BundleError
-from export.bundle.engines.choice import open_engine
 from export.bundle.engines.nvidia import compute_capability
+from export.bundle.engines.opening import open_engine
 from export.bundle.manifest import GRAPH, HALF_GRAPH, EngineEntry
 from export.float16 import to_float16
-from export.tensorrt import build_plan
+from export.plans import build_plan
 from export.trace import trace
 from training.model.drd import DRD
 from training.model.teacher import Teacher

@@ -13,8 +13,8 @@ from pathlib import Path
 from export.benchmark import benchmark
 from export.bundle import BATCH_SIZES, Bundle, BundleError
 from export.bundle.deviations import cyclic_windows, deviations
-from export.bundle.engines.choice import open_engine
 from export.bundle.engines.engine import Engine, run_engine
+from export.bundle.engines.opening import open_engine
 
 BASE = "onnx-f32"
 

@@ -158,7 +158,7 @@ def test_rd_is_read_again_with_the_recipe_s_rule(tmp_path: Path) -> None:
     assert (checkpoint.recipe.memory, checkpoint.rule.normalise) == (0, False)
     drd, geometry = checkpoint.model(), checkpoint.geometry
     select = torch.from_numpy(read_frames([sample.path for sample in checkpoint.samples("select")], geometry))
-    assert choose_rule(drd, recipe, select, 0).chosen.rule.normalise
+    assert choose_rule(drd, recipe, select, 0)[0].rule.normalise
     results = score_images(drd.predict, [sample.path for sample in dataset.test], geometry)
     found = json.loads((again / "metrics.json").read_text())
     assert found == {"test": evaluate(dataset.test, results, geometry).quality.as_dict()}

@@ -32,7 +32,8 @@ def test_everything_it_refers_to_is_there_and_from_here(url: str) -> None:
         if "text" in seen[path].headers["content-type"]:
             todo |= referred(seen[path].text) - seen.keys()
 
-    assert {"/console/main.js", "/console/layout.css", "/console/fonts/b612-700.woff2"} <= seen.keys()
+    assert {"/console/main.js", "/console/layout.css"} <= seen.keys()
+    assert seen["/console/fonts/b612-700.woff2"].headers["content-type"] == "font/woff2"
     for path, response in seen.items():
         elsewhere = (
             re.findall(r"(?:https?:)?//[a-z0-9.-]+\.[a-z]{2,}", response.text)

@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from export.cli import parser as export_parser
-from export.engines import check_ids
+from export.prepare import check_ids
 from service.metrics import Metrics
 from service.settings import Settings
 from tests.bundles import make_bundle

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -32,6 +33,11 @@ class Running:
     url: str
     target: str
     """Where gRPC listens."""
+
+    def connected(self) -> socket.socket:
+        """A connection to its HTTP door."""
+        address = self.service.http[0]
+        return socket.create_connection((address.host, address.port), timeout=30)
 
     def sample(self, series: str, **labels: str) -> float:
         """The value of a series in its metrics; 0 while it has none."""

@@ -4,12 +4,10 @@ import queue
 import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import grpc
-import httpx
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -37,33 +35,6 @@ def stub(channel: grpc.Channel) -> InspectionServiceStub:
 def request(level: int, **more: Any) -> pb.InspectRequest:
     given: dict[str, Any] = {"image": plain(level), "product": "tile", "frame_id": f"frame {level}"} | more
     return pb.InspectRequest(**given)
-
-
-def test_grpc_and_rest_give_the_same_answer(stub: InspectionServiceStub, running: Running) -> None:
-    body = plain(200, (40, 60))
-    rest = httpx.post(f"{running.url}/v1/inspect?product=tile&frame_id=7", content=body).json()
-
-    answer = stub.Inspect(pb.InspectRequest(image=body, product="tile", frame_id="7", request_id="r"))
-
-    for name in (
-        "product",
-        "version",
-        "bundle_digest",
-        "engine",
-        "verdict",
-        "reason",
-        "score",
-        "threshold",
-        "raw_score",
-    ):
-        assert getattr(answer, name) == rest[name]
-    assert (answer.request_id, answer.frame_id, answer.batch_size) == ("r", "7", 1)
-    assert answer.image == pb.Image(width=60, height=40, sha256=sha256(body).hexdigest())
-    assert [region.area for region in answer.regions] == [60 * 40]
-    assert (answer.heatmap.width, answer.mask.width) == (32, 60)
-    assert answer.heatmap.data.startswith(b"\x89PNG")
-    assert not answer.HasField("overlay")
-    assert answer.timings_ms.total > answer.timings_ms.infer > 0
 
 
 def test_include_names_the_parts(stub: InspectionServiceStub) -> None:

@@ -39,14 +39,9 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         yield service
 
 
-def connected(running: Running) -> socket.socket:
-    address = running.service.http[0]
-    return socket.create_connection((address.host, address.port), timeout=30)
-
-
 def answer_to(running: Running, *sent: bytes) -> bytes:
     """Everything received until the connection ends."""
-    with connected(running) as connection:
+    with running.connected() as connection:
         for part in sent:
             connection.sendall(part)
         return connection.makefile("rb").read()
@@ -81,6 +76,7 @@ def refused(running: Running, status: int) -> float:
             b"POST /v1/inspect?product=tile HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
         ),
         (400, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
+        (400, b"\x16\x03\x01 what is this\r\n\r\n"),
     ],
 )
 def test_heads_and_bodies_are_limited_in_size_and_time(running: Running, status: int, sent: bytes) -> None:
@@ -102,7 +98,7 @@ def test_a_refusal_that_waits_for_an_earlier_answer_is_counted_once(running: Run
 
 
 def test_a_head_that_never_ends_is_cut_off_by_its_size(running: Running) -> None:
-    with connected(running) as connection:
+    with running.connected() as connection:
         connection.sendall(b"GET / HTTP/1.1\r\nLong: ")
         wait_until(lambda: in_phase(running, "HEAD") == 1)
         connection.sendall(b"x" * 4001)
@@ -116,7 +112,7 @@ def test_a_body_that_nobody_reads_is_cut_off_too(running: Running) -> None:
 
 
 def test_line_ends_do_not_keep_an_idle_connection(running: Running) -> None:
-    with connected(running) as connection:
+    with running.connected() as connection:
         connection.settimeout(0.1)
         for _ in range(300):
             try:
@@ -166,14 +162,14 @@ def test_an_answer_that_is_not_taken_is_dropped(running: Running) -> None:
 
 def test_one_connection_too_many_is_refused_unless_another_is_idle(running: Running) -> None:
     with ExitStack() as open_connections:
-        busy = [open_connections.enter_context(connected(running)) for _ in range(CONNECTIONS)]
+        busy = [open_connections.enter_context(running.connected()) for _ in range(CONNECTIONS)]
         for connection in busy:
             connection.sendall(b"GET / HTTP/1.1\r\n")
         wait_until(lambda: in_phase(running, "HEAD") == CONNECTIONS)
         assert is_problem(answer_to(running), 503)
     wait_until(lambda: in_phase(running, "HEAD") == 0)
     with ExitStack() as open_connections:
-        idle = [open_connections.enter_context(connected(running)) for _ in range(5 * CONNECTIONS)]
+        idle = [open_connections.enter_context(running.connected()) for _ in range(5 * CONNECTIONS)]
         response = httpx.post(f"{running.url}/v1/inspect?product=tile", content=plain(200), timeout=30)
         assert response.json()["verdict"] == "NG"
         assert idle[0].recv(1) == b""
@@ -206,9 +202,9 @@ def test_answers_count_for_the_limit_of_bytes_until_they_are_read(tmp_path: Path
     )
     with serving(tmp_path, max_queued_bytes=len(image), max_image_bytes=len(image)) as running:
         inspector = running.service.inspector
-        with connected(running) as caller:
+        with running.connected() as caller:
             caller.sendall(f"POST {url} HTTP/1.1\r\n{head}\r\n".encode() + image)
-            wait_until(lambda: inspector.held_bytes > len(image))
+            wait_until(lambda: inspector.admission.bytes > len(image))
             others = httpx.post(f"{running.url}{url}", content=plain(200))
             assert (others.status_code, others.headers["retry-after"]) == (429, "1")
 
@@ -218,8 +214,8 @@ def test_answers_count_for_the_limit_of_bytes_until_they_are_read(tmp_path: Path
                 if line.startswith(b"content-length:"):
                     length = int(line.partition(b":")[2])
             assert len(answer.read(length)) == length > len(image)
-        wait_until(lambda: inspector.held_bytes == 0)
+        wait_until(lambda: inspector.admission.bytes == 0)
         assert httpx.post(f"{running.url}{url}", content=plain(200)).status_code == 200
         with grpc.insecure_channel(running.target) as channel:
             InspectionServiceStub(channel).Inspect(pb.InspectRequest(image=plain(200), product="tile"))
-        wait_until(lambda: inspector.held_bytes == 0)
+        wait_until(lambda: inspector.admission.bytes == 0)

@@ -215,7 +215,7 @@ def test_a_stream_that_nobody_reads_gives_back_what_it_holds(tmp_path: Path) -> 
 
         wait_until(lambda: count("ok") + count("cancelled") == 12)
         assert count("cancelled") > 0
-        assert running.service.inspector.held_bytes == 0
+        assert running.service.inspector.admission.bytes == 0
         with pytest.raises(grpc.RpcError, match="not read within 2 s"):
             list(answers)
 

@@ -37,11 +37,6 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         yield service
 
 
-def connected(running: Running) -> socket.socket:
-    address = running.service.http[0]
-    return socket.create_connection((address.host, address.port), timeout=30)
-
-
 def post(fields: bytes, body: bytes = b"", path: bytes = b"/v1/inspect?product=tile") -> bytes:
     return b"POST %s HTTP/1.1\r\nHost: x\r\n%s\r\n%s" % (path, fields, body)
 
@@ -57,7 +52,7 @@ def chunked(body: bytes, size: int = 50) -> bytes:
 
 def answers(running: Running, *writes: bytes) -> list[int]:
     """The statuses of all answers until the connection ends."""
-    with connected(running) as connection:
+    with running.connected() as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for part in writes:
             connection.sendall(part)
@@ -121,7 +116,7 @@ def test_a_refusal_reaches_a_caller_that_is_still_sending(running: Running, url:
         f"POST {url} HTTP/{version}\r\nHost: x\r\nConnection: close\r\n"
         f"X-Deadline-Ms: 1\r\nContent-Length: {MUCH}\r\n\r\n"
     )
-    with connected(running) as connection:
+    with running.connected() as connection:
         connection.sendall(head.encode())
         connection.sendall(bytes(MUCH))
         answer = connection.makefile("rb").read()
@@ -151,7 +146,7 @@ def test_a_refusal_reaches_a_caller_that_is_still_sending_under_tls(tmp_path: Pa
 
 
 def test_a_refusal_does_not_wait_for_the_rest_of_the_body(running: Running) -> None:
-    with connected(running) as connection:
+    with running.connected() as connection:
         connection.sendall(post(b"Connection: close\r\nContent-Length: 9\r\n", path=b"/nowhere"))
         assert connection.makefile("rb").read().startswith(b"HTTP/1.1 404 ")  # to its end
         connection.sendall(b"123456789" + LAST)
@@ -173,7 +168,7 @@ def test_a_connection_ends_with_the_body_or_when_nothing_more_comes(
     body = b"123" if missing or stuck else b"123456789"
     wait_until(lambda: connections(running) == 0)
     started = time.monotonic()
-    with connected(running) as connection:
+    with running.connected() as connection:
         connection.sendall(post(b"Connection: close\r\nContent-Length: 9\r\n", body, b"/nowhere"))
         assert connection.recv(12) == b"HTTP/1.1 404"
         connection.sendall(missing)
@@ -195,7 +190,7 @@ def test_head_is_answered_wherever_get_is(running: Running, path: str) -> None:
 
 
 def test_head_of_a_stream_ends(running: Running) -> None:
-    with connected(running) as connection:
+    with running.connected() as connection:
         connection.sendall(b"HEAD /v1/verdicts/events HTTP/1.1\r\nHost: x\r\n\r\n" + LAST)
         answer = connection.makefile("rb").read()
 

@@ -14,12 +14,12 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from export.build import ExportOptions, build, installed
+from export.build import installed
 from export.bundle import MAX_VERSION, Bundle
 from export.bundle.manifest import EngineEntry
-from export.cli import main, parser
-from export.engines import Prepared, prepare
+from export.cli import main
 from export.parity import EngineParity
+from export.prepare import Prepared, prepare
 from export.sources import calibration_images
 from tests.export.checkpoints import break_network, make_checkpoint, make_dataset
 from training.checkpoint import DRD, TENSORS, Checkpoint, load_checkpoint
@@ -89,24 +89,26 @@ def test_the_output_has_what_a_process_engineer_needs(
     assert "plate has a version 7 already" in capsys.readouterr().err
 
 
-def test_images_of_one_part_are_known_as_such(checkpoint: Path, data: Path, tmp_path: Path) -> None:
-    said = list[str]()
+def test_images_of_one_part_are_known_as_such(
+    checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     trained = load_checkpoint(checkpoint).model_copy(update={"same_part": "good/[0-9]{2}"})
-    parts = calibration_images(trained, None, lambda _, line: said.append(line))
+    parts = calibration_images(trained, None)
     assert len(set(parts.values())) < len(parts)
-    assert said[-1] == f"of {len(set(parts.values()))} parts: each counts once, with its highest score"
+    line = f" of {len(set(parts.values()))} parts: each counts once, with its highest score\n"
+    assert line in capsys.readouterr().out
 
     for image in parts:
         (tmp_path / image.name).write_bytes(image.read_bytes())
-    others = calibration_images(trained, tmp_path, lambda _, line: said.append(line))
+    others = calibration_images(trained, tmp_path)
     assert len(set(others.values())) == len(others) == len(parts)
-    assert "'good/[0-9]{2}', by which training told parts, is in no name" in said[-1]
+    assert "'good/[0-9]{2}', by which training told parts, is in no name" in capsys.readouterr().out
 
     (tmp_path / "good").mkdir()
     trained = trained.model_copy(update={"same_part": "0[0-9](?=[0-9].png)"})
     (tmp_path / "other.png").write_bytes(next((data / "test").rglob("*.png")).read_bytes())
     with pytest.raises(DatasetError, match=r"is not found in other\.png"):
-        calibration_images(trained, tmp_path, lambda _, line: said.append(line))
+        calibration_images(trained, tmp_path)
 
 
 def test_images_used_in_training_are_not_used_for_calibration(
@@ -194,7 +196,9 @@ def test_the_files_of_an_engine_that_is_left_out_are_not_published(
     assert not list((tmp_path / "models").rglob("plan.*"))
 
 
-def test_provenance_names_the_tensors_that_were_read(checkpoint: Path, tmp_path: Path) -> None:
+def test_provenance_names_the_tensors_that_were_read(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     copy = shutil.copytree(checkpoint, tmp_path / "checkpoint")
     before = file_digest(copy / TENSORS)
 
@@ -202,12 +206,10 @@ def test_provenance_names_the_tensors_that_were_read(checkpoint: Path, tmp_path:
         if topic == "Graph":
             break_network(copy)
 
-    options = parser().parse_args(
-        [str(copy), "--to", str(tmp_path / "models"), "--max-false-reject", "0.1", "--engines", "onnx-f32"]
-    )
-    bundle = build(ExportOptions(**vars(options)), trained_again)
+    monkeypatch.setattr("export.build.say", trained_again)
+    assert export(copy, tmp_path / "models", "--max-false-reject", "0.1", "--engines", "onnx-f32") == 0
     assert file_digest(copy / TENSORS) != before
-    assert Bundle.open(bundle).manifest.provenance.checkpoint == before
+    assert Bundle.open(tmp_path / "models/plate/1").manifest.provenance.checkpoint == before
 
 
 def test_tensors_that_change_while_they_are_read_are_refused(

@@ -11,12 +11,12 @@ import onnx
 import pytest
 
 from export.bundle import Bundle, BundleError
-from export.bundle.engines.choice import open_engine
 from export.bundle.engines.engine import Engine
+from export.bundle.engines.opening import open_engine
 from export.bundle.manifest import EngineEntry
 from export.cli import main
-from export.engines import prepare
-from export.tensorrt import RTX_TARGETS, build_plan, refusal
+from export.plans import RTX_TARGETS, build_plan, why_not_buildable
+from export.prepare import prepare
 from tests.bundles import edit_manifest
 from training.files import file_digest
 from training.geometry import Geometry
@@ -79,7 +79,7 @@ def test_without_the_extra_an_engine_is_left_out_or_refused(
 
 
 def test_tensorrt_10_needs_its_gpu_and_its_version() -> None:
-    reason = refusal("tensorrt-fp16-sm10")
+    reason = why_not_buildable("tensorrt-fp16-sm10")
     assert reason is not None
     assert any(
         message in reason
@@ -89,7 +89,7 @@ def test_tensorrt_10_needs_its_gpu_and_its_version() -> None:
 
 @with_rtx
 def test_rtx_is_not_for_data_centre_cards() -> None:
-    assert refusal("tensorrt-rtx-fp16-sm90") == (
+    assert why_not_buildable("tensorrt-rtx-fp16-sm90") == (
         "TensorRT for RTX supports sm86, sm89, sm120 only: use tensorrt or onnx-cuda"
     )
 
@@ -153,7 +153,7 @@ def test_a_driver_that_is_too_old_is_an_error_of_that_engine(
         def Builder(logger: object) -> None:  # noqa: N802
             raise TypeError("pybind11::init(): factory function returned nullptr")
 
-    monkeypatch.setattr("export.tensorrt._module", lambda flavour: Module)
+    monkeypatch.setattr("export.plans._module", lambda flavour: Module)
     shutil.copy(exported / "model.fp16.onnx", tmp_path)
     with pytest.raises(BundleError, match=f"TensorRT can't build {NAME}: .* returned nullptr"):
         build_plan(NAME, tmp_path, SIZE)

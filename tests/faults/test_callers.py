@@ -119,9 +119,9 @@ def test_a_connection_reset_in_the_middle_of_a_body_is_forgotten(running: Runnin
     for _ in range(20):
         with connected(running.url) as connection:
             connection.sendall(head + bytes(50_000))
-            wait_until(lambda: inspector.held_bytes == 50_000)
+            wait_until(lambda: inspector.admission.bytes == 50_000)
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset
-        wait_until(lambda: inspector.held_bytes == 0)
+        wait_until(lambda: inspector.admission.bytes == 0)
 
     assert is_served(running.url)
 

@@ -13,7 +13,7 @@ import pytest
 
 from export.bundle import Bundle, Predictor
 from export.cli import main
-from export.tensorrt import RTX_TARGETS, refusal
+from export.plans import RTX_TARGETS, why_not_buildable
 from tests.e2e.serving import process
 
 
@@ -36,7 +36,7 @@ def exported(
     if place >= len(candidates(capability)):
         pytest.skip(f"TensorRT for RTX does not serve compute capability {capability}")
     name = candidates(capability)[place]
-    if name.startswith("tensorrt") and (reason := refusal(name)):
+    if name.startswith("tensorrt") and (reason := why_not_buildable(name)):
         pytest.skip(reason)
     models = tmp_path_factory.mktemp("models")
     options = ["--to", str(models), "--max-false-reject", "0.1", "--engines", name]

@@ -18,7 +18,7 @@ from tests.service.images import plain
 pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 
 CALLERS = 4
-LEAST = 5000
+MIN_CASES = 5000
 MEBIBYTE = 2**20
 
 
@@ -33,7 +33,7 @@ def test_every_hostile_request_is_answered_and_the_next_good_one_is_right(tmp_pa
         assert service.popen.poll() is None
         outcomes = Counter(line["outcome"] for line in service.log() if "outcome" in line)
 
-    assert len(cases) >= LEAST
+    assert len(cases) >= MIN_CASES
     assert statuses[200] > 500, "the corpus has become too wild to get behind the door"
     assert statuses[400] > 1000
     assert {413, 415, 422} <= statuses.keys()

@@ -20,7 +20,7 @@ class Gate:
 
     batches: list[tuple[int, ...]] = field(default_factory=list)
     closed: list[Predictor] = field(default_factory=list)
-    most: int = 8
+    max_batch: int = 8
     """Batches larger than this run out of memory."""
     _open: threading.Event = field(default_factory=threading.Event)
     _reached: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
@@ -61,7 +61,7 @@ class _Gated(Predictor):
         levels = tuple(int(level) for level in frames[:, 0, 0, 0])
         if self._gate is not None and levels != (0,) * len(levels):  # all black: the lane measures its pace
             self._gate.pass_through(levels)
-            if len(levels) > self._gate.most:
+            if len(levels) > self._gate.max_batch:
                 raise EngineFailed("CUDA failure 2: out of memory")
         if POISON in levels:
             raise EngineFailed("poisoned")

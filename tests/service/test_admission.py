@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from export.bundle import Bundle
-from service.admission import Admission
+from service.admission import Admission, Holding
 from service.errors import Busy, DeadlinePassed
 from service.lane import Lane, Pending
 from service.values import Request
@@ -129,10 +129,10 @@ def test_large_overlays_do_not_count_for_requests_without(line: Line) -> None:
 
 
 def test_an_answer_counts_until_it_is_read_and_then_refuses_others(line: Line) -> None:
-    holding = line.admission.hold()
+    holding = Holding(line.admission)
     holding.grow(1)
     holding.answer(1000)
-    with pytest.raises(Busy), line.admission.hold() as another:
+    with pytest.raises(Busy), Holding(line.admission) as another:
         another.grow(1)
     holding.release()
     assert line.admission.bytes == 0

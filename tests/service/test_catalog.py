@@ -243,13 +243,13 @@ class Counting(Gate):
     """Counts the versions that are loaded at the same time."""
 
     under_way: int = 0
-    most_at_once: int = 0
+    max_at_once: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def start(self, bundle: Bundle, engine: str) -> Predictor:
         with self.lock:
             self.under_way += 1
-            self.most_at_once = max(self.most_at_once, self.under_way)
+            self.max_at_once = max(self.max_at_once, self.under_way)
         try:
             return super().start(bundle, engine)
         finally:
@@ -265,7 +265,7 @@ async def test_versions_are_loaded_one_at_a_time(tmp_path: Path) -> None:
     gate = Counting()
     async with loaded(tmp_path, gate) as service:
         assert [product.state for product in service.inspector.catalog.products()] == ["READY"] * len(names)
-    assert gate.most_at_once == 1
+    assert gate.max_at_once == 1
 
 
 @on_a_loop

@@ -177,7 +177,7 @@ async def test_the_engines_failure_is_its_batchs_only(tmp_path: Path) -> None:
 @on_a_loop
 async def test_a_batch_that_runs_out_of_memory_is_run_one_by_one(tmp_path: Path) -> None:
     make_bundle(tmp_path)
-    gate = Gate(most=1)
+    gate = Gate(max_batch=1)
     async with inspecting(tmp_path, gate) as (service, inspect):
         async with busy(gate, inspect) as first:
             others = [asyncio.create_task(inspect(level)) for level in (2, POISON, 4, 5)]

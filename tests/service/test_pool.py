@@ -23,11 +23,11 @@ from service.lane import Lane, Pending, Predicted
 from service.settings import Settings
 from service.values import Decoded, Request
 from service.workers.channel import Channel, Head, shared_memory
-from service.workers.front import Workers
+from service.workers.facade import Workers
 from service.workers.image import ImageLimits
 from service.workers.pool import Pool
 from service.workers.starting import new_worker
-from service.workers.work import REGION, Bounds
+from service.workers.worker import REGION, Bounds
 from tests.bundles import make_bundle
 from tests.e2e.serving import wait_until
 from tests.service.images import plain

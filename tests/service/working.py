@@ -18,7 +18,7 @@ from export.bundle.scale import Scale
 from service.lane import Lane, Pending, Predicted
 from service.settings import MEBIBYTE, Settings
 from service.values import Decoded, Part, Read, Request
-from service.workers.front import Workers
+from service.workers.facade import Workers
 from service.workers.image import ImageLimits
 from service.workers.job import Done
 from tests.bundles import make_bundle

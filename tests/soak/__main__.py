@@ -31,7 +31,7 @@ MEBIBYTE = 2**20
 LOOK_SECONDS = 2.0
 SWAP_SECONDS = 10.0
 RECOVERY_SECONDS = 2.0
-GROWTH, LEAST_GROWTH = 0.1, 32 * MEBIBYTE
+GROWTH, MIN_GROWTH = 0.1, 32 * MEBIBYTE
 SETTINGS = {
     "DRD_WATCH_SECONDS": "0.5",
     "DRD_KEEP_OLD_SECONDS": "1",
@@ -197,7 +197,7 @@ def judge(doors: Doors, samples: list[Sample], recovery: float, *, crashed: bool
         faults.append(f"{recovery:.1f} s until it had recovered from overload")
     for name in ("resident", "threads", "files"):
         before, after = (statistics.median(getattr(one, name) for one in some) for some in (early, late))
-        room = max(GROWTH * before, LEAST_GROWTH if name == "resident" else 8)
+        room = max(GROWTH * before, MIN_GROWTH if name == "resident" else 8)
         unit = MEBIBYTE if name == "resident" else 1
         print(f"{name}: {before / unit:.0f} early, {after / unit:.0f} late")
         if after > before + room:

@@ -1,8 +1,6 @@
 """Picture → RGB → network input: one rule for every kind of file."""
 
 import io
-import subprocess
-import sys
 from pathlib import Path
 from typing import get_args
 
@@ -122,8 +120,3 @@ def test_an_image_of_the_right_size_is_left_alone() -> None:
 def test_sizes_that_the_network_cannot_take_are_refused() -> None:
     with pytest.raises(ValueError, match="multiples of 32"):
         Geometry(100, 64)
-
-
-def test_geometry_needs_no_torch() -> None:
-    code = "import sys; sys.modules['torch'] = None; import training.geometry, training.splits"
-    subprocess.run([sys.executable, "-c", code], check=True)

@@ -24,17 +24,17 @@ def _resampling(inner: int, outer: int, resample: Resample, kernel: int) -> nn.M
 
 
 class Block(nn.Module):
-    """A residual block: basic (two 3×3 convolutions) or, with a `bottleneck` ratio, 1×1 – 3×3 – 1×1."""
+    """A residual block: basic (two 3×3 convolutions) or, with a `bottleneck_ratio`, 1×1 – 3×3 – 1×1."""
 
-    def __init__(self, inner: int, outer: int, resample: Resample, bottleneck: float | None) -> None:
+    def __init__(self, inner: int, outer: int, resample: Resample, bottleneck_ratio: float | None) -> None:
         super().__init__()
-        if bottleneck is None:
+        if bottleneck_ratio is None:
             self.body = nn.Sequential(
                 _resampling(inner, outer, resample, 3), nn.BatchNorm2d(outer), nn.ReLU(inplace=True),
                 nn.Conv2d(outer, outer, 3, padding=1, bias=False), nn.BatchNorm2d(outer),
             )  # fmt: skip
         else:
-            middle = round(outer * bottleneck)
+            middle = round(outer * bottleneck_ratio)
             self.body = nn.Sequential(
                 nn.Conv2d(inner, middle, 1, bias=False), nn.BatchNorm2d(middle), nn.ReLU(inplace=True),
                 _resampling(middle, middle, resample, 3), nn.BatchNorm2d(middle), nn.ReLU(inplace=True),
@@ -50,10 +50,12 @@ class Block(nn.Module):
         return out
 
 
-def stage(inner: int, outer: int, resample: Resample, blocks: int, bottleneck: float | None) -> nn.Sequential:
+def stage(
+    inner: int, outer: int, resample: Resample, blocks: int, bottleneck_ratio: float | None
+) -> nn.Sequential:
     """`blocks` residual blocks, the first of which changes resolution and width."""
-    rest = [Block(outer, outer, "none", bottleneck) for _ in range(blocks - 1)]
-    return nn.Sequential(Block(inner, outer, resample, bottleneck), *rest)
+    rest = [Block(outer, outer, "none", bottleneck_ratio) for _ in range(blocks - 1)]
+    return nn.Sequential(Block(inner, outer, resample, bottleneck_ratio), *rest)
 
 
 def initialise(module: nn.Module) -> None:

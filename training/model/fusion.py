@@ -58,8 +58,8 @@ class Bottleneck(nn.Module):
         super().__init__()
         self.fusion = MFCF(mirror.channels, width) if fusion == "mfcf" else MFF(mirror.channels)
         self.out_channels = 2 * mirror.channels[2]
-        blocks = 3 if mirror.bottleneck else 2
-        self.embedding = stage(self.fusion.out_channels, self.out_channels, "down", blocks, mirror.bottleneck)
+        ratio = mirror.bottleneck_ratio
+        self.embedding = stage(self.fusion.out_channels, self.out_channels, "down", 3 if ratio else 2, ratio)
         initialise(self)
 
     def forward(self, features: list[Tensor]) -> Tensor:

@@ -16,8 +16,8 @@ from torch.nn import functional as F
 
 _FINEST_STRIDE = 4
 _QUANTILE = 0.995
-_LEAST_RANGE = 1e-3
-"""Lower bound of `scale`, which the most uniform products reach: rounding is not to be amplified."""
+_MIN_RANGE = 1e-3
+"""Of `scale`; the most uniform products reach it: rounding is not to be amplified."""
 
 
 class ScoreRule(BaseModel):
@@ -94,7 +94,7 @@ class Heatmap(nn.Module):
         for k, one in enumerate(normal):
             # torch.quantile takes 2^24 values at most.
             reach = float(np.quantile(one.cpu().numpy(), _QUANTILE)) - float(one.mean())
-            self.scale[k] = max(reach, _LEAST_RANGE)
+            self.scale[k] = max(reach, _MIN_RANGE)
 
     def forward(self, maps: list[Tensor]) -> tuple[Tensor, Tensor]:
         """`DRD.maps` → heatmap `[N, H, W]` and score `[N]`."""

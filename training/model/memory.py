@@ -19,11 +19,10 @@ from torch.nn import functional as F
 _CANDIDATES = 20_000
 """Vectors, over all images, from which the coreset is chosen."""
 _FADED = 9.0
-"""A stored vector at the coreset's radius weighs e⁻⁹ times one that is just the same: how far good parts lie
-apart depends on teacher and product."""
-_SHARPEST = 10_000.0
-"""Greatest sharpness, also where all candidates were stored and there is no radius: cosines of float32 are
-exact to 10⁻⁷."""
+"""Sharpness times the coreset's radius: a vector that far away weighs e⁻⁹ of one that is just the same. Tied
+to the radius, since how far good parts lie apart depends on teacher and product."""
+_MAX_SHARPNESS = 10_000.0
+"""Also where all candidates were stored and there is no radius: cosines of float32 are exact to 10⁻⁷."""
 _IMAGE_FRACTION = 0.08
 """Of a descriptor, in squared length, that describes the whole image."""
 _PRIOR = 0.2
@@ -31,8 +30,8 @@ _PRIOR = 0.2
 visited ones are shrunk towards it."""
 _DUPLICATE = 1e-6
 """Distance of two descriptors that differ by rounding only."""
-_LEAST_EXPECTED = 0.1
-"""Lower bound of an expected value over its mean: dividing by it raises a distance at most tenfold."""
+_MIN_EXPECTED = 0.1
+"""Of an expected value over its mean: dividing by it raises a distance at most tenfold."""
 
 
 class Memory(nn.Module):
@@ -57,7 +56,7 @@ class Memory(nn.Module):
         super().__init__()
         second, third = channels
         self.register_buffer("vectors", torch.zeros(size, second + third + third))
-        self.register_buffer("sharpness", torch.tensor(_SHARPEST))
+        self.register_buffer("sharpness", torch.tensor(_MAX_SHARPNESS))
         self.register_buffer("expected", torch.ones(levels + 1, size))
 
     def forward(self, features: list[Tensor], distances: list[Tensor]) -> list[Tensor]:
@@ -100,7 +99,7 @@ class Memory(nn.Module):
             kept.append(int(nearest.argmax()))
             nearest = torch.minimum(nearest, 1 - candidates @ candidates[kept[-1]])
         self.vectors.zero_()[: len(kept)] = candidates[kept]
-        self.sharpness.copy_((_FADED / nearest.max().clamp_min(_DUPLICATE)).clamp_max(_SHARPEST))
+        self.sharpness.copy_((_FADED / nearest.max().clamp_min(_DUPLICATE)).clamp_max(_MAX_SHARPNESS))
 
     def fit_expected(self, batches: Iterable[tuple[list[Tensor], list[Tensor]]]) -> None:
         """Fit the expected values to `forward`'s arguments for good parts."""
@@ -114,7 +113,7 @@ class Memory(nn.Module):
         mean, prior = (total.sum(1) / visits.sum()).unsqueeze(1), _PRIOR * visits.mean()
         expected = (total + prior * mean) / (visits + prior)
         mean = mean.clamp_min(1e-6)
-        self.expected.copy_((expected / mean).clamp_min(_LEAST_EXPECTED))
+        self.expected.copy_((expected / mean).clamp_min(_MIN_EXPECTED))
         self.expected[-1] *= mean[-1]  # a length stays a length
 
     def _logits(self, local: Tensor, whole: Tensor) -> Tensor:

@@ -8,9 +8,9 @@ from training.model.blocks import initialise, stage
 from training.model.teacher import Mirror
 
 _MIN_WIDTH = 64
-"""Least inner width of a level whose features take both signs: some such teachers have too few channels to
-restore them with (EfficientNet-lite0 from 24). Such a level ends in a 1×1 convolution of its own, so that its
-inner width is free; elsewhere it is the features' own."""
+"""Inner width of a level whose features take both signs: some such teachers have too few channels to restore
+them with (EfficientNet-lite0 from 24). Such a level ends in a 1×1 convolution of its own, so that its inner
+width is free; elsewhere it is the features' own."""
 
 
 class Student(nn.Module):
@@ -29,7 +29,7 @@ class Student(nn.Module):
         coarsest_first = zip(reversed(mirror.channels), mirror.blocks, strict=True)
         for channels, blocks in islice(coarsest_first, levels):
             outer = max(channels, _MIN_WIDTH) if mirror.signed else channels
-            self.stages.append(stage(inner, outer, "up", blocks, mirror.bottleneck))
+            self.stages.append(stage(inner, outer, "up", blocks, mirror.bottleneck_ratio))
             self.heads.append(nn.Conv2d(outer, channels, 1) if mirror.signed else nn.Identity())
             inner = outer
         initialise(self)

@@ -31,7 +31,7 @@ class Mirror:
     channels: tuple[int, int, int]
     signed: bool
     """Features take both signs, so the student's levels must not end in a ReLU."""
-    bottleneck: float | None
+    bottleneck_ratio: float | None
     """Inner to outer width of the bottleneck blocks; None: basic blocks."""
     blocks: tuple[int, int, int]
     """Student blocks from the coarsest level to the finest."""
@@ -88,8 +88,8 @@ class Teacher(nn.Module):
         with torch.inference_mode():
             negative = any(bool((feature < 0).any()) for feature in self(_probe()))
         ratio = _bottleneck_ratio(self.net, self.channels[2])
-        # Without their ReLU, levels have no negative values before weights are loaded: timm starts blocks at
-        # zero.
+        # The probe cannot show it with `pre_relu`: timm starts a block's last normalisation at zero, so that
+        # levels are not negative until weights are loaded.
         return Mirror(self.channels, self._pre_relu or negative, ratio, (3, 4, 6) if ratio else (2, 2, 2))
 
     def _check_features(self) -> None:

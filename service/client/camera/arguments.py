@@ -66,7 +66,7 @@ def _parser(description: str | None) -> argparse.ArgumentParser:
     add("--certificate", type=Path, metavar="PEM", help="client certificate, if the service asks for one")
     add("--key", type=Path, metavar="PEM", help="private key of the client certificate")
     add("--token-file", type=Path, metavar="FILE")
-    positive = _number(_LEAST, 1e9)
+    positive = _number(_MIN, 1e9)
     add(
         "--rate",
         type=positive,
@@ -98,7 +98,7 @@ def _parser(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-_LEAST = 1e-6
+_MIN = 1e-6
 """Pictures per second, or milliseconds."""
 _ADDRESS_HELP = """grpc://HOST:PORT, grpcs://…, grpc+unix:PATH for the gRPC stream; http://HOST:PORT,
 https://…, http+unix:PATH for REST (default grpc://127.0.0.1:8081)"""
@@ -107,23 +107,23 @@ _OVERLAYS_HELP = """save the picture with its heatmap for every NG or REVIEW. Ov
 every picture, which costs the service a few milliseconds each"""
 
 
-def _number(least: float, below: float) -> Callable[[str], float]:
+def _number(minimum: float, below: float) -> Callable[[str], float]:
     def parse(text: str) -> float:
         try:
             value = float(text)
         except ValueError:
             value = math.nan
-        if not least <= value < below:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a number from {least:g} to below {below:g}")
+        if not minimum <= value < below:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number from {minimum:g} to below {below:g}")
         return value
 
     return parse
 
 
-def _whole(least: int) -> Callable[[str], int]:
+def _whole(minimum: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
-        if not (text.isascii() and text.isdecimal() and int(text) >= least):
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} on")
+        if not (text.isascii() and text.isdecimal() and int(text) >= minimum):
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {minimum} on")
         return int(text)
 
     return parse

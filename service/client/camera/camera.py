@@ -16,9 +16,9 @@ from service.client.camera.pictures import PictureFile
 from service.client.errors import ClientError
 from service.client.values import Frame, Outcome, Part
 
-_LONGEST_ID = 128
-_LARGEST = 1 << 30
-"""Bytes of a picture: no service takes a larger one, and reading it could exhaust the memory."""
+_MAX_ID_LENGTH = 128
+_MAX_BYTES = 1 << 30
+"""No service takes a larger picture, and reading it could exhaust the memory."""
 
 
 class Unreadable(ClientError):
@@ -33,7 +33,7 @@ class Pace:
     """Pictures per second; None: as fast as the window allows."""
     behind: float = 0.0
     """Seconds by which the last picture was sent late, and the largest such delay."""
-    most_behind: float = 0.0
+    max_behind: float = 0.0
     _due: float | None = None
 
     async def turn(self, stopped: asyncio.Event) -> float:
@@ -45,13 +45,13 @@ class Pace:
         with suppress(TimeoutError):
             await asyncio.wait_for(stopped.wait(), max(0.0, self._due - now))
         self.behind = max(0.0, time.monotonic() - self._due)
-        self.most_behind = max(self.most_behind, self.behind)
+        self.max_behind = max(self.max_behind, self.behind)
         return self._due
 
     @property
     def kept(self) -> bool:
         """Whether every picture was sent before the next one was due."""
-        return self.rate is None or self.most_behind < 1 / self.rate
+        return self.rate is None or self.max_behind < 1 / self.rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +120,7 @@ class Camera:
             number += 1
             frame_id = _frame_id(picture.name)
             if frame_id in self._under_way:
-                frame_id = f"{frame_id[: _LONGEST_ID - 12]}#{number}"
+                frame_id = f"{frame_id[: _MAX_ID_LENGTH - 12]}#{number}"
             try:
                 image = await asyncio.to_thread(_read, picture.path)
             except (OSError, ValueError) as error:  # ValueError: a listed name that is not a valid path
@@ -164,7 +164,7 @@ def _read(path: Path) -> bytes:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     if not stat.S_ISREG(facts.st_mode):
         raise OSError(errno.EINVAL, "Not a regular file")
-    if facts.st_size > _LARGEST:
+    if facts.st_size > _MAX_BYTES:
         raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
     try:
         image = path.read_bytes()
@@ -184,7 +184,7 @@ def _unread(number: int, picture: PictureFile, frame_id: str, product: str, erro
 
 def _frame_id(name: str) -> str:
     """The picture's name as a frame id: escaped to printable ASCII, and only its end if too long."""
-    return quote(os.fsencode(name), safe="/ !#$&'()+,;=@[]{}~")[-_LONGEST_ID:]
+    return quote(os.fsencode(name), safe="/ !#$&'()+,;=@[]{}~")[-_MAX_ID_LENGTH:]
 
 
 def _readable(path: Path) -> str:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from service.client.aio import AsyncClient, Options
 from service.client.camera import pictures
 from service.client.camera.arguments import parse
-from service.client.camera.camera import Camera, Pace, Unreadable
+from service.client.camera.camera import Camera, Pace, Sent, Unreadable
 from service.client.camera.pictures import LISTED, PictureFile
 from service.client.camera.records import Records
 from service.client.camera.tally import HEADER, Tally
@@ -52,17 +52,21 @@ async def _run(given: argparse.Namespace) -> int:
             _stop_on_signals(camera)
             tally = Tally(pace)
             showing = asyncio.create_task(_show(tally, quiet=given.quiet))
-            async for sent in camera.run(source, given.count):
-                tally.note(sent.outcome)
-                if watch is not None and isinstance(sent.outcome.error, Unreadable):
-                    _say(sent.outcome.error)  # now: the end, where causes are shown, may be far
-                await asyncio.to_thread(records.write, sent)
+            await _note(camera.run(source, given.count), tally, records, watching=watch is not None)
             showing.cancel()
     left = await asyncio.to_thread(_left, given, camera, watch)
     _conclude(tally)
     if left:
         print("stopped before all pictures were sent")
     return 1 if left or records.incomplete else _status(tally)
+
+
+async def _note(pictures: AsyncIterator[Sent], tally: Tally, records: Records, *, watching: bool) -> None:
+    async for sent in pictures:
+        tally.note(sent.outcome)
+        if watching and isinstance(sent.outcome.error, Unreadable):
+            _say(sent.outcome.error)  # now: the end, where causes are shown, may be far
+        await asyncio.to_thread(records.write, sent)
 
 
 def _left(given: argparse.Namespace, camera: Camera, watch: Watch | None) -> bool:

@@ -19,8 +19,8 @@ _COLUMNS = (
 )  # fmt: skip
 
 
-_LONGEST_STEM = 200
-"""Bytes: a file name has at most 255."""
+_MAX_STEM_BYTES = 200
+"""A file name has at most 255."""
 
 
 class Records:
@@ -78,7 +78,7 @@ class Records:
 
 
 def _cut(stem: str) -> str:
-    while len(os.fsencode(stem)) > _LONGEST_STEM:
+    while len(os.fsencode(stem)) > _MAX_STEM_BYTES:
         stem = stem[:-1]
     return stem
 

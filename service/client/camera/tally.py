@@ -10,7 +10,7 @@ from service.client import errors
 from service.client.camera.camera import Pace
 from service.client.values import Outcome, Verdict
 
-_RECENT, _MOST = 1000, 100_000
+_RECENT, _MAX_KEPT = 1000, 100_000
 _COLUMNS = ("seconds", "done", "per s", "OK", "REVIEW", "NG", "refused", "late", "failed")
 _TIMES = ("p50 ms", "p95 ms", "p99 ms", "behind s")
 HEADER = "".join(f"{name:>9}" for name in (*_COLUMNS, *_TIMES))
@@ -23,7 +23,7 @@ class Tally:
     pace: Pace
     counts: Counter[str] = field(default_factory=Counter)
     """By verdict, or by refused, late, failed."""
-    seconds: deque[float] = field(default_factory=lambda: deque(maxlen=_MOST))
+    seconds: deque[float] = field(default_factory=lambda: deque(maxlen=_MAX_KEPT))
     """Seconds from when a picture was due to its answer, of the newest answers."""
     causes: dict[str, str] = field(default_factory=dict)
     """The first message of each kind of error."""
@@ -61,7 +61,7 @@ class Tally:
         said = [f"{kind}: {message}" for kind, message in self.causes.items()]
         if not self.pace.kept:
             said.append(
-                f"could not keep {self.pace.rate:g} per second: up to {self.pace.most_behind:.2f} s behind; "
+                f"could not keep {self.pace.rate:g} per second: up to {self.pace.max_behind:.2f} s behind; "
                 "the service takes longer, or --window is too small"
             )
         return said

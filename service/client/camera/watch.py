@@ -50,7 +50,10 @@ class _Known:
 
 @dataclass(frozen=True, slots=True)
 class _Changing:
-    """`first` seen like this at that instant; at `since` not yet."""
+    """A file seen with this `stamp` first at `first`; at `since` it was absent or another.
+
+    Instants of `time.monotonic`.
+    """
 
     stamp: Stamp
     first: float

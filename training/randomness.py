@@ -6,8 +6,8 @@ from enum import IntEnum
 from numpy.random import Generator, default_rng
 
 
-class Stream(IntEnum):
-    """What random numbers are for. Streams of one seed are independent of each other."""
+class Purpose(IntEnum):
+    """What random numbers are for. Those of one seed are independent of each other."""
 
     ORDER = 0
     """The order of an epoch's images."""
@@ -19,12 +19,12 @@ class Stream(IntEnum):
     """Noise on a step's features."""
 
 
-def generator(seed: int, stream: Stream, *key: int) -> Generator:
+def generator(seed: int, purpose: Purpose, *key: int) -> Generator:
     """`key`: such as the step; another one gives other numbers."""
-    return default_rng((seed, stream, *key))
+    return default_rng((seed, purpose, *key))
 
 
-def seeds(seed: int, stream: Stream, *key: int, count: int) -> list[int]:
+def seeds(seed: int, purpose: Purpose, *key: int, count: int) -> list[int]:
     """`count` seeds, from 0 to below 2^62, for other generators."""
-    numbers: list[int] = generator(seed, stream, *key).integers(0, 1 << 62, count).tolist()
+    numbers: list[int] = generator(seed, purpose, *key).integers(0, 1 << 62, count).tolist()
     return numbers

@@ -30,7 +30,7 @@ _TENSORRT = "10"
 """Major version that ONNX Runtime's provider is linked against; it cannot run plans of another."""
 
 
-def refusal(name: str) -> str | None:
+def why_not_buildable(name: str) -> str | None:
     """The reason why the engine `name` can't be built on this machine; None if it can."""
     flavour, target = _parse(name)
     try:
@@ -65,9 +65,9 @@ def plans_for_here() -> list[str]:
 def build_plan(name: str, root: Path, geometry: Geometry) -> EngineEntry:
     """Builds the engine `name` from the float16 graph of the unfinished bundle at `root`.
 
-    Raises BundleError with the reason of `refusal`, or of TensorRT.
+    Raises BundleError with the reason of `why_not_buildable`, or of TensorRT.
     """
-    if reason := refusal(name):
+    if reason := why_not_buildable(name):
         raise BundleError(reason)
     flavour, target = _parse(name)
     module = _module(flavour)

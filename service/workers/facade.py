@@ -22,8 +22,10 @@ from service.workers.image import ImageLimits
 from service.workers.job import Done
 from service.workers.pool import Pool
 from service.workers.starting import new_worker
-from service.workers.work import REGION, Bounds
+from service.workers.worker import REGION, Bounds
 
+_MAX_IMAGES = 16
+"""In one file: pages of a TIFF, frames of an animated PNG. The first is inspected."""
 _ROOM = 16 * MAX_INPUT_SIDE**2  # bytes beside image or overlay: maps, their pictures, a manifest, regions
 
 
@@ -36,7 +38,7 @@ class Workers:
     """
 
     def __init__(self, settings: Settings, start: Callable[[bytes, int], Channel] = new_worker) -> None:
-        limits = ImageLimits(settings.max_image_pixels, settings.max_image_side, settings.max_image_frames)
+        limits = ImageLimits(settings.max_image_pixels, settings.max_image_side, _MAX_IMAGES)
         bounds = Bounds(settings.decode_seconds, settings.decode_bytes)
         wanted = orjson.dumps({"limits": limits, "bounds": bounds})
         room = settings.max_image_bytes + 4 * settings.max_image_pixels + _ROOM

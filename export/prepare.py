@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from export.bundle.engines.specs import ENGINES, EVERYWHERE, spec_of
 from export.bundle.manifest import FLOAT32_CONVOLUTIONS, GRAPH, INT8_GRAPH, BundleError, EngineEntry
+from export.plans import build_plan, plans_for_here, why_not_buildable
 from export.quantise import QuantisingError, quantise
-from export.tensorrt import build_plan, plans_for_here, refusal
 from training.geometry import Geometry
 
 _MORE_FLOAT32_CONVOLUTIONS = 20
@@ -35,10 +35,10 @@ def check_ids(ids: Iterable[str]) -> tuple[str, ...]:
     return wanted
 
 
-def refuse(wanted: Iterable[str] | None) -> None:
+def check_buildable(wanted: Iterable[str] | None) -> None:
     """Raises BundleError if one of `wanted` can't be built here. Called first, before any long step."""
     for name in wanted or ():
-        if spec_of(name).is_plan and (reason := refusal(name)):
+        if spec_of(name).is_plan and (reason := why_not_buildable(name)):
             raise BundleError(f"{name} can't be built here: {reason}")
 
 
