@@ -91,7 +91,7 @@ ENV DRD_MODELS=/models DRD_HTTP=0.0.0.0:8080 DRD_GRPC=0.0.0.0:8081 DRD_ADMIN=0.0
 EXPOSE 8080 8081 9090
 USER 10001:10001
 HEALTHCHECK --interval=10s --timeout=5s --start-period=10m \
-    CMD ["python3", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:9090/health/ready', timeout=4)"]
+    CMD ["python3", "-c", "from urllib.request import ProxyHandler, build_opener; build_opener(ProxyHandler({})).open('http://127.0.0.1:9090/health/ready', timeout=4)"]
 ENTRYPOINT ["drd-serve"]
 
 FROM cpu AS service
@@ -103,5 +103,5 @@ ENV DRD_MODELS=/models DRD_HTTP=0.0.0.0:8080 DRD_GRPC=0.0.0.0:8081 DRD_ADMIN=0.0
 EXPOSE 8080 8081 9090
 USER 10001:10001
 HEALTHCHECK --interval=10s --timeout=5s --start-period=2m \
-    CMD ["python3", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:9090/health/ready', timeout=4)"]
+    CMD ["python3", "-c", "from urllib.request import ProxyHandler, build_opener; build_opener(ProxyHandler({})).open('http://127.0.0.1:9090/health/ready', timeout=4)"]
 ENTRYPOINT ["drd-serve"]

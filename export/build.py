@@ -1,6 +1,7 @@
 """Checkpoint → bundle: calibrate, trace, verify the engines, publish."""
 
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,7 +22,6 @@ from export.bundle.manifest import (
     EngineEntry,
     Manifest,
     Provenance,
-    RegionOfInterest,
 )
 from export.bundle.signature import SigningKey
 from export.calibrate import Calibration, CalibrationError, calibrate
@@ -31,13 +31,12 @@ from export.pack import file_digests, newest_version, next_version, publish, ref
 from export.parity import Baseline, EngineParity, Parity
 from export.prepare import check_buildable, prepare
 from export.report import say, show_golden, show_parity, show_thresholds
-from export.roi import read_roi
+from export.roi import Roi, read_roi
 from export.sources import calibration_images, defective_images
 from export.trace import trace
 from export.validation import ValidationFrames
-from training.checkpoint import DRD, TENSORS, Checkpoint, CheckpointError, load_checkpoint
+from training.checkpoint import DRD, RESUME, Checkpoint, load_checkpoint
 from training.evaluate import read_frames, score_images
-from training.files import file_digest
 from training.geometry import Geometry
 from training.names import UNKNOWN, is_product_name
 
@@ -66,6 +65,7 @@ class ExportOptions:
     roi: Path | None
     engines: tuple[str, ...] | None
     key: Path | None
+    skip_unreadable: bool
 
 
 def build(options: ExportOptions) -> Path:
@@ -73,16 +73,21 @@ def build(options: ExportOptions) -> Path:
     checkpoint = load_checkpoint(options.checkpoint)
     product = options.models / _checked_name(checkpoint.product)
     refuse_taken(product, options.version)
+    _refuse_unwritable(options.models, product)
     check_buildable(options.engines)
     key = None if options.key is None else SigningKey(options.key)
     geometry, backbone = checkpoint.geometry, checkpoint.recipe.backbone
+    roi = None if options.roi is None else read_roi(options.roi, geometry)
     say("Product", f"{checkpoint.product}: {backbone} at {geometry.height} x {geometry.width}")
     if options.version and options.version < (newest := newest_version(product)):
         say("Version", f"{options.version} will not be served while {newest} is there: the highest one is")
-    drd, tensors = _network(checkpoint)
-    parts = calibration_images(checkpoint, options.calibration)
+    if (options.checkpoint / RESUME).exists():
+        say("Checkpoint", f"a training in {options.checkpoint} has not ended: this may be of an earlier one")
+    drd = checkpoint.model()
+    parts = calibration_images(checkpoint, options.calibration, options.skip_unreadable)
     good = list(parts)
-    roi = _apply_roi(options.roi, drd, geometry, good)
+    if roi is not None:
+        _apply(roi, drd, good)
     defective = defective_images(checkpoint, options.calibration)
     calibration = _calibrated(options, drd, geometry, parts)
     thresholds = calibration.thresholds
@@ -101,12 +106,12 @@ def build(options: ExportOptions) -> Path:
             geometry=geometry,
             thresholds=thresholds,
             min_area=options.min_area,
-            roi=roi,
+            roi=roi and roi.region,
             frame_ranges=calibration.frame_ranges,
             engines=engines,
             golden=golden.entries,
             golden_heatmaps=HEATMAPS,
-            provenance=_provenance(checkpoint, tensors),
+            provenance=_provenance(checkpoint),
             files=file_digests(root),
         )
         bundle = publish(root, product, manifest, options.version, key)
@@ -123,31 +128,19 @@ def _checked_name(product: str) -> str:
     return product
 
 
-def _network(checkpoint: Checkpoint) -> tuple[DRD, str]:
-    """The network, and the digest of the tensors it has. Raises CheckpointError, also if a training replaced
-    them meanwhile."""
-    path = checkpoint.directory / TENSORS
-    try:
-        digest = file_digest(path)
-        drd = checkpoint.model()
-        changed = file_digest(path) != digest
-    except OSError as error:
-        raise CheckpointError(f"{path}: can't be read ({error.strerror})") from error
-    if changed:
-        raise CheckpointError(f"{path}: changed while it was read; export again when training has ended")
-    return drd, digest
+def _refuse_unwritable(*folders: Path) -> None:
+    """Now, and not after minutes; they are made when there is something to put in them."""
+    for folder in folders:
+        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        if not (there.is_dir() and os.access(there, os.W_OK)):
+            raise BundleError(f"{there}: no folder that this user may write in")
 
 
-def _apply_roi(
-    path: Path | None, drd: DRD, geometry: Geometry, good: Sequence[Path]
-) -> RegionOfInterest | None:
-    """Sets the mask of `drd` from the file `path`: before calibration, since it changes every score."""
-    if path is None:
-        return None
-    region, mask = read_roi(path, geometry, good)
-    drd.heatmap.set_roi(torch.from_numpy(mask))
-    say("Region", f"{region.share:.1%} of the picture is inspected, see {path}")
-    return region
+def _apply(roi: Roi, drd: DRD, good: Sequence[Path]) -> None:
+    """Sets the mask of `drd`: before calibration, since it changes every score."""
+    roi.check_shape(good)
+    drd.heatmap.set_roi(torch.from_numpy(roi.mask))
+    say("Region", f"{roi.region.share:.1%} of the picture is inspected, see {roi.path}")
 
 
 def _calibrated(
@@ -183,7 +176,14 @@ def _verified_engines(
     prepared = prepare(wanted, root, geometry, frames)
     candidates = verify_engines(prepared.entries, baseline)
     show_parity(candidates, prepared.left_out)
-    return _write_parity(root, candidates, len(baseline.golden.frames))
+    engines = _write_parity(root, candidates, len(baseline.golden.frames))
+    kept = {entry.id for entry in engines}
+    if missing := [name for name in wanted or () if name not in kept]:
+        raise BundleError(
+            f"{', '.join(missing)}: asked for by --engines, and left out for the reason above: there is no "
+            "bundle; name others, or none"
+        )
+    return engines
 
 
 def _write_parity(root: Path, candidates: Sequence[Candidate], frames: int) -> tuple[EngineEntry, ...]:
@@ -210,10 +210,10 @@ def _measured(entry: EngineEntry, parity: EngineParity) -> EngineEntry:
     return EngineEntry.model_validate(entry.model_dump() | measured)
 
 
-def _provenance(checkpoint: Checkpoint, tensors: str) -> Provenance:
+def _provenance(checkpoint: Checkpoint) -> Provenance:
     return Provenance(
         created=datetime.now(UTC),
-        checkpoint=tensors,
+        checkpoint=checkpoint.tensors_sha256,
         recipe=checkpoint.recipe.name,
         backbone=checkpoint.recipe.backbone,
         seed=checkpoint.seed,

@@ -13,22 +13,28 @@ from export.bundle.engines.specs import ENGINES, UnknownEngineError
 from export.bundle.manifest import MAX_VERSION
 from export.errors import FAILURES, message_of
 from export.prepare import check_ids
+from training.messages import print_in_any_encoding
 
 _MIN_BUDGET = 1e-6
 """A smaller budget would take more than a million calibration images."""
 
 
+_ENDS = (signal.SIGTERM, signal.SIGHUP)
+
+
 class _Terminated(KeyboardInterrupt):
-    """SIGTERM, handled as Ctrl-C is: what was begun is removed."""
+    """SIGTERM or SIGHUP, handled as Ctrl-C is: what was begun is removed."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0, 1 for a failure, 2 for misuse, 130 when interrupted, 143 when terminated."""
+    """Exit status: 0, 1 for a failure, 2 for misuse; 128 and its number for a signal, 130 for Ctrl-C."""
+    print_in_any_encoding()
     commands = parser()
     options = ExportOptions(**vars(commands.parse_args(arguments)))
     if options.models.exists() and not options.models.is_dir():
         commands.error(f"--to: {options.models} is no folder")
-    usual = signal.signal(signal.SIGTERM, _terminate)
+    heeded = [number for number in _ENDS if signal.getsignal(number) != signal.SIG_IGN]  # as nohup sets it
+    usual = {number: signal.signal(number, _terminate) for number in heeded}
     try:
         build(options)
     except (*FAILURES, MemoryError, RuntimeError) as error:
@@ -36,14 +42,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt as end:
         print("drd-export: interrupted, nothing was written", file=sys.stderr)
-        return 143 if isinstance(end, _Terminated) else 130
+        return 128 + (end.args[0] if isinstance(end, _Terminated) else signal.SIGINT)
     finally:
-        signal.signal(signal.SIGTERM, usual)
+        for number, handler in usual.items():
+            signal.signal(number, handler)
     return 0
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
-    raise _Terminated
+    raise _Terminated(number)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -69,15 +76,15 @@ def parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="DATA",
         help="good images for calibration, instead of those that training set aside; images that were used "
-        "in training are left out",
+        "in training, or of parts that were, are left out",
     )
     parser.add_argument(
         "--max-false-reject",
         type=fraction,
         default=0.01,
         metavar="FRACTION",
-        help="error budget: the fraction of good parts that may be rejected, from 0.000001 to below "
-        "0.5 (default %(default)s)",
+        help="error budget: the fraction of good parts that may be NG, from 0.000001 to below 0.5; what is "
+        "REVIEW comes on top (default %(default)s)",
     )
     parser.add_argument(
         "--min-area",
@@ -94,8 +101,8 @@ def parser() -> argparse.ArgumentParser:
         "--engines",
         type=engines,
         metavar="ID,ID…",
-        help="engines to include besides onnx-f32, which is always included (default: all that can be built "
-        "on this machine): " + ", ".join(ENGINES),
+        help="engines that have to be in the bundle, besides onnx-f32, which always is (default: all that "
+        "can be built on this machine and pass): " + ", ".join(ENGINES),
     )
     parser.add_argument(
         "--roi",
@@ -111,6 +118,11 @@ def parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="KEY.pem",
         help="sign the bundle with this private key (P-256, P-384 or P-521), for drd-serve --trusted-key",
+    )
+    parser.add_argument(
+        "--skip-unreadable",
+        action="store_true",
+        help="leave unreadable pictures of --calibration out, naming them, instead of stopping",
     )
     return parser
 

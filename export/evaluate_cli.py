@@ -10,14 +10,17 @@ from pathlib import Path
 from export.bundle.bundle import Bundle
 from export.bundle.manifest import MANIFEST
 from export.errors import FAILURES, message_of
-from export.evaluation import Evaluation, evaluate_bundle, evaluate_checkpoint, labelled, new_to
+from export.evaluation import Evaluation, evaluate_bundle, evaluate_checkpoint, labelled
+from export.sources import unseen
 from training.checkpoint import DESCRIPTION, load_checkpoint
 from training.datasets import open_dataset
+from training.messages import print_in_any_encoding
 from training.version import program_version
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0, 1 for a failure, 2 for misuse, 130 when interrupted."""
+    print_in_any_encoding()
     parser = _parser()
     options = parser.parse_args(arguments)
     is_bundle = (options.subject / MANIFEST).is_file()
@@ -30,11 +33,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--engine is for bundles only, and {options.subject} has no {MANIFEST}")
     if options.json and not options.json.parent.is_dir():
         parser.error(f"--json {options.json}: there is no folder {options.json.parent}")
+    if options.json and options.json.is_dir():
+        parser.error(f"--json {options.json}: a folder")
     try:
         if is_bundle:
-            facts, evaluation = _bundle(options.subject, options.data, options.engine or "auto")
+            facts, evaluation = _bundle(options)
         else:
-            facts, evaluation = _checkpoint(options.subject, options.data)
+            facts, evaluation = _checkpoint(options)
         print("\n".join(_table(evaluation)))
         if options.json:
             content = json.dumps(facts | evaluation.as_dict(), indent=2, allow_nan=False)
@@ -48,15 +53,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _bundle(path: Path, data: Path, engine: str) -> tuple[dict[str, object], Evaluation]:
-    bundle = Bundle.open(path)
+def _bundle(options: argparse.Namespace) -> tuple[dict[str, object], Evaluation]:
+    bundle = Bundle.open(options.subject)
     manifest = bundle.manifest
-    dataset = open_dataset(data, manifest.product)
-    with closing(bundle.start(engine)) as predictor:
+    dataset = open_dataset(options.data, manifest.product)
+    with closing(bundle.start(options.engine or "auto")) as predictor:
         print(f"{manifest.product} version {manifest.version} on {predictor.engine_id}\n{dataset}")
         if not dataset.test:
             print("WARNING: pictures that were learned from or calibrated with flatter the figures")
-        evaluation = evaluate_bundle(predictor, labelled(dataset))
+        samples = labelled(dataset, manifest.geometry, options.skip_unreadable)
+        evaluation = evaluate_bundle(predictor, samples)
         facts = {
             "product": manifest.product,
             "version": manifest.version,
@@ -66,11 +72,13 @@ def _bundle(path: Path, data: Path, engine: str) -> tuple[dict[str, object], Eva
         return facts, evaluation
 
 
-def _checkpoint(path: Path, data: Path) -> tuple[dict[str, object], Evaluation]:
-    checkpoint = load_checkpoint(path)
-    dataset = open_dataset(data, checkpoint.product)
-    print(f"{checkpoint.product}, checkpoint {path}\n{dataset}")
-    samples = labelled(dataset) if dataset.test else new_to(checkpoint, labelled(dataset))
+def _checkpoint(options: argparse.Namespace) -> tuple[dict[str, object], Evaluation]:
+    checkpoint = load_checkpoint(options.subject)
+    dataset = open_dataset(options.data, checkpoint.product)
+    print(f"{checkpoint.product}, checkpoint {options.subject}\n{dataset}")
+    samples = labelled(dataset, checkpoint.geometry, options.skip_unreadable)
+    if not dataset.test:
+        samples = unseen(checkpoint, samples)
     return {"product": checkpoint.product}, evaluate_checkpoint(checkpoint, samples)
 
 
@@ -113,5 +121,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="also write all figures and the result of every image"
+    )
+    parser.add_argument(
+        "--skip-unreadable",
+        action="store_true",
+        help="leave unreadable pictures out, naming them, instead of stopping",
     )
     return parser

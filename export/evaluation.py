@@ -6,10 +6,11 @@ from dataclasses import asdict, dataclass, replace
 from export.bundle.bundle import Predictor
 from export.bundle.frame import frame_statistics
 from export.bundle.reading import Verdict, read, require_finite
+from export.sources import readable
 from training.checkpoint import Checkpoint
 from training.datasets import Dataset, DatasetError, Sample
 from training.evaluate import Evaluator, Scored, score_images
-from training.geometry import Geometry, image_digest
+from training.geometry import Geometry
 from training.metrics import Quality
 
 _LABEL = "evaluate"
@@ -61,22 +62,15 @@ class Evaluation:
         return figures | {"images": [asdict(image) for image in self.images]}
 
 
-def labelled(dataset: Dataset) -> tuple[Sample, ...]:
-    """The images to measure on: the test set, or a plain folder's images. Raises DatasetError."""
-    if dataset.test:
-        return dataset.test
-    if dataset.layout == "plain folder":
-        return dataset.train
-    raise DatasetError(f"{dataset.root}: {dataset.layout} layout without test images")
-
-
-def new_to(checkpoint: Checkpoint, samples: Sequence[Sample]) -> tuple[Sample, ...]:
-    """Those of `samples` that training has not learned from. Raises DatasetError if it has seen all."""
-    learned = checkpoint.learned
-    new = tuple(sample for sample in samples if image_digest(sample.path, checkpoint.geometry) not in learned)
-    if not new:
-        raise DatasetError(f"all {len(samples)} pictures were used in training; give others")
-    return new
+def labelled(dataset: Dataset, geometry: Geometry, skip: bool) -> Sequence[Sample]:
+    """The images to measure on: the test set, or a plain folder's images; `skip`: the readable ones. Raises
+    DatasetError."""
+    samples = dataset.train if dataset.layout == "plain folder" else dataset.test
+    if not samples:
+        raise DatasetError(f"{dataset.root}: {dataset.layout} layout without test images")
+    if skip and not (samples := tuple(readable(samples, geometry))):
+        raise DatasetError(f"{dataset.root}: no test image can be read")
+    return samples
 
 
 def evaluate_checkpoint(checkpoint: Checkpoint, samples: Sequence[Sample]) -> Evaluation:

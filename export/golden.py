@@ -4,6 +4,7 @@ that serves the bundle."""
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ HEATMAPS = "golden/heatmaps.npy"
 _MAX_EACH = 4
 """Frames of each kind."""
 
+Item = TypeVar("Item")
 Chosen = tuple[GoldenKind, str, NDArray[np.uint8]]
 """Kind, file name of the image, frame uint8 [H, W, 3]."""
 
@@ -77,9 +79,9 @@ def choose_golden(
     )
 
 
-def spread(paths: Sequence[Path], most: int) -> Sequence[Path]:
-    """At most `most` of `paths`, evenly spaced."""
-    return [paths[len(paths) * number // most] for number in range(most)] if len(paths) > most else paths
+def spread(items: Sequence[Item], most: int) -> Sequence[Item]:
+    """At most `most` of `items`, evenly spaced."""
+    return [items[len(items) * number // most] for number in range(most)] if len(items) > most else items
 
 
 def _framed(kind: GoldenKind, paths: Sequence[Path], geometry: Geometry) -> list[Chosen]:
@@ -95,4 +97,4 @@ def _damaged_versions(good: Sequence[Chosen]) -> list[Chosen]:
 def pseudo_abnormal(good: NDArray[np.uint8], damage: Damage) -> NDArray[np.uint8]:
     """A damaged version of each of the `good` frames uint8 [N, H, W, 3], the same in every run."""
     damaged, _ = synthesise(torch.from_numpy(good), damage, range(len(good)))
-    return damaged.round().clamp(0, 255).to(torch.uint8).numpy()
+    return damaged.round_().clamp_(0, 255).to(torch.uint8).numpy()

@@ -3,7 +3,7 @@
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -71,10 +71,14 @@ def write_manifest(root: Path, manifest: Manifest) -> None:
 
 
 def refuse_taken(product: Path, version: int | None) -> None:
-    """Raises VersionTakenError if the folder `product` contains `version`."""
+    """Raises VersionTakenError if the folder `product` contains `version`, or if it was withdrawn."""
     if version and (product / str(version)).exists():
         raise VersionTakenError(
             f"{product.name} has a version {version} already; versions are never replaced"
+        )
+    if version in _withdrawn(product):
+        raise VersionTakenError(
+            f"{product.name} had a version {version}, which was withdrawn; no other bundle gets its number"
         )
 
 
@@ -84,8 +88,9 @@ def newest_version(product: Path) -> int:
 
 
 def next_version(product: Path) -> int:
-    """One above the highest in the folder `product`. Raises VersionTakenError if none is left."""
-    newest = newest_version(product)
+    """One above the highest in the folder `product` or withdrawn from it. Raises VersionTakenError if none is
+    left."""
+    newest = max([newest_version(product), *_withdrawn(product)])
     if newest == MAX_VERSION:
         raise VersionTakenError(
             f"{product.name} has version {newest}, the highest possible one: no version can follow"
@@ -94,7 +99,16 @@ def next_version(product: Path) -> int:
 
 
 def _versions(product: Path) -> list[int]:
-    names = [path.name for path in product.glob("[0-9]*")]
+    return _numbers(path.name for path in product.glob("[0-9]*"))
+
+
+def _withdrawn(product: Path) -> list[int]:
+    """Those kept beside the folder `product`, where deploy/kubernetes/withdraw puts them."""
+    mark = f".withdrawn-{product.name}-"
+    return _numbers(path.name.removeprefix(mark) for path in product.parent.glob(f"{mark}*"))
+
+
+def _numbers(names: Iterable[str]) -> list[int]:
     numbers = [int(name) for name in names if name.isascii() and name.isdecimal()]
     return [number for number in numbers if number <= MAX_VERSION]  # others are not served either
 

@@ -20,7 +20,7 @@ def say(topic: str, line: str) -> None:
 
 def show_thresholds(thresholds: Thresholds) -> None:
     """The thresholds, and whether there are enough calibration parts to guarantee the error budget."""
-    say("Budget", f"at most {_percent(thresholds.max_false_reject)} of good parts rejected")
+    say("Budget", f"at most {_percent(thresholds.max_false_reject)} of good parts NG; REVIEW comes on top")
     if thresholds.promised:
         say("", f"guaranteed on average by {thresholds.calibration_size} calibration parts;")
         say("", f"with {100 * _CONFIDENCE:.0f} % confidence at most {_percent(rejected_at_most(thresholds))}")

@@ -7,7 +7,9 @@ A rectangle is x, y, width, height. With the unit "fraction", all values are fra
 and height (0 to 1), and `image_size` (width, height) is left out.
 """
 
+import codecs
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -38,25 +40,27 @@ class _Entry(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class _Rectangle(_Entry):
-    rectangle: tuple[float, float, Length, Length]
+class _Shape(_Entry):
+    rectangle: tuple[float, float, Length, Length] | None = None
+    polygon: Annotated[tuple[Point, ...], Field(min_length=3)] | None = None
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Self:
+        if (self.rectangle is None) == (self.polygon is None):
+            raise ValueError("either a rectangle or a polygon is required")
+        return self
 
     def corners(self) -> tuple[Point, ...]:
+        if self.rectangle is None:
+            return self.polygon or ()
         x, y, width, height = self.rectangle
         return (x, y), (x + width, y), (x + width, y + height), (x, y + height)
-
-
-class _Polygon(_Entry):
-    polygon: Annotated[tuple[Point, ...], Field(min_length=3)]
-
-    def corners(self) -> tuple[Point, ...]:
-        return self.polygon
 
 
 class _Drawing(_Entry):
     unit: Literal["fraction", "pixel"]
     image_size: tuple[Side, Side] | None = None
-    shapes: Annotated[tuple[_Rectangle | _Polygon, ...], Field(min_length=1)]
+    shapes: Annotated[tuple[_Shape, ...], Field(min_length=1)]
 
     @model_validator(mode="after")
     def _has_its_size(self) -> Self:
@@ -65,20 +69,39 @@ class _Drawing(_Entry):
         return self
 
 
-def read_roi(
-    path: Path, geometry: Geometry, images: Iterable[Path]
-) -> tuple[RegionOfInterest, NDArray[np.bool_]]:
-    """The region in the file `path`, and its mask bool [H, W] for the network's input.
+@dataclass(frozen=True, slots=True)
+class Roi:
+    """The region in the file `path`, and its `mask` bool [H, W] for the network's input. `drawn_for` is the
+    size of the images, if it was drawn in pixels."""
 
-    Raises RoiError if it leaves the image, covers nothing, or was drawn for a shape that none of the
-    product's `images` has; OSError if the file cannot be read.
-    """
+    path: Path
+    region: RegionOfInterest
+    mask: NDArray[np.bool_]
+    drawn_for: Size | None
+
+    def check_shape(self, images: Iterable[Path]) -> None:
+        """Raises RoiError if it was drawn for a shape that none of the product's `images` has: width and
+        height exchanged, or another camera's, would inspect another part of the image."""
+        if self.drawn_for is None:
+            return
+        width, height = self.drawn_for
+        sizes = set[Size]()
+        for size in map(upright_size, images):
+            if abs(width * size.height / (height * size.width) - 1) < _SAME_SHAPE:
+                return
+            sizes.add(size)
+        there = ", ".join(f"{size.width} × {size.height}" for size in sorted(sizes)[:3])
+        raise RoiError(
+            f"{self.path}: image_size is {width} × {height}, but the product's pictures are {there}"
+        )
+
+
+def read_roi(path: Path, geometry: Geometry) -> Roi:
+    """Raises RoiError if it leaves the image or covers nothing; OSError if the file cannot be read."""
     try:
-        drawing = _Drawing.model_validate_json(path.read_bytes())
+        drawing = _Drawing.model_validate_json(path.read_bytes().removeprefix(codecs.BOM_UTF8))
     except ValidationError as error:
         raise RoiError(f"{path}: {first_error(error)}") from error
-    if drawing.image_size is not None:
-        _check_shape(path, Size(*drawing.image_size), images)
     width, height = drawing.image_size or (1, 1)
     polygons = tuple(tuple((x / width, y / height) for x, y in shape.corners()) for shape in drawing.shapes)
     for x, y in (corner for polygon in polygons for corner in polygon):
@@ -87,21 +110,8 @@ def read_roi(
     mask = draw(polygons, geometry)
     if not mask.any():
         raise RoiError(f"{path}: the shapes cover nothing of the {geometry.width} × {geometry.height} input")
-    return RegionOfInterest(polygons=polygons, share=float(mask.mean())), mask
-
-
-def _check_shape(path: Path, drawn_for: Size, images: Iterable[Path]) -> None:
-    """Width and height exchanged, or another camera's, would inspect another part of the image."""
-    sizes = set[Size]()
-    for size in map(upright_size, images):
-        if abs(drawn_for.width * size.height / (drawn_for.height * size.width) - 1) < _SAME_SHAPE:
-            return
-        sizes.add(size)
-    there = ", ".join(f"{size.width} × {size.height}" for size in sorted(sizes)[:3])
-    raise RoiError(
-        f"{path}: image_size is {drawn_for.width} × {drawn_for.height}, "
-        f"but the product's pictures are {there}"
-    )
+    region = RegionOfInterest(polygons=polygons, share=float(mask.mean()))
+    return Roi(path, region, mask, drawing.image_size and Size(*drawing.image_size))
 
 
 def draw(polygons: tuple[tuple[Point, ...], ...], geometry: Geometry) -> NDArray[np.bool_]:

@@ -4,57 +4,68 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from export.calibrate import CalibrationError
 from export.golden import spread
 from export.report import say
 from training.checkpoint import Checkpoint
 from training.datasets import DatasetError, Sample, open_dataset, parts_of
-from training.geometry import UnreadableImage, image_digest, read_rgb
+from training.evaluate import read_sample
+from training.geometry import Geometry, UnreadableImage, image_digest
 
 _MAX_DEFECTIVE = 64
 """Defective images that are looked at: golden and validation frames are up to 52 of them."""
 
 
-def calibration_images(checkpoint: Checkpoint, folder: Path | None) -> dict[Path, str]:
-    """Good images that training has not seen, those it set aside or the new ones in `folder`: the part that
-    each shows."""
+def calibration_images(checkpoint: Checkpoint, folder: Path | None, skip: bool = False) -> dict[Path, str]:
+    """Good images that training has not seen, those it set aside or the new ones in `folder`, of which `skip`
+    leaves unreadable ones out: the part that each shows."""
     if folder is None:
         checkpoint.samples("fit")  # a changed data set is refused, whichever of its images changed
         checkpoint.samples("select")
         samples = checkpoint.samples("calibrate")
         say("Calibration", f"{len(samples)} good images that training set aside")
     else:
-        samples = _new_images(checkpoint, folder)
-    parts = _parts(samples, checkpoint.same_part)
+        given: Sequence[Sample] = open_dataset(folder, checkpoint.product).train
+        if skip:
+            given = readable(given, checkpoint.geometry)
+        samples = unseen(checkpoint, given)
+        used = "of parts used in training" if checkpoint.same_part else "used in training"
+        left_out = f"{len(given) - len(samples)} {used}, or copies, left out"
+        say("Calibration", f"{len(samples)} good images of {folder}; {left_out}")
+    parts = _told_parts(samples, checkpoint.same_part)
+    if parts is None:
+        parts = [sample.name for sample in samples]
+        if pattern := checkpoint.same_part:
+            say("", f"{pattern!r}, by which training told parts, is in no name: each image counts as a part")
     if len(set(parts)) < len(parts):
         say("", f"of {len(set(parts))} parts: each counts once, with its highest score")
     return {sample.path: part for sample, part in zip(samples, parts, strict=True)}
 
 
-def _parts(samples: Sequence[Sample], same_part: str | None) -> list[str]:
-    """The part that each image shows. Raises DatasetError if that is known of some of them only."""
-    if same_part is None:
-        return [sample.name for sample in samples]
-    pattern = re.compile(same_part)
-    if not any(pattern.search(text) for sample in samples for text in (sample.path.name, sample.name)):
-        say("", f"{same_part!r}, by which training told parts, is in no name: each image counts as a part")
-        return [sample.name for sample in samples]
-    return parts_of(samples, pattern)
-
-
-def _new_images(checkpoint: Checkpoint, folder: Path) -> list[Sample]:
-    given = open_dataset(folder, checkpoint.product).train
-    seen, new = set(checkpoint.learned), list[Sample]()
-    for sample in given:
+def unseen(checkpoint: Checkpoint, samples: Sequence[Sample]) -> list[Sample]:
+    """Those of `samples` that training has neither learned from nor chosen by; of copies, one; of a part that
+    it has seen, none, if names tell parts. Raises DatasetError if none is left."""
+    parts: Sequence[str | None] = _told_parts(samples, checkpoint.same_part) or [None] * len(samples)
+    learned = [Sample(Path(record.name), record.name) for record in checkpoint.learned]
+    seen_parts = set(_told_parts(learned, checkpoint.same_part) or ())
+    seen, new = {record.frame_sha256 for record in checkpoint.learned}, list[Sample]()
+    for sample, part in zip(samples, parts, strict=True):
+        if part in seen_parts:
+            continue
         digest = image_digest(sample.path, checkpoint.geometry)
         if digest not in seen:
             seen.add(digest)  # a copy of an image is no further one
             new.append(sample)
     if not new:
-        raise CalibrationError(f"{folder}: all {len(given)} images were used in training; give others")
-    left_out = f"{len(given) - len(new)} used in training, or copies, left out"
-    say("Calibration", f"{len(new)} good images of {folder}; {left_out}")
+        of_parts = ", or others of the same parts" if seen_parts else ""
+        raise DatasetError(f"all {len(samples)} pictures were used in training{of_parts}; give others")
     return new
+
+
+def _told_parts(samples: Sequence[Sample], same_part: str | None) -> list[str] | None:
+    """The part that each image shows; None if no name tells it. Raises DatasetError if only some do."""
+    pattern = re.compile(same_part) if same_part is not None else None
+    names = [name for sample in samples for name in (sample.path.name, sample.name)]
+    return parts_of(samples, pattern) if pattern and any(map(pattern.search, names)) else None
 
 
 def defective_images(checkpoint: Checkpoint, folder: Path | None) -> list[Path]:
@@ -65,19 +76,21 @@ def defective_images(checkpoint: Checkpoint, folder: Path | None) -> list[Path]:
             test = () if root is None else open_dataset(root, checkpoint.product).test
         except (DatasetError, OSError):
             continue
-        if defective := [sample.path for sample in test if sample.defective]:
-            return _readable(spread(defective, _MAX_DEFECTIVE))
+        if defective := [sample for sample in test if sample.defective]:
+            known = readable(spread(defective, _MAX_DEFECTIVE), checkpoint.geometry)
+            return [sample.path for sample in known]
     return []
 
 
-def _readable(paths: Sequence[Path]) -> list[Path]:
-    """Those of `paths` that can be read, as drd-train --skip-unreadable does; of each other one, a line."""
-    readable = list[Path]()
-    for path in paths:
+def readable(samples: Sequence[Sample], geometry: Geometry) -> list[Sample]:
+    """Those whose image and mask can be read, as with drd-train --skip-unreadable; of each other one, a
+    line."""
+    kept = list[Sample]()
+    for sample in samples:
         try:
-            read_rgb(path)
-        except UnreadableImage as error:
+            read_sample(sample, geometry)
+        except (UnreadableImage, DatasetError) as error:
             say("Skipped", str(error))
         else:
-            readable.append(path)
-    return readable
+            kept.append(sample)
+    return kept

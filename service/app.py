@@ -27,10 +27,13 @@ from service.logs import LogOnce
 from service.metrics import Metrics
 from service.rpc.server import Server as GrpcServer
 from service.settings import Address, Settings
+from service.threads import in_daemon
 from service.tls import Tls
 from service.traces import Traces, open_traces
 from service.version import Start
 
+_STALLED_SECONDS = 60.0
+"""When no product has been loaded for so long at the start, the others don't wait any longer."""
 _logger = logging.getLogger(__name__)
 
 
@@ -84,7 +87,7 @@ class Service:
 
     async def load(self) -> None:
         """Loads the products, then follows changes of their folder, of tokens and of certificates."""
-        await asyncio.gather(self.inspector.catalog.refresh(), self.inspector.warm_up())
+        await asyncio.gather(self.inspector.catalog.refresh(_STALLED_SECONDS), self.inspector.warm_up())
         self.inspector.readiness.start()
         self._stack.push_async_callback(self._withdraw)
         self._show_health()
@@ -92,9 +95,9 @@ class Service:
         self._repeat("the models folder", self._follow_models, watch)
         self._repeat("health", self._follow_health, watch)
         # Twice as often: a change counts only when two looks have found the same.
-        self._repeat("tokens", partial(asyncio.to_thread, self.access.refresh), watch / 2)
+        self._repeat("tokens", partial(in_daemon, self.access.refresh), watch / 2)
         if self.tls is not None:
-            self._repeat("certificates", partial(asyncio.to_thread, self.tls.refresh), watch)
+            self._repeat("certificates", partial(in_daemon, self.tls.refresh), watch)
 
     def end_soon(self) -> None:
         """Shortens the shutdown: no lame-duck time, and one second for requests under way."""
@@ -116,6 +119,8 @@ class Service:
         """Not ready any more, but still serving: callers get time to stop sending."""
         self.inspector.readiness.drain()
         self._show_health()
+        if self.http_door is not None:
+            self.http_door.leave()
         with suppress(TimeoutError):
             await asyncio.wait_for(self._end_soon.wait(), self._settings.lame_duck_seconds)
 

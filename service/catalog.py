@@ -16,7 +16,7 @@ from functools import partial
 
 from export.bundle import BundleError, TrustedKey
 from service.errors import NotFound, NotServing
-from service.folder import Fingerprint, scan
+from service.folder import Found, scan
 from service.lane import Lane
 from service.logs import LogOnce
 from service.metrics import Metrics
@@ -27,6 +27,8 @@ from service.version import Start, State, Version, free
 
 _LOAD_SECONDS = 20.0
 """After which others are loaded beside a version: it may hang."""
+_UNLISTED = 0
+"""The number of a version that stands, FAILED, for all of a product whose folder can't be listed."""
 _logger = logging.getLogger(__name__)
 
 
@@ -112,8 +114,8 @@ class Catalog:
     async def refresh(self, patience: float | None = None) -> None:
         """Loads new versions, unloads removed ones. Whatever the folder holds, it does not raise.
 
-        Returns after `patience` seconds at the latest: loading goes on, and the next call leaves that product
-        alone until it is done.
+        Returns at the latest when no product has been done with for `patience` seconds: loading goes on, and
+        the next call leaves those products alone until they are done with.
         """
         try:
             found = await in_daemon(partial(scan, self._folder))
@@ -123,13 +125,19 @@ class Catalog:
         self._report("")
         for name in sorted((self._products.keys() | found.keys()) - self._following.keys()):
             versions = found.get(name, {})
-            if isinstance(versions, OSError):  # no permission, or a network share that is away
-                self._report(f"{name} can't be read, its loaded versions stay: {versions}", name)
-            else:
-                self._report("", name)
-                self._following[name] = asyncio.create_task(self._follow(name, versions))
-        if self._following:
-            done, _ = await asyncio.wait(self._following.values(), timeout=patience)
+            if isinstance(versions, str):
+                if name in self._products and self._products[name].serving:
+                    self._report(f"{name} can't be read, its loaded versions stay: {versions}", name)
+                    continue
+                versions = {_UNLISTED: versions}
+            self._report("", name)
+            self._following[name] = asyncio.create_task(self._follow(name, versions))
+        while self._following:
+            done, _ = await asyncio.wait(
+                self._following.values(), timeout=patience, return_when=asyncio.FIRST_COMPLETED
+            )
+            if not done:
+                return
             self._following = {name: task for name, task in self._following.items() if task not in done}
             await asyncio.gather(*done)  # raises what a bug has raised
 
@@ -147,7 +155,7 @@ class Catalog:
         while self._retiring:
             await asyncio.gather(*self._retiring)
 
-    async def _follow(self, name: str, on_disk: Mapping[int, Fingerprint]) -> None:
+    async def _follow(self, name: str, on_disk: Mapping[int, Found]) -> None:
         """Makes one product what the last scan found."""
         product = self._products.setdefault(name, Product(name))
         removed = _note_absent(product.versions, on_disk)
@@ -163,7 +171,7 @@ class Catalog:
         self._show(product)
 
     def _candidates(
-        self, product: Product, on_disk: Mapping[int, Fingerprint], removed: list[Version]
+        self, product: Product, on_disk: Mapping[int, Found], removed: list[Version]
     ) -> Iterator[Version]:
         """What may take over from the serving version, the newest first. New versions become known here."""
         serving = product.serving
@@ -181,7 +189,7 @@ class Catalog:
             elif time.monotonic() >= failed[number].retry_at:  # otherwise it is unchanged since it failed
                 yield failed[number]
 
-    async def _recognise(self, product: Product, on_disk: Mapping[int, Fingerprint]) -> None:
+    async def _recognise(self, product: Product, on_disk: Mapping[int, Found]) -> None:
         """Spares what serves a reload when its files were only copied anew."""
         serving = product.serving
         if serving is None or serving.number not in on_disk:
@@ -274,9 +282,7 @@ class Catalog:
         self._metrics.show(product.name, product.versions)
 
 
-def _drop_outdated_failures(
-    product: Product, on_disk: Mapping[int, Fingerprint], removed: list[Version]
-) -> None:
+def _drop_outdated_failures(product: Product, on_disk: Mapping[int, Found], removed: list[Version]) -> None:
     """Those that were removed, or changed since they failed."""
     for version in list(product.versions):
         changed = on_disk.get(version.number, version.fingerprint) != version.fingerprint

@@ -96,6 +96,7 @@ def _flush(stream: TextIO) -> None:
 
 
 def _fail(reason: str) -> int:
+    logging.shutdown()  # the reason is the last line
     print(f"drd-serve: {reason}", file=sys.stderr)
     return 1
 

@@ -12,12 +12,14 @@ from export.bundle import MAX_VERSION, is_product_name
 
 Fingerprint = tuple[tuple[str, int, int, int], ...]
 """Name, size, modification time and inode of every file of a bundle: when it differs, so does the bundle."""
+Found = Fingerprint | str
+"""A version's fingerprint, or why it can't be read."""
 
 _VERSION = re.compile(r"[1-9][0-9]*")
 
 
-def scan(models: Path) -> dict[str, dict[int, Fingerprint] | OSError]:
-    """Every product with its versions, or with the error on reading it. OSError when `models` is unreadable.
+def scan(models: Path) -> dict[str, dict[int, Found] | str]:
+    """Every product with its versions, or why it can't be read. OSError when `models` is unreadable.
 
     Folders with other names are ignored: among them are bundles still being written.
     """
@@ -28,17 +30,25 @@ def scan(models: Path) -> dict[str, dict[int, Fingerprint] | OSError]:
     }
 
 
-def _versions(product: Path) -> dict[int, Fingerprint] | OSError:
-    versions = dict[int, Fingerprint]()
+def _versions(product: Path) -> dict[int, Found] | str:
+    versions = dict[int, Found]()
     try:
         for version in product.iterdir():
-            if _is_version(version.name) and _is_folder(version):
-                versions[int(version.name)] = tuple(sorted(_files(version)))
+            if _is_version(version.name) and (found := _found(version)) is not None:
+                versions[int(version.name)] = found
     except (FileNotFoundError, NotADirectoryError):
         pass  # not a folder, or removed meanwhile
-    except OSError as error:
-        return error
+    except OSError as error:  # no permission, or a network share that is away
+        return str(error)
     return versions
+
+
+def _found(version: Path) -> Found | None:
+    """None: not a folder."""
+    try:
+        return tuple(sorted(_files(version))) if _is_folder(version) else None
+    except OSError as error:
+        return str(error)
 
 
 def _is_folder(path: Path) -> bool:

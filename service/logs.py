@@ -1,10 +1,17 @@
 """The log: JSON lines on standard error, one per request at level info, and the service's own messages."""
 
 import logging
+import os
+import sys
+import threading
+from contextlib import suppress
 from datetime import UTC, datetime
+from queue import Full, Queue
 
 import orjson
 
+_MAX_WAITING = 10_000
+_LAST_LINES_SECONDS = 1.0
 _OWN = set(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 
 
@@ -42,13 +49,56 @@ class JsonLines(logging.Formatter):
         return orjson.dumps(line, default=str).decode()
 
 
+class Aside(logging.Handler):
+    """Writes lines on a thread of its own: if nobody reads them (Ctrl-S at a terminal, a log driver that
+    hangs), the service goes on. Of those that come while `room` lines wait, only the number is told."""
+
+    def __init__(self, descriptor: int, room: int = _MAX_WAITING) -> None:
+        super().__init__()
+        self._descriptor = descriptor
+        self._waiting = Queue[str](room)
+        self._lost = 0
+        threading.Thread(target=self._write, name="log", daemon=True).start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            if self._lost:
+                self._waiting.put_nowait(self.format(_lost(self._lost)))
+                self._lost = 0
+            self._waiting.put_nowait(self.format(record))
+        except Full:
+            self._lost += 1
+        except Exception:  # noqa: BLE001  # a record that can't be formatted; as other handlers do
+            self.handleError(record)
+
+    def flush(self) -> None:
+        """Waits until all is written, a second at most. `logging` calls it when the process exits."""
+        written = self._waiting.all_tasks_done
+        with written:
+            written.wait_for(lambda: not self._waiting.unfinished_tasks, _LAST_LINES_SECONDS)
+
+    def _write(self) -> None:
+        """Past sys.stderr, whose lock a write that hangs would keep: Python could not exit then."""
+        while True:
+            line = f"{self._waiting.get()}\n".encode()
+            with suppress(OSError):  # such as a full disk
+                while line:
+                    line = line[os.write(self._descriptor, line) :]
+            self._waiting.task_done()
+
+
+def _lost(lines: int) -> logging.LogRecord:
+    told = f"{lines} lines of the log were lost: they were not read"
+    return logging.makeLogRecord({"levelname": "WARNING", "msg": told})
+
+
 def set_up_logs(level: str) -> None:
     """Writes log records of the service (from `level` on) and of libraries (warnings) to standard error."""
     # Fields that no line contains are not collected, which saves a third of the time per record
     # (Python's logging HOWTO, "Optimization").
     logging._srcfile = None
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    handler = logging.StreamHandler()
+    handler = Aside(sys.stderr.fileno())
     handler.setFormatter(JsonLines())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("service").setLevel(level.upper())

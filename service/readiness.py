@@ -35,9 +35,10 @@ class Readiness:
             return self._slot.why_not_alive
         if self.state != "READY":
             return f"the service is {self.state}"
-        failed = [version for version in self._catalog.versions() if version.state == "FAILED"]
         reasons = "; ".join(
-            f"{version.product} version {version.number}: {version.reason}" for version in failed
+            f"{version.product} version {version.number}: {version.reason or 'it is being loaded'}"
+            for version in self._catalog.versions()
+            if version.state in ("STARTING", "FAILED")
         )
         return f"no product can be inspected: {reasons or 'the models folder is empty'}"
 

@@ -53,11 +53,19 @@ def _address(given: object) -> object:
     return Address.parse(given) if isinstance(given, str) else given
 
 
+def _not_empty(given: object) -> object:
+    """An empty path would be taken for the current folder."""
+    if given == "":
+        raise ValueError("it is empty: give a path, or leave it out")
+    return given
+
+
 def _addresses(given: object) -> object:
     return tuple(given.replace(",", " ").split()) if isinstance(given, str) else given
 
 
 OneAddress = Annotated[Address, BeforeValidator(_address)]
+File = Annotated[Path, BeforeValidator(_not_empty)]
 Addresses = Annotated[tuple[OneAddress, ...], NoDecode, BeforeValidator(_addresses)]
 # Bounded, so that what can't work is refused at the start and not by a library later.
 Seconds = Annotated[float, Field(gt=0, le=_MAX_SECONDS, allow_inf_nan=False)]
@@ -79,24 +87,24 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="DRD_", frozen=True, extra="forbid")
 
-    models: Path
+    models: File
     """The models folder, with bundles in MODELS_DIR/PRODUCT/VERSION/."""
     http: Addresses = (Address("127.0.0.1", 8080),)
     grpc: Addresses = (Address("127.0.0.1", 8081),)
     """Where each door listens; of both, several addresses are separated by commas or spaces."""
     admin: OneAddress | None = None
     """Another address, for health and metrics only."""
-    tokens: Path | None = None
+    tokens: File | None = None
     """Tokens of the callers who may ask: a file made by `drd-serve token`, reloaded when it changes. None:
     anyone who can connect may ask."""
-    tls_certificate: Path | None = None
-    tls_key: Path | None = None
+    tls_certificate: File | None = None
+    tls_key: File | None = None
     """PEM files, both or none: TCP addresses of both doors then use TLS. Reloaded when they change."""
-    tls_client_ca: Path | None = None
+    tls_client_ca: File | None = None
     """PEM file of certificate authorities: callers over TCP then need a certificate signed by one of them."""
     open_to_anyone: bool = False
     """Allow addresses that other machines reach without tokens or client certificates."""
-    trusted_key: Path | None = None
+    trusted_key: File | None = None
     """PEM file of a public key: bundles not signed with its private key are refused."""
     engine: str = "auto"
     """An engine's id, or auto: the first in the manifest that passes its golden frames here."""

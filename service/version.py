@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from export.bundle import Bundle, BundleError, Predictor, TrustedKey, out_of_memory
-from service.folder import Fingerprint
+from service.folder import Found
 from service.lane import Lane
 from service.logs import showable
 
@@ -30,7 +30,7 @@ class Version:
     product: str
     number: int
     path: Path
-    fingerprint: Fingerprint
+    fingerprint: Found
     state: State = "STARTING"
     reason: str = ""
     retry_at: float = math.inf
@@ -58,6 +58,8 @@ class Version:
 
     def open(self, trusted: TrustedKey | None, start: Start, engine: str) -> Lane:
         """Its started and measured engine. Raises BundleError, or anything that a runtime raises."""
+        if isinstance(self.fingerprint, str):
+            raise BundleError(self.fingerprint)
         bundle = Bundle.open(self.path, trusted)
         says = bundle.manifest.product, bundle.manifest.version
         if says != (self.product, self.number):

@@ -1,14 +1,16 @@
 """The checkpoint directory: what training produces, and where export gets the model.
 
 checkpoint.safetensors   every tensor of the network, the teacher's among them (never pickle)
-checkpoint.json          recipe, score rule, splits with digests, versions
+checkpoint.json          recipe, score rule, splits and tensors with digests, versions
 metrics.json, report.png for people
+resume.safetensors       while a training has not ended
 """
 
 import json
 import os
+import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
@@ -19,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from training.datasets import Sample
+from training.files import file_digest
 from training.geometry import Geometry, UnreadableImage, frame_digest, image_digest
 from training.messages import first_error, one_line
 from training.model.drd import DRD as DRD  # what a checkpoint gives
@@ -30,6 +33,7 @@ from training.version import program_version
 
 TENSORS, DESCRIPTION = "checkpoint.safetensors", "checkpoint.json"
 METRICS, REPORT = "metrics.json", "report.png"
+RESUME = "resume.safetensors"
 
 
 class CheckpointError(ValueError):
@@ -50,7 +54,7 @@ class Checkpoint(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal[12] = 12
+    format: Literal[13] = 13
     product: str
     recipe: Recipe
     rule: ScoreRule
@@ -60,6 +64,8 @@ class Checkpoint(BaseModel):
     """The regular expression that finds a part's name in its images'; None: each image shows another part."""
     splits: dict[Split, tuple[ImageRecord, ...]]
     libraries: dict[str, str]
+    tensors_sha256: str = ""
+    """Of the file beside `checkpoint.json`; empty before they are saved."""
     directory: Path = Path()
 
     @property
@@ -67,26 +73,33 @@ class Checkpoint(BaseModel):
         return self.recipe.geometry
 
     @property
-    def learned(self) -> frozenset[str]:
-        """Digests of the frames that training has learned from or chosen by."""
-        return frozenset(each.frame_sha256 for name in ("fit", "select") for each in self.splits[name])
+    def learned(self) -> tuple[ImageRecord, ...]:
+        """The images that training has learned from or chosen by."""
+        return self.splits["fit"] + self.splits["select"]
 
     def model(self) -> DRD:
         """The trained network: CPU, float32, evaluation mode.
 
         Raises:
-            CheckpointError: no such backbone in this timm, or tensors missing, damaged or of another network.
+            CheckpointError: no such backbone in this timm, or tensors missing, damaged, of another network or
+                of another training.
         """
         path = self.directory / TENSORS
         try:
             drd = DRD(Teacher(self.recipe.backbone, pre_relu=self.recipe.pre_relu), self.recipe, self.rule)
             drd.load_state_dict(load_file(path))
+            digest = file_digest(path)  # afterwards: a training that ends meanwhile shows
         except BackboneError as error:
             raise CheckpointError(f"{self.directory}: {error}") from error
         except (OSError, SafetensorError, RuntimeError) as error:
             raise CheckpointError(
                 f"{path}: does not hold this network's tensors ({one_line(error)})"
             ) from error
+        if digest != self.tensors_sha256:
+            raise CheckpointError(
+                f"{path}: not the tensors that {DESCRIPTION} describes: copied in part, or replaced by "
+                "another training meanwhile"
+            )
         return drd.eval()
 
     def samples(self, split: Split) -> list[Sample]:
@@ -127,28 +140,44 @@ def load_checkpoint(directory: Path) -> Checkpoint:
     return checkpoint.model_copy(update={"directory": directory})
 
 
-def save_checkpoint(checkpoint: Checkpoint, drd: DRD) -> None:
-    """Write tensors, then the description: a directory with a description is complete.
+def save_checkpoint(checkpoint: Checkpoint, drd: DRD) -> Checkpoint:
+    """Write tensors, then the description: a directory with a description is complete. Returns the
+    checkpoint, with their digest.
 
-    What an earlier run left there goes first, so that no two runs are taken for one.
+    What an earlier run left there goes in between, so that no two runs are taken for one.
     """
-    checkpoint.directory.mkdir(parents=True, exist_ok=True)
-    for name in (DESCRIPTION, METRICS, REPORT):
-        (checkpoint.directory / name).unlink(missing_ok=True)
+    directory = checkpoint.directory
+    directory.mkdir(parents=True, exist_ok=True)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in drd.state_dict().items()}
-    write_tensors(checkpoint.directory / TENSORS, state, {})
-    text = checkpoint.model_dump_json(indent=2, exclude={"directory"})
-    write_atomically(checkpoint.directory / DESCRIPTION, text.encode())
+    earlier = [directory / name for name in (DESCRIPTION, METRICS, REPORT)]
+    write_tensors(directory / TENSORS, state, {}, outdated=earlier)
+    saved = checkpoint.model_copy(update={"tensors_sha256": file_digest(directory / TENSORS)})
+    text = saved.model_dump_json(indent=2, exclude={"directory"})
+    write_atomically(directory / DESCRIPTION, text.encode())
+    return saved
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """safetensors, written beside and renamed."""
-    part = path.with_suffix(".part")
+def write_tensors(
+    path: Path, tensors: dict[str, Tensor], metadata: dict[str, str], outdated: Iterable[Path] = ()
+) -> None:
+    """safetensors, written in a folder beside `path` and renamed; before that, `outdated` files go.
+
+    In a folder, since safetensors leaves a temporary file when it is killed: the next call removes it.
+    """
+    folder = path.with_suffix(".writing")
+    part = folder / path.name
+    shutil.rmtree(folder, ignore_errors=True)
     try:
+        folder.mkdir()
         save_file(tensors, part, metadata)
-    except SafetensorError as error:  # such as a full disk, which it doesn't say of what
+        part.chmod(folder.stat().st_mode & 0o666)  # others may read it, as what is beside it
+    except (OSError, SafetensorError) as error:  # such as a full disk, which doesn't say of what
+        shutil.rmtree(folder, ignore_errors=True)
         raise OSError(f"{path}: cannot be written ({one_line(error)})") from error
+    for file in outdated:
+        file.unlink(missing_ok=True)
     part.replace(path)
+    folder.rmdir()
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -12,7 +12,7 @@ from training.checkpoint import CheckpointError
 from training.datasets import DatasetError
 from training.geometry import UnreadableImage
 from training.loop import TrainingError
-from training.messages import out_of_memory
+from training.messages import out_of_memory, print_in_any_encoding
 from training.model.teacher import BackboneError
 from training.names import UNKNOWN, is_product_name
 from training.recipe import PRESETS, RecipeError
@@ -33,14 +33,17 @@ _FAILURES = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0, 1 for a failure, 2 for misuse, 130 when interrupted."""
+    print_in_any_encoding()
     parser = _parser()
     options = parser.parse_args(arguments)
     learned_from = {(options.data / name).resolve() for name in ("", "train/good", "train/ok")}
     for option, folder in (("--out", options.out), ("--preview", options.preview and options.preview.parent)):
         if folder is not None and folder.resolve() in learned_from:
             parser.error(f"{option}: not into {folder}, whose pictures are learned from")
-    if options.out.exists() and not options.out.is_dir():
-        parser.error(f"--out: {options.out} is no folder")
+        if folder is not None and folder.exists() and not folder.is_dir():
+            parser.error(f"{option}: {folder} is no folder")
+    if options.preview is not None and options.preview.is_dir():
+        parser.error(f"--preview: {options.preview} is a folder")
     try:
         train(TrainOptions(**vars(options)))
     except _FAILURES as error:

@@ -47,7 +47,7 @@ class Dataset:
     train: tuple[Sample, ...]
     test: tuple[Sample, ...]
     left_out: str = ""
-    """What else lies among the good images, in words; empty: nothing."""
+    """What else lies among the images, in words; empty: nothing."""
 
     def __str__(self) -> str:
         defective = sum(sample.defective for sample in self.test)
@@ -67,7 +67,7 @@ def open_dataset(root: Path, product: str | None = None) -> Dataset:
 
     Raises:
         DatasetError: no known layout, no good images, a mask missing where its layout demands one, or a
-            name that is not UTF-8.
+            name that is not UTF-8 or has backslashes.
     """
     if not root.is_dir():
         raise DatasetError(f"{root}: no such folder")
@@ -87,8 +87,15 @@ def open_dataset(root: Path, product: str | None = None) -> Dataset:
             f"{root}: no good pictures found; expected train/good (MVTec AD), train/ok (BTAD), "
             f"split_csv/1cls.csv (VisA), or pictures ({wanted}) in the folder itself"
         )
-    for path in (root.resolve(), *(sample.path for sample in (*dataset.train, *dataset.test))):
+    samples = (*dataset.train, *dataset.test)
+    for path in (root.resolve(), *(sample.path for sample in samples)):
         _check_name(path)
+    for sample in samples:
+        if "\\" in sample.name:  # what was in folders, defects among it, may lie in one
+            raise DatasetError(
+                f"{sample.path}: a backslash in the name, which zip files made on Windows may have for "
+                "folders: unpack it again with `unzip`, or rename the file"
+            )
     return dataset
 
 
@@ -132,17 +139,26 @@ def _images(folder: Path) -> list[Path]:
 
 
 def _others(folder: Path) -> str:
-    """What a folder holds besides images, in words; hidden files are not looked at."""
+    """What a folder of images holds besides, in words; hidden files are not looked at."""
     others = [path for path in folder.iterdir() if not _is_image(path) and not _is_hidden(path)]
     files = sum(path.is_file() for path in others)
     folders = sum(any(map(_is_image, path.rglob("*"))) for path in others if path.is_dir())
-    counts = [(folders, "subfolders with pictures"), (files, "files of other suffixes")]
+    links = sum(path.is_symlink() and not path.exists() for path in others)
+    counts = [
+        (folders, "subfolders with pictures"),
+        (files, "files of other suffixes"),
+        (links, "links to what is not there"),
+    ]
     return " and ".join(f"{number} {what}" for number, what in counts if number)
 
 
 def _folders(root: Path, product: str, layout: str, good: str) -> Dataset:
     """MVTec AD and BTAD: train/GOOD, test/KIND, ground_truth/KIND/NAME[_mask].*"""
     train = tuple(_samples(root, root / "train" / good, "good", masks={}))
+    for folder in _visible_folders(root):
+        name = folder.name.lower()
+        if name in ("test", "ground_truth") and not (root / name).is_dir():
+            raise DatasetError(f"{folder}: rename it to {name}")
     test: list[Sample] = []
     kinds = _visible_folders(root / "test")
     for folder in _visible_folders(root / "ground_truth") if kinds else ():
@@ -162,7 +178,16 @@ def _folders(root: Path, product: str, layout: str, good: str) -> Dataset:
             if len({path.stem for path in images}) < len(images):
                 raise DatasetError(f"{folder}: two pictures differ in their suffix only, and share a mask")
         test += _samples(root, folder, kind, masks)
-    return Dataset(root, product, layout, train, tuple(test), _others(root / "train" / good))
+    return Dataset(root, product, layout, train, tuple(test), _left_out(root, root / "train" / good, kinds))
+
+
+def _left_out(root: Path, good: Path, kinds: Sequence[Path]) -> str:
+    """What else the folders `good`, test and test/KIND hold, in words."""
+    said = [_others(good)]
+    if (root / "test").is_dir() and (stray := _images(root / "test")):
+        said.append(f"{len(stray)} pictures in test itself")
+    said += [f"{others} in test/{kind.name}" for kind in kinds if (others := _others(kind))]
+    return "; ".join(filter(None, said))
 
 
 def _visible_folders(folder: Path) -> list[Path]:

@@ -36,6 +36,15 @@ def read_frames(paths: Iterable[Path], geometry: Geometry) -> NDArray[np.uint8]:
     return np.stack([geometry.apply(read_rgb(path)) for path in paths])
 
 
+def read_sample(sample: Sample, geometry: Geometry) -> NDArray[np.uint8]:
+    """Its frame `[H, W, 3]`. Raises UnreadableImage, or DatasetError for a mask that is not its image's; both
+    name the file."""
+    rgb = read_rgb(sample.path)
+    if sample.mask is not None:
+        read_mask(sample.mask, geometry, Size.of(rgb))
+    return geometry.apply(rgb)
+
+
 def score_images(
     predict: Predict,
     paths: Sequence[Path],

@@ -12,9 +12,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from training.datasets import DatasetError, Sample, parts_of
-from training.geometry import Geometry, Size, UnreadableImage, frame_digest, read_rgb
+from training.evaluate import read_sample
+from training.geometry import Geometry, UnreadableImage, frame_digest
 from training.loop import TrainingError
-from training.masks import read_mask
 from training.splits import Split, split
 
 _FEW = 50
@@ -96,12 +96,12 @@ def _readable(
     is named and left out."""
     for sample in tqdm(samples, f"reading {name}", unit="image", leave=False, disable=None):
         try:
-            rgb = read_rgb(sample.path)
-            if sample.mask is not None:
-                read_mask(sample.mask, geometry, Size.of(rgb))
+            frame = read_sample(sample, geometry)
         except (UnreadableImage, DatasetError) as error:
             if not skip:
-                raise TrainingError(f"{error}; repair or remove it, or give --skip-unreadable") from error
+                raise TrainingError(
+                    f"{error}; repair, scale down or remove it, or give --skip-unreadable"
+                ) from error
             tqdm.write(f"left out: {error}")
         else:
-            yield sample, geometry.apply(rgb)
+            yield sample, frame

@@ -1,6 +1,8 @@
-"""Errors of libraries in one line, for people."""
+"""What people read: errors of libraries in one line, and in whatever encoding their terminal has."""
 
+import io
 import re
+import sys
 
 from pydantic import ValidationError
 
@@ -26,3 +28,9 @@ def one_line(error: Exception) -> str:
 def out_of_memory(error: BaseException) -> bool:
     """Whether it means that memory, or a GPU's, was not enough."""
     return isinstance(error, MemoryError) or bool(_NO_MEMORY.search(str(error)))
+
+
+def print_in_any_encoding() -> None:
+    """From now on, a character that the terminal's encoding lacks is a question mark, not an error."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")

@@ -169,9 +169,11 @@ def load_recipe(name_or_file: str, **overrides: object) -> Recipe:
         named["own_shape"] = False
     elif fields.keys() & {"height", "width"}:
         fields.setdefault("own_shape", False)
-    fields |= named
-    if "epochs" in fields:
+    if "epochs" in named:
+        named["min_steps"] = 0
+    elif "epochs" in fields:
         fields.setdefault("min_steps", 0)
+    fields |= named
     try:
         return Recipe.model_validate(PRESETS[base].model_dump() | fields)
     except ValidationError as error:

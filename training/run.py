@@ -1,8 +1,11 @@
 """One training run from folder to checkpoint directory: what `drd-train` does."""
 
+import fcntl
 import hashlib
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +14,16 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from training.checkpoint import METRICS, REPORT, Checkpoint, libraries, records, save_checkpoint, write_json
+from training.checkpoint import (
+    METRICS,
+    REPORT,
+    RESUME,
+    Checkpoint,
+    libraries,
+    records,
+    save_checkpoint,
+    write_json,
+)
 from training.choose import Candidate, choose_rule, damage_of, jumps
 from training.datasets import Sample, open_dataset
 from training.evaluate import BATCH, evaluate, score_images
@@ -22,7 +34,7 @@ from training.loop import Trainer, TrainingError
 from training.model.drd import DRD
 from training.model.weights import load_teacher
 from training.preview import write_preview
-from training.recipe import Recipe, load_recipe
+from training.recipe import Recipe, RecipeError, load_recipe
 from training.report import Figures, write_report
 from training.resume import ResumeFile
 from training.shape import shaped, some_sizes, stretching
@@ -61,6 +73,35 @@ class TrainOptions:
 def train(options: TrainOptions) -> Checkpoint:
     """Run it, printing progress. Raises TrainingError and the errors of data set, recipe and teacher."""
     recipe = options.resolved_recipe()
+    if options.preview is not None:
+        if recipe.synthesis == "none":
+            raise RecipeError(f"--preview: the recipe {recipe.name} learns with no pseudo-abnormal pictures")
+        options.preview.parent.mkdir(parents=True, exist_ok=True)
+    with _alone_in(options.out):
+        return _train(recipe, options)
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Makes the folder; until the end, however that comes, no other training can be in it. Raises
+    TrainingError if one is."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):
+        raise TrainingError(f"{folder}: this user may not write there")
+    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise TrainingError(f"{folder}: another training is running in this folder") from error
+        except OSError:
+            print(f"WARNING: {folder} can't be locked: let no other training run there")  # some file servers
+        yield
+    finally:
+        os.close(lock)
+
+
+def _train(recipe: Recipe, options: TrainOptions) -> Checkpoint:
     device = usable_device(options.device)
     dataset = open_dataset(options.data, options.product)
     print(dataset)
@@ -92,7 +133,7 @@ def train(options: TrainOptions) -> Checkpoint:
         same_part=options.same_part and options.same_part.pattern,
         splits={name: records(subset.samples, subset.pixels) for name, subset in subsets.items()},
     )  # fmt: skip
-    save_checkpoint(checkpoint, drd)
+    checkpoint = save_checkpoint(checkpoint, drd)
     if checkpoint.rule.factor:
         _warn_if_jumping(drd, select.pixels)
     figures = _measure(drd, recipe.geometry, losses, select, test)
@@ -137,7 +178,7 @@ def resume_file(recipe: Recipe, options: TrainOptions, fit: Tensor) -> ResumeFil
     weights = file_digest(options.weights) if options.weights else None
     frames = hashlib.sha256(fit.numpy().data).hexdigest()
     identity = f"{program_version()} {recipe!r} {options.seed} {weights} {frames}"
-    return ResumeFile(options.out / "resume.safetensors", identity)
+    return ResumeFile(options.out / RESUME, identity)
 
 
 def _learn(trainer: Trainer, state: ResumeFile) -> list[float]:

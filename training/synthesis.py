@@ -44,9 +44,10 @@ def synthesise(frames: Tensor, damage: Damage, seeds: Sequence[int]) -> tuple[Te
     """
     good = frames.numpy().astype(np.float32)
     damaged = _paste_square if damage == "drd" else _mixed
-    pairs = [damaged(good, index, default_rng(seed)) for index, seed in enumerate(seeds)]
-    images, masks = zip(*pairs, strict=True)
-    return torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(masks))
+    images, masks = np.empty_like(good), np.empty(good.shape[:3], np.bool_)
+    for index, seed in zip(range(len(good)), seeds, strict=True):
+        images[index], masks[index] = damaged(good, index, default_rng(seed))
+    return torch.from_numpy(images), torch.from_numpy(masks)
 
 
 def add_noise(feature: Tensor, deviation: float, limit: float, seed: int) -> Tensor:

@@ -9,6 +9,7 @@ from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
+from export.bundle import PRODUCT_NAME
 from service.access.tokens import Token, TokensError, make_token, parse_tokens, read_tokens
 
 _MAX_DAYS = 36_500
@@ -48,17 +49,36 @@ def _parser() -> argparse.ArgumentParser:
     for action in (add, remove, every):
         action.add_argument("--file", type=Path, required=True, metavar="FILE", help="the tokens file")
     for action in (add, remove):
-        action.add_argument("name", metavar="NAME", help="name of the token's holder, used in the log")
+        action.add_argument(
+            "name", type=_name, metavar="NAME", help="name of the token's holder, used in the log"
+        )
     add.add_argument(
         "--product",
+        type=_name,
         action="append",
         metavar="NAME",
         help="valid for this product; repeatable (default: for all)",
     )
     last = add.add_mutually_exclusive_group()
     last.add_argument("--days", type=_days, metavar="N", help="valid for N days (default: for ever)")
-    last.add_argument("--until", type=date.fromisoformat, metavar="YYYY-MM-DD", help="its last day, in UTC")
+    last.add_argument("--until", type=_last_day, metavar="YYYY-MM-DD", help="its last day, in UTC")
     return parser
+
+
+def _name(text: str) -> str:
+    if not PRODUCT_NAME.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not 1 to 64 letters, digits, '.', '_' and '-'")
+    return text
+
+
+def _last_day(text: str) -> date:
+    try:
+        day = date.fromisoformat(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text} is not a date, YYYY-MM-DD") from error
+    if day < datetime.now(UTC).date():
+        raise argparse.ArgumentTypeError(f"{text} is over: the token would not be valid")
+    return day
 
 
 def _days(text: str) -> int:

@@ -1,11 +1,13 @@
 """The REST door."""
 
+import asyncio
 import binascii
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
+import anyio
 import httpx
 
 from service.client import errors
@@ -27,6 +29,8 @@ _ERRORS: dict[int, type[errors.ClientError]] = {
     503: errors.NotServing,
     504: errors.DeadlinePassed,
 }
+_UNDOCUMENTED = (KeyError, TypeError, ValueError, RecursionError)
+"""What reading JSON of another form raises; RecursionError: too deeply nested."""
 
 
 class RestDoor:
@@ -55,7 +59,7 @@ class RestDoor:
         response = await self._ask(request)
         try:
             return _answer(response.json())
-        except (KeyError, TypeError, ValueError) as error:
+        except _UNDOCUMENTED as error:
             raise errors.UnexpectedAnswer(f"{self._address} answered, but not with a verdict") from error
 
     async def products(self) -> tuple[Product, ...]:
@@ -67,7 +71,7 @@ class RestDoor:
                 for product in response.json()["products"]
                 for version in product["versions"]
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except _UNDOCUMENTED as error:
             raise errors.UnexpectedAnswer(f"{self._address} answered, but not with products") from error
 
     async def close(self) -> None:
@@ -90,7 +94,7 @@ class RestDoor:
     async def _ask(self, request: httpx.Request) -> httpx.Response:
         """The response if its status is 200; raises ClientError otherwise."""
         try:
-            response = await self._http.send(request)
+            response = await self._send(request)
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             raise errors.Unreachable(f"can't reach {self._address}: {_root(error)}") from error
         except httpx.LocalProtocolError as error:  # nothing has been sent
@@ -107,12 +111,27 @@ class RestDoor:
             raise _error(response, self._address)
         return response
 
+    async def _send(self, request: httpx.Request) -> httpx.Response:
+        """Cancels it by anyio's means: by asyncio's, httpx does not always close the connection."""
+        scope = anyio.CancelScope()
+
+        async def send() -> httpx.Response:
+            with scope:
+                return await self._http.send(request)
+            raise asyncio.CancelledError
+
+        try:
+            return await asyncio.shield(asyncio.create_task(send()))
+        except asyncio.CancelledError:
+            scope.cancel()
+            raise
+
 
 def _error(response: httpx.Response, address: Address) -> errors.ClientError:
     kind = _ERRORS.get(response.status_code, errors.UnexpectedAnswer)
     try:
         detail = str(response.json()["detail"])
-    except (KeyError, TypeError, ValueError):  # not the service, but something before it
+    except _UNDOCUMENTED:  # not the service, but something before it
         detail = f"{address} answered {response.status_code} {response.reason_phrase}"
     if issubclass(kind, errors.Refused):
         return kind(detail, _seconds(response.headers.get("retry-after", "")))

@@ -10,8 +10,9 @@ from fastapi.responses import Response, StreamingResponse
 
 from export.bundle import Verdict, heatmap_png
 from service.access.access import grant_of
-from service.console.events import events
+from service.console.events import events, listed
 from service.console.state import state_of
+from service.console.unread import Answer, Unread
 from service.history import MAX_RECORDS, History, Sees
 from service.inspector import Inspector
 from service.values import SentImage
@@ -25,13 +26,18 @@ _IMAGE_HEADERS = {
     "content-security-policy": "default-src 'none'; sandbox",
     "x-content-type-options": "nosniff",
 }
-_SHOWN = ((b"\x89PNG\r\n\x1a\n", "image/png"), (b"\xff\xd8\xff", "image/jpeg"), (b"BM", "image/bmp"))
+_PNG, _JPEG = "image/png", "image/jpeg"
+_SHOWN = ((b"\x89PNG\r\n\x1a\n", _PNG), (b"\xff\xd8\xff", _JPEG), (b"BM", "image/bmp"))
 """First bytes of the formats that browsers show."""
 
 
 def verdict_routes(inspector: Inspector, history: History) -> APIRouter:
     """The newest verdicts: as a list, live, and with their images."""
     router = APIRouter(prefix="/v1/verdicts", tags=["verdicts"])
+    unread, listing = Unread(), asyncio.Lock()
+
+    def picture(content: bytes, media_type: str) -> Response:
+        return Answer(unread, content, media_type, _IMAGE_HEADERS)
 
     @router.get("")
     async def list_verdicts(
@@ -41,18 +47,21 @@ def verdict_routes(inspector: Inspector, history: History) -> APIRouter:
         frame_id: str | None = None,
         request_id: str | None = None,
         limit: Annotated[int, Query(ge=1, le=MAX_RECORDS)] = 100,
-    ) -> dict[str, Any]:
+    ) -> Response:
         """The newest verdicts that this process gave and still keeps, newest first."""
         sees = _sees(request)
         chosen = (
-            record.facts(history.id)
+            record
             for record in history.latest(sees, MAX_RECORDS)
             if product in (None, record.result.product)
             and verdict in (None, record.result.finding.verdict)
             and frame_id in (None, record.frame_id)
             and request_id in (None, record.request_id)
         )
-        return {"records": list(islice(chosen, limit)), "counts": history.counts_of(sees)}
+        records, counts = list(islice(chosen, limit)), history.counts_of(sees)
+        async with listing:  # one at a time: what is not finished is not counted
+            content = await listed(records, history.id, counts=counts)
+        return Answer(unread, content, "application/json")
 
     @router.get("/events", response_class=StreamingResponse)
     async def verdict_events(
@@ -73,14 +82,15 @@ def verdict_routes(inspector: Inspector, history: History) -> APIRouter:
     async def get_frame(request: Request, verdict_id: str) -> Response:
         """The image as it was sent; a TIFF as a JPEG of at most 2400 pixels per side."""
         image = history.image(verdict_id, _sees(request))
-        return _as_it_is(image) or _jpeg(await inspector.preview(image.file, FRAME_SIDE))
+        own = _as_it_is(image)
+        return picture(*own or (await inspector.preview(image.file, FRAME_SIDE), _JPEG))
 
     @router.get("/{verdict_id}/thumbnail", response_class=Response)
     async def get_thumbnail(request: Request, verdict_id: str) -> Response:
         """A small JPEG of the image; an image that is small already is sent as it is."""
         image = history.image(verdict_id, _sees(request))
         own = _as_it_is(image) if _is_small(image) else None
-        return own or _jpeg(await inspector.preview(image.file, THUMBNAIL_SIDE))
+        return picture(*own or (await inspector.preview(image.file, THUMBNAIL_SIDE), _JPEG))
 
     @router.get("/{verdict_id}/heatmap", response_class=Response)
     async def get_heatmap(request: Request, verdict_id: str) -> Response:
@@ -88,7 +98,7 @@ def verdict_routes(inspector: Inspector, history: History) -> APIRouter:
         heatmap = history.image(verdict_id, _sees(request)).heatmap
         if not isinstance(heatmap, bytes):
             heatmap = await asyncio.to_thread(heatmap_png, heatmap)
-        return _image(heatmap, "image/png")
+        return picture(heatmap, _PNG)
 
     return router
 
@@ -101,16 +111,9 @@ def _is_small(image: SentImage) -> bool:
     return len(image.file) <= _SMALL_BYTES and image.size.width * image.size.height <= _SMALL_PIXELS
 
 
-def _as_it_is(image: SentImage) -> Response | None:
+def _as_it_is(image: SentImage) -> tuple[bytes, str] | None:
+    """The image and its media type, if browsers show it."""
     for begins, media_type in _SHOWN:
         if image.file.startswith(begins):
-            return _image(image.file, media_type)
+            return image.file, media_type
     return None
-
-
-def _jpeg(content: bytes) -> Response:
-    return _image(content, "image/jpeg")
-
-
-def _image(content: bytes, media_type: str) -> Response:
-    return Response(content, media_type=media_type, headers=_IMAGE_HEADERS)

@@ -39,6 +39,7 @@ REASONS = {400: "malformed", 408: "slow", 414: "url", 431: "head", 503: "connect
 _MAX_HEADERS = 100
 _GRACE_SECONDS = 2.0  # the application's own limit comes first, as it counts and logs the request
 _TLS_END_SECONDS = 0.5
+_FIRST_REQUEST_SECONDS = 0.5
 _SILENT_SECONDS = 1.0
 """A connection that hears nothing for so long lingers no longer."""
 
@@ -89,6 +90,8 @@ class Protocol(HttpToolsProtocol):
     """The door's idle connections, longest idle first."""
     metrics: ClassVar[Metrics]
     """All three are set in a subclass."""
+    leaving: ClassVar[bool] = False
+    """Whether each answer is the last of its connection, which its caller is told."""
 
     def __init__(self, *given: Any, **options: Any) -> None:
         super().__init__(*given, **options)
@@ -185,6 +188,13 @@ class Protocol(HttpToolsProtocol):
         self._refuse(status, detail)
 
     def shutdown(self) -> None:
+        """Called when nobody can connect any more. A new connection's request may be on its way."""
+        if self.cycle is None:
+            self.loop.call_later(_FIRST_REQUEST_SECONDS, self._shut_down)
+        else:
+            self._shut_down()
+
+    def _shut_down(self) -> None:
         super().shutdown()
         if self.scheme == "https":
             self._end_tls()
@@ -201,6 +211,7 @@ class Protocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._under_way = cycle
+        cycle.keep_alive &= not self.leaving
         super()._start_asgi_task(cycle, app)
 
     def _linger(self) -> bool:

@@ -33,7 +33,7 @@ class Server(uvicorn.Server):
         tls: Tls | None = None,
     ) -> None:
         own = {"limits": limits, "idle": {}, "metrics": metrics}
-        self._protocol = type("LimitedProtocol", (Protocol,), own)
+        self._protocol: type[Protocol] = type("LimitedProtocol", (Protocol,), own)
         super().__init__(
             uvicorn.Config(
                 app,
@@ -86,6 +86,10 @@ class Server(uvicorn.Server):
             listening.cancel()
         if self._task.done():
             await self._task
+
+    def leave(self) -> None:
+        """Still serves, but ends each connection with its next answer, rather than under a request."""
+        self._protocol.leaving = True
 
     async def stop(self, seconds: float) -> None:
         """Accepts no more requests; returns when all accepted ones are answered, or after `seconds`."""

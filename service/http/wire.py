@@ -54,13 +54,18 @@ class Options:
 
 
 def headers_of(scope: Scope) -> dict[bytes, str]:
-    """Headers by lower-case name; the last one wins."""
-    return {name: value.decode("latin-1") for name, value in scope["headers"]}
+    """Headers by lower-case name, without the blanks around their values; repeated ones are joined, as RFC
+    9110, 5.3 has it."""
+    headers = dict[bytes, str]()
+    for name, value in scope["headers"]:
+        text = value.decode("latin-1").strip(" \t")
+        headers[name] = f"{headers[name]}, {text}" if name in headers else text
+    return headers
 
 
 def parse_options(query: dict[str, str], headers: dict[bytes, str]) -> Options:
     """Raises BadParameter for missing or malformed parameters, UnlikeDeclared for a compressed body."""
-    encoding = headers.get(b"content-encoding", "").strip()
+    encoding = headers.get(b"content-encoding", "")
     if encoding.lower() not in ("", "identity"):
         raise UnlikeDeclared(
             f"Content-Encoding {encoding[:100]!r} is not supported: send the image as it is, without one"
@@ -132,7 +137,11 @@ def image_part(body: bytes, content_type: str) -> tuple[bytes, str]:
     boundary = parse_options_header(content_type)[1].get(b"boundary")
     if not boundary:
         raise BadParameter("the form has no boundary")
-    _check_delimiters(body, b"--" + boundary)
+    delimiter = b"--" + boundary
+    _check_delimiters(body, delimiter)
+    if not body.startswith(delimiter):  # what precedes the first one is ignored: RFC 2046, 5.1.1
+        _, found, rest = body.partition(b"\r\n" + delimiter)
+        body = found.lstrip() + rest
     form = _Form()
     try:
         parser = MultipartParser(boundary, form.callbacks())

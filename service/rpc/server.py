@@ -115,6 +115,7 @@ class Server:
         """Accepts no more requests; returns when all accepted ones are answered, or after `seconds`."""
         self._servicer.cut_after(seconds)
         self._health.end()
+        await self._servicer.refuse()
         await self._server.stop(seconds)
 
     async def cut(self) -> None:

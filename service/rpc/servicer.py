@@ -37,9 +37,9 @@ Metadata = Mapping[str, str | bytes]
 _MALFORMED = pb.InspectRequest()
 _Context = grpc.aio.ServicerContext[object, object]
 _LINGER_SECONDS = 0.5
-"""For which a connection outlives a stream that the service has ended. If both ended together, a
-caller that is still writing would get a broken pipe and not the status, and would not know what became of its
-frames."""
+"""For which connections outlive streams and calls. If they ended together, a caller that is still writing to
+its stream would get a broken pipe and not the status; and gRPC cancels, without a word to anybody, calls that
+arrive before their caller has learned of the end."""
 
 
 class Servicer:
@@ -51,7 +51,8 @@ class Servicer:
         self._answer_seconds = settings.answer_seconds
         self._max_age = settings.max_connection_age_seconds
         self._streams = dict[asyncio.Task[object], Stream]()
-        self._ending, self._cut = False, math.inf
+        self._used = self._ending = self._refusing = False
+        self._cut = math.inf
 
     async def Inspect(self, request: pb.InspectRequest, context: _Context) -> pb.InspectResponse:  # noqa: N802
         task, holding = asyncio.current_task(), Holding(self._inspector.admission)
@@ -113,19 +114,24 @@ class Servicer:
         self._cut = min(self._cut, time.monotonic() + seconds)
 
     async def end_streams(self, seconds: float) -> None:
-        """Streams read no more requests. Returns when those read are answered and callers know that their
-        stream has ended, or after `seconds`."""
+        """Streams read no more requests. Returns when those read are answered, or after `seconds`."""
         self._ending = True
         for stream in self._streams.values():
             stream.stop_reading()
         if self._streams:
             await asyncio.wait(self._streams, timeout=seconds)
-            await asyncio.sleep(min(_LINGER_SECONDS, seconds))
+
+    async def refuse(self) -> None:
+        """Refuses calls from now on. Returns when callers know that, and that their streams have ended."""
+        self._refusing = True
+        if self._used:
+            await asyncio.sleep(_LINGER_SECONDS)
 
     def _follow(self, stream: Stream) -> None:
         """Until its status has been sent, with which its task ends."""
         task = asyncio.current_task()
         assert task is not None
+        self._used = True
         self._streams[task] = stream
         task.add_done_callback(self._streams.pop)
         if self._ending:
@@ -149,6 +155,7 @@ class Servicer:
         turn: Turn | None = None,
     ) -> pb.InspectResponse:
         """Turns any failure into a ServiceError of this request only."""
+        self._used = True
         with self._calls.begin("grpc") as call:
             call.deadline = deadline
             try:
@@ -172,6 +179,8 @@ class Servicer:
     def _request(
         self, call: Call, holding: Holding, message: pb.InspectRequest, metadata: Metadata
     ) -> Request:
+        if self._refusing:
+            raise shutting_down()
         if message is _MALFORMED:
             raise BadParameter("the message is malformed")
         call.carrier = {name: str(metadata[name]) for name in CARRIED if name in metadata}

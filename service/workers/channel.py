@@ -29,8 +29,19 @@ class DoesNotFit(ValueError):
     """The message is larger than the shared memory, or its head too large."""
 
 
+class Ended(EOFError):
+    """The other side has: by this signal, as the fork server or a compromised worker says, or 0."""
+
+    def __init__(self, signal: int = 0) -> None:
+        super().__init__()
+        self.signal = signal
+
+
 class Channel:
     """One end. Call `receive` before the next `send`: both directions use the same memory."""
+
+    process: int | None = None
+    """A descriptor, as a process id may be given to another process: readable when the worker has ended."""
 
     def __init__(self, connected: socket.socket, memory: int) -> None:
         self._socket = connected
@@ -49,11 +60,12 @@ class Channel:
         self._socket.send(_LENGTHS.pack(end - len(encoded), len(encoded)))
 
     def receive(self) -> tuple[Head, memoryview]:
-        """The payload is valid until the next `send`. EOFError when the other side has ended or has sent
-        something that is not a message; BlockingIOError when there is none and the socket does not wait."""
+        """The payload is valid until the next `send`. Ended when the other side has, another EOFError when it
+        has sent something that is not a message; BlockingIOError when there is none and the socket does not
+        wait."""
         lengths = self._socket.recv(_LENGTHS.size)
         if len(lengths) < _LENGTHS.size:
-            raise EOFError
+            raise Ended(*lengths[:1])
         of_payload, of_head = _LENGTHS.unpack(lengths)
         self._received = of_payload + of_head
         if of_head > _MAX_HEAD_BYTES or self._received > len(self._memory):

@@ -2,9 +2,11 @@
 
 import os
 import resource
+import select
 import signal
 import socket
 import sys
+from contextlib import suppress
 from io import BytesIO
 
 import numpy as np
@@ -48,25 +50,48 @@ def _rehearse() -> None:
         preview_jpeg(decode_rgb(buffer.getvalue(), limits), 20)
 
 
+def _tell_end(process: int, channel: socket.socket) -> None:
+    """Tells the service which signal has ended a worker."""
+    ended = os.waitid(os.P_PIDFD, process, os.WEXITED)
+    os.close(process)
+    with channel, suppress(OSError):  # the service has closed its end
+        if ended is not None and ended.si_code != os.CLD_EXITED:
+            channel.send(bytes([ended.si_status]), socket.MSG_DONTWAIT)
+
+
 def main(service: socket.socket) -> None:
-    """Forks a worker for every socket and memory received, until the service closes its end."""
+    """Forks a worker for every socket and memory received, until the service closes its end. Keeps each
+    socket until its worker has ended."""
     Image.MAX_IMAGE_PIXELS = None  # the service has its own limit, a setting
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no zombies: exit statuses are not needed
     for number in (signal.SIGINT, signal.SIGTERM):  # for the service, which still has requests to answer
         signal.signal(number, signal.SIG_IGN)
     _rehearse()
+    workers = dict[int, socket.socket]()
+    """By process descriptor, which is readable when the process has ended."""
     while True:
+        ready = select.poll()  # select.select takes no descriptor above 1023
+        for each in (service.fileno(), *workers):
+            ready.register(each, select.POLLIN)
+        readable = {descriptor for descriptor, _ in ready.poll()}
+        for process in workers.keys() & readable:
+            _tell_end(process, workers.pop(process))
+        if service.fileno() not in readable:
+            continue
         message, descriptors, _, _ = socket.recv_fds(service, 4096, 2)
         if not descriptors:
             return
-        if os.fork():
-            for descriptor in descriptors:
-                os.close(descriptor)
+        channel, memory = socket.socket(fileno=descriptors[0]), descriptors[1]
+        if process := os.fork():
+            workers[os.pidfd_open(process)] = channel
+            os.close(memory)
             continue
         service.close()
+        for process, other in workers.items():
+            os.close(process)
+            other.close()
         given = orjson.loads(message)
         bounds = Bounds(**given["bounds"])
-        own = Channel(socket.socket(fileno=descriptors[0]), descriptors[1])
+        own = Channel(channel, memory)
         _confine(bounds.bytes)
         try:
             serve(own, bounds, ImageLimits(**given["limits"]))

@@ -53,8 +53,11 @@ class Job(Generic[Made]):
             raise ValueError(f"{spent} s within {seconds} s")
         return Done(self.understand(head, payload), spent)
 
-    def failure(self, limit: float, *, too_long: bool) -> ServiceError:
-        """The error when a worker has died on this job: after its time `limit` in seconds, or before."""
+    def failure(self, limit: float, *, too_long: bool, killed: bool) -> ServiceError:
+        """The error when a worker has died on this job: after its time `limit` in seconds, or before; or was
+        killed from outside, which is not the image's fault."""
+        if killed:
+            return InspectionFailed("the worker of this frame was killed, perhaps for want of memory")
         if not self.decodes:
             return InspectionFailed("the service failed on this frame")
         if too_long:

@@ -6,15 +6,17 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from signal import SIGKILL
 from typing import Any
 
 from service.batching import DeadlineQueue
 from service.errors import NotServing, TooLarge, shutting_down
-from service.workers.channel import Bytes, Channel, DoesNotFit, Head
+from service.workers.channel import Bytes, Channel, DoesNotFit, Ended, Head
 from service.workers.job import Done, Job, Made
 
 _MAX_WALL_TIME = 20  # times its CPU time limit: a worker that takes this long is given up
 _ABANDONED_SECONDS = 0.05  # about what ending a worker and starting another costs
+_TOLD_SECONDS = 0.5  # for the fork server to tell what has ended a worker
 _PAUSE_SECONDS = 1.0  # after a failed start, while there are other workers
 _logger = logging.getLogger(__name__)
 
@@ -177,7 +179,10 @@ class Pool:
             return
         worker = _Worker(channel)
         self._workers.add(worker)
-        asyncio.get_running_loop().add_reader(channel.fileno(), self._hear, worker)
+        loop = asyncio.get_running_loop()
+        loop.add_reader(channel.fileno(), self._hear, worker)
+        if channel.process is not None:
+            loop.add_reader(channel.process, self._gone, worker)
         self._to_repeat = [job for job in self._to_repeat if not job.answer.done()]
         if self._to_repeat:
             self._give(worker, self._to_repeat.pop(0))
@@ -200,6 +205,8 @@ class Pool:
             worker.channel.give_back()
         except BlockingIOError:
             return
+        except Ended as end:
+            self._ended(worker, killed=end.signal == SIGKILL)
         except (EOFError, OSError):
             self._ended(worker)
         except Exception:  # a compromised worker may send anything
@@ -209,29 +216,41 @@ class Pool:
             self._free(worker)
             self._assign()
 
+    def _gone(self, worker: _Worker) -> None:
+        """Its process has ended. The channel tells by what, unless the fork server hangs."""
+        loop = asyncio.get_running_loop()
+        assert worker.channel.process is not None
+        loop.remove_reader(worker.channel.process)
+        loop.call_later(_TOLD_SECONDS, self._ended, worker)
+
     def _free(self, worker: _Worker) -> None:
         worker.job = None
         if worker.timeout is not None:
             worker.timeout.cancel()
         self._idle.append(worker)
 
-    def _ended(self, worker: _Worker) -> None:
+    def _ended(self, worker: _Worker, *, killed: bool = False) -> None:
         """The worker has died, or is killed by closing its channel. Its job is repeated or fails."""
+        if worker not in self._workers:
+            return
         self._remove(worker)
         self._missing += 1
         job = worker.job
         if job is not None:
             _logger.warning("a worker died while working on a frame")
-            too_long = time.monotonic() - worker.since >= self._seconds
+            too_long = not killed and time.monotonic() - worker.since >= self._seconds
             if job.repeated or too_long:
-                job.settle(job.failure(self._seconds, too_long=too_long))
+                job.settle(job.failure(self._seconds, too_long=too_long, killed=killed))
             elif not job.answer.done():
                 job.repeated = True
                 self._to_repeat.append(job)
         self._assign()
 
     def _remove(self, worker: _Worker) -> None:
-        asyncio.get_running_loop().remove_reader(worker.channel.fileno())
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(worker.channel.fileno())
+        if worker.channel.process is not None:
+            loop.remove_reader(worker.channel.process)
         worker.channel.close()
         self._workers.remove(worker)
         if worker.timeout is not None:

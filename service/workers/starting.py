@@ -58,20 +58,17 @@ def _forked(wanted: bytes, room: int, seconds: float) -> Channel:
 class _KillOnClose(Channel):
     """A channel that kills its worker when closed: a compromised or hanging one would not end by itself."""
 
-    _process: int | None = None
-    """A descriptor, as a process id may be given to another process."""
-
     def receive_pid(self) -> None:
         """Call once, before the worker has seen any input that could compromise it."""
         head, _ = self.receive()
-        self._process = os.pidfd_open(head["process"])
+        self.process = os.pidfd_open(head["process"])
 
     def close(self) -> None:
         super().close()
-        if self._process is not None:
+        if self.process is not None:
             with suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._process, signal.SIGKILL)
-            os.close(self._process)
+                signal.pidfd_send_signal(self.process, signal.SIGKILL)
+            os.close(self.process)
 
 
 class ForkServer:

@@ -2,6 +2,7 @@
 
 import os
 import re
+from contextlib import ExitStack, suppress
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -49,6 +50,25 @@ def test_made_used_rotated_and_removed_without_a_restart(
     assert file.stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["a b"], "'a b' is not 1 to 64 letters"),
+        (["line-3", "--product", "a b"], "'a b' is not 1 to 64 letters"),
+        (["line-3", "--until", "2020-01-01"], "2020-01-01 is over"),
+        (["line-3", "--until", "soon"], "soon is not a date"),
+    ],
+)
+def test_misuse_is_told_as_such(
+    arguments: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["token", "add", *arguments, "--file", str(tmp_path / "tokens")])
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "tokens").exists()
+
+
 @pytest.mark.parametrize("days", ["0", "-5", "5000000", "soon"])
 def test_a_token_for_no_time_is_not_made(
     days: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -94,6 +114,28 @@ def test_a_file_that_is_damaged_or_gone_changes_nothing(
         assert lists(running.url, secret) == 200
         file.write_text("")
         wait_until(lambda: lists(running.url, secret) == 401)
+
+
+def test_a_file_that_hangs_does_not_keep_the_service_from_its_end(models: Path, tmp_path: Path) -> None:
+    """As on a network share that is away."""
+    file = tmp_path / "tokens"
+    file.write_text("")
+    with (
+        process("--models", models, "--tokens", file, DRD_WATCH_SECONDS="0.05") as service,
+        ExitStack() as kept,
+    ):
+        file.unlink()
+        os.mkfifo(file)
+
+        def is_read() -> bool:
+            with suppress(OSError):  # nobody has opened it for reading
+                kept.callback(os.close, os.open(file, os.O_WRONLY | os.O_NONBLOCK))
+                return True
+            return False
+
+        wait_until(is_read)
+        service.popen.terminate()
+        assert service.popen.wait(20) == 0
 
 
 def test_a_file_that_is_read_half_written_changes_nothing(tmp_path: Path) -> None:

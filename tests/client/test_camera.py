@@ -336,6 +336,19 @@ def test_a_folder_that_was_not_sent_to_its_end_is_1(address: str, folder: Path, 
             assert (b"stopped before" in said) == bool(status)
 
 
+def test_a_second_signal_ends_it_at_once(address: str, folder: Path, gate: Gate) -> None:
+    command = [sys.executable, "-m", "service.client.camera.cli", *ANYHOW, "--to", address, "--quiet"]
+    gate.shut()
+    with subprocess.Popen([*command, folder / "a.png"], stderr=subprocess.PIPE, text=True) as popen:
+        gate.wait_for_batch()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            popen.send_signal(number)
+        said = popen.communicate(timeout=30)[1]
+    gate.open()
+    assert popen.returncode == 1
+    assert said == "drd-camera: stopped at once: the pictures under way have no verdict\n"
+
+
 def test_a_watch_that_is_stopped_before_a_picture_is_complete_is_1(address: str, tmp_path: Path) -> None:
     spool, kept = tmp_path / "spool", tmp_path / "all.csv"
     spool.mkdir()

@@ -3,7 +3,9 @@
 import asyncio
 import math
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -198,22 +200,35 @@ def test_answers_of_another_server_are_rejected(running: Running) -> None:
         drd.inspect(frame(1))
 
 
-def test_an_answer_that_cannot_be_decoded_is_unexpected() -> None:
-    def answer() -> None:
+@contextmanager
+def answering(answer: bytes) -> Iterator[str]:
+    """Something that gives this answer to one request; its address."""
+
+    def serve() -> None:
         peer, _ = listening.accept()
         with peer, peer.makefile("rb") as asked:
             while asked.readline().strip():
                 pass
-            peer.sendall(b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: 4\r\n\r\nnone")
+            peer.sendall(answer)
 
     with create_server(("127.0.0.1", 0)) as listening, ThreadPoolExecutor(1) as threads:
-        answering = threads.submit(answer)
-        with (
-            Client(f"http://127.0.0.1:{listening.getsockname()[1]}") as drd,
-            pytest.raises(client.UnexpectedAnswer, match="decode"),
-        ):
-            drd.products()
-        answering.result()
+        under_way = threads.submit(serve)
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        under_way.result()
+
+
+def test_an_answer_that_cannot_be_decoded_is_unexpected() -> None:
+    answer = b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: 4\r\n\r\nnone"
+    unexpected = pytest.raises(client.UnexpectedAnswer, match="decode")
+    with answering(answer) as address, Client(address) as drd, unexpected:
+        drd.products()
+
+
+@pytest.mark.parametrize(("status", "kind"), [(200, client.UnexpectedAnswer), (404, client.NotLoaded)])
+def test_json_too_deep_to_be_read_is_one_of_its_errors(status: int, kind: type[client.ClientError]) -> None:
+    answer = b"HTTP/1.1 %d -\r\nconnection: close\r\n\r\n%s" % (status, b"[" * 100_000)
+    with answering(answer) as address, Client(address) as drd, pytest.raises(kind):
+        drd.products()
 
 
 @pytest.mark.parametrize("scheme", ["http", "grpc"])

@@ -19,7 +19,7 @@ from service.rpc.pb import inspection_pb2 as pb
 from service.rpc.pb.inspection_pb2_grpc import InspectionServiceStub
 from tests.bundles import make_bundle
 from tests.client.conftest import frame
-from tests.e2e.serving import Running, process, serving
+from tests.e2e.serving import Running, process, serving, wait_until
 from tests.service.engines import POISON, Gate
 from tests.service.images import plain
 
@@ -199,6 +199,21 @@ def test_a_stream_may_be_left(address: str) -> None:
         )
         assert level(first) >= 20
         assert drd.inspect(frame(9)).verdict == "OK"
+
+
+def test_streams_that_were_left_keep_no_connection_open(address: str) -> None:
+    def open_files() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    window = 4
+    with Client(address) as drd:
+        before = open_files()
+        for _ in range(100):
+            for _ in drd.stream((frame(level) for level in range(8)), window):
+                break
+        at_both_ends = 2 * window
+        wait_until(lambda: open_files() <= before + at_both_ends)
+        assert drd.inspect(frame(30)).verdict == "OK"
 
 
 def test_a_stream_goes_on_after_its_maximum_age(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import re
 import socket
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,13 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from numpy.typing import NDArray
 from PIL import Image
-from playwright.sync_api import FilePayload, Page, expect
+from playwright.sync_api import FilePayload, Page, Route, expect
 
 from export.bundle.reading import judge
+from service.history import MAX_WATCHERS
 from tests.access.conftest import Tokens
 from tests.console.conftest import DESK, PHONE, Open
-from tests.e2e.serving import Running, process, serving
+from tests.e2e.serving import Running, process, serving, wait_until
 from tests.service.engines import POISON, Gate
 from tests.service.images import encoded, plain
 
@@ -286,6 +288,100 @@ def test_what_waited_for_the_lamp_does_not_outlive_the_service(models: Path, ope
         lamp(page, "NG", "after")
         page.clock.run_for(1000)
         assert page.locator("#plate-text").inner_text() == "NG"
+
+
+def test_no_picture_is_shown_with_the_verdict_of_another_part(running: Running, open_page: Open) -> None:
+    page = open_page(running.url)
+    send(running.url, part(0), "good")
+    lamp(page, "OK", "good")
+    expect(page.locator("#frame")).to_have_js_property("naturalWidth", 96)
+    thumbnail = page.locator(".row-item:visible img")
+    expect(thumbnail).to_have_js_property("naturalWidth", 96)
+    page.keyboard.press("2")
+    expect(page.locator(".row-item:visible")).to_have_count(0)
+
+    coming = list[Route]()
+
+    def hold(route: Route) -> None:
+        coming.append(route)
+
+    for path in ("**/frame", "**/thumbnail"):
+        page.route(path, hold)
+    send(running.url, part(3), "bad")
+    lamp(page, "NG", "bad")
+    expect(page.locator("#no-picture")).to_contain_text("is loading")
+    assert page.locator("#frame").evaluate("frame => [frame.hasAttribute('src'), frame.alt]") == [False, ""]
+    expect(thumbnail).to_have_js_property("naturalWidth", 0)
+
+    for one in coming:
+        one.continue_()
+    expect(thumbnail).to_have_js_property("naturalWidth", 96)
+    expect(page.locator("#frame")).to_have_attribute("alt", "Part of tile: NG")
+
+
+def test_how_old_a_verdict_is_does_not_depend_on_the_page_s_clock(running: Running, open_page: Open) -> None:
+    page = open_page(running.url)
+    page.add_init_script("const now = Date.now; Date.now = () => now() + 120_000;")
+    page.reload()
+    send(running.url, part(0), "now")
+    lamp(page, "OK", "now")
+    expect(page.locator("#plate-mode")).to_have_text("Live")
+    expect(page.locator("#plate")).to_have_attribute("data-idle", "false")
+
+
+def test_a_page_that_nobody_sees_is_paused(running: Running, open_page: Open) -> None:
+    page = open_page(running.url)
+    send(running.url, part(0), "before")
+    lamp(page, "OK", "before")
+
+    def turn(*, hidden: bool) -> None:
+        page.evaluate(
+            """hidden => {
+                Object.defineProperty(document, "hidden", { configurable: true, get: () => hidden });
+                document.dispatchEvent(new Event("visibilitychange"));
+            }""",
+            hidden,
+        )
+
+    turn(hidden=True)
+    expect(page.locator("#link-text")).to_have_text("Paused")
+    expect(page.locator("#plate-text")).to_have_text("No signal")
+    wait_until(lambda: running.service.history.watchers == 0)
+    send(running.url, part(3), "unseen")
+    send(running.url, part(0), "newest")
+    turn(hidden=False)
+    lamp(page, "OK", "newest")
+    expect(page.locator("#link-text")).to_have_text("Live")
+    expect(page.locator(".row-item:visible")).to_have_count(3)
+
+
+def test_many_windows_of_one_browser_leave_it_connections(running: Running, open_page: Open) -> None:
+    """A browser has six to each service, and every live page keeps one."""
+    page = open_page(running.url)
+    windows = [page, *(page.context.new_page() for _ in range(6))]
+    for number, window in enumerate(windows):
+        window.goto(running.url)
+        expect(window.locator("#link-text")).to_have_text("Live" if number < 4 else "Paused")
+    expect(windows[4].locator("#alarm")).to_contain_text("4 other windows of this browser are live")
+
+    send(running.url, part(3), "part")
+    lamp(page, "NG", "part")
+    expect(page.locator("#frame")).to_have_js_property("naturalWidth", 96)
+    expect(windows[4].locator("#plate-text")).to_have_text("No signal")
+    for window in windows[1:4]:
+        window.close()
+    lamp(windows[4], "NG", "part")
+
+
+def test_a_page_too_many_says_so(running: Running, open_page: Open) -> None:
+    with ExitStack() as watching:
+        for _ in range(MAX_WATCHERS):
+            watching.enter_context(running.service.history.watch())
+        page = open_page(running.url, expected="status of 429")
+        expect(page.locator("#alarm")).to_contain_text("32 pages are open already. What is shown is old")
+        expect(page.locator("#plate-text")).to_have_text("No signal")
+    expect(page.locator("#link-text")).to_have_text("Live")
+    expect(page.locator("#alarm")).to_be_hidden()
 
 
 def test_a_product_that_fails_is_seen_to_fail(tmp_path: Path, open_page: Open) -> None:

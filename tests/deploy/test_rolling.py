@@ -15,6 +15,7 @@ from pathlib import Path
 import grpc
 import httpx
 import pytest
+import yaml
 
 from service.rpc.pb import inspection_pb2 as pb
 from service.rpc.pb.inspection_pb2_grpc import InspectionServiceStub
@@ -162,3 +163,19 @@ def test_a_delivery_changes_nothing_that_is_there(models: Path, tmp_path: Path) 
     assert deliver(tmp_path / "image", models) == "tile/2 is there already\n"
     assert (models / "tile/2/manifest.json").read_text() != "another"
     assert sorted(path.name for path in models.iterdir()) == ["tile"]
+
+
+def test_a_withdrawn_version_is_not_delivered_again(models: Path, tmp_path: Path) -> None:
+    """The job may be made anew, by whoever keeps a cluster as it is described."""
+    make_bundle(tmp_path / "image", version=2)
+    deliver(tmp_path / "image", models)
+    job = yaml.safe_load((KUBERNETES / "withdraw/job.yaml").read_text())
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    given = {"/models": str(models), "$(PRODUCT)": "tile", "$(VERSION)": "2"}
+    for name, value in given.items():
+        container["command"] = [word.replace(name, value) for word in container["command"]]
+    subprocess.run(container["command"], check=True)
+
+    assert deliver(tmp_path / "image", models).startswith("tile/2 was withdrawn")
+    assert [path.name for path in (models / "tile").iterdir()] == ["1"]
+    assert make_bundle(models).name == "3", "its number is not given to another"

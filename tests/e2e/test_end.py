@@ -15,6 +15,7 @@ import httpx
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from service.http import protocol
 from service.rpc.pb import inspection_pb2 as pb
 from service.rpc.pb.inspection_pb2_grpc import InspectionServiceStub
 from tests.bundles import make_bundle
@@ -55,16 +56,52 @@ def post_until_refused(url: str, caller: int) -> list[str]:
 
 def test_while_a_lame_duck_it_serves_but_is_not_ready(tmp_path: Path) -> None:
     make_bundle(tmp_path)
-    with process("--models", tmp_path, DRD_LAME_DUCK_SECONDS="30") as service:
+    with (
+        process("--models", tmp_path, DRD_LAME_DUCK_SECONDS="30") as service,
+        httpx.Client(base_url=service.url) as kept,
+    ):
+        before = kept.post("/v1/inspect?product=tile", content=plain(200))
         service.popen.send_signal(signal.SIGTERM)
         wait_until(lambda: httpx.get(f"{service.url}/health/ready").status_code == 503)
-        served = httpx.post(f"{service.url}/v1/inspect?product=tile", content=plain(200))
+        served = kept.post("/v1/inspect?product=tile", content=plain(200))
         started = time.monotonic()
         service.popen.send_signal(signal.SIGTERM)  # the second signal shortens the shutdown
         assert service.popen.wait(10) == 0
 
     assert served.json()["verdict"] == "NG"
+    assert "connection" not in before.headers
+    assert served.headers["connection"] == "close", (
+        "the caller does not use a connection that is about to end"
+    )
     assert time.monotonic() - started < 5
+
+
+def test_the_first_request_of_a_new_connection_is_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_bundle(tmp_path)
+    monkeypatch.setattr(protocol, "_FIRST_REQUEST_SECONDS", 30)
+    head = b"GET /health/live HTTP/1.1\r\nHost: it\r\n\r\n"
+
+    def answered_late() -> bytes:
+        wait_until(refuses)
+        connection.sendall(head)
+        return connection.makefile("rb").read()
+
+    def refuses() -> bool:
+        with suppress(ConnectionError), running.connected():
+            return False
+        return True
+
+    with ThreadPoolExecutor(1) as callers:
+        with serving(tmp_path) as running:
+            connection = running.connected()
+            door = running.service.http_door
+            assert door is not None
+            wait_until(lambda: len(door.server_state.connections) == 1)
+            answer = callers.submit(answered_late)
+        assert answer.result().startswith(b"HTTP/1.1 200")
+        connection.close()
 
 
 def test_a_hurried_end_leaves_requests_under_way_a_second(tmp_path: Path) -> None:
@@ -170,6 +207,7 @@ def test_a_connection_outlives_the_streams_that_the_end_has_ended(tmp_path: Path
                 with pytest.raises(grpc.RpcError) as asked:
                     idle.ListProducts(pb.ListProductsRequest())
                 call = idle.Inspect.future(frame)
+                wait_until(lambda: running.sample("drd_queue_depth", product="tile") == 2)
                 gate.open()
                 waiting.set()
                 return ended.value.details(), asked.value.details(), call.result(timeout=20).verdict
@@ -180,6 +218,33 @@ def test_a_connection_outlives_the_streams_that_the_end_has_ended(tmp_path: Path
     assert ended
     assert "open a new one" in ended
     assert (asked, verdict) == (ended, "NG")
+
+
+def test_calls_that_come_at_the_end_are_told_to_come_again(tmp_path: Path) -> None:
+    """gRPC by itself would cancel them: nobody would know whether they had been inspected."""
+    make_bundle(tmp_path)
+    ending = threading.Event()
+    frame = pb.InspectRequest(image=plain(200), product="tile", include=[""])
+
+    def call_until_refused(stub: InspectionServiceStub) -> tuple[grpc.StatusCode, bool]:
+        """How it ended, and whether it was said when to come again."""
+        while True:
+            try:
+                stub.Inspect(frame, timeout=30)
+                ending.set()
+            except grpc.RpcError as error:
+                return error.code(), "RetryInfo" in str(error.trailing_metadata())
+
+    with ThreadPoolExecutor(8) as callers, ExitStack() as channels:
+        with serving(tmp_path) as running:
+            options = [("grpc.use_local_subchannel_pool", 1)]
+            stubs = [
+                InspectionServiceStub(channels.enter_context(grpc.insecure_channel(running.target, options)))
+                for _ in range(8)
+            ]
+            ends = [callers.submit(call_until_refused, stub) for stub in stubs]
+            assert ending.wait(30)
+        assert {end.result() for end in ends} == {(grpc.StatusCode.UNAVAILABLE, True)}
 
 
 def test_a_watch_of_its_health_is_told_and_does_not_hold_the_end(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from numpy.typing import NDArray
 
 from export.bundle import Bundle, Prediction, Predictor
+from service import app, catalog
 from tests.bundles import make_bundle
 from tests.e2e.serving import Running, process, serving, wait_until
 from tests.service.engines import POISON, Gate
@@ -101,6 +102,31 @@ def test_a_version_that_loads_for_minutes_holds_back_neither_health_nor_the_end(
     took = time.monotonic() - ends
     go_on.set()
     assert took < 30
+
+
+def test_a_product_that_hangs_at_the_start_keeps_no_other_from_being_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "_STALLED_SECONDS", 0.5)
+    monkeypatch.setattr(catalog, "_LOAD_SECONDS", 0.1)
+    for product in ("bolt", "tile"):
+        make_bundle(tmp_path, product)
+    go_on = Event()
+
+    def start(bundle: Bundle, engine: str) -> Predictor:
+        if bundle.manifest.product == "bolt":
+            go_on.wait(60)
+        return bundle.start(engine)
+
+    with serving(tmp_path, start) as running:
+        wait_until(lambda: health(running, "ready").status_code == 200)
+        answer = httpx.post(f"{running.url}/v1/inspect?product=tile", content=plain(200))
+        products = httpx.get(f"{running.url}/v1/products").json()["products"]
+        go_on.set()
+        wait_until(lambda: health(running, "ready?product=bolt").status_code == 200)
+
+    assert answer.json()["verdict"] == "NG"
+    assert [product["state"] for product in products] == ["STARTING", "READY"]
 
 
 @pytest.mark.parametrize("hurried", [False, True])

@@ -108,6 +108,19 @@ def test_a_form_s_media_type_is_not_case_sensitive(http: httpx.Client) -> None:
     assert inspect(http, form, Content_Type="Multipart/Form-Data; boundary=X").status_code == 200
 
 
+@pytest.mark.parametrize(("before", "status"), [(b"ignored\r\n", 200), (b"\r\n", 200), (b"no line", 422)])
+def test_what_precedes_a_form_is_ignored(http: httpx.Client, before: bytes, status: int) -> None:
+    form = before + form_of(b"") + b"ignored"
+    assert inspect(http, form, Content_Type="multipart/form-data; boundary=x").status_code == status
+
+
+def test_blanks_around_a_header_s_value_are_no_part_of_it(running: Running) -> None:
+    body = plain(9)
+    with running.connected() as connection:
+        connection.sendall(head(len(body), b"X-Deadline-Ms:  30000 \t\r\n") + body)
+        assert connection.makefile("rb").readline() == b"HTTP/1.1 200 OK\r\n"
+
+
 @pytest.mark.parametrize("kind", ["jpeg", "png", "bmp", "tiff"])
 def test_a_declared_type_that_is_right_is_accepted(http: httpx.Client, kind: str) -> None:
     assert inspect(http, plain(9, kind=kind), Content_Type=f"image/{kind}").status_code == 200
@@ -132,6 +145,14 @@ WRONG: dict[str, tuple[int, Callable[[httpx.Client], httpx.Response]]] = {
     "an unknown part": (422, lambda http: inspect(http, plain(9), "&include=soul")),
     "a version that is not a number": (422, lambda http: inspect(http, plain(9), "&version=newest")),
     "a deadline that is not a number": (422, lambda http: inspect(http, plain(9), X_Deadline_Ms="soon")),
+    "two deadlines": (
+        422,
+        lambda http: http.post(
+            "/v1/inspect?product=tile",
+            content=plain(9),
+            headers=[("X-Deadline-Ms", "1"), ("X-Deadline-Ms", "5000")],
+        ),
+    ),
     "a request id that is too long": (422, lambda http: inspect(http, plain(9), X_Request_Id="x" * 129)),
     "a frame id that is not ASCII": (422, lambda http: inspect(http, plain(9), "&frame_id=%C3%A4")),
     "an unknown product": (404, lambda http: http.post("/v1/inspect?product=no", content=plain(9))),

@@ -1,5 +1,6 @@
 """Starting drd-serve on the command line: its output, and its errors."""
 
+import fcntl
 import json
 import os
 import shlex
@@ -132,6 +133,24 @@ def test_it_serves_where_it_cannot_print(tmp_path: Path, streams: str) -> None:
     assert response.json()["verdict"] == "NG"
     assert ended == 0
     assert "Error" not in log.read_text(encoding="utf-8")
+
+
+def test_it_serves_and_ends_while_nobody_reads_its_log(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    pipe = os.open(tmp_path / "pipe", os.O_RDWR | os.O_NONBLOCK)
+    room = fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, 4096)
+    with started(tmp_path, f'exec "$@" 2>{tmp_path}/pipe') as (service, client, _):
+        url = "/v1/inspect?product=tile&include="
+        answers = [client.post(url, content=plain(200)) for _ in range(room // 100)]
+        live = client.get("/health/live")
+        service.terminate()
+        ended = service.wait(60)
+    logged = os.read(pipe, 2 * room)
+    os.close(pipe)
+
+    assert {answer.json()["verdict"] for answer in answers} == {"NG"}
+    assert (live.status_code, ended) == (200, 0)
+    assert 0 < logged.count(b"\n") < len(answers)
 
 
 @contextmanager

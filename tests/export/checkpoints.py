@@ -7,9 +7,8 @@ import torch
 from numpy.random import Generator, default_rng
 from numpy.typing import NDArray
 from PIL import Image
-from safetensors.torch import load_file, save_file
 
-from training.checkpoint import TENSORS, Checkpoint, libraries, records, save_checkpoint
+from training.checkpoint import Checkpoint, libraries, load_checkpoint, records, save_checkpoint
 from training.datasets import open_dataset
 from training.evaluate import read_frames
 from training.model.drd import DRD
@@ -59,13 +58,13 @@ def make_checkpoint(directory: Path, data: Path) -> Path:
     return directory
 
 
-def break_network(checkpoint: Path) -> Path:
+def break_network(directory: Path) -> Path:
     """Makes one weight of the checkpoint's student NaN."""
-    tensors = load_file(checkpoint / TENSORS)
-    name = next(name for name, tensor in tensors.items() if "student" in name and tensor.is_floating_point())
-    tensors[name].view(-1)[0] = torch.nan
-    save_file(tensors, checkpoint / TENSORS)
-    return checkpoint
+    checkpoint = load_checkpoint(directory)
+    drd = checkpoint.model()
+    next(drd.student.parameters()).data.view(-1)[0] = torch.nan
+    save_checkpoint(checkpoint, drd)
+    return directory
 
 
 def fill_memory(drd: DRD) -> None:

@@ -207,4 +207,4 @@ def test_a_small_budget_is_not_shown_as_0(
     budget: float, text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     show_thresholds(thresholds(100, budget, promised=False))
-    assert f" at most {text} of good parts rejected\n" in capsys.readouterr().out
+    assert f" at most {text} of good parts NG; REVIEW comes on top\n" in capsys.readouterr().out

@@ -110,6 +110,33 @@ def test_a_checkpoint_is_not_measured_on_what_it_has_learned_from(
     assert "all 1 pictures were used in training" in capsys.readouterr().err
 
 
+def test_other_pictures_of_parts_that_were_learned_from_are_not_new(
+    checkpoint: Path, data: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(checkpoint, tmp_path / "checkpoint")
+    facts = json.loads((copy / "checkpoint.json").read_bytes())
+    (copy / "checkpoint.json").write_text(json.dumps(facts | {"same_part": "[0-9]{3}"}))
+    shots = tmp_path / "shots"
+    shots.mkdir()
+    for split in ("fit", "calibrate"):
+        shutil.copy(data / "test/good/000.png", shots / Path(facts["splits"][split][0]["name"]).name)
+    images = evaluated(copy, shots, tmp_path)["images"]
+    assert [image["name"] for image in images] == [Path(facts["splits"]["calibrate"][0]["name"]).name]
+
+
+@pytest.mark.parametrize("damaged", ["test/blot/001.png", "ground_truth/blot/001_mask.png"])
+def test_what_is_damaged_ends_it_or_is_left_out_where_that_is_asked_for(
+    checkpoint: Path, data: Path, tmp_path: Path, damaged: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(data, tmp_path / "data")
+    (copy / damaged).write_bytes(b"")
+    assert main([str(checkpoint), str(copy)]) == 1
+    assert str(copy / damaged) in capsys.readouterr().err
+    facts = evaluated(checkpoint, copy, tmp_path, "--skip-unreadable")
+    assert (facts["n_good"], facts["n_defective"]) == (6, 5)
+    assert f"Skipped      {copy / damaged}: " in capsys.readouterr().out
+
+
 def save_plain(root: Path, levels: dict[str, list[int]]) -> None:
     for folder, values in levels.items():
         (root / folder).mkdir(parents=True, exist_ok=True)
@@ -155,6 +182,7 @@ def test_a_network_that_gives_nan_is_refused_in_one_line(
     [
         (["--engine", "onnx-f32"], "--engine is for bundles"),
         (["--json", "nowhere/figures.json"], "there is no folder nowhere"),
+        (["--json", "."], "--json .: a folder"),
     ],
 )
 def test_misuse_ends_with_status_2(

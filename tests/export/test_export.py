@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor
 
 from export.build import installed
 from export.bundle import MAX_VERSION, Bundle
@@ -20,9 +22,10 @@ from export.bundle.manifest import EngineEntry
 from export.cli import main
 from export.parity import EngineParity
 from export.prepare import Prepared, prepare
+from export.quantise import QuantisingError
 from export.sources import calibration_images
 from tests.export.checkpoints import break_network, make_checkpoint, make_dataset
-from training.checkpoint import DRD, TENSORS, Checkpoint, load_checkpoint
+from training.checkpoint import RESUME, TENSORS, load_checkpoint
 from training.datasets import DatasetError
 from training.files import file_digest
 from training.geometry import Geometry
@@ -75,7 +78,7 @@ def test_the_output_has_what_a_process_engineer_needs(
     output = capsys.readouterr().out
     for expected in (
         f"12 good images of {data}; 48 used in training, or copies, left out",
-        "at most 1.00% of good parts rejected",
+        "at most 1.00% of good parts NG; REVIEW comes on top",
         "NOT guaranteed: 12 calibration parts guarantee 7.69% at best",
         "16 frames: 4 near-threshold, 4 good, 4 defective, 4 pseudo-abnormal",
         "onnx-f32                 verified",
@@ -111,6 +114,28 @@ def test_images_of_one_part_are_known_as_such(
         calibration_images(trained, tmp_path)
 
 
+def test_other_images_of_parts_used_in_training_are_not_used_for_calibration(
+    checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A threshold set on parts that were learned from would be too low for new ones."""
+    trained = load_checkpoint(checkpoint).model_copy(update={"same_part": "[0-9]{3}"})
+    learned = {Path(record.name).stem for record in trained.learned}
+    for image in (data / "train/good").iterdir():  # each a picture that training had not
+        shot = (data / "test/good/000.png").read_bytes() if image.stem in learned else image.read_bytes()
+        (tmp_path / f"again-{image.stem}.png").write_bytes(shot)
+    new = calibration_images(trained, tmp_path)
+    assert learned.isdisjoint(new.values())
+    assert len(new) == 12
+    assert "12 good images of" in (said := capsys.readouterr().out)
+    assert "48 of parts used in training, or copies, left out" in said
+    for path in new:
+        path.unlink()
+    with pytest.raises(
+        DatasetError, match="all 48 pictures were used in training, or others of the same parts"
+    ):
+        calibration_images(trained, tmp_path)
+
+
 def test_images_used_in_training_are_not_used_for_calibration(
     checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -120,7 +145,7 @@ def test_images_used_in_training_are_not_used_for_calibration(
     shutil.copy(data / record["name"], seen)
     Image.open(data / record["name"]).save(seen / "saved in another way.bmp")
     assert export(checkpoint, tmp_path / "models", "--calibration", str(seen)) == 1
-    assert "all 2 images were used in training" in capsys.readouterr().err
+    assert "all 2 pictures were used in training; give others" in capsys.readouterr().err
 
 
 def test_changed_or_missing_calibration_images_are_refused(
@@ -216,17 +241,50 @@ def test_tensors_that_change_while_they_are_read_are_refused(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     copy = shutil.copytree(checkpoint, tmp_path / "checkpoint")
-    real = Checkpoint.model
 
-    def while_training_writes(self: Checkpoint) -> DRD:
-        drd = real(self)
+    def while_training_writes(path: Path) -> dict[str, Tensor]:
+        tensors = load_file(path)
+        monkeypatch.undo()
         break_network(copy)
-        return drd
+        return tensors
 
-    monkeypatch.setattr(Checkpoint, "model", while_training_writes)
+    monkeypatch.setattr("training.checkpoint.load_file", while_training_writes)
     assert export(copy, tmp_path / "models", "--engines", "onnx-f32") == 1
-    assert "checkpoint.safetensors: changed while it was read" in capsys.readouterr().err
+    assert "checkpoint.safetensors: not the tensors that checkpoint.json describes" in capsys.readouterr().err
     assert not (tmp_path / "models").exists()
+
+
+def test_a_training_that_has_not_ended_is_announced(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(checkpoint, tmp_path / "checkpoint")
+    (copy / RESUME).touch()
+    assert export(copy, tmp_path / "models", "--engines", "onnx-f32") == 0
+    assert f"a training in {copy} has not ended: this may be of an earlier one" in capsys.readouterr().out
+
+
+def test_an_engine_that_was_asked_for_is_in_the_bundle_or_there_is_none(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object) -> None:
+        raise QuantisingError("this network can't be quantised")
+
+    monkeypatch.setattr("export.prepare.quantise", refuse)
+    assert export(checkpoint, tmp_path / "models", "--engines", "openvino-int8") == 1
+    output = capsys.readouterr()
+    assert "left out: this network can't be quantised" in output.out
+    assert output.err.startswith("drd-export: openvino-int8: asked for by --engines, and left out")
+    assert not list((tmp_path / "models").iterdir())
+
+
+def test_a_folder_that_may_not_be_written_in_is_found_at_once(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert export(checkpoint, Path(__file__) / "models") == 1
+    assert capsys.readouterr() == ("", f"drd-export: {__file__}: no folder that this user may write in\n")
+    monkeypatch.setattr(os, "access", lambda *_: False)  # which nothing is to root
+    assert export(checkpoint, tmp_path / "models") == 1
+    assert capsys.readouterr() == ("", f"drd-export: {tmp_path}: no folder that this user may write in\n")
 
 
 def test_a_version_below_the_newest_is_announced_as_not_served(
@@ -268,7 +326,8 @@ def test_a_name_that_is_not_utf_8_is_refused_in_one_line(
     assert not (tmp_path / "models").exists()
 
 
-def test_sigterm_leaves_nothing(checkpoint: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_leaves_nothing(checkpoint: Path, tmp_path: Path, number: signal.Signals) -> None:
     command = [sys.executable, "-c", "import sys; from export.cli import main; sys.exit(main())"]
     with subprocess.Popen(
         [*command, str(checkpoint), "--to", str(tmp_path / "models")],
@@ -281,11 +340,22 @@ def test_sigterm_leaves_nothing(checkpoint: Path, tmp_path: Path) -> None:
         while not popen.stdout.readline().startswith("Graph"):  # written when the staging folder is there
             assert popen.poll() is None
         assert list((tmp_path / "models").iterdir())
-        popen.send_signal(signal.SIGTERM)
+        popen.send_signal(number)
         _, error = popen.communicate(timeout=60)
-    assert popen.returncode == 143
+    assert popen.returncode == 128 + number
     assert error.endswith("drd-export: interrupted, nothing was written\n")
     assert list((tmp_path / "models").iterdir()) == []
+
+
+def test_nohup_is_heeded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = list[object]()
+    monkeypatch.setattr("export.cli.build", lambda _: seen.append(signal.getsignal(signal.SIGHUP)))
+    usual = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert export(tmp_path, tmp_path) == 0
+    finally:
+        signal.signal(signal.SIGHUP, usual)
+    assert seen == [signal.SIG_IGN]
 
 
 def test_a_damaged_image_is_named(
@@ -296,6 +366,19 @@ def test_a_damaged_image_is_named(
     error = capsys.readouterr().err
     assert error.startswith(f"drd-export: {tmp_path / 'broken.png'}: ")
     assert error.count("\n") == 1
+
+
+def test_a_damaged_image_is_left_out_where_that_is_asked_for(
+    checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    new = tmp_path / "new"
+    shutil.copytree(data / "train/good", new)
+    (new / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n half")
+    options = ["--calibration", str(new), "--engines", "onnx-f32", "--skip-unreadable"]
+    assert export(checkpoint, tmp_path / "models", *options) == 0
+    output = capsys.readouterr().out
+    assert f"Skipped      {new / 'broken.png'}: " in output
+    assert f"12 good images of {new}; 48 used in training, or copies, left out" in output
 
 
 @pytest.mark.parametrize(

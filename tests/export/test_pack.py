@@ -38,6 +38,15 @@ def test_a_version_is_never_replaced(tmp_path: Path) -> None:
     assert Bundle.open(tmp_path / "tile" / "3").digest == before
 
 
+def test_a_withdrawn_version_gives_its_number_to_no_other_bundle(tmp_path: Path) -> None:
+    make_bundle(tmp_path, version=7).rename(tmp_path / ".withdrawn-tile-7")
+    (tmp_path / ".withdrawn-tile-large-12").mkdir()  # of another product
+
+    with pytest.raises(VersionTakenError, match="tile had a version 7, which was withdrawn"):
+        make_bundle(tmp_path, version=7)
+    assert make_bundle(tmp_path).name == "8"
+
+
 def test_a_failed_export_leaves_nothing(tmp_path: Path) -> None:
     key = Mock(spec=SigningKey, sign=Mock(side_effect=OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):

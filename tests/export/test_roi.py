@@ -33,7 +33,7 @@ def save_images(folder: Path, *sizes: tuple[int, int]) -> list[Path]:
 def test_a_region_drawn_for_images_of_another_shape_is_refused(tmp_path: Path) -> None:
     facts = {"unit": "pixel", "image_size": [200, 300], "shapes": [{"rectangle": [75, 100, 25, 50]}]}
     with pytest.raises(RoiError, match="image_size is 200 × 300, but the product's pictures are 300 × 200"):
-        read_roi(drawn(tmp_path, facts), SIZE, save_images(tmp_path, (300, 200)))
+        read_roi(drawn(tmp_path, facts), SIZE).check_shape(save_images(tmp_path, (300, 200)))
 
 
 @pytest.mark.parametrize(
@@ -49,27 +49,32 @@ def test_a_region_drawn_for_images_of_another_shape_is_refused(tmp_path: Path) -
     ],
 )
 def test_the_same_region_in_four_ways(tmp_path: Path, facts: dict[str, Any]) -> None:
-    region, mask = read_roi(drawn(tmp_path, facts), SIZE, save_images(tmp_path, (40, 20), (60, 40)))
+    roi = read_roi(drawn(tmp_path, facts), SIZE)
+    roi.check_shape(save_images(tmp_path, (40, 20), (60, 40)))
     expected = np.zeros((64, 96), bool)
     expected[32:48, 24:72] = True
-    np.testing.assert_array_equal(mask, expected)
-    assert region.share == pytest.approx(1 / 8)
-    assert region.polygons[0][0] == (0.25, 0.5)
+    np.testing.assert_array_equal(roi.mask, expected)
+    assert roi.region.share == pytest.approx(1 / 8)
+    assert roi.region.polygons[0][0] == (0.25, 0.5)
 
 
 def test_a_rectangle_over_the_whole_image_masks_nothing(tmp_path: Path) -> None:
-    _, mask = read_roi(
-        drawn(tmp_path, {"unit": "fraction", "shapes": [{"rectangle": [0, 0, 1, 1]}]}), SIZE, []
-    )
-    assert mask.all()
+    facts = {"unit": "fraction", "shapes": [{"rectangle": [0, 0, 1, 1]}]}
+    assert read_roi(drawn(tmp_path, facts), SIZE).mask.all()
 
 
 def test_half_a_square_is_a_triangle(tmp_path: Path) -> None:
     facts = {"unit": "fraction", "shapes": [{"polygon": [[0, 0], [1, 0], [0, 1]]}]}
-    region, mask = read_roi(drawn(tmp_path, facts), Geometry(64, 64), [])
-    assert region.share == pytest.approx(0.5, abs=0.01)
-    assert mask[0, :62].all()
-    assert not mask[62:, 2:].any()
+    roi = read_roi(drawn(tmp_path, facts), Geometry(64, 64))
+    assert roi.region.share == pytest.approx(0.5, abs=0.01)
+    assert roi.mask[0, :62].all()
+    assert not roi.mask[62:, 2:].any()
+
+
+def test_a_file_may_start_with_a_byte_order_mark(tmp_path: Path) -> None:
+    path = drawn(tmp_path, LEFT)
+    path.write_text(path.read_text(), encoding="utf-8-sig")
+    assert read_roi(path, SIZE).region.share == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(
@@ -86,8 +91,13 @@ def test_half_a_square_is_a_triangle(tmp_path: Path) -> None:
             "the corner 0, 201 lies outside",
         ),
         ({"unit": "fraction", "shapes": [{"rectangle": [0.5, 0.5, 1e-4, 1e-4]}]}, "cover nothing"),
-        ({"unit": "fraction", "shapes": [{"polygon": [[0, 0], [1, 1]]}]}, "shapes.0"),
-        ({"unit": "fraction", "shapes": [{"rectangle": [0, 0, -1, 1]}]}, "shapes.0"),
+        ({"unit": "fraction", "shapes": [{"polygon": [[0, 0], [1, 1]]}]}, "shapes.0.polygon: "),
+        (
+            {"unit": "fraction", "shapes": [{"polygon": [[0, 0], [1, "a"], [1, 1]]}]},
+            "shapes.0.polygon.1.1: ",
+        ),
+        ({"unit": "fraction", "shapes": [{"rectangle": [0, 0, -1, 1]}]}, "shapes.0.rectangle.2: "),
+        ({"unit": "fraction", "shapes": [{}]}, "shapes.0: either a rectangle or a polygon"),
         (
             {"unit": "pixel", "shapes": [{"rectangle": [0, 0, 1, 1]}]},
             "image_size is required with the unit pixel",
@@ -100,7 +110,7 @@ def test_half_a_square_is_a_triangle(tmp_path: Path) -> None:
 def test_an_invalid_region_is_refused(tmp_path: Path, facts: dict[str, Any], message: str) -> None:
     path = drawn(tmp_path, facts)
     with pytest.raises(RoiError) as caught:
-        read_roi(path, SIZE, save_images(tmp_path, (300, 200)))
+        read_roi(path, SIZE)
     assert message in str(caught.value)
     assert str(caught.value).startswith(str(path))
     assert "\n" not in str(caught.value)
@@ -126,6 +136,10 @@ def test_outside_the_region_the_map_is_zero(checkpoint: Path, tmp_path: Path) ->
     assert everything.start().predict(damaged).heatmap[:, :, 32:].any()
 
 
-def test_a_missing_file(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_file_is_found_at_once(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main([str(checkpoint), "--to", str(tmp_path / "models"), "--roi", str(tmp_path / "no.json")]) == 1
-    assert "no.json" in capsys.readouterr().err
+    output = capsys.readouterr()
+    assert "no.json" in output.err
+    assert output.out == ""

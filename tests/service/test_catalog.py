@@ -24,6 +24,7 @@ from tests.bundles import edit_manifest, make_bundle
 from tests.service.engines import Gate
 from tests.service.inspecting import inspecting
 from tests.service.loop import on_a_loop
+from tests.service.test_folder import make_unreadable
 
 
 @dataclass
@@ -158,6 +159,33 @@ async def test_a_product_is_removed_when_two_scans_do_not_find_it(tmp_path: Path
         assert catalog.ready
         await catalog.refresh()
         assert not catalog.ready
+
+
+@on_a_loop
+async def test_what_can_not_be_read_is_failed_and_says_why(tmp_path: Path) -> None:
+    serves = make_bundle(tmp_path, version=2)
+
+    async with loaded(tmp_path) as service:
+        catalog = service.inspector.catalog
+        for version in "13":
+            (tmp_path / "tile" / version).mkdir()
+            make_unreadable(tmp_path / "tile" / version)
+        (tmp_path / "bolt").symlink_to("bolt")
+        for _ in range(2):
+            await catalog.refresh()
+            assert states(service) == [(0, "FAILED"), (3, "FAILED"), (2, "READY")]
+        assert shown(service, 3, "FAILED") == 1
+        reasons = [version.reason for version in catalog.versions()]
+        assert "Too many levels of symbolic links" in reasons[0]
+        assert "File name too long" in reasons[1]
+
+        (tmp_path / "tile" / "3").rename(tmp_path / "away")
+        (tmp_path / "bolt").unlink()
+        make_bundle(tmp_path, "bolt")
+        make_unreadable(serves)
+        await catalog.refresh()
+        await catalog.refresh()
+        assert states(service) == [(1, "READY"), (2, "READY"), (2, "FAILED")]
 
 
 NO_ROOM = BundleError("no engine can be used (onnx-cuda-fp16: CUDA failure 2: out of memory)")

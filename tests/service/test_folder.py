@@ -1,6 +1,7 @@
 """The scan of the models folder."""
 
 import os
+from contextlib import chdir
 from pathlib import Path
 
 import pytest
@@ -37,17 +38,26 @@ def test_a_file_that_vanishes_during_the_scan_is_left_out(tmp_path: Path) -> Non
     (tmp_path / "tile" / "1").symlink_to("/proc/self/fdinfo")
     versions = scan(tmp_path)["tile"]
     assert isinstance(versions, dict)
+    assert not isinstance(versions[1], str)
     assert {Path(name).name for name, *_ in versions[1]} >= {"0", "1", "2"}
 
 
-def test_a_folder_that_can_not_be_read_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its path is too long: this stops the superuser as well."""
-    (tmp_path / "tile" / "1").mkdir(parents=True)
-    monkeypatch.chdir(tmp_path / "tile" / "1")
-    for _ in range(os.pathconf(tmp_path, "PC_PATH_MAX") // 200 + 1):
-        Path("x" * 200).mkdir()
-        os.chdir("x" * 200)
-    assert isinstance(scan(tmp_path)["tile"], OSError)
+def test_a_version_that_can_not_be_read_is_an_error_of_its_own(tmp_path: Path) -> None:
+    for version in "12":
+        (tmp_path / "tile" / version).mkdir(parents=True)
+    make_unreadable(tmp_path / "tile" / "1")
+    versions = scan(tmp_path)["tile"]
+    assert isinstance(versions, dict)
+    assert "File name too long" in str(versions[1])
+    assert versions[2] == ()
+
+
+def test_a_product_that_can_not_be_listed_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "tile").symlink_to("tile")
+    (tmp_path / "bolt" / "1").mkdir(parents=True)
+    found = scan(tmp_path)
+    assert "Too many levels of symbolic links" in str(found["tile"])
+    assert found["bolt"] == {1: ()}
 
 
 def test_links_to_nothing_are_no_versions(tmp_path: Path) -> None:
@@ -55,3 +65,11 @@ def test_links_to_nothing_are_no_versions(tmp_path: Path) -> None:
     (tmp_path / "tile" / "2").symlink_to("/nowhere")
     (tmp_path / "tile" / "3").symlink_to("3")
     assert scan(tmp_path) == {"tile": {1: ()}}
+
+
+def make_unreadable(folder: Path) -> None:
+    """For the superuser as well: the path of what it contains is too long."""
+    with chdir(folder):
+        for _ in range(os.pathconf(folder, "PC_PATH_MAX") // 200 + 1):
+            Path("x" * 200).mkdir()
+            os.chdir("x" * 200)

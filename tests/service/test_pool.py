@@ -4,6 +4,7 @@ import asyncio
 import errno
 import mmap
 import os
+import select
 import signal
 import socket
 import struct
@@ -22,7 +23,7 @@ from service.errors import BadImage, InspectionFailed, NotServing, ServiceError,
 from service.lane import Lane, Pending, Predicted
 from service.settings import Settings
 from service.values import Decoded, Request
-from service.workers.channel import Channel, Head, shared_memory
+from service.workers.channel import Channel, Ended, Head, shared_memory
 from service.workers.facade import Workers
 from service.workers.image import ImageLimits
 from service.workers.pool import Pool
@@ -83,9 +84,10 @@ class Ends:
         os.close(memory)
         return channel
 
-    async def asked(self) -> Head:
-        """The nonce of the first one's job, once there is one."""
-        head, _ = await asyncio.to_thread(self.channels[0].receive)
+    async def asked(self, number: int = 0) -> Head:
+        """The nonce of its job, once there is one; by default of the first one's."""
+        await asyncio.to_thread(wait_until, lambda: len(self.channels) > number)
+        head, _ = await asyncio.to_thread(self.channels[number].receive)
         return {"nonce": head.get("nonce")}
 
 
@@ -143,6 +145,32 @@ async def test_an_invalid_answer_ends_the_worker(ends: Ends, misbehave: Misbehav
         job = asyncio.create_task(decode(pool))
         misbehave(ends.sockets[0], ends.channels[0], await ends.asked())
         assert await job == 7
+
+
+@pytest.mark.parametrize(
+    ("ended_by", "failure"), [(signal.SIGKILL, InspectionFailed), (signal.SIGSEGV, BadImage)]
+)
+@on_a_loop
+async def test_an_image_is_not_blamed_for_workers_that_were_killed(
+    ends: Ends, ended_by: signal.Signals, failure: type[ServiceError]
+) -> None:
+    async with running(1, ends.start) as pool:
+        job = asyncio.create_task(decode(pool))
+        for number in range(2):
+            await ends.asked(number)
+            ends.sockets[number].send(bytes([ended_by]))
+        with pytest.raises(failure):
+            await job
+
+
+@pytest.mark.parametrize("ended_by", [signal.SIGKILL, signal.SIGSEGV])
+def test_the_fork_server_tells_what_has_ended_a_worker(ended_by: signal.Signals) -> None:
+    with closing(real()) as channel:
+        os.kill(the_worker(), ended_by)
+        select.select([channel], [], [], 30)
+        with pytest.raises(Ended) as end:
+            channel.receive()
+    assert end.value.signal == ended_by
 
 
 @pytest.mark.parametrize("in_flight", [1, 2])

@@ -54,3 +54,16 @@ def test_zero_is_refused_except_where_it_means_something(monkeypatch: pytest.Mon
             accepted.add(name)
 
     assert accepted == {"history_bytes", "keep_old_seconds", "lame_duck_seconds"}
+
+
+def test_an_empty_variable_is_no_file(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One that a template has left empty must neither let everybody in nor stand for the folder here."""
+    monkeypatch.setenv("DRD_TOKENS", "")
+
+    with pytest.raises(SystemExit) as ended:
+        main(["--models", "nowhere"])
+
+    assert ended.value.code == 2
+    assert "--tokens (or DRD_TOKENS): it is empty" in capsys.readouterr().err.splitlines()[-1]

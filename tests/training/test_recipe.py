@@ -44,11 +44,13 @@ def test_a_file_overrides_its_base_and_options_override_both(tmp_path: Path) -> 
 
 
 def test_few_images_are_seen_more_often_unless_epochs_are_named(tmp_path: Path) -> None:
-    path = tmp_path / "mine.toml"
+    path, steps = tmp_path / "mine.toml", tmp_path / "steps.toml"
     path.write_text("epochs = 7\n")
+    steps.write_text("min_steps = 60\n")
     assert [PRESETS["fast"].epochs_of(batches) for batches in (5, 100)] == [100, 12]
     assert [load_recipe("fast", epochs=3).epochs_of(batches) for batches in (5, 100)] == [3, 3]
     assert load_recipe(str(path)).epochs_of(1) == 7
+    assert [load_recipe(str(steps), epochs=named).epochs_of(5) for named in (None, 1)] == [12, 1]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Pseudo-abnormal frames: seeded, damaged where the mask says and nowhere else."""
 
+import tracemalloc
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -33,6 +35,15 @@ def test_the_seed_decides(damage: Damage) -> None:
     first, again, other = (synthesise(good, damage, [s, s + 1, s + 2, s + 3])[0] for s in (7, 7, 8))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
+
+
+def test_memory_is_that_of_two_copies_in_float() -> None:
+    good = good_frames(48)
+    tracemalloc.start()
+    synthesise(good, "mix", range(48))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 10 * good.nbytes
 
 
 def test_drd_pastes_patch_plus_a_fifth_of_what_was_there_unclipped() -> None:

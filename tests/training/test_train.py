@@ -1,6 +1,8 @@
 """`drd-train` from a folder to a checkpoint, on real files with a tiny teacher."""
 
+import fcntl
 import hashlib
+import io
 import json
 import os
 import re
@@ -19,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from tests.export.checkpoints import make_checkpoint, make_dataset
+from tests.export.checkpoints import break_network, make_checkpoint, make_dataset
 from training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint, write_json, write_tensors
 from training.cli import main
 from training.datasets import open_dataset, parts_of
@@ -133,7 +135,32 @@ def test_a_killed_run_goes_on_to_the_same_result(
 
     assert "going on after epoch" in capsys.readouterr().out
     assert_same_tensors(trained, out)
+    assert (out / "checkpoint.json").read_bytes() == (trained / "checkpoint.json").read_bytes()
     assert not (out / "resume.safetensors").exists()
+
+
+def test_two_trainings_are_not_in_one_folder(
+    data: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = options(data, weights, tmp_path, "--epochs", "1")
+    lock = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    assert main(arguments) == 1
+    assert capsys.readouterr().err == (f"drd-train: {tmp_path}: another training is running in this folder\n")
+    os.close(lock)
+    assert main(arguments) == 0
+
+
+def test_a_folder_that_cannot_be_locked_is_used_and_that_is_said(
+    data: Path,
+    weights: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(fcntl, "flock", Mock(side_effect=OSError("no locks on this file server")))
+    assert main(options(data, weights, tmp_path, "--epochs", "1")) == 0
+    assert f"WARNING: {tmp_path} can't be locked: let no other training run there" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("state", ["of other options", "damaged"])
@@ -178,9 +205,35 @@ def test_what_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "metrics.json.part").symlink_to("/dev/full")
     with pytest.raises(OSError, match=r"metrics\.json: cannot be written \(No space left on device\)"):
         write_json(tmp_path / "metrics.json", {"a": 1})
-    (tmp_path / "resume.part").mkdir()
-    with pytest.raises(OSError, match=r"resume\.safetensors: cannot be written \(.*directory"):
+    (tmp_path / "resume.writing").symlink_to("nowhere")
+    with pytest.raises(OSError, match=r"resume\.safetensors: cannot be written \(.*File exists"):
         write_tensors(tmp_path / "resume.safetensors", {"a": torch.zeros(9)}, {})
+
+
+def test_an_earlier_checkpoint_survives_a_failed_write(data: Path, tmp_path: Path) -> None:
+    directory = make_checkpoint(tmp_path / "plate", data)
+    checkpoint = load_checkpoint(directory)
+    drd = checkpoint.model()
+    (directory / "checkpoint.writing").symlink_to("nowhere")
+    with pytest.raises(OSError, match="cannot be written"):
+        save_checkpoint(checkpoint, drd)
+    assert load_checkpoint(directory).model()
+
+
+def test_others_can_read_a_checkpoint_and_a_killed_write_leaves_nothing(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "checkpoint.writing").mkdir()
+    (tmp_path / "checkpoint.writing" / ".tmp123456").write_bytes(b"half")
+    files = list(make_checkpoint(tmp_path, data).iterdir())
+    assert {path.name for path in files} == {"checkpoint.json", "checkpoint.safetensors"}
+    assert len({path.stat().st_mode for path in files}) == 1
+
+
+def test_tensors_of_another_training_are_refused(data: Path, tmp_path: Path) -> None:
+    one, other = (make_checkpoint(tmp_path / name, data) for name in ("one", "other"))
+    break_network(other)
+    (other / "checkpoint.safetensors").replace(one / "checkpoint.safetensors")
+    with pytest.raises(CheckpointError, match=r"not the tensors that checkpoint\.json describes"):
+        load_checkpoint(one).model()
 
 
 def test_a_recipe_s_name_is_not_a_formula(data: Path, weights: Path, tmp_path: Path) -> None:
@@ -225,6 +278,9 @@ def test_a_checkpoint_of_another_format_is_refused_as_such(trained: Path, tmp_pa
         (["--product", "unknown"], 2, "and not 'unknown'"),
         (["--out", __file__], 2, "is no folder"),
         (["--epochs", "0"], 2, "epochs"),
+        (["--preview", "."], 2, "--preview: . is a folder"),
+        (["--preview", f"{__file__}/p.png"], 2, "is no folder"),
+        (["--preview", "p.png", "--recipe", "rd"], 2, "rd learns with no pseudo-abnormal pictures"),
         (["--device", "tpu"], 2, "invalid choice"),
         (["--same-part", "(0"], 2, "not a regular expression"),
         (["--same-part", "part-[0-9]+"], 1, "'part-[0-9]+' is not found in train/good/000.png"),
@@ -260,6 +316,7 @@ def test_mistakes_are_one_clear_line(
         (["--backbone", "resnet81"], "not a timm model"),
         (["--weights", "nowhere.safetensors"], "No such file"),
         (["--device", "cuda"], "no CUDA device"),
+        (["--out", f"{__file__}/checkpoint"], "Not a directory"),
     ],
 )
 def test_what_cannot_start_is_found_before_the_images_are_read(
@@ -293,6 +350,27 @@ def test_too_little_memory_is_one_clear_line(
     assert main(["x", "--product", "p", "--out", "o"]) == 1
     advice = "try a smaller --size, or a smaller `batch` in a recipe file"
     assert capsys.readouterr().err == f"drd-train: not enough memory; {advice}\n"
+
+
+def test_a_terminal_of_few_characters_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setattr("training.cli.train", lambda _: sys.stdout.write("64×64"))
+    assert main(["x", "--product", "p", "--out", "o"]) == 0
+    terminal.flush()
+    assert terminal.buffer.getvalue() == b"64?64"
+
+
+def test_a_folder_that_may_not_be_written_in_is_found_at_once(
+    data: Path,
+    weights: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)  # which nothing is to root
+    assert main(options(data, weights, tmp_path)) == 1
+    assert capsys.readouterr() == ("", f"drd-train: {tmp_path}: this user may not write there\n")
 
 
 def test_a_mistake_of_the_program_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -442,7 +520,7 @@ def test_a_plain_folder_of_good_images_is_enough(
     weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = make_dataset(tmp_path / "plate", good=20, test=0) / "train/good"
-    preview = tmp_path / "preview.png"
+    preview = tmp_path / "out/preview.png"
     arguments = options(folder, weights, tmp_path / "out", "--epochs", "1", "--preview", str(preview))
     assert main(arguments) == 0
     out = capsys.readouterr().out

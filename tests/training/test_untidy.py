@@ -44,6 +44,30 @@ def test_what_lies_among_the_good_images_is_named(root: Path) -> None:
     assert open_dataset(root).left_out == "1 subfolders with pictures and 1 files of other suffixes"
 
 
+def test_what_is_not_measured_is_named(root: Path) -> None:
+    picture(root / "test/crack/tuesday/000.png")
+    picture(root / "test/001.png")
+    (root / "train/good/002.png").symlink_to("/nowhere/002.png")
+    assert open_dataset(root).left_out == (
+        "1 links to what is not there; 1 pictures in test itself; 1 subfolders with pictures in test/crack"
+    )
+
+
+@pytest.mark.parametrize("name", ["test", "ground_truth"])
+def test_a_folder_in_capitals_is_no_other_one(root: Path, name: str) -> None:
+    (root / name).rename(root / name.title())
+    with pytest.raises(DatasetError, match=f"{name.title()}: rename it to {name}"):
+        open_dataset(root)
+
+
+@pytest.mark.parametrize("name", [r"train\good\000.png", r"train/good/a\000.png"])
+def test_backslashes_in_names_are_refused(tmp_path: Path, name: str) -> None:
+    """Defects would lie among what is learned from."""
+    picture(tmp_path / name)
+    with pytest.raises(DatasetError, match=r"000\.png: a backslash in the name.*`unzip`, or rename the file"):
+        open_dataset(tmp_path)
+
+
 def test_masks_of_no_kind_are_refused(root: Path) -> None:
     (root / "ground_truth/crack").rename(root / "ground_truth/Crack")
     with pytest.raises(DatasetError, match=r"ground_truth/Crack: there is no folder test/Crack"):

@@ -30,12 +30,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return asyncio.run(_run(given))
     except (ClientError, OSError, UnicodeError) as error:
         _say(error)
-        return 1
-    except KeyboardInterrupt:
-        return 1
+    except (asyncio.CancelledError, KeyboardInterrupt):
+        _say("stopped at once: the pictures under way have no verdict")
+    return 1
 
 
-def _say(error: Exception) -> None:
+def _say(error: Exception | str) -> None:
     print(f"drd-camera: {error}", file=sys.stderr)
 
 

@@ -2,6 +2,7 @@
 
 import { $, element } from "/console/dom.js";
 import { ask } from "/console/feed.js";
+import { service } from "/console/verdicts.js";
 
 export class Inspecting {
   /** `onAnswer(record, urls)` gets the answer and the URLs of its pictures. */
@@ -61,7 +62,7 @@ export class Inspecting {
     const query = new URLSearchParams({ product, include: "heatmap,regions", frame_id: name });
     const answer = await ask(`/v1/inspect?${query}`, { method: "POST", body: file, headers: { "Content-Type": "application/octet-stream" } });
     const record = await answer.json();
-    Object.assign(record, { id: "", order: 0, at: Date.now() / 1000, pictures: true, guard_band: this.#guardBand(product) });
+    Object.assign(record, { id: "", order: 0, at: service.now(), pictures: true, guard_band: this.#guardBand(product) });
     this.urls.forEach(URL.revokeObjectURL);
     this.urls = [];
     this.onAnswer(record, { frame: await this.#frame(file, record), heatmap: `data:image/png;base64,${record.heatmap.data}` });

@@ -55,6 +55,7 @@ export class List {
       const row = this.rows.get(id);
       this.rows.delete(id);
       row.hidden = true;
+      row.parts.image.removeAttribute("src"); // it would stay until the next record's has come
       this.idle.push(row);
     }
   }

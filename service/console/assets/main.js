@@ -10,7 +10,7 @@ import { login } from "/console/login.js";
 import { Stage } from "/console/stage.js";
 import { Store } from "/console/store.js";
 import { theme } from "/console/theme.js";
-import { LIMIT, changes, csv, number, rawAt } from "/console/verdicts.js";
+import { LIMIT, changes, csv, number, rawAt, service } from "/console/verdicts.js";
 
 const store = new Store();
 const stage = new Stage(() => hold(null));
@@ -21,8 +21,9 @@ const feed = new Feed({ state: onState, verdicts: onVerdicts, link: onLink });
 const PAUSE = 800; // ms between updates with live verdicts: keeps the list calm and image requests few
 let added = 0;
 let drawing = false;
-let drawn = 0;
+let drawn = -Infinity;
 let later = null;
+let paused = false; // since the last message
 let picked = ""; // the product chosen by the user; empty: all, or the only one
 let worst = null;
 
@@ -47,8 +48,10 @@ function onState(state) {
 }
 
 function onVerdicts(message) {
+  service.set(message.now);
   for (const record of message.records) record.order = Number(record.id.split("-")[1]);
-  const caughtUp = store.records.length > 0;
+  const caughtUp = store.records.length > 0 && !paused;
+  paused = false;
   const fresh = store.add(message);
   showAlarm();
   added += fresh.filter((record) => store.matches(record)).length;
@@ -70,26 +73,26 @@ function offerWorst(fresh) {
 
 function onLink(link) {
   $("link").dataset.link = link;
-  $("link-text").textContent = { live: "Live", connecting: "Connecting", gone: "No connection" }[link];
-  stage.stale(link === "gone");
+  $("link-text").textContent = { live: "Live", connecting: "Connecting", paused: "Paused", gone: "No connection" }[link];
+  if (link === "paused") [paused, worst] = [true, null]; // it goes on with the newest
+  stage.stale(link !== "live");
   showAlarm();
 }
 
 function showAlarm() {
-  const gone = feed.linked === "gone";
   const alarm = $("alarm");
   const missed = store.missed();
   let text = "";
-  if (gone) text = "The service does not answer. What is shown is old; parts may pass unseen. Trying again…";
+  if (feed.why) text = `${feed.why}. What is shown is old; parts may pass unseen. Trying again…`;
   else if (!store.ready) text = `Not ready: ${store.reason}`;
   else if (missed) text = `${missed === 1 ? "1 part was" : `${missed} parts were`} not inspected in the last minute: refused, too late, failed or given up by their caller.`;
-  alarm.dataset.kind = gone ? "error" : "warning";
+  alarm.dataset.kind = feed.why ? "error" : "warning";
   if (alarm.textContent !== text) alarm.textContent = text;
   alarm.hidden = !text;
 }
 
 function drawSoon() {
-  later ??= setTimeout(draw, Math.max(0, drawn + PAUSE - Date.now()));
+  later ??= setTimeout(draw, Math.max(0, drawn + PAUSE - performance.now()));
 }
 
 function draw() {
@@ -99,7 +102,7 @@ function draw() {
   drawing = true;
   requestAnimationFrame(() => {
     drawing = false;
-    drawn = Date.now();
+    drawn = performance.now();
     const records = store.shown();
     list.show(records, { added, chosen: stage.held ?? stage.current, threshold: store.threshold, several: !store.product && store.products.length > 1 });
     added = 0;

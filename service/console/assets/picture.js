@@ -2,6 +2,7 @@
 
 import { $, sized } from "/console/dom.js";
 
+const PATIENCE = 300; // ms until an earlier part's picture goes: most come sooner, and a blank would flicker
 const OVER = 128; // of 255: from here on a pixel is over its threshold
 const STOPS = [ // grey, red, green, blue, opacity: lighter is hotter, also for colour-blind people
   [0, 60, 20, 110, 0], [50, 72, 22, 120, 0], [90, 120, 28, 109, 0.45], [128, 213, 68, 60, 0.75],
@@ -24,12 +25,15 @@ export class Picture {
   /** Shows a record when frame and map are loaded; false if a later call has replaced it. */
   async show(record, urls) {
     const turn = (this.turn = (this.turn ?? 0) + 1);
+    const slow = setTimeout(() => turn === this.turn && this.#empty("The picture is loading…"), PATIENCE);
     let frame, map;
     try {
       [frame, map] = await Promise.all([loaded(urls.frame), loaded(urls.heatmap)]);
     } catch {
       if (turn === this.turn) this.clear("The picture is not kept any more");
       return false;
+    } finally {
+      clearTimeout(slow);
     }
     if (turn !== this.turn) return false;
     $("frame").src = frame.src;
@@ -46,7 +50,12 @@ export class Picture {
 
   clear(text) {
     this.turn = (this.turn ?? 0) + 1;
+    this.#empty(text);
+  }
+
+  #empty(text) {
     $("frame").removeAttribute("src");
+    $("frame").alt = "";
     this.map = null;
     this.regions = [];
     $("heat").getContext("2d").clearRect(0, 0, $("heat").width, $("heat").height);

@@ -2,7 +2,7 @@
 
 import { $, element, setGlyph } from "/console/dom.js";
 import { Picture } from "/console/picture.js";
-import { LIMIT, REASONS, clock, milliseconds, number, part } from "/console/verdicts.js";
+import { LIMIT, REASONS, clock, milliseconds, number, part, service } from "/console/verdicts.js";
 
 const IDLE = 30; // s without a verdict after which the lamp goes dim
 const PAUSE = 500; // minimum ms between two verdicts on the lamp, so that people can read them
@@ -15,8 +15,8 @@ export class Stage {
   current = null; // the newest record
   held = null; // the record selected by the user
   #picture = new Picture();
-  #changed = 0;
-  #spoken = 0;
+  #changed = -Infinity; // by performance.now(), which is never set back
+  #spoken = -Infinity;
   #stale = false;
 
   constructor(back) {
@@ -25,8 +25,8 @@ export class Stage {
 
   /** Shows a new verdict on the lamp; false if the last one is too recent. */
   offer(record, now = false) {
-    if (this.held || (!now && Date.now() - this.#changed < PAUSE)) return false;
-    this.#changed = Date.now();
+    if (this.held || (!now && performance.now() - this.#changed < PAUSE)) return false;
+    this.#changed = performance.now();
     this.current = record;
     this.#show(record);
     if (record) this.#speak(record);
@@ -85,17 +85,17 @@ export class Stage {
     $("back").hidden = !this.held;
     document.body.classList.toggle("is-stale", this.#stale);
     if (record) return this.#line(record);
-    say("plate-mode", old ? "Connection lost" : "Live");
+    say("plate-mode", old ? "Not live" : "Live");
     return say("plate-line", "No part has been inspected yet.");
   }
 
   #line(record) {
-    const age = Math.max(0, Math.round(Date.now() / 1000 - record.at));
+    const age = Math.max(0, Math.round(service.now() - record.at));
     const when = age < 5 ? "" : age < 120 ? `${age} s ago` : `at ${clock(record.at)}`;
     const old = this.#stale && !this.held;
     const idle = !old && !this.held && age > IDLE;
     $("plate").dataset.idle = idle;
-    say("plate-mode", old ? "Connection lost" : this.held ? `Held, ${clock(record.at)}` : idle ? `Nothing new for ${age < 120 ? `${age} s` : `${Math.floor(age / 60)} min`}` : "Live");
+    say("plate-mode", old ? "Not live" : this.held ? `Held, ${clock(record.at)}` : idle ? `Nothing new for ${age < 120 ? `${age} s` : `${Math.floor(age / 60)} min`}` : "Live");
     say("plate-line", [old && `last seen: ${record.verdict}`, record.product, part(record), milliseconds(record.timings_ms.total), when, REASONS[record.reason]].filter(Boolean).join("  ·  "));
   }
 
@@ -135,8 +135,8 @@ export class Stage {
 
   /** Announces verdicts that need attention to screen readers, at a limited rate. */
   #speak(record) {
-    if (record.verdict === "OK" || Date.now() - this.#spoken < SPEAK) return;
-    this.#spoken = Date.now();
+    if (record.verdict === "OK" || performance.now() - this.#spoken < SPEAK) return;
+    this.#spoken = performance.now();
     $("spoken").textContent = `${record.verdict}, ${record.product}, score ${number(record.score, 2)}`;
   }
 }

@@ -17,13 +17,13 @@ export class Store {
   threshold = LIMIT;
 
   #shown = null;
-  #misses = []; // parts not inspected: {at: ms, more: number}
+  #misses = []; // parts not inspected: {at: ms of performance.now(), more: number}
 
   /** Adds received records; returns the new ones, newest first. */
   add({ records, counts }) {
     const before = this.counts && this.#missedIn(this.counts);
     const more = this.#missedIn(counts) - (before ?? this.#missedIn(counts));
-    if (more > 0) this.#misses.push({ at: Date.now(), more });
+    if (more > 0) this.#misses.push({ at: performance.now(), more });
     this.counts = counts;
     const newest = this.records[0];
     const fresh = newest ? records.filter((record) => record.order > newest.order) : records;
@@ -71,7 +71,7 @@ export class Store {
 
   /** Number of parts not inspected in the last minute. */
   missed() {
-    this.#misses = this.#misses.filter(({ at }) => Date.now() - at < MINUTE);
+    this.#misses = this.#misses.filter(({ at }) => performance.now() - at < MINUTE);
     return this.#misses.reduce((sum, { more }) => sum + more, 0);
   }
 

@@ -8,6 +8,13 @@ export const REASONS = {
   unlike_training: "the picture is unlike those it was calibrated on",
 };
 
+/** Unix time by the service's clock, in seconds, from its last message on: the page's own clock may differ. */
+export const service = {
+  ahead: performance.timeOrigin / 1000,
+  now: () => service.ahead + performance.now() / 1000,
+  set: (now) => (service.ahead = now - performance.now() / 1000),
+};
+
 /** The verdict on `record` with `threshold` as the limit, by the rule of export/bundle/reading.py. */
 export function judged(record, threshold) {
   if (record.reason === "unlike_training") return "REVIEW";

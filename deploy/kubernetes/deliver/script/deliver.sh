@@ -1,10 +1,16 @@
 # deliver.sh FROM TO: puts every FROM/PRODUCT/VERSION into the models folder TO. Copied under a name that the
-# service ignores, then renamed, so that a version is never incomplete. An existing version is not replaced.
+# service ignores, then renamed, so that a version is never incomplete. An existing version is not replaced, and
+# a withdrawn one stays away until its folder .withdrawn-PRODUCT-VERSION is removed.
 set -eu
 cd "$1"
 for bundle in */*; do
   if [ -e "$2/$bundle" ]; then
     echo "$bundle is there already"
+    continue
+  fi
+  withdrawn="$2/.withdrawn-${bundle%/*}-${bundle#*/}"
+  if [ -e "$withdrawn" ]; then
+    echo "$bundle was withdrawn: it is not delivered while there is $withdrawn"
     continue
   fi
   arriving=$(mktemp -d "$2/.arriving-XXXXXX")
