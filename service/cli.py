@@ -192,9 +192,9 @@ def _print_curl(service: Service) -> None:
 
 
 def _golden_image(bundle: Bundle) -> Path:
-    """The path of a golden frame, with a defect if there is one; relative where possible, to be short."""
+    """The path of a golden frame, the clearest defect if there is one; relative where possible, to be short."""
     ranks = {"defective": 0, "pseudo-abnormal": 1}
-    chosen = min(bundle.manifest.golden, key=lambda frame: ranks.get(frame.kind, 2))
+    chosen = min(bundle.manifest.golden, key=lambda frame: (ranks.get(frame.kind, 2), -frame.raw_score))
     path = (bundle.path / chosen.file).absolute()
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
