@@ -192,7 +192,7 @@ def _print_curl(service: Service) -> None:
 
 
 def _golden_image(bundle: Bundle) -> Path:
-    """The path of a golden frame, the clearest defect if there is one; relative where possible, to be short."""
+    """The path of the golden frame with the clearest defect; relative where possible, to be short."""
     ranks = {"defective": 0, "pseudo-abnormal": 1}
     chosen = min(bundle.manifest.golden, key=lambda frame: (ranks.get(frame.kind, 2), -frame.raw_score))
     path = (bundle.path / chosen.file).absolute()

@@ -40,7 +40,7 @@ def test_the_printed_line_works_as_it_is(tmp_path: Path) -> None:
         assert "drd_ready 1.0" in httpx.get(f"{admin}/metrics").text
         assert httpx.post(f"{admin}/v1/inspect?product=tile", content=plain(1)).status_code == 404
 
-    assert '"verdict":"OK"' in answer
+    assert '"verdict":"NG"' in answer
     assert over_unix.json()["verdict"] == "NG"
     assert any("tile version 1: READY, onnx-f32" in line for line in service.lines)
 
