@@ -6,6 +6,7 @@ import sys
 import threading
 from contextlib import suppress
 from datetime import UTC, datetime
+from logging.handlers import QueueHandler
 from queue import Full, Queue
 
 import orjson
@@ -49,18 +50,21 @@ class JsonLines(logging.Formatter):
         return orjson.dumps(line, default=str).decode()
 
 
-class Aside(logging.Handler):
+class Aside(QueueHandler):
     """Writes lines on a thread of its own: if nobody reads them (Ctrl-S at a terminal, a log driver that
     hangs), the service goes on. Of those that come while `room` lines wait, only the number is told."""
 
     def __init__(self, descriptor: int, room: int = _MAX_WAITING) -> None:
-        super().__init__()
-        self._descriptor = descriptor
         self._waiting = Queue[str](room)
+        super().__init__(self._waiting)
+        self._descriptor = descriptor
         self._lost = 0
         threading.Thread(target=self._write, name="log", daemon=True).start()
 
-    def emit(self, record: logging.LogRecord) -> None:
+    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
+        return record  # nothing is pickled
+
+    def enqueue(self, record: logging.LogRecord) -> None:
         try:
             if self._lost:
                 self._waiting.put_nowait(self.format(_lost(self._lost)))
@@ -68,8 +72,6 @@ class Aside(logging.Handler):
             self._waiting.put_nowait(self.format(record))
         except Full:
             self._lost += 1
-        except Exception:  # noqa: BLE001  # a record that can't be formatted; as other handlers do
-            self.handleError(record)
 
     def flush(self) -> None:
         """Waits until all is written, a second at most. `logging` calls it when the process exits."""

@@ -190,11 +190,11 @@ class Protocol(HttpToolsProtocol):
     def shutdown(self) -> None:
         """Called when nobody can connect any more. A new connection's request may be on its way."""
         if self.cycle is None:
-            self.loop.call_later(_FIRST_REQUEST_SECONDS, self._shut_down)
+            self.loop.call_later(_FIRST_REQUEST_SECONDS, self._end_connection)
         else:
-            self._shut_down()
+            self._end_connection()
 
-    def _shut_down(self) -> None:
+    def _end_connection(self) -> None:
         super().shutdown()
         if self.scheme == "https":
             self._end_tls()

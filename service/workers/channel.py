@@ -65,7 +65,7 @@ class Channel:
         wait."""
         lengths = self._socket.recv(_LENGTHS.size)
         if len(lengths) < _LENGTHS.size:
-            raise Ended(*lengths[:1])
+            raise Ended(lengths[0] if lengths else 0)
         of_payload, of_head = _LENGTHS.unpack(lengths)
         self._received = of_payload + of_head
         if of_head > _MAX_HEAD_BYTES or self._received > len(self._memory):
