@@ -21,19 +21,24 @@ in_time() {
         '{ good = $2 == 200 && $4 * 1000 <= ms + 0 } END { exit !good }'
 }
 
+# On standard input: the arguments of a program can be read by every user.
+headers() {
+    printf 'X-Deadline-Ms: %s\n' "$deadline"
+    [ -z "${DRD_TOKEN:-}" ] || printf 'Authorization: Bearer %s\n' "$DRD_TOKEN"
+}
+
 for picture; do
     verdict=
     # curl waits a little longer than the service, so that a refusal with its reason arrives.
-    answer=$(curl --silent --show-error --max-time "$((deadline / 1000 + 2))" \
-        --write-out '\nHTTP %{http_code} after %{time_total} s' \
-        ${DRD_CA:+--cacert "$DRD_CA"} ${DRD_TOKEN:+--header "Authorization: Bearer $DRD_TOKEN"} \
-        --header "X-Deadline-Ms: $deadline" --data-binary "@$picture" "$url" 2>&1) && in_time "$answer" &&
+    answer=$(headers | curl --silent --show-error --max-time "$((deadline / 1000 + 2))" --noproxy '*' \
+        --write-out '\nHTTP %{http_code} after %{time_total} s' ${DRD_CA:+--cacert "$DRD_CA"} \
+        --header @- --data-binary "@$picture" "$url" 2>&1) && in_time "$answer" &&
         verdict=$(printf '%s\n' "$answer" | sed -n 's/^{.*"verdict":"\([A-Z]*\)".*/\1/p')
     case $verdict in
         OK) ;;
         NG | REVIEW) [ $status = 1 ] || status=3 ;;
         *) verdict='NOT INSPECTED' status=1 && echo "$answer" >&2 ;;
     esac
-    printf '%s\t%s\n' "$verdict" "$picture"
+    printf '%s\t%s\n' "$verdict" "$(printf '%s' "$picture" | LC_ALL=C tr '[:cntrl:]' '?')"
 done
 exit $status

@@ -7,6 +7,7 @@ Needs this repository's extra `client`. In your program, replace `camera` by you
 
 import os
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,9 +18,10 @@ TAKT = float(os.environ.get("DRD_DEADLINE_MS", "200")) / 1000
 
 
 def camera(product: str, names: list[str]) -> Iterator[Frame]:
-    """Yields a frame per picture, with the part's name as frame id."""
+    """Yields a frame per picture, with the part's name as frame id and the takt from now."""
     for name in names:
-        yield Frame(Path(name).read_bytes(), product, frame_id=Path(name).stem, deadline=TAKT)
+        now = time.monotonic()
+        yield Frame(Path(name).read_bytes(), product, frame_id=Path(name).stem, deadline=TAKT, since=now)
 
 
 def main(address: str, product: str, *names: str) -> None:
@@ -28,6 +30,8 @@ def main(address: str, product: str, *names: str) -> None:
             part, answer = outcome.frame.frame_id, outcome.answer
             if answer is None:  # refused, late, unreachable …: the part is ejected, never passed
                 print(f"{part}: eject, not inspected: {outcome.error}")
+            elif outcome.frame.since is None or time.monotonic() > outcome.frame.since + TAKT:
+                print(f"{part}: eject, the answer waited here while an earlier part was handled")
             elif answer.verdict == "OK":
                 print(f"{part}: pass, {answer.score:.2f} in {1000 * outcome.seconds:.0f} ms")
             else:

@@ -25,6 +25,7 @@ import json
 import math
 import os
 import signal
+import stat
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -129,8 +130,11 @@ class Pictures:
         return content
 
     def _read(self, name: str, oldest: float) -> bytes:
+        path = Path(self._where) / name
         try:
-            with (Path(self._where) / name).open("rb") as file:
+            if not stat.S_ISREG(path.stat().st_mode):
+                raise OSError(f"{path} is not a regular file")  # a pipe would hold this thread for ever
+            with path.open("rb") as file:
                 # Of the open file: another may take its name meanwhile.
                 refuse_older(os.fstat(file.fileno()).st_mtime, oldest)
                 return file.read()
@@ -231,7 +235,7 @@ class Gateway:
                 outcome = await self._inspect(frame)
         except TimeoutError:
             reason = f"{doing} within the takt"
-        except (OSError, ValueError, httpx.HTTPError, httpx.InvalidURL) as error:
+        except (OSError, ValueError, OverflowError, httpx.HTTPError, httpx.InvalidURL) as error:
             reason = str(error)
         self._outgoing.put_nowait((part, outcome, reason))
 

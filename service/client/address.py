@@ -23,12 +23,11 @@ class Address:
     @staticmethod
     def parse(text: str) -> "Address":
         """ValueError unless it is one of the six forms."""
-        scheme, _, rest = text.partition(":")
-        door: Literal["http", "grpc"] = "grpc" if scheme.startswith("grpc") else "http"
-        if scheme in ("http+unix", "grpc+unix") and rest:
-            return Address(door, rest, unix=True)
         url = urlsplit(text)
-        bare = not (url.path.strip("/") or url.query or url.fragment or url.username)
+        door: Literal["http", "grpc"] = "grpc" if url.scheme.startswith("grpc") else "http"
+        if url.scheme in ("http+unix", "grpc+unix") and (path := text.partition(":")[2]):
+            return Address(door, path, unix=True)
+        bare = not (url.path.strip("/") or url.query or url.fragment or "@" in url.netloc or url.port == 0)
         if url.scheme not in ("http", "https", "grpc", "grpcs") or not url.hostname or not bare:
             raise ValueError(f"{text!r} is not an address: give {_FORMS}")
         usual = {"http": 8080, "https": 443, "grpc": 8081, "grpcs": 443}[url.scheme]

@@ -5,11 +5,13 @@ import itertools
 import math
 import random
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypedDict, Unpack, get_args
 
+import anyio
 import anyio.to_thread
 
 from service.client import errors
@@ -52,6 +54,7 @@ class AsyncClient:
             options.get("token"), options.get("ca"), options.get("certificate")
         )
         self._deadline, self._retries = options.get("deadline", 10.0), options.get("retries", 3)
+        self._closed = False
         self._door: RpcDoor | RestDoor
         if place.door == "grpc":
             self._door = RpcDoor(place, credentials)
@@ -100,7 +103,7 @@ class AsyncClient:
                 places.release()
             if (error := await feeding) is not None:
                 raise error
-        except BaseExceptionGroup as group:  # such as certificates that can't be read any more
+        except BaseExceptionGroup as group:  # what no ClientError covers, of one frame
             raise group.exceptions[0] from None
         finally:
             feeding.cancel()
@@ -111,12 +114,15 @@ class AsyncClient:
     async def products(self) -> tuple[Product, ...]:
         """Every version of every product, in any state."""
         try:
-            async with asyncio.timeout(self._deadline):
-                return await self._door.products()
+            with self._open():
+                async with asyncio.timeout(self._deadline):
+                    return await self._door.products()
         except TimeoutError:
             raise errors.DeadlinePassed(f"no answer within {self._deadline:g} s") from None
 
     async def close(self) -> None:
+        """What is under way, or asked later, is ConnectionLost."""
+        self._closed = True
         await self._door.close()
 
     async def __aenter__(self) -> Self:
@@ -151,10 +157,24 @@ class AsyncClient:
             raise errors.DeadlinePassed(f"no answer within {1000 * budget:g} ms")
         return _checked(answer, frame)
 
+    @contextmanager
+    def _open(self) -> Iterator[None]:
+        """Raises ConnectionLost if the client is closed, now or meanwhile."""
+        if self._closed:
+            raise errors.ConnectionLost("the client is closed")
+        try:
+            yield
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self._closed and task is not None and not task.cancelling():  # it was gRPC's own call
+                raise errors.ConnectionLost("the client was closed meanwhile") from None
+            raise
+
     async def _attempts(self, door: Door, frame: Frame, ends: float) -> Answer:
         for retry in itertools.count():
             try:
-                return await door.inspect(frame, ends)
+                with self._open():
+                    return await door.inspect(frame, ends)
             except (errors.Refused, errors.Unreachable) as error:
                 wait = _wait(error, retry)
                 if wait is None or retry == self._retries or time.monotonic() + wait >= ends:
@@ -175,17 +195,30 @@ def _wait(error: errors.Refused | errors.Unreachable, retry: int) -> float | Non
 
 
 def _checked(answer: Answer, frame: Frame) -> Answer:
-    """Returns `answer` if it belongs to `frame` and has a known verdict; UnexpectedAnswer otherwise."""
+    """Returns `answer` if it belongs to `frame` and agrees with itself; UnexpectedAnswer otherwise."""
     if answer.verdict not in get_args(Verdict):
         raise errors.UnexpectedAnswer(f"{answer.verdict!r} is not a verdict that this client knows")
     request_id = frame.request_id or answer.request_id  # the service's, where the frame has none
     if (answer.request_id, answer.frame_id) != (request_id, frame.frame_id):
-        raise errors.UnexpectedAnswer(f"the answer to {frame.frame_id!r} is that of another frame")
+        raise errors.UnexpectedAnswer(
+            f"the answer to {frame.frame_id!r} is that of another frame, or a proxy replaced X-Request-Id"
+        )
+    if (answer.product, answer.version) != (frame.product, frame.version or answer.version):
+        raise errors.UnexpectedAnswer(f"the answer is that of {answer.product} version {answer.version}")
+    if not (0 <= answer.score <= 1 and 0 <= answer.threshold <= 1):  # nor for NaN
+        raise errors.UnexpectedAnswer(f"{answer.score} is not a score, or {answer.threshold} no threshold")
+    if answer.verdict == "OK" and answer.score > answer.threshold:
+        raise errors.UnexpectedAnswer(f"OK can't be, with {answer.score} over {answer.threshold}")
     return answer
 
 
 async def _in_thread(frames: Iterable[Frame]) -> AsyncIterator[Frame]:
-    """Iterates in a thread: `frames` may block, as cameras do."""
-    source = iter(frames)
-    while (frame := await anyio.to_thread.run_sync(next, source, None, abandon_on_cancel=True)) is not None:
+    """Iterates in a thread: `frames` may block, as cameras do.
+
+    With a limiter of its own: the usual one has 40 threads for all, which 40 cameras would use up.
+    """
+    source, own = iter(frames), anyio.CapacityLimiter(1)
+    while (
+        frame := await anyio.to_thread.run_sync(next, source, None, abandon_on_cancel=True, limiter=own)
+    ) is not None:
         yield frame

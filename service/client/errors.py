@@ -19,7 +19,10 @@ Only Refused with a `retry_after` and Unreachable are retried: only these are sa
 
 
 class ClientError(Exception):
-    """Base of the tree; the message is one line."""
+    """Base of the tree; the message is one printable line, whatever was received."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("".join(each if each.isprintable() else " " for each in message))
 
 
 class BadInput(ClientError):

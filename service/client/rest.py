@@ -2,9 +2,11 @@
 
 import asyncio
 import binascii
+import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 
 import anyio
@@ -29,8 +31,10 @@ _ERRORS: dict[int, type[errors.ClientError]] = {
     503: errors.NotServing,
     504: errors.DeadlinePassed,
 }
-_UNDOCUMENTED = (KeyError, TypeError, ValueError, RecursionError)
+_UNDOCUMENTED = (KeyError, TypeError, ValueError, OverflowError, RecursionError)
 """What reading JSON of another form raises; RecursionError: too deeply nested."""
+_PROBLEM = "application/problem+json"
+"""The type of the service's errors. Others are of something before it, such as a proxy."""
 
 
 class RestDoor:
@@ -51,6 +55,7 @@ class RestDoor:
             timeout=None,  # the caller enforces the deadline
             transport=transport,
             trust_env=False,
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),  # proxies' would pile up: keep none
         )
 
     async def inspect(self, frame: Frame, ends: float) -> Answer:
@@ -105,7 +110,7 @@ class RestDoor:
             ) from error
         except httpx.RequestError as error:
             raise errors.ConnectionLost(
-                f"the connection to {self._address} broke: {error or type(error).__name__}"
+                f"the connection to {self._address} broke: {str(error) or type(error).__name__}"
             ) from error
         if response.status_code != 200:
             raise _error(response, self._address)
@@ -129,12 +134,14 @@ class RestDoor:
 
 def _error(response: httpx.Response, address: Address) -> errors.ClientError:
     kind = _ERRORS.get(response.status_code, errors.UnexpectedAnswer)
+    own = response.headers.get("content-type", "").partition(";")[0] == _PROBLEM
     try:
         detail = str(response.json()["detail"])
-    except _UNDOCUMENTED:  # not the service, but something before it
+    except _UNDOCUMENTED:
         detail = f"{address} answered {response.status_code} {response.reason_phrase}"
     if issubclass(kind, errors.Refused):
-        return kind(detail, _seconds(response.headers.get("retry-after", "")))
+        # Something before the service may say when to retry after the service has had the frame.
+        return kind(detail, _seconds(response.headers.get("retry-after", "")) if own else None)
     return kind(detail)
 
 
@@ -144,7 +151,7 @@ def _seconds(text: str) -> float | None:
         return float(text)
     try:
         return max(0.0, (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return None
 
 
@@ -156,50 +163,71 @@ def _root(error: BaseException) -> BaseException:
 
 
 def _answer(given: Mapping[str, Any]) -> Answer:
-    """Raises KeyError, TypeError or ValueError if `given` is not an answer as documented."""
+    """Raises one of _UNDOCUMENTED if `given` is not an answer as documented."""
     image = given["image"]
     return Answer(
-        request_id=given["request_id"],
-        frame_id=given["frame_id"],
-        product=given["product"],
-        version=given["version"],
-        bundle_digest=given["bundle_digest"],
-        engine=given["engine"],
+        request_id=_text(given["request_id"]),
+        frame_id=_text(given["frame_id"]),
+        product=_text(given["product"]),
+        version=_whole(given["version"]),
+        bundle_digest=_text(given["bundle_digest"]),
+        engine=_text(given["engine"]),
         verdict=given["verdict"],
-        reason=given["reason"],
-        unfamiliar=tuple(given.get("unfamiliar", ())),
-        score=given["score"],
-        threshold=given["threshold"],
-        raw_score=given["raw_score"],
-        raw_threshold=given["raw_threshold"],
-        width=image["width"],
-        height=image["height"],
-        sha256=image["sha256"],
-        regions=tuple(
-            Region(r["x"], r["y"], r["width"], r["height"], r["area"], r["peak"])
-            for r in given.get("regions") or ()
-        ),
+        reason=_text(given["reason"]),
+        unfamiliar=tuple(map(_text, given.get("unfamiliar", ()))),
+        score=_number(given["score"]),
+        threshold=_number(given["threshold"]),
+        raw_score=_number(given["raw_score"]),
+        raw_threshold=_number(given["raw_threshold"]),
+        width=_whole(image["width"]),
+        height=_whole(image["height"]),
+        sha256=_text(image["sha256"]),
+        regions=tuple(map(_region, given.get("regions") or ())),
         heatmap=_picture(given, "heatmap"),
         mask=_picture(given, "mask"),
         overlay=_picture(given, "overlay"),
-        timings_ms=Timings(*(given["timings_ms"][stage] for stage in Timings.__slots__)),
-        batch_size=given["batch_size"],
+        timings_ms=Timings(*(_number(given["timings_ms"][stage]) for stage in Timings.__slots__)),
+        batch_size=_whole(given["batch_size"]),
     )
+
+
+def _region(given: Mapping[str, Any]) -> Region:
+    x, y, width, height, area = (_whole(given[name]) for name in ("x", "y", "width", "height", "area"))
+    return Region(x, y, width, height, area, _number(given["peak"]))
 
 
 def _picture(given: Mapping[str, Any], part: Part) -> Picture | None:
     picture = given.get(part)
     if picture is None:
         return None
-    return Picture(picture["width"], picture["height"], binascii.a2b_base64(picture["data"]))
+    return Picture(_whole(picture["width"]), _whole(picture["height"]), binascii.a2b_base64(picture["data"]))
 
 
-def _product(name: str, version: Mapping[str, Any]) -> Product:
+def _product(name: Any, version: Mapping[str, Any]) -> Product:
     return Product(
-        name=name,
-        version=version["version"],
-        state=version["state"],
-        reason=version["reason"],
-        engine=version["engine"] or "",
-        bundle_digest=version["bundle_digest"] or "",
+        name=_text(name),
+        version=_whole(version["version"]),
+        state=_text(version["state"]),
+        reason=_text(version["reason"]),
+        engine=_text(version["engine"] or ""),
+        bundle_digest=_text(version["bundle_digest"] or ""),
     )
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is not a text")
+    value.encode()  # ValueError for half of a surrogate pair, which JSON can hold and no file
+    return value
+
+
+def _whole(value: Any) -> int:
+    if not isinstance(value, int):
+        raise TypeError(f"{value!r} is not a whole number")
+    return value
+
+
+def _number(value: Any) -> float:
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise TypeError(f"{value!r} is not a number")
+    return float(value)

@@ -1,7 +1,8 @@
 """The gRPC door, one call per frame."""
 
-from collections.abc import Iterable
-from typing import cast
+import secrets
+from collections.abc import Awaitable, Iterable
+from typing import TypeVar, cast
 
 import grpc
 import grpc.aio
@@ -29,6 +30,7 @@ OPTIONS: list[tuple[str, int]] = [
     ("grpc.enable_http_proxy", 0),  # proxies set for office use would cost time
     ("grpc.use_local_subchannel_pool", 1),  # each client has a connection of its own
 ]
+_Message = TypeVar("_Message")
 _ERRORS: dict[int, type[errors.ClientError]] = {
     code.value[0]: kind
     for code, kind in {
@@ -62,8 +64,8 @@ class RpcDoor:
         await self._connect(message.deadline_ms / 1000)
         message.deadline_ms = milliseconds_left(ends)
         try:
-            response = await self._stub.Inspect(
-                message, timeout=message.deadline_ms / 1000, metadata=self._metadata
+            response = await self._whole(
+                self._stub.Inspect(message, timeout=message.deadline_ms / 1000, metadata=self._metadata)
             )
         except grpc.aio.AioRpcError as error:
             raise error_of_call(error) from error
@@ -93,7 +95,13 @@ class RpcDoor:
 
     async def _products(self, seconds: float | None = None) -> tuple[Product, ...]:
         call = self._stub.ListProducts(pb.ListProductsRequest(), timeout=seconds, metadata=self._metadata)
-        return tuple(_product(product) for product in (await call).products)
+        return tuple(_product(product) for product in (await self._whole(call)).products)
+
+    async def _whole(self, call: Awaitable[_Message | None]) -> _Message:
+        """The call's answer. gRPC gives None for one that is missing, cut or garbled."""
+        if (answer := await call) is None:
+            raise errors.UnexpectedAnswer(f"the answer of {self._address} can't be decoded")
+        return answer
 
 
 def message_of(frame: Frame, ends: float) -> pb.InspectRequest:
@@ -106,7 +114,8 @@ def message_of(frame: Frame, ends: float) -> pb.InspectRequest:
             frame_id=frame.frame_id,
             include=list(frame.include) or [""],
             deadline_ms=milliseconds_left(ends),
-            request_id=frame.request_id,
+            # In a stream, it tells this frame's answer from a late one to an earlier frame of its name.
+            request_id=frame.request_id or secrets.token_hex(8),
         )
 
 
@@ -142,7 +151,11 @@ def error_of(status: status_pb2.Status) -> errors.ClientError:
     """A refusal carries RetryInfo. Without it, RESOURCE_EXHAUSTED is TooLarge, UNAVAILABLE the transport."""
     kind = _ERRORS.get(status.code, errors.UnexpectedAnswer)
     retry = error_details_pb2.RetryInfo()
-    if any(detail.Unpack(retry) for detail in status.details):
+    try:
+        is_refusal = any(detail.Unpack(retry) for detail in status.details)
+    except DecodeError:
+        return errors.UnexpectedAnswer("the error's details are garbled")
+    if is_refusal:
         refused = errors.NotServing if kind is errors.ConnectionLost else errors.Refused
         return refused(status.message, retry.retry_delay.ToMilliseconds() / 1000)
     return kind(status.message)
@@ -156,9 +169,10 @@ def error_of_call(error: grpc.RpcError | grpc.aio.AioRpcError) -> errors.ClientE
                 return error_of(status_pb2.Status.FromString(cast(bytes, value)))
             except DecodeError:
                 return errors.UnexpectedAnswer("the error's details are garbled")
-    return error_of(
-        status_pb2.Status(code=error.code().value[0], message=error.details() or error.code().name)
-    )
+    said = error.details() or error.code().name
+    if error.code() is grpc.StatusCode.INTERNAL:  # not the service, which gives details, but the transport
+        return errors.ConnectionLost(said)
+    return error_of(status_pb2.Status(code=error.code().value[0], message=said))
 
 
 def error_of_first_call(error: grpc.RpcError | grpc.aio.AioRpcError, address: Address) -> errors.ClientError:

@@ -7,6 +7,7 @@ status (for one stream in ten), and with it whether the frames may be sent again
 import asyncio
 import queue
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 
@@ -28,6 +29,9 @@ from service.client.values import Answer, Frame
 from service.rpc.pb import inspection_pb2 as pb
 from service.rpc.pb.inspection_pb2_grpc import InspectionServiceStub
 
+_SILENT_SECONDS = 1.0
+"""So long after a missed deadline, a service that works has answered: at least that the frame is late."""
+
 
 class RpcStreamDoor:
     """A Door for one stream of frames; frame ids in flight must differ."""
@@ -42,9 +46,12 @@ class RpcStreamDoor:
     async def inspect(self, frame: Frame, ends: float) -> Answer:
         message = message_of(frame, ends)
         async with self._opening:
-            if self._stream is None or self._stream.ended.is_set():
+            if self._stream is None or self._stream.ended.is_set() or self._stream.silent:
                 self._stream = None
-                stub = self._connected_anew()
+                try:
+                    stub = self._connected_anew()
+                except OSError as error:  # such as a certificate that is being replaced
+                    raise errors.Unreachable(f"can't connect to {self._address}: {error}") from error
                 await asyncio.to_thread(self._connect, stub, milliseconds_left(ends) / 1000)
                 self._stream = _Stream(stub, self._metadata)
             stream = self._stream
@@ -57,7 +64,10 @@ class RpcStreamDoor:
             self._channel.close()
 
     def _connected_anew(self) -> InspectionServiceStub:
-        """A service that ends a stream closes its connection soon, and another may take its place."""
+        """A service that ends a stream closes its connection soon, and another may take its place.
+
+        What waits on a stream that was silent is ConnectionLost.
+        """
         if self._channel is not None:
             self._channel.close()
         self._channel = _channel(self._address, self._credentials)
@@ -93,6 +103,8 @@ class _Stream:
 
     def __init__(self, stub: InspectionServiceStub, metadata: tuple[tuple[str, str], ...]) -> None:
         self.ended = asyncio.Event()
+        self._missed: float | None = None
+        """When a frame's deadline passed; None: something was received since, or no deadline has passed."""
         self._loop = asyncio.get_running_loop()
         self._outgoing = queue.SimpleQueue[_Sent | None]()
         self._waiting = dict[str, _Sent]()
@@ -108,6 +120,13 @@ class _Stream:
             return await sent.answer
         finally:
             del self._waiting[message.frame_id]
+            if sent.left_here and self._missed is None and time.monotonic() >= ends:
+                self._missed = ends
+
+    @property
+    def silent(self) -> bool:
+        """Whether the service seems to hang, though the connection does not break."""
+        return self._missed is not None and time.monotonic() - self._missed > _SILENT_SECONDS
 
     async def close(self) -> None:
         self._call.cancel()
@@ -135,6 +154,7 @@ class _Stream:
         self._loop.call_soon_threadsafe(self._end, reason)
 
     def _settle(self, response: pb.InspectStreamResponse) -> None:
+        self._missed = None
         sent = self._waiting.get(response.frame_id)
         if sent is None or sent.answer.done():
             return  # its caller does not wait any more

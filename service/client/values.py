@@ -25,7 +25,7 @@ class Frame:
     deadline: float | None = None
     """Seconds from `since` to the answer, retries included; None: the client's default."""
     request_id: str = field(default_factory=lambda: secrets.token_hex(8))
-    """Empty: the service makes one."""
+    """Empty: one is made, by the client or the service."""
     since: float | None = None
     """The instant of `time.monotonic` from which the deadline counts, such as the trigger's. None: when the
     client takes the frame."""

@@ -39,6 +39,10 @@ def address(request: pytest.FixtureRequest, running: Running) -> str:
     return running.url if request.param == "http" else f"grpc://{running.target}"
 
 
+def refusals(running: Running) -> float:
+    return running.sample("drd_rejected_total", product="tile", reason="queue_frames")
+
+
 @pytest.fixture
 def free_port() -> int:
     return unused_port()

@@ -95,6 +95,26 @@ def test_an_authority_that_is_not_trusted_and_a_certificate_that_is_missing(
         drd.inspect(frame(200))
 
 
+def test_certificates_that_are_gone_for_a_moment_do_not_end_a_stream(
+    guarded: Running, options: client.Options, plant: Authority, tmp_path: Path
+) -> None:
+    """They are read for each connection, since they may be renewed."""
+    authorities = tmp_path / "ca.pem"
+    authorities.write_bytes(plant.certificate.read_bytes())
+    given: client.Options = {**options, "ca": authorities, "retries": 0}
+
+    with Client(f"grpcs://{guarded.target}", **given) as drd:
+        authorities.unlink()
+        outcomes = drd.stream([frame(200), frame(200)], window=1)
+        gone = next(outcomes)
+        authorities.write_bytes(plant.certificate.read_bytes())
+        back = next(outcomes)
+
+    assert isinstance(gone.error, client.Unreachable)
+    assert str(authorities) in str(gone.error)
+    assert back.answer
+
+
 def test_the_camera_gets_in_too(
     guarded_address: str,
     plant: Authority,

@@ -4,17 +4,20 @@ import csv
 import errno
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from service.client.camera.cli import main
+from tests.client.conftest import refusals
 from tests.e2e.serving import Running, wait_until
 from tests.service.engines import Gate
 from tests.service.images import plain
@@ -186,6 +189,32 @@ def test_late_is_counted_from_when_a_picture_was_due(
     assert {row["error"] for row in rows(tmp_path / "x")} <= {"DeadlinePassed", "Refused"}
 
 
+def test_a_list_that_can_not_be_read_is_one_line(address: str) -> None:
+    command = [sys.executable, "-m", "service.client.camera.cli", *ANYHOW, "--to", address, "--quiet", "-"]
+    shell = ["sh", "-c", 'exec "$0" "$@" <&-', *command]
+
+    with Path(os.devnull).open("wb") as unreadable:
+        failed = subprocess.run(
+            command, stdin=unreadable, stderr=subprocess.PIPE, text=True, timeout=60, check=False
+        )
+    closed = subprocess.run(shell, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+
+    assert (failed.returncode, failed.stderr) == (1, "drd-camera: [Errno 9] Bad file descriptor\n")
+    assert closed.returncode == 2
+    assert closed.stderr.endswith("'-': standard input is closed\n")
+
+
+def test_a_terminal_need_not_know_every_character(address: str, folder: Path) -> None:
+    poor = os.environ | {"PYTHONIOENCODING": "latin-1"}
+    command = [sys.executable, "-m", "service.client.camera.cli", *ANYHOW, "--to", address, "--quiet"]
+    (folder / "a.png").write_bytes(b"no picture")  # without any answer, the table has dashes
+
+    for arguments, status in (["--help"], 0), ([folder / "a.png"], 1):
+        ended = subprocess.run([*command, *arguments], capture_output=True, env=poor, check=False)
+        assert ended.returncode == status
+        assert b"Traceback" not in ended.stderr
+
+
 @contextmanager
 def watching(address: str, folder: Path, *arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-m", "service.client.camera.cli", *ANYHOW, "--to", address]
@@ -349,6 +378,29 @@ def test_a_second_signal_ends_it_at_once(address: str, folder: Path, gate: Gate)
     assert said == "drd-camera: stopped at once: the pictures under way have no verdict\n"
 
 
+def test_a_second_signal_ends_it_though_a_line_can_not_be_written(
+    address: str, folder: Path, tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "lines")
+    full = ("--jsonl", str(tmp_path / "lines"), "--repeat", "0", "--quiet")  # nobody reads them
+    command = [sys.executable, "-m", "service.client.camera.cli", *ANYHOW, "--to", address, *full]
+    reader = os.open(tmp_path / "lines", os.O_RDWR)
+
+    def stalled() -> bool:
+        """Whether there is no room for another line."""
+        ready = select.select([], [reader], [], 0)[1]
+        return not ready
+
+    with subprocess.Popen([*command, folder / "a.png"], stderr=subprocess.PIPE, text=True) as popen:
+        wait_until(stalled)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            popen.send_signal(number)
+        said = popen.communicate(timeout=30)[1]
+    os.close(reader)
+    assert popen.returncode == 1
+    assert said == "drd-camera: stopped at once: the pictures under way have no verdict\n"
+
+
 def test_a_watch_that_is_stopped_before_a_picture_is_complete_is_1(address: str, tmp_path: Path) -> None:
     spool, kept = tmp_path / "spool", tmp_path / "all.csv"
     spool.mkdir()
@@ -431,16 +483,13 @@ def test_an_overlay_of_a_long_name_is_saved(address: str, folder: Path, tmp_path
 def test_an_overlay_that_can_not_be_saved_does_not_stop_the_run(
     address: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Not even root may write that folder."""
     put(folder / "b.png", BRIGHT)
-    for name in ("000002-b-NG.png", "000003-c-NG.png"):
-        (tmp_path / "ng" / name).mkdir(parents=True)
-    put(folder / "last.png", BRIGHT)
 
-    kept = ("--overlays", tmp_path / "ng", "--csv", tmp_path / "all.csv", "--quiet")
+    kept = ("--overlays", "/proc/self", "--csv", tmp_path / "all.csv", "--quiet")
     assert camera(address, folder, *kept) == 1
 
-    assert [row["verdict"] for row in rows(tmp_path / "all.csv")] == ["OK", "NG", "NG", "NG"]
-    assert (tmp_path / "ng/000004-last-NG.png").is_file()
+    assert [row["verdict"] for row in rows(tmp_path / "all.csv")] == ["OK", "NG", "NG"]
     assert capsys.readouterr().err.count("drd-camera: ") == 1
 
 
@@ -454,6 +503,67 @@ def test_lines_are_added_to_those_of_earlier_runs(address: str, folder: Path, tm
         str(folder / name) for name in ("a.png", "b.png")
     ]
     assert len((tmp_path / "all.jsonl").read_text().splitlines()) == 2
+
+
+def test_overlays_of_earlier_runs_stay(address: str, folder: Path, tmp_path: Path) -> None:
+    kept = ("--overlays", tmp_path / "ng", "--quiet")
+    assert camera(address, folder / "deeper/c.png", *kept) == 3
+    first = (tmp_path / "ng/000001-c-NG.png").read_bytes()
+    (folder / "deeper/c.png").write_bytes(plain(BRIGHT, (40, 60)))
+
+    assert camera(address, folder / "deeper/c.png", *kept) == 3
+
+    assert (tmp_path / "ng/000001-c-NG.png").read_bytes() == first
+    assert len(list((tmp_path / "ng").iterdir())) == 2
+
+
+def test_a_line_that_was_cut_does_not_take_the_next_with_it(
+    address: str, folder: Path, tmp_path: Path
+) -> None:
+    kept = ("--csv", tmp_path / "all.csv", "--jsonl", tmp_path / "all.jsonl")
+    assert camera(address, folder / "a.png", *kept) == 0
+    for path in kept[1::2]:
+        with Path(path).open("a") as lines:
+            lines.write('{"time": "2026-11')
+
+    assert camera(address, folder / "b.png", *kept) == 0
+
+    assert json.loads((tmp_path / "all.jsonl").read_text().splitlines()[-1])["frame_id"] == "b.png"
+    with (tmp_path / "all.csv").open() as lines:
+        assert [row["frame_id"] for row in csv.DictReader(lines)] == ["a.png", None, "b.png"]
+
+
+def test_lines_that_can_not_be_written_end_the_run_in_order(address: str, folder: Path) -> None:
+    full = ("--repeat", "50", "--jsonl", "/dev/full", "--quiet")
+
+    ended = run_camera(address, folder, *full, given="")
+
+    assert ended.returncode == 1
+    assert ended.stderr == "drd-camera: [Errno 28] No space left on device\n"
+
+
+def test_a_verdict_is_that_of_its_picture_whatever_their_names(
+    address: str, folder: Path, tmp_path: Path, gate: Gate, running: Running
+) -> None:
+    """The third's name is under way, and so is the one that it would be given instead."""
+    names = [put(folder / name, DARK) for name in ("x.png#3", "x.png")] + [put(folder / "y/x.png", BRIGHT)]
+
+    before = refusals(running)
+    gate.shut()
+    with ThreadPoolExecutor(1) as thread:
+        under_way = thread.submit(
+            run_camera, address, "-", "--csv", tmp_path / "all.csv", given="\n".join(map(str, names))
+        )
+        try:
+            wait_until(lambda: refusals(running) > before)  # there is room for two
+        finally:
+            gate.open()
+        ended = under_way.result()
+
+    assert ended.returncode == 3, ended.stderr
+    assert [(row["picture"], row["verdict"]) for row in rows(tmp_path / "all.csv")] == [
+        (str(path), verdict) for path, verdict in zip(names, ("OK", "OK", "NG"), strict=True)
+    ]
 
 
 @pytest.mark.parametrize("token", ["a b", "", "one\ntwo\n", "ü"])

@@ -2,9 +2,12 @@
 
 import asyncio
 import math
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from hashlib import sha256
@@ -17,7 +20,7 @@ import pytest
 from service import client
 from service.client import AsyncClient, Client, Frame
 from tests.bundles import make_bundle
-from tests.client.conftest import frame
+from tests.client.conftest import frame, refusals
 from tests.e2e.serving import Running, serving, wait_until
 from tests.service.engines import POISON, Gate
 from tests.service.images import plain
@@ -42,9 +45,13 @@ def test_an_answer_has_everything(address: str) -> None:
     assert answer.timings_ms.total > answer.timings_ms.infer > 0
 
 
-def test_the_service_makes_a_request_id_where_a_frame_has_none(address: str) -> None:
+def test_one_makes_a_request_id_where_a_frame_has_none(address: str) -> None:
+    nameless = frame(200, request_id="")
     with Client(address) as drd:
-        assert drd.inspect(frame(200, request_id="")).request_id
+        (outcome,) = drd.stream([nameless])
+        assert drd.inspect(nameless).request_id
+    assert outcome.answer
+    assert outcome.answer.request_id
 
 
 def test_a_window_for_no_frame_is_refused(address: str) -> None:
@@ -138,8 +145,68 @@ def test_a_full_queue_is_retried_after_the_time_it_gave(address: str, gate: Gate
     assert [round(255 * answer.raw_score) for answer in answers] == [1, 2, 3]
 
 
-def refusals(running: Running) -> float:
-    return running.sample("drd_rejected_total", product="tile", reason="queue_frames")
+@pytest.mark.parametrize("how", ["inspect", "stream"])
+def test_a_client_may_be_closed_while_others_wait(address: str, gate: Gate, how: str) -> None:
+    gate.shut()
+    waiting = frame(1)
+    with Client(address) as drd, ThreadPoolExecutor(1) as caller:
+        asked = (drd.inspect, waiting) if how == "inspect" else (list, drd.stream([waiting]))
+        under_way: Future[object] = caller.submit(*asked)
+        gate.wait_for_batch()
+        try:
+            drd.close()
+            with pytest.raises(client.ConnectionLost, match="closed"):
+                under_way.result(timeout=30)
+        finally:
+            gate.open()
+        with pytest.raises(client.ConnectionLost, match="closed"):
+            drd.inspect(waiting)
+
+
+def test_an_asynchronous_client_may_be_closed_while_tasks_wait(address: str, gate: Gate) -> None:
+    async def close() -> tuple[object, ...]:
+        drd = AsyncClient(address)
+        under_way = asyncio.create_task(drd.inspect(frame(1)))
+        await asyncio.to_thread(gate.wait_for_batch)
+        await drd.close()
+        later = asyncio.create_task(drd.products())
+        return tuple(await asyncio.gather(under_way, later, return_exceptions=True))
+
+    gate.shut()
+    errors = asyncio.run(close())
+    gate.open()
+
+    assert [type(error) for error in errors] == [client.ConnectionLost] * 2
+
+
+INTERRUPTED = """
+import signal, sys
+from service.client import Client, Frame
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
+try:
+    with Client(sys.argv[1]) as drd:
+        list(drd.stream([Frame(open(sys.argv[2], "rb").read(), "tile", deadline=120)]))
+except KeyboardInterrupt:
+    sys.exit(8)
+"""
+
+
+@pytest.mark.parametrize(("by", "status"), [(signal.SIGTERM, 7), (signal.SIGINT, 8)])
+def test_a_stream_may_be_interrupted_while_it_waits(
+    address: str, gate: Gate, tmp_path: Path, by: signal.Signals, status: int
+) -> None:
+    (tmp_path / "dark.png").write_bytes(plain(30))
+    command = [sys.executable, "-c", INTERRUPTED, address, str(tmp_path / "dark.png")]
+    gate.shut()
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as popen:
+        gate.wait_for_batch()
+        popen.send_signal(by)
+        try:
+            said = popen.communicate(timeout=30)[1]
+        finally:
+            gate.open()
+
+    assert (popen.returncode, said) == (status, "")
 
 
 def test_an_unreachable_service_is_reported_soon_and_retried(
@@ -186,7 +253,7 @@ def test_a_broken_connection_is_not_retried(door: str) -> None:
         thread.start()
         with (
             Client(f"http://127.0.0.1:{listening.getsockname()[1]}") as drd,
-            pytest.raises(client.ConnectionLost),
+            pytest.raises(client.ConnectionLost, match=r" broke: \w"),
         ):
             drd.inspect(frame(1))
         listening.shutdown(2)
@@ -241,7 +308,18 @@ def test_unix_sockets(tmp_path: Path, scheme: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "127.0.0.1:8080", "ftp://a", "http://", "http://a:b", "http://a/path", "grpc+unix:", "grpc://a?b"],
+    [
+        "",
+        "127.0.0.1:8080",
+        "ftp://a",
+        "http://",
+        "http://a:b",
+        "http://a/path",
+        "grpc+unix:",
+        "grpc://a?b",
+        "grpc://a:0",
+        "http://:secret@a",
+    ],
 )
 def test_invalid_addresses_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"is not an address|[Pp]ort"):
@@ -267,3 +345,5 @@ def test_invalid_tokens_are_refused_before_anything_is_sent(token: str) -> None:
 )
 def test_an_address_is_what_it_was(text: str) -> None:
     assert str(client.Address.parse(text)) == text
+    scheme, rest = text.split(":", 1)
+    assert str(client.Address.parse(f"{scheme.upper()}:{rest}")) == text

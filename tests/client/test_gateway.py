@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -126,7 +126,12 @@ def place(request: pytest.FixtureRequest, pictures: Path) -> Iterator[Path | str
     if request.param == "folder":
         yield pictures
         return
-    handler = partial(SimpleHTTPRequestHandler, directory=pictures)
+    with serving_files(partial(SimpleHTTPRequestHandler, directory=pictures)) as url:
+        yield url
+
+
+@contextmanager
+def serving_files(handler: Callable[..., SimpleHTTPRequestHandler]) -> Iterator[str]:
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
@@ -218,6 +223,34 @@ def test_odd_triggers_do_not_stop_the_gateway(free_port: int, models: Path, pict
 
     assert odd == ["NOT INSPECTED"] * 2
     assert "odd" not in parts.said
+
+
+def test_what_is_no_picture_is_not_inspected(free_port: int, models: Path, pictures: Path) -> None:
+    """Pipes in the folder, more than there are threads, and a date that no calendar has."""
+    os.mkfifo(pictures / "pipe")
+
+    class Odd(SimpleHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Last-Modified", "Mon, 01 Jan 2020 00:00:00 +99999999999999999999")
+            self.end_headers()
+            self.wfile.write(plain(DARK))
+
+    with broker(free_port), serving(models) as service, line(free_port) as parts:
+        with gateway(free_port, service.target, pictures, FOREVER) as popen:
+            for number in range(50):
+                parts.trigger(str(number), "pipe")
+            assert {parts.verdict(str(number)) for number in range(50)} == {"NOT INSPECTED"}
+            parts.trigger("next", "dark.png")
+            assert parts.verdict("next") == "OK"
+            popen.send_signal(signal.SIGTERM)
+            assert popen.wait(30) == 0
+        with (
+            serving_files(Odd) as url,
+            gateway(free_port, service.target, url, FOREVER),
+        ):
+            parts.trigger("odd", "dark.png")
+            assert parts.verdict("odd") == "NOT INSPECTED"
 
 
 def test_late_parts_are_not_inspected_and_their_verdicts_never_sent(

@@ -1,5 +1,6 @@
 """Clients of services that are slow to connect, or answer late."""
 
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +11,7 @@ import pytest
 from google.rpc.status_pb2 import Status
 
 from service import client
-from service.client import Client
+from service.client import Client, Frame
 from service.rpc.pb import inspection_pb2 as pb
 from service.rpc.pb.inspection_pb2_grpc import (
     InspectionServiceServicer,
@@ -52,6 +53,21 @@ class Fake(InspectionServiceServicer):
             yield from self._answer(request)
 
 
+class Hanging(Fake):
+    """Never answers in its first stream, though the connection stays."""
+
+    streams = 0
+
+    def InspectStream(  # noqa: N802
+        self, request_iterator: Iterator[pb.InspectRequest], context: grpc.ServicerContext
+    ) -> Iterator[pb.InspectStreamResponse]:
+        self.streams += 1
+        if self.streams > 1:
+            yield from super().InspectStream(request_iterator, context)
+        for _ in request_iterator:
+            pass
+
+
 @contextmanager
 def serving(fake: Fake) -> Iterator[str]:
     """Its address."""
@@ -66,7 +82,9 @@ def serving(fake: Fake) -> Iterator[str]:
 
 
 def ok(request: pb.InspectRequest) -> Iterator[pb.InspectStreamResponse]:
-    result = pb.InspectResponse(request_id=request.request_id, frame_id=request.frame_id, verdict="OK")
+    result = pb.InspectResponse(
+        request_id=request.request_id, frame_id=request.frame_id, product=request.product, verdict="OK"
+    )
     yield pb.InspectStreamResponse(request_id=result.request_id, frame_id=result.frame_id, result=result)
 
 
@@ -87,6 +105,24 @@ def test_a_late_error_is_not_that_of_the_next_frame_of_its_name(newer: bool) -> 
 
     assert isinstance(late.error, client.DeadlinePassed)
     assert type(following.error) is (type(None) if newer else client.InspectionFailed)
+
+
+def test_a_stream_that_is_silent_is_given_up() -> None:
+    """A balancer may hold the connection to a replica that hangs, while another works."""
+    answered = threading.Event()
+
+    def camera() -> Iterator[Frame]:
+        for number in range(40):
+            if answered.is_set():
+                return
+            yield frame(number, frame_id=str(number), deadline=0.2)
+
+    with serving(Hanging(ok)) as address, Client(address) as drd:
+        for outcome in drd.stream(camera(), window=1):
+            if outcome.answer:
+                answered.set()
+
+    assert answered.is_set()
 
 
 def test_the_time_that_is_sent_is_what_connecting_left() -> None:

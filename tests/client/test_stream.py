@@ -6,12 +6,13 @@ import math
 import signal
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+from anyio import to_thread
 
 from service import client
 from service.client import AsyncClient, Client, Frame, Outcome
@@ -50,6 +51,34 @@ def test_an_asynchronous_source_and_client(address: str) -> None:
             return [level(outcome) async for outcome in drd.stream(camera(), window=2)]
 
     assert sorted(asyncio.run(levels())) == [10, 20, 30]
+
+
+def test_cameras_that_wait_keep_no_other_from_being_read(address: str) -> None:
+    """Even more of them than anyio has threads for all."""
+    triggered, taken = threading.Event(), threading.Semaphore(0)
+
+    def waiting() -> Iterator[Frame]:
+        taken.release()
+        assert triggered.wait(60)
+        yield frame(10)
+
+    async def levels() -> list[int]:
+        to_thread.current_default_thread_limiter().total_tokens = 1
+        async with AsyncClient(address) as drd:
+
+            async def read(frames: Iterable[Frame]) -> list[int]:
+                return [level(outcome) async for outcome in drd.stream(frames)]
+
+            blocked = asyncio.create_task(read(waiting()))
+            await asyncio.to_thread(taken.acquire)
+            try:
+                async with asyncio.timeout(30):
+                    return await read([frame(20)])
+            finally:
+                triggered.set()
+                await blocked
+
+    assert asyncio.run(levels()) == [20]
 
 
 def test_a_failing_frame_fails_alone(address: str) -> None:

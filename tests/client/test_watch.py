@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from service.client.camera import watch
-from service.client.camera.pictures import PictureFile
+from service.client.camera.pictures import PictureFile, Stamp
 from service.client.camera.watch import Watch
 
 
@@ -67,7 +67,7 @@ def test_files_sent_already_are_not_all_looked_at_each_time(
     asked = list[str]()
     stamp = watch.stamp_of
 
-    def count(path: Path) -> watch.Stamp | None:
+    def count(path: Path) -> Stamp | None:
         asked.append(path.name)
         return stamp(path)
 
@@ -96,6 +96,23 @@ def test_another_picture_of_the_same_size_and_time_is_sent(tmp_path: Path) -> No
     assert names(looks.look()) == ["a.png"]
 
 
+@pytest.mark.parametrize("by", ["another", "itself"])
+def test_a_picture_is_not_taken_for_the_one_that_was_seen(tmp_path: Path, by: str) -> None:
+    """Of two parts whose pictures have one name, the second must not stand for the first, too."""
+    looks = Watch(tmp_path, 0, refuse)
+    put(tmp_path, "a.png", b"bent")
+    (first,) = looks.look()
+    if by == "another":
+        put(tmp_path, "a.png", b"fine")
+    else:
+        (tmp_path / "a.png").write_bytes(b"fine")
+    (second,) = looks.look()
+
+    with pytest.raises(OSError, match="Replaced or changed"):
+        first.read()
+    assert second.read() == b"fine"
+
+
 def test_a_picture_is_complete_when_unchanged_for_a_while(tmp_path: Path, clock: Clock) -> None:
     """Counted from when it was first seen so, not from the look before."""
     clock.now = 100.0
@@ -109,7 +126,8 @@ def test_a_picture_is_complete_when_unchanged_for_a_while(tmp_path: Path, clock:
     clock.now = 106.8
     assert not looks.look()
     clock.now = 106.9
-    assert looks.look() == [PictureFile(tmp_path / "a.png", "a.png", 105.0)]
+    (found,) = looks.look()
+    assert (found.name, found.since) == ("a.png", 105.0)
 
 
 def test_nothing_is_left_only_if_the_folder_tells_so(tmp_path: Path) -> None:
@@ -163,7 +181,7 @@ def test_a_picture_that_failed_for_a_moment_is_not_sent_again(
 def test_a_picture_that_is_missing_for_long_is_forgotten(
     tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watch, "stamp_of", lambda _: watch.Stamp(1, 1, 1, 1))
+    monkeypatch.setattr(watch, "stamp_of", lambda _: Stamp(1, 1, 1, 1))
     put(tmp_path, "a.png")
     put(tmp_path, "b.png")
     looks = Watch(tmp_path, 0, refuse)

@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -42,6 +43,8 @@ def _check(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
         parser.error("--certificate and --key must be given together")
     if LISTED in given.sources and (len(given.sources) > 1 or given.repeat != 1):
         parser.error("'-' must be the only source, and can't be repeated")
+    if LISTED in given.sources and sys.stdin is None:
+        parser.error("'-': standard input is closed")
 
 
 def _parser(description: str | None) -> argparse.ArgumentParser:

@@ -1,11 +1,10 @@
 """Sends pictures at a given rate and reports the outcome of each."""
 
 import asyncio
-import errno
+import itertools
 import os
-import stat
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Collection
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +16,6 @@ from service.client.errors import ClientError
 from service.client.values import Frame, Outcome, Part
 
 _MAX_ID_LENGTH = 128
-_MAX_BYTES = 1 << 30
-"""No service takes a larger picture, and reading it could exhaust the memory."""
 
 
 class Unreadable(ClientError):
@@ -118,11 +115,9 @@ class Camera:
             if (picture := await self._next(pictures)) is None:
                 return
             number += 1
-            frame_id = _frame_id(picture.name)
-            if frame_id in self._under_way:
-                frame_id = f"{frame_id[: _MAX_ID_LENGTH - 12]}#{number}"
+            frame_id = next(each for each in _frame_ids(picture.name, number) if each not in self._under_way)
             try:
-                image = await asyncio.to_thread(_read, picture.path)
+                image = await asyncio.to_thread(picture.read)
             except (OSError, ValueError) as error:  # ValueError: a listed name that is not a valid path
                 self._unread.put_nowait(_unread(number, picture, frame_id, self.product, error))
                 continue
@@ -157,24 +152,6 @@ class Camera:
         return None if self.dropped else picture
 
 
-def _read(path: Path) -> bytes:
-    """OSError also for what is no picture for sure: reading it could fail badly, or wait for ever."""
-    facts = path.stat()
-    if stat.S_ISDIR(facts.st_mode):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-    if not stat.S_ISREG(facts.st_mode):
-        raise OSError(errno.EINVAL, "Not a regular file")
-    if facts.st_size > _MAX_BYTES:
-        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
-    try:
-        image = path.read_bytes()
-    except MemoryError:
-        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)) from None
-    if not image:
-        raise OSError(errno.EINVAL, "The file is empty")
-    return image
-
-
 def _unread(number: int, picture: PictureFile, frame_id: str, product: str, error: Exception) -> Sent:
     frame = Frame(b"", product, frame_id)
     why = (isinstance(error, OSError) and error.strerror) or error
@@ -182,9 +159,12 @@ def _unread(number: int, picture: PictureFile, frame_id: str, product: str, erro
     return Sent(number, picture.path, Outcome(frame, None, reason, 0.0))
 
 
-def _frame_id(name: str) -> str:
-    """The picture's name as a frame id: escaped to printable ASCII, and only its end if too long."""
-    return quote(os.fsencode(name), safe="/ !#$&'()+,;=@[]{}~")[-_MAX_ID_LENGTH:]
+def _frame_ids(name: str, number: int) -> Iterator[str]:
+    """The picture's name as a frame id: escaped to printable ASCII, and only its end if too long. Then others
+    for it, with numbers from its own: another picture may be under way with that, too."""
+    yield (frame_id := quote(os.fsencode(name), safe="/ !#$&'()+,;=@[]{}~")[-_MAX_ID_LENGTH:])
+    for again in itertools.count(number):
+        yield f"{frame_id[: _MAX_ID_LENGTH - 12]}#{again}"
 
 
 def _readable(path: Path) -> str:

@@ -2,11 +2,12 @@
 
 import argparse
 import asyncio
+import io
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, suppress
 
 from service.client.aio import AsyncClient, Options
 from service.client.camera import pictures
@@ -21,17 +22,20 @@ from service.client.values import Part
 
 _SHOW_SECONDS = 0.5
 _LOG_SECONDS = 10.0
+_AT_ONCE = "stopped at once: the pictures under way have no verdict"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0 all OK, 3 something NG or REVIEW, 1 something not inspected, 2 misuse."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal need not know every character
     given = parse(__doc__, arguments)
     try:
         return asyncio.run(_run(given))
     except (ClientError, OSError, UnicodeError) as error:
         _say(error)
-    except (asyncio.CancelledError, KeyboardInterrupt):
-        _say("stopped at once: the pictures under way have no verdict")
+    except KeyboardInterrupt:
+        _say(_AT_ONCE)
     return 1
 
 
@@ -61,12 +65,13 @@ async def _run(given: argparse.Namespace) -> int:
     return 1 if left or records.incomplete else _status(tally)
 
 
-async def _note(pictures: AsyncIterator[Sent], tally: Tally, records: Records, *, watching: bool) -> None:
-    async for sent in pictures:
-        tally.note(sent.outcome)
-        if watching and isinstance(sent.outcome.error, Unreadable):
-            _say(sent.outcome.error)  # now: the end, where causes are shown, may be far
-        await asyncio.to_thread(records.write, sent)
+async def _note(pictures: AsyncGenerator[Sent], tally: Tally, records: Records, *, watching: bool) -> None:
+    async with aclosing(pictures):  # ended in order also if a line can't be written
+        async for sent in pictures:
+            tally.note(sent.outcome)
+            if watching and isinstance(sent.outcome.error, Unreadable):
+                _say(sent.outcome.error)  # now: the end, where causes are shown, may be far
+            await asyncio.to_thread(records.write, sent)
 
 
 def _left(given: argparse.Namespace, camera: Camera, watch: Watch | None) -> bool:
@@ -94,11 +99,12 @@ async def _check_product(client: AsyncClient, product: str) -> None:
 
 def _stop_on_signals(camera: Camera) -> None:
     """The first signal ends the run in order, a second one at once."""
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    loop = asyncio.get_running_loop()
 
     def stop() -> None:
-        if camera.stopped.is_set() and task is not None:
-            task.cancel()
+        if camera.stopped.is_set():
+            _say(_AT_ONCE)
+            os._exit(1)  # anything else waits for threads, which may hang in reading or writing a file
         camera.stop()
 
     for number in (signal.SIGINT, signal.SIGTERM):

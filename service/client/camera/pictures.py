@@ -1,15 +1,38 @@
 """Sources of pictures: files and folders, or a list on standard input. (A watched folder is in `watch`.)"""
 
 import asyncio
+import errno
 import os
+import stat
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
+_MAX_BYTES = 1 << 30
+"""No service takes a larger picture, and reading it could exhaust the memory."""
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
 LISTED = Path("-")
+
+
+class Stamp(NamedTuple):
+    """Tells a file from what it was before, or from another of the same name.
+
+    With the inode and the time of its change, since a copy may keep the time of modification: better to send
+    a picture again, as after a chmod, than never.
+    """
+
+    modified: int
+    size: int
+    """0: nothing to send (empty, no regular file, or a link that leads nowhere)."""
+    inode: int
+    changed: int
+
+    @staticmethod
+    def of(facts: os.stat_result) -> "Stamp":
+        return Stamp(facts.st_mtime_ns, facts.st_size, facts.st_ino, facts.st_ctime_ns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +43,27 @@ class PictureFile:
     name: str
     since: float | None = None
     """An instant of `time.monotonic` at which it was not there yet, or not complete; None: when it is due."""
+    stamp: Stamp | None = None
+    """Of the file that is meant, if another may take its name before it is read."""
+
+    def read(self) -> bytes:
+        """OSError also for what is no picture for sure: reading it could fail badly, or wait for ever."""
+        if not stat.S_ISREG(self.path.stat().st_mode):
+            raise OSError(errno.EINVAL, "Not a regular file")
+        with self.path.open("rb") as file:
+            before = os.fstat(file.fileno())
+            if before.st_size > _MAX_BYTES:
+                raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+            try:
+                image = file.read()
+            except MemoryError:
+                raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)) from None
+            after = os.fstat(file.fileno())
+        if self.stamp not in (None, Stamp.of(before)) or Stamp.of(before)[:2] != Stamp.of(after)[:2]:
+            raise OSError(errno.ESTALE, "Replaced or changed before it could be read")
+        if not image:
+            raise OSError(errno.EINVAL, "The file is empty")
+        return image
 
 
 def is_picture(name: str) -> bool:
@@ -75,17 +119,23 @@ async def repeated(pictures: Iterable[PictureFile], times: int) -> AsyncIterator
 
 async def listed() -> AsyncIterator[PictureFile]:
     """The paths on standard input, one per line, as they come."""
-    loop, lines = asyncio.get_running_loop(), asyncio.Queue[str]()
+    loop, lines = asyncio.get_running_loop(), asyncio.Queue[str | OSError]()
 
     def read() -> None:
+        end: str | OSError = ""
         # File names need not be valid text: decode them as Python does elsewhere.
         encoding, errors = sys.stdin.encoding, "surrogateescape"
-        with open(sys.stdin.fileno(), encoding=encoding, errors=errors, closefd=False) as names:
-            for line in names:
-                loop.call_soon_threadsafe(lines.put_nowait, line)
-        loop.call_soon_threadsafe(lines.put_nowait, "")
+        try:
+            with open(sys.stdin.fileno(), encoding=encoding, errors=errors, closefd=False) as names:
+                for line in names:
+                    loop.call_soon_threadsafe(lines.put_nowait, line)
+        except OSError as error:  # such as a folder as standard input
+            end = error
+        loop.call_soon_threadsafe(lines.put_nowait, end)
 
     threading.Thread(target=read, daemon=True).start()  # a daemon: it may block after a stop
     while line := await lines.get():
+        if isinstance(line, OSError):
+            raise line
         if name := line.rstrip("\r\n"):
             yield PictureFile(Path(name), Path(name).name)

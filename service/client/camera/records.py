@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TextIO
+from typing import Any, BinaryIO, Self, TextIO
 
 from service.client.camera.camera import Sent
 
@@ -26,7 +26,8 @@ _MAX_STEM_BYTES = 200
 class Records:
     """Opens the given files, or raises OSError. Each line is flushed when written.
 
-    Lines are added to those of earlier runs. An overlay that can't be saved is said once, and `incomplete`.
+    Adds to what earlier runs left, and overwrites none of it. An overlay that can't be saved is said once,
+    and `incomplete`.
     """
 
     def __init__(
@@ -44,12 +45,12 @@ class Records:
             if overlays is not None:
                 overlays.mkdir(parents=True, exist_ok=True)
             if csv_file is not None:
-                lines = opened.enter_context(csv_file.open("a", buffering=1, encoding="utf-8", newline=""))
+                lines = opened.enter_context(_to_add_lines(csv_file))
                 self._csv = csv.DictWriter(lines, _COLUMNS, extrasaction="ignore")
                 if not os.fstat(lines.fileno()).st_size:
                     self._csv.writeheader()
             if json_file is not None:
-                self._json = opened.enter_context(json_file.open("a", buffering=1, encoding="utf-8"))
+                self._json = opened.enter_context(_to_add_lines(json_file))
             self._opened = opened.pop_all()
 
     def write(self, sent: Sent) -> None:
@@ -60,9 +61,10 @@ class Records:
             self._json.write(json.dumps(facts) + "\n")
         answer = sent.outcome.answer
         if self._overlays is not None and answer is not None and answer.verdict != "OK" and answer.overlay:
-            name = f"{sent.number:06}-{_cut(sent.path.stem)}-{answer.verdict}.png"
+            name = f"{sent.number:06}-{_cut(sent.path.stem)}-{answer.verdict}"
             try:
-                (self._overlays / name).write_bytes(answer.overlay.png)
+                with _new(self._overlays, name, answer.request_id) as overlay:
+                    overlay.write(answer.overlay.png)
             except OSError as error:  # such as a full disk: that must not stop the inspection
                 if not self.incomplete:
                     self._say(error)
@@ -75,6 +77,25 @@ class Records:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._opened.close()
+
+
+def _to_add_lines(path: Path) -> TextIO:
+    """A last line that was cut, as by a full disk, gets an end: it must not take the next with it."""
+    lines = path.open("a", buffering=1, encoding="utf-8", newline="")
+    if os.fstat(lines.fileno()).st_size:
+        with path.open("rb") as before:
+            before.seek(-1, os.SEEK_END)
+            if before.read(1) != b"\n":
+                lines.write("\n")
+    return lines
+
+
+def _new(folder: Path, name: str, request_id: str) -> BinaryIO:
+    """A new PNG file. An earlier run may have left one of the same name."""
+    try:
+        return (folder / f"{name}.png").open("xb")
+    except FileExistsError:
+        return (folder / f"{name}-{request_id}.png").open("xb")
 
 
 def _cut(stem: str) -> str:

@@ -10,9 +10,8 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
-from service.client.camera.pictures import PictureFile, is_picture
+from service.client.camera.pictures import PictureFile, Stamp, is_picture
 
 _LOOK_SECONDS = 0.02
 _ODD_SECONDS = 2.0
@@ -20,20 +19,6 @@ _ODD_SECONDS = 2.0
 _FORGET_SECONDS = 600.0
 LOOKED_AT_AGAIN = 500
 """How many files that were sent already are checked for a change at each look, in turn."""
-
-
-class Stamp(NamedTuple):
-    """Tells a file from what it was before, or from another of the same name.
-
-    With the inode and the time of its change, since a copy may keep the time of modification: better to send
-    a picture again, as after a chmod, than never.
-    """
-
-    modified: int
-    size: int
-    """0: nothing to send (empty, no regular file, or a link that leads nowhere)."""
-    inode: int
-    changed: int
 
 
 UNKNOWN = Stamp(0, 0, 0, 0)
@@ -141,7 +126,10 @@ class Watch:
                 complete.append(name)
         self._note_missing(listed, start)
         complete.sort(key=lambda name: (changing[name].stamp, name))
-        pictures = [PictureFile(self._folder / name, name, changing[name].since) for name in complete]
+        pictures = [
+            PictureFile(self._folder / name, name, changing[name].since, changing[name].stamp)
+            for name in complete
+        ]
         for name in complete:
             self._known[name] = _Known(changing.pop(name).stamp, start)
         self._complete += len(pictures)
@@ -193,4 +181,4 @@ def stamp_of(path: Path) -> Stamp | None:
         return Stamp(facts.st_mtime_ns, 0, facts.st_ino, facts.st_ctime_ns)
     if stat.S_ISDIR(facts.st_mode):
         return None
-    return Stamp(facts.st_mtime_ns, facts.st_size, facts.st_ino, facts.st_ctime_ns)
+    return Stamp.of(facts)

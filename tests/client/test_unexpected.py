@@ -1,0 +1,262 @@
+"""Clients of something that is no inspection service, or is behind a proxy that is no help."""
+
+import json
+import math
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from email.message import Message
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.rpc.status_pb2 import Status
+
+from service import client
+from service.client import Client
+from service.rpc.pb import inspection_pb2 as pb
+from tests.client.conftest import frame
+from tests.client.test_slow import Fake, ok
+from tests.client.test_slow import serving as serving_fake
+
+WHOLE: dict[str, Any] = {
+    "request_id": "r",
+    "frame_id": "part 1",
+    "product": "tile",
+    "version": 1,
+    "bundle_digest": "d",
+    "engine": "onnx-f32",
+    "verdict": "OK",
+    "reason": "",
+    "score": 0.1,
+    "threshold": 0.5,
+    "raw_score": 1.5,
+    "raw_threshold": 2,
+    "image": {"width": 32, "height": 32, "sha256": "s"},
+    "regions": [],
+    "timings_ms": dict.fromkeys(client.Timings.__slots__, 0.5),
+    "batch_size": 1,
+}
+PROBLEM, PAGE = {"content-type": "application/problem+json"}, {"content-type": "text/html"}
+
+
+@dataclass
+class Answer:
+    """One over HTTP: an inspection unless `body` says otherwise."""
+
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+    body: object = field(default_factory=lambda: WHOLE)
+
+
+@contextmanager
+def answering(*answers: Answer) -> Iterator[tuple[str, list[Message]]]:
+    """The address of what gives these answers in turn, and the heads of the requests that it got."""
+    heads, left = list[Message](), list(answers)
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            heads.append(self.headers)
+            self.rfile.read(int(self.headers["content-length"]))
+            self.do_GET()
+
+        def do_GET(self) -> None:
+            answer = left.pop(0)
+            content = json.dumps(answer.body).encode()
+            self.send_response(answer.status)
+            for name, value in answer.headers.items():
+                self.send_header(name, value)
+            self.send_header("content-length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}", heads
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"score": None},
+        {"score": "0.1"},
+        {"score": math.nan},
+        {"score": 1.5},
+        {"score": 0.99},
+        {"score": 10**400},
+        {"threshold": -1},
+        {"product": "bolt"},
+        {"version": 2},
+        {"version": "1"},
+        {"engine": 7},
+        {"reason": "\ud800"},
+        {"timings_ms": {**WHOLE["timings_ms"], "total": None}},
+        {"regions": [{"x": "1"}]},
+    ],
+    ids=str,
+)
+def test_an_ok_that_can_not_be_is_none(odd: dict[str, Any]) -> None:
+    with answering(Answer(), Answer(body=WHOLE | odd)) as (address, _), Client(address) as drd:
+        asked = frame(1, request_id="r", version=1)
+        assert drd.inspect(asked).verdict == "OK"
+        with pytest.raises(client.UnexpectedAnswer):
+            drd.inspect(asked)
+
+
+@pytest.mark.parametrize("odd", [{"score": math.nan}, {"score": 0.6, "threshold": 0.5}, {"product": "bolt"}])
+def test_an_ok_that_can_not_be_is_none_over_grpc_too(odd: dict[str, Any]) -> None:
+    def answer(request: pb.InspectRequest) -> Iterator[pb.InspectStreamResponse]:
+        for response in ok(request):
+            response.result.MergeFrom(pb.InspectResponse(**odd))
+            yield response
+
+    with serving_fake(Fake(answer)) as address, Client(address) as drd:
+        with pytest.raises(client.UnexpectedAnswer):
+            drd.inspect(frame(1))
+        assert [type(outcome.error) for outcome in drd.stream([frame(1)])] == [client.UnexpectedAnswer]
+
+
+def test_products_whose_names_are_no_text_are_unexpected() -> None:
+    version = {"version": 1, "state": "READY", "reason": "", "engine": None, "bundle_digest": None}
+    products = {"products": [{"name": 7, "versions": [version]}]}
+
+    with (
+        answering(Answer(body=products)) as (address, _),
+        Client(address) as drd,
+        pytest.raises(client.UnexpectedAnswer),
+    ):
+        drd.products()
+
+
+def test_only_the_service_itself_can_say_that_it_is_safe_to_repeat() -> None:
+    """A proxy may say so after the service has had the frame."""
+    problem = {"detail": "the queue is full"}
+    soon = {"retry-after": "0"}
+    own, foreign = Answer(503, PROBLEM | soon, problem), Answer(503, PAGE | soon, problem)
+
+    with answering(own, Answer()) as (address, heads), Client(address) as drd:
+        assert drd.inspect(frame(1, request_id="r")).verdict == "OK"
+        assert len(heads) == 2
+    with answering(foreign, Answer()) as (address, heads), Client(address) as drd:
+        with pytest.raises(client.NotServing) as refused:
+            drd.inspect(frame(1, request_id="r"))
+        assert len(heads) == 1
+    assert refused.value.retry_after is None
+
+
+@pytest.mark.parametrize("date", ["Mon, 01 Jan 2020 00:00:00 +99999999999999999999", "soon"])
+def test_a_time_to_retry_that_is_none_is_not_one(date: str) -> None:
+    refusal = Answer(429, PROBLEM | {"retry-after": date}, {"detail": "the queue is full"})
+
+    with answering(refusal) as (address, _), Client(address) as drd:
+        (outcome,) = drd.stream([frame(1)])
+
+    assert isinstance(outcome.error, client.Refused)
+    assert outcome.error.retry_after is None
+
+
+def test_a_message_is_one_printable_line() -> None:
+    problem = Answer(400, PROBLEM, {"detail": "no\npicture\x1b[2J\ud800"})
+
+    with (
+        answering(problem) as (address, _),
+        Client(address) as drd,
+        pytest.raises(client.BadInput, match=r"^no picture \[2J $"),
+    ):
+        drd.inspect(frame(1))
+
+
+def test_cookies_are_not_kept() -> None:
+    with answering(*[Answer(headers={"set-cookie": "a=b"})] * 2) as (address, heads), Client(address) as drd:
+        for _ in range(2):
+            drd.inspect(frame(1, request_id="r"))
+
+    assert [head["cookie"] for head in heads] == [None, None]
+
+
+@contextmanager
+def sending(content: bytes, products: bytes) -> Iterator[str]:
+    """The address of a gRPC server that answers each frame with `content`."""
+
+    def answer(request: bytes, context: grpc.ServicerContext) -> bytes:
+        return content
+
+    def answers(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+        return (content for _ in requests)
+
+    methods: dict[str, Any] = {
+        "Inspect": grpc.unary_unary_rpc_method_handler(answer),
+        "ListProducts": grpc.unary_unary_rpc_method_handler(lambda *_: products),
+        "InspectStream": grpc.stream_stream_rpc_method_handler(answers),
+    }
+    server = grpc.server(ThreadPoolExecutor(4))
+    server.add_generic_rpc_handlers(
+        [grpc.method_handlers_generic_handler("drd.inspection.v1.InspectionService", methods)]
+    )
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield f"grpc://127.0.0.1:{port}"
+    finally:
+        server.stop(0).wait()
+
+
+@pytest.mark.parametrize(
+    "content", [b"\x0a\x05ab", b"\x0a\x01\xff", b"\xff"], ids=["cut", "no text", "noise"]
+)
+def test_what_is_no_message_is_an_error_of_the_client(content: bytes) -> None:
+    with sending(b"", content) as address, Client(address) as drd, pytest.raises(client.UnexpectedAnswer):
+        drd.products()
+    with sending(content, b"") as address, Client(address) as drd:
+        with pytest.raises(client.UnexpectedAnswer):
+            drd.inspect(frame(1))
+        (outcome,) = drd.stream([frame(1)])
+
+    assert isinstance(outcome.error, client.ConnectionLost)
+
+
+def test_an_error_with_garbled_details_is_unexpected_at_once() -> None:
+    garbled = AnyMessage(type_url="type.googleapis.com/google.rpc.RetryInfo", value=b"\xff\xff")
+
+    def answer(request: pb.InspectRequest) -> Iterator[pb.InspectStreamResponse]:
+        yield pb.InspectStreamResponse(
+            request_id=request.request_id,
+            frame_id=request.frame_id,
+            error=Status(code=8, details=[garbled]),
+        )
+
+    with serving_fake(Fake(answer)) as address, Client(address) as drd:
+        (outcome,) = drd.stream([frame(1)])
+
+    assert isinstance(outcome.error, client.UnexpectedAnswer)
+
+
+class Resetting(Fake):
+    """As something between ends a stream: INTERNAL without the service's details."""
+
+    def InspectStream(  # noqa: N802
+        self, request_iterator: Iterator[pb.InspectRequest], context: grpc.ServicerContext
+    ) -> Iterator[pb.InspectStreamResponse]:
+        next(request_iterator)
+        context.abort(grpc.StatusCode.INTERNAL, "Stream removed")
+
+
+def test_a_stream_that_is_reset_is_not_a_failed_inspection() -> None:
+    with serving_fake(Resetting(ok)) as address, Client(address) as drd:
+        (outcome,) = drd.stream([frame(1)])
+
+    assert isinstance(outcome.error, client.ConnectionLost)
