@@ -66,6 +66,16 @@ def test_compose_mounts_what_there_is_and_names_settings_there_are() -> None:
     assert given.keys() <= {f"DRD_{name.upper()}" for name in Settings.model_fields}
 
 
+def test_compose_publishes_every_door_to_this_machine_only_and_limits_every_log() -> None:
+    services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
+    ports = [port.split(":") for service in services.values() for port in service["ports"]]
+    assert {address for address, _, _ in ports} == {"127.0.0.1"}
+    assert len({port for _, port, _ in ports}) == len(ports)
+    (exposed,) = re.findall(r"^EXPOSE (.*)$", _stage("service"), re.M)
+    assert [port.split(":")[2] for port in services["service"]["ports"]] == exposed.split()
+    assert all(service["logging"]["options"]["max-size"] for service in services.values())
+
+
 def test_no_registry_s_address_is_written_down() -> None:
     for path in [REPOSITORY / "Dockerfile", *DEPLOY.rglob("*")]:
         if path.is_file():

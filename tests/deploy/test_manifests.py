@@ -42,9 +42,9 @@ pytestmark = [pytest.mark.system, pytest.mark.timeout(1800)]
 
 CLUSTERS = ("1.31", "1.35")
 """The oldest and the newest Kubernetes these manifests are for."""
-BY_ITSELF = {"drd-access", "drd-tls"}
+BY_ITSELF = {"drd-access", "drd-sign", "drd-tls"}
 """Secrets that deploy/README.md says how to make."""
-README = REPOSITORY / "deploy/README.md"
+README, RUNBOOK = REPOSITORY / "deploy/README.md", REPOSITORY / "deploy/runbook.md"
 OPTIONS = ("keda", "tls", "load-balancer", "bundle-image")
 
 
@@ -53,28 +53,30 @@ def rendered(kubectl: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     """What everything becomes; also the CPU overlay with each option a reader may choose."""
     everything = {name: render(kubectl, KUBERNETES / name) for name in (*SERVICES, *JOBS)}
     for option in OPTIONS:
-        everything[option] = render(kubectl, _with_option(option, tmp_path_factory.mktemp(option)))
+        components = [option] if option == "keda" else ["hpa", option]
+        everything[option] = render(kubectl, _overlay(tmp_path_factory.mktemp(option), "base", components))
+    signed = _overlay(tmp_path_factory.mktemp("sign"), "export/gpu-l4", ["sign"])
+    everything["export/signed"] = render(kubectl, signed)
     everything["kserve"] = list(yaml.safe_load_all((KUBERNETES / "kserve/runtime.yaml").read_text()))
     return everything
 
 
-def _with_option(option: str, folder: Path) -> Path:
-    components = [option] if option == "keda" else ["hpa", option]
+def _overlay(folder: Path, resource: str, components: list[str]) -> Path:
     here = os.path.relpath(KUBERNETES, folder)
     overlay = {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
         "kind": "Kustomization",
         "namespace": "drd",
-        "resources": [f"{here}/base"],
+        "resources": [f"{here}/{resource}"],
         "components": [f"{here}/components/{name}" for name in components],
     }
     (folder / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
     return folder
 
 
-def _of_readme(beginning: str, folder: Path) -> str:
-    """The block of deploy/README.md that begins so, for an overlay in `folder`."""
-    (block,) = re.findall(rf"^    {beginning}.*\n(?:    .*\n)+", README.read_text(), re.M)
+def _of(document: Path, beginning: str, folder: Path) -> str:
+    """The block of `document` that begins so, for an overlay in `folder`."""
+    (block,) = re.findall(rf"^    {beginning}.*\n(?:    .*\n)+", document.read_text(), re.M)
     block = block.replace("PATH", os.path.relpath(REPOSITORY, folder)).replace("REGISTRY", "registry.local")
     return textwrap.dedent(block)
 
@@ -84,7 +86,7 @@ def _of_readme(beginning: str, folder: Path) -> str:
     [("cpu", "service")] + [(f"gpu-{gpu}", "service-gpu") for gpu in ("l4", "t4", "mig")],
 )
 def test_the_overlay_of_the_readme_is_one(overlay: str, image: str, kubectl: Path, tmp_path: Path) -> None:
-    block = _of_readme("# kustomization.yaml; PATH", tmp_path) + _of_readme("patches:", tmp_path)
+    block = _of(README, "# kustomization.yaml; PATH", tmp_path) + _of(README, "patches:", tmp_path)
     (tmp_path / "kustomization.yaml").write_text(block.replace("overlays/cpu", f"overlays/{overlay}"))
     manifests = render(kubectl, tmp_path)
     ((_, pod),) = pods(manifests)
@@ -96,11 +98,25 @@ def test_the_overlay_of_the_readme_is_one(overlay: str, image: str, kubectl: Pat
 
 
 def test_the_export_of_the_readme_is_one(kubectl: Path, tmp_path: Path) -> None:
-    (tmp_path / "kustomization.yaml").write_text(_of_readme("# kustomization.yaml of the export", tmp_path))
+    (tmp_path / "kustomization.yaml").write_text(_of(README, "# kustomization.yaml of the export", tmp_path))
     manifests = render(kubectl, tmp_path)
     ((_, pod),) = pods(manifests)
     assert pod["containers"][0]["image"] == "registry.local/drd-inspect/export:0.1.0"
     assert environment(manifests, pod["containers"][0])["PRODUCT"] == "gasket"
+
+
+def test_the_rollback_of_the_runbook_is_one_and_can_be_undone(kubectl: Path, tmp_path: Path) -> None:
+    moves = []
+    for beginnings in (["# kustomization.yaml"], ["# kustomization.yaml", "patches:"]):
+        block = "".join(_of(RUNBOOK, beginning, tmp_path) for beginning in beginnings)
+        (tmp_path / "kustomization.yaml").write_text(block)
+        manifests = render(kubectl, tmp_path)
+        ((_, pod),) = pods(manifests)
+        assert pod["containers"][0]["image"] == "registry.local/drd-inspect/service:0.1.0"
+        assert environment(manifests, pod["containers"][0]) == {"PRODUCT": "gasket", "VERSION": "8"}
+        moves.append(pod["containers"][0]["command"][-2:])
+    assert moves[0] == ["/models/$(PRODUCT)/$(VERSION)", "/models/.withdrawn-$(PRODUCT)-$(VERSION)"]
+    assert moves[1] == moves[0][::-1]
 
 
 @pytest.fixture(scope="module", params=(*SERVICES, *OPTIONS))
@@ -223,18 +239,12 @@ def test_the_end_has_time_for_all_its_stages(
     assert settings.default_deadline_ms / 1000 < settings.drain_seconds
 
 
-def test_probes_ask_what_the_service_answers(
-    service: list[Manifest], container: Manifest, tmp_path: Path
-) -> None:
-    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+def test_probes_ask_what_the_service_answers(container: Manifest, tmp_path: Path) -> None:
     asked = [container[f"{kind}Probe"] for kind in ("startup", "readiness", "liveness")]
     make_bundle(tmp_path, "tile")
     with serving(tmp_path, admin="127.0.0.1:0") as running:
         for probe in asked:
-            if "grpc" in probe:
-                assert probe["grpc"]["port"] == ports["grpc"]
-                continue
-            assert probe["httpGet"]["port"] == "admin"
+            assert probe["httpGet"]["port"] == "admin"  # the doors' connections may all be taken
             url = f"http://{running.service.admin[0]}{probe['httpGet']['path']}"
             assert httpx.get(url, timeout=60).status_code == 200
 
@@ -304,6 +314,7 @@ def test_a_gpu_overlay_gets_one_gpu_of_its_kind(rendered: dict[str, list[Manifes
     (container,) = pod["containers"]
     devices = {key: n for key, n in container["resources"]["limits"].items() if key.startswith("nvidia.com/")}
     assert list(devices.values()) == ["1"]
+    assert float(container["resources"]["requests"]["cpu"]) < 4, "a node of 4 vCPU has less to give"
     assert all(
         fnmatch(device, "nvidia.com/mig-*" if "mig" in name else "nvidia.com/gpu") for device in devices
     )
@@ -323,7 +334,7 @@ def test_engines_asked_for_are_engines_there_are(rendered: dict[str, list[Manife
 
 
 def test_the_export_job_is_a_command_line_there_is(rendered: dict[str, list[Manifest]]) -> None:
-    for name in JOBS:
+    for name in rendered:
         if name.startswith("export"):
             ((_, pod),) = pods(rendered[name])
             (container,) = pod["containers"]
@@ -336,6 +347,8 @@ def test_the_export_job_is_a_command_line_there_is(rendered: dict[str, list[Mani
             mounts = {mount["mountPath"]: mount.get("readOnly", False) for mount in container["volumeMounts"]}
             assert not mounts[str(options.models)]
             assert mounts[f"/{options.checkpoint.parts[1]}"]
+            assert (options.key is not None) == (name == "export/signed")
+            assert options.key is None or mounts[str(options.key.parent)]
 
 
 def test_images_are_those_of_this_version(rendered: dict[str, list[Manifest]]) -> None:

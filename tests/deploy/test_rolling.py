@@ -1,6 +1,7 @@
 """Two replicas behind one client, as in a cluster: neither a new bundle nor new replicas cost an answer."""
 
 import itertools
+import os
 import signal
 import subprocess
 import threading
@@ -163,6 +164,21 @@ def test_a_delivery_changes_nothing_that_is_there(models: Path, tmp_path: Path) 
     assert deliver(tmp_path / "image", models) == "tile/2 is there already\n"
     assert (models / "tile/2/manifest.json").read_text() != "another"
     assert sorted(path.name for path in models.iterdir()) == ["tile"]
+
+
+def test_a_delivery_that_is_ended_leaves_nothing_behind(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_bundle(tmp_path / "image", version=2)
+    copies = tmp_path / "bin/cp"
+    copies.parent.mkdir()
+    copies.write_text("#!/bin/sh\nkill $PPID\n")  # the signal comes while it copies
+    copies.chmod(0o755)
+    monkeypatch.setenv("PATH", str(copies.parent), prepend=os.pathsep)
+    with pytest.raises(subprocess.CalledProcessError):
+        deliver(tmp_path / "image", models)
+    assert [path.name for path in models.iterdir()] == ["tile"]
+    assert [path.name for path in (models / "tile").iterdir()] == ["1"]
 
 
 def test_a_withdrawn_version_is_not_delivered_again(models: Path, tmp_path: Path) -> None:

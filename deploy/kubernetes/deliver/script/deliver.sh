@@ -2,6 +2,7 @@
 # service ignores, then renamed, so that a version is never incomplete. An existing version is not replaced, and
 # a withdrawn one stays away until its folder .withdrawn-PRODUCT-VERSION is removed.
 set -eu
+trap 'exit 143' TERM INT HUP # else a signal ends dash without the trap below
 cd "$1"
 for bundle in */*; do
   if [ -e "$2/$bundle" ]; then
