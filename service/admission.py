@@ -136,7 +136,7 @@ class Admission:
             on_workers += count * pace.reading(overlay=drawn).seconds
             if progress == Progress.DECODE:
                 on_workers += count * pace.decode.seconds
-            if progress <= Progress.INFER:
+            if progress <= Progress.INFER and other.on_gpu == lane.on_gpu:
                 on_engine += count * pace.per_frame
             if other is lane and progress < Progress.INFER:
                 waiting += count

@@ -21,7 +21,7 @@ from service.lane import Lane
 from service.logs import LogOnce
 from service.metrics import Metrics
 from service.settings import Settings
-from service.slot import Slot
+from service.slot import Slots
 from service.threads import in_daemon
 from service.version import Start, State, Version, free
 
@@ -55,13 +55,13 @@ class Catalog:
     """The products of one models folder."""
 
     def __init__(
-        self, settings: Settings, slot: Slot, metrics: Metrics, start: Start, trusted: TrustedKey | None
+        self, settings: Settings, slots: Slots, metrics: Metrics, start: Start, trusted: TrustedKey | None
     ) -> None:
         self._start = start
         self._folder, self._engine = settings.models, settings.engine
         self._trusted = trusted
         self._keep_old_seconds = settings.keep_old_seconds
-        self._slot, self._metrics = slot, metrics
+        self._slots, self._metrics = slots, metrics
         self._products = dict[str, Product]()
         self._log_once = LogOnce()
         self._following = dict[str, asyncio.Task[None]]()
@@ -77,7 +77,7 @@ class Catalog:
     def product(self, name: str) -> Product:
         """Raises NotFound."""
         if name not in self._products:
-            raise NotFound(f"there is no product {name!r}; /v1/products names those there are")
+            raise NotFound(f"there is no product {name!r}; the list of products names those there are")
         return self._products[name]
 
     def versions(self) -> list[Version]:
@@ -160,6 +160,8 @@ class Catalog:
         product = self._products.setdefault(name, Product(name))
         removed = _note_absent(product.versions, on_disk)
         if not on_disk and removed == product.versions:
+            if product.serving:
+                _logger.warning("%s serves no longer: the models folder has no version of it", name)
             self._remove(product)
             return
         await self._recognise(product, on_disk)
@@ -214,7 +216,7 @@ class Catalog:
             version.fail(error)
             _logger.exception("%s version %d is FAILED", version.product, version.number)
             return False
-        self._slot.add(lane)
+        self._slots.of(lane).add(lane)
         version.lane, version.state, version.reason = lane, "READY", ""
         _logger.info("%s version %d is READY on %s", version.product, version.number, lane.engine)
         for engine, reason in version.skipped.items():
@@ -255,6 +257,7 @@ class Catalog:
 
     def _retire(self, version: Version) -> None:
         version.state = "DRAINING"
+        _logger.info("%s version %d is DRAINING", version.product, version.number)
         self._show(self._products[version.product])
         task = asyncio.create_task(self._unload(version))
         self._retiring.add(task)
@@ -266,7 +269,7 @@ class Catalog:
         lane, version.lane = version.lane, None
         assert lane is not None
         await lane.emptied()
-        if await asyncio.to_thread(self._slot.remove, lane):  # a hanging engine can't be freed
+        if await asyncio.to_thread(self._slots.of(lane).remove, lane):  # a hanging engine can't be freed
             await asyncio.to_thread(free, lane)
         product = self._products[version.product]
         product.versions.remove(version)

@@ -22,6 +22,19 @@ ServiceError
 from typing import ClassVar, Literal
 
 Outcome = Literal["ok", "bad_input", "refused", "expired", "cancelled", "failed"]
+Reason = Literal[
+    "queue_frames",
+    "queue_bytes",
+    "deadline",
+    "starting",
+    "draining",
+    "failed",
+    "worker",
+    "reconnect",
+    "unread",
+    "watchers",
+]
+"""Why a request is refused: the label of `drd_rejected_total`."""
 
 
 class ServiceError(Exception):
@@ -75,11 +88,11 @@ class Forbidden(Denied):
 
 
 class Refused(ServiceError):
-    """`reason` is the label of `drd_rejected_total`; `retry_after` is in seconds."""
+    """`retry_after` is in seconds."""
 
     outcome = "refused"
 
-    def __init__(self, message: str, *, reason: str, retry_after: float) -> None:
+    def __init__(self, message: str, *, reason: Reason, retry_after: float) -> None:
         super().__init__(message)
         self.reason = reason
         self.retry_after = retry_after

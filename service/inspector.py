@@ -16,7 +16,7 @@ from service.lane import Pending, Progress
 from service.metrics import Metrics
 from service.readiness import Readiness
 from service.settings import Settings
-from service.slot import Slot
+from service.slot import Slots
 from service.values import Inspection, Request, Result, SentImage
 from service.version import Start
 from service.workers.facade import Workers
@@ -25,7 +25,7 @@ _logger = logging.getLogger(__name__)
 
 
 class Inspector:
-    """Owns the workers, the engine slot, the catalog and admission. Runs on the event loop only."""
+    """Owns the workers, the engine slots, the catalog and admission. Runs on the event loop only."""
 
     def __init__(
         self,
@@ -35,9 +35,9 @@ class Inspector:
         trusted: TrustedKey | None = None,
     ) -> None:
         self._workers = Workers(settings)
-        self._slot = Slot(metrics, settings.engine_hang_seconds)
-        self.catalog = Catalog(settings, self._slot, metrics, start, trusted)
-        self.readiness = Readiness(self.catalog, self._slot, metrics)
+        self._slots = Slots(metrics, settings.engine_hang_seconds)
+        self.catalog = Catalog(settings, self._slots, metrics, start, trusted)
+        self.readiness = Readiness(self.catalog, self._slots, metrics)
         self.admission = Admission(
             max_frames=settings.max_queued_frames,
             max_bytes=settings.max_queued_bytes,
@@ -71,7 +71,6 @@ class Inspector:
                     inspection = await self._inspected(pending)
             except TimeoutError as error:
                 raise DeadlinePassed("the deadline passed before there was an answer") from error
-            request.check_deadline()
         inspection.result.timings.total = time.monotonic() - request.arrived
         return inspection
 
@@ -84,8 +83,8 @@ class Inspector:
             raise
 
     async def close(self) -> None:
-        """Ends the engine's thread and the workers, once all accepted requests have been answered."""
-        await asyncio.to_thread(self._slot.close)
+        """Ends the engines' threads and the workers, once all accepted requests have been answered."""
+        await asyncio.to_thread(self._slots.close)
         await self._workers.close()
 
     async def _inspected(self, pending: Pending) -> Inspection:
@@ -109,7 +108,7 @@ class Inspector:
         (timings.decode,) = decoded.spent
         pending.advance(Progress.QUEUE, *decoded.spent)
 
-        predicted = await self._slot.run(pending)
+        predicted = await self._slots.of(lane).run(pending)
         timings.infer = predicted.seconds
         pending.advance(Progress.READ, predicted.seconds)
 

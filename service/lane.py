@@ -73,6 +73,7 @@ class Lane:
         self.version = self.manifest.version
         self.digest = predictor.bundle.digest
         self.engine = predictor.engine_id
+        self.on_gpu = predictor.on_gpu
         self.queue = BatchQueue[Pending](predictor.batch_sizes)
         self.pace = Pace(predictor.batch_sizes)
         self.caution = 1.0

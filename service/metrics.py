@@ -16,7 +16,7 @@ from prometheus_client import (
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from export.bundle import BATCH_SIZES, Verdict, program_version
-from service.errors import Outcome
+from service.errors import Outcome, Reason
 from service.lane import Lane
 from service.values import STAGES, Door, Result
 from service.version import State, Version
@@ -127,12 +127,18 @@ class Metrics:
         self.queue_depth.remove(product)
 
     def _begin_at_zero(self, product: str) -> None:
-        """Creates the counters used by alerts at 0: the rate of one that appears at 1 misses it."""
+        """Creates what alerts, panels and autoscalers use at 0: the rate of a series that appears at 1
+        misses it."""
         for door in get_args(Door):
+            self.request_seconds.labels(product, door)
             for outcome in get_args(Outcome):
                 self.requests.labels(product, door, outcome)
         for verdict in get_args(Verdict):
             self.verdicts.labels(product, verdict)
+        for reason in get_args(Reason):
+            self.rejected.labels(product, reason)
+        for stage in STAGES:
+            self.stage_seconds.labels(product, stage)
         for counter in (self.late, self.deadline_missed, self.engine_busy_seconds):
             counter.labels(product)
 

@@ -1,17 +1,17 @@
 """The state of the service as a whole, for its health checks."""
 
 from service.catalog import Catalog
-from service.errors import NotServing
+from service.errors import NotServing, Reason
 from service.metrics import Metrics
-from service.slot import Slot
+from service.slot import Slots
 from service.version import State
 
 
 class Readiness:
     """READY is a state of its own: that the process runs does not imply it."""
 
-    def __init__(self, catalog: Catalog, slot: Slot, metrics: Metrics) -> None:
-        self._catalog, self._slot = catalog, slot
+    def __init__(self, catalog: Catalog, slots: Slots, metrics: Metrics) -> None:
+        self._catalog, self._slots = catalog, slots
         self.state: State = "STARTING"
         self.accepting = False
         """Still true in the lame-duck time, in which the service is DRAINING but serves."""
@@ -20,7 +20,7 @@ class Readiness:
     @property
     def alive(self) -> bool:
         """False when only a restart of the process helps."""
-        return not self._slot.why_not_alive
+        return not self._slots.why_not_alive
 
     @property
     def ready(self) -> bool:
@@ -32,7 +32,7 @@ class Readiness:
         if self.ready:
             return ""
         if not self.alive:
-            return self._slot.why_not_alive
+            return self._slots.why_not_alive
         if self.state != "READY":
             return f"the service is {self.state}"
         reasons = "; ".join(
@@ -58,4 +58,5 @@ class Readiness:
     def check(self) -> None:
         """Raises NotServing while nothing is accepted."""
         if not self.accepting:
-            raise NotServing(f"the service is {self.state}", reason=self.state.lower(), retry_after=1)
+            reason: Reason = "starting" if self.state == "STARTING" else "draining"
+            raise NotServing(f"the service is {self.state}", reason=reason, retry_after=1)

@@ -1,4 +1,4 @@
-"""The engine slot: one thread for the engines of all products.
+"""The engine slots: one thread per device for the engines of all products.
 
 Queues are popped only when the engine is free, so batches form while it is busy: a lone frame never waits for
 others, and no timer is needed.
@@ -12,7 +12,7 @@ from contextlib import suppress
 
 import numpy as np
 
-from export.bundle import EngineFailed, Prediction, out_of_memory
+from export.bundle import EngineFailed, Prediction
 from service.batching import Taken
 from service.errors import DeadlinePassed, InspectionFailed, NotServing
 from service.lane import Lane, Pending, Predicted, Progress
@@ -26,8 +26,28 @@ within the process, and other replicas, or this one after a restart, can do with
 _logger = logging.getLogger(__name__)
 
 
+class Slots:
+    """The CPU's and the GPU's: a product whose engine runs on the CPU doesn't hold up those on the GPU."""
+
+    def __init__(self, metrics: Metrics, hang_seconds: float) -> None:
+        self._slots = {on_gpu: Slot(metrics, hang_seconds) for on_gpu in (False, True)}
+
+    def of(self, lane: Lane) -> "Slot":
+        return self._slots[lane.on_gpu]
+
+    @property
+    def why_not_alive(self) -> str:
+        """Why a restart is needed, in one line; empty while both work."""
+        return next(filter(None, (slot.why_not_alive for slot in self._slots.values())), "")
+
+    def close(self) -> None:
+        """Returns when each has run all that is queued, or hangs or has failed."""
+        for slot in self._slots.values():
+            slot.close()
+
+
 class Slot:
-    """Runs the batches of all lanes; one lock guards their queues. A batch that runs longer than
+    """Runs the batches of its lanes; one lock guards their queues. A batch that runs longer than
     `hang_seconds` counts as hanging."""
 
     def __init__(self, metrics: Metrics, hang_seconds: float) -> None:
@@ -141,9 +161,9 @@ class Slot:
         self._busy_since = started = time.monotonic()
         try:
             prediction = _predict(lane, batch)
-        except Exception as error:  # an engine may raise anything: it fails this batch only
+        except Exception:  # an engine may raise anything, on one frame and not on its neighbours
             _logger.exception("a batch of %d frames of %s failed", len(batch), lane.product)
-            if len(batch) > 1 and out_of_memory(error):
+            if len(batch) > 1:
                 for pending in batch:
                     self._infer(lane, [pending])
             else:

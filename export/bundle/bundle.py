@@ -14,6 +14,7 @@ from export.bundle.copies import private_copy
 from export.bundle.deviations import Reference, cyclic_windows, deviations
 from export.bundle.engines.engine import Engine, EngineFailed, Prediction, run_engine
 from export.bundle.engines.opening import open_engine
+from export.bundle.engines.specs import spec_of
 from export.bundle.files import read_sealed_manifest, verify_files
 from export.bundle.manifest import (
     GOLDEN_STEP,
@@ -147,6 +148,7 @@ class Predictor:
         self.batch_sizes = tuple(sorted(entry.batch_sizes))
         self.skipped: Mapping[str, str] = MappingProxyType(dict(skipped))
         self._engine: Engine = open_engine(entry, bundle.root, bundle.manifest.geometry)
+        self.on_gpu = spec_of(entry.id).gpu
         try:
             self.deviation = self._replay(entry)
         except BaseException:

@@ -58,7 +58,6 @@ class Pool:
             try:
                 self._add(await asyncio.to_thread(self._start))
             except (EOFError, OSError) as error:
-                self._missing += 1
                 raise _no_worker(f" ({error})") from error
 
     async def ask(

@@ -4,7 +4,7 @@ import time
 from asyncio import new_event_loop
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +13,8 @@ import pytest
 from export.bundle import Bundle
 from service.admission import Admission, Holding
 from service.errors import Busy, DeadlinePassed
-from service.lane import Lane, Pending
-from service.values import Request
+from service.lane import Lane, Pending, Progress
+from service.values import Part, Request
 from tests.bundles import make_bundle
 
 BUDGET = 1.0
@@ -119,6 +119,54 @@ def test_too_much_caution_does_not_last(line: Line) -> None:
     assert line.run(60, engine=0.06) == {"answered": 300}
 
 
+def test_one_late_answer_in_twenty_is_as_it_should_be(line: Line) -> None:
+    line.lane.pace.infer[1].seconds = 0.14
+    assert line.run(3.8, engine=0.1) == {"answered": 19}
+    assert line.lane.caution == pytest.approx(0.981)
+    assert line.run(0.2, engine=0.16) == {"DeadlinePassed": 1}
+    assert line.lane.caution == pytest.approx(1)
+
+
+def test_a_late_answer_to_a_doubtful_request_lets_no_other_in_for_a_second(line: Line) -> None:
+    line.lane.caution = 4
+    assert line.run(1, engine=0.3) == {"DeadlinePassed": 1, "Busy": 4}
+
+
+@pytest.mark.parametrize(
+    ("workers", "expected"),
+    [
+        (1, 0.31 + 0.02 + 0.16 + 0.01),  # until the worker is free, then its own steps
+        (4, 0.2 + 0.02 + 0.16 + 0.01),  # until the engine is free
+    ],
+)
+def test_the_forecast_by_hand(tmp_path: Path, workers: int, expected: float) -> None:
+    admission = Admission(max_frames=100, max_bytes=1, workers=workers, default_deadline=10)
+    with closing(new_event_loop()) as loop, ExitStack() as ahead:
+        tile, bolt = (
+            Lane(ahead.enter_context(closing(Bundle.open(make_bundle(tmp_path, name)).start())))
+            for name in ("tile", "bolt")
+        )
+        now = time.monotonic()
+        for lane in (tile, bolt):
+            lane.pace.decode.seconds, lane.pace.read.seconds, lane.pace.overlay.seconds = 0.02, 0.01, 0.25
+            for size, pace in lane.pace.infer.items():
+                pace.seconds = {1: 0.1, 2: 0.16, 4: 0.24, 8: 0.4}[size]  # 0.05 per frame, if many wait
+
+        def wait(lane: Lane, progress: Progress, order: float, *parts: Part) -> None:
+            request = Request(b"", lane.product, now, parts=frozenset(parts))
+            ahead.enter_context(
+                admission.admitted(Pending(request, lane, order, now, loop.create_future(), progress))
+            )
+
+        wait(tile, Progress.QUEUE, now + 50)
+        wait(tile, Progress.DECODE, now)
+        wait(tile, Progress.READ, now, "overlay")
+        wait(bolt, Progress.QUEUE, now)
+        wait(bolt, Progress.INFER, now)
+        wait(bolt, Progress.DECODE, now + 51, "overlay")  # is less urgent
+        assert admission.check(tile, now + 50, overlay=False) == pytest.approx(expected)
+
+
 def test_large_overlays_do_not_count_for_requests_without(line: Line) -> None:
     line.lane.pace.overlay.seconds = 4
     deadline = line.clock[0] + 0.15
@@ -136,3 +184,15 @@ def test_an_answer_counts_until_it_is_read_and_then_refuses_others(line: Line) -
         another.grow(1)
     holding.release()
     assert line.admission.bytes == 0
+
+
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_only_what_waits_for_the_same_device_is_ahead(line: Line, on_gpu: bool) -> None:
+    other = Lane(line.lane.predictor)
+    other.on_gpu, other.pace = on_gpu, line.lane.pace
+    now = line.clock[0]
+    line.lane.last_probe = now
+    with closing(new_event_loop()) as loop:
+        ahead = Pending(Request(b"", other.product, now), other, now, now, loop.create_future())
+        with line.admission.admitted(ahead), nullcontext() if on_gpu else pytest.raises(Busy, match="late"):
+            line.admission.check(line.lane, now + 0.065, overlay=False)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from weakref import WeakSet
 
 import pytest
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
@@ -93,8 +94,29 @@ def test_popping_takes_one_after_the_other() -> None:
     queue.withdraw(first)
 
     assert [queue.pop() for _ in range(len(queue))] == ["2", "3", "4"]
+    assert len(queue) == 0
     with pytest.raises(IndexError):
         queue.pop()
+
+
+def test_what_was_popped_cannot_be_withdrawn() -> None:
+    queue = DeadlineQueue[str]()
+    first, _ = (queue.offer(item, order=0) for item in ("1", "2"))
+    queue.pop()
+
+    assert not queue.withdraw(first)
+    assert len(queue) == 1
+
+
+@given(orders=st.permutations(range(60)), kept=st.sets(st.integers(0, 59), min_size=1, max_size=20))
+def test_those_left_keep_their_order_when_many_are_withdrawn(orders: list[int], kept: set[int]) -> None:
+    queue = DeadlineQueue[int]()
+    entries = [queue.offer(order, order=order) for order in orders]
+    for entry in entries:
+        if entry.item not in kept:
+            queue.withdraw(entry)
+
+    assert [queue.pop() for _ in range(len(queue))] == sorted(kept)
 
 
 def test_an_engine_without_batch_size_one_is_refused() -> None:

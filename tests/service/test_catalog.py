@@ -139,7 +139,23 @@ async def test_a_version_is_removed_when_two_scans_do_not_find_it(tmp_path: Path
 
 
 @on_a_loop
-async def test_a_product_is_removed_when_two_scans_do_not_find_it(tmp_path: Path) -> None:
+async def test_a_product_that_never_served_is_forgotten_when_it_is_removed(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path)
+    (bundle / SEAL).write_text("half copied")
+
+    async with loaded(tmp_path) as service:
+        catalog = service.inspector.catalog
+        assert states(service) == [(1, "FAILED")]
+        shutil.rmtree(bundle.parent)
+        await catalog.refresh()
+        await catalog.refresh()
+        assert catalog.products() == []
+
+
+@on_a_loop
+async def test_a_product_is_removed_when_two_scans_do_not_find_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     models = tmp_path / "models"
     make_bundle(models)
 
@@ -158,7 +174,10 @@ async def test_a_product_is_removed_when_two_scans_do_not_find_it(tmp_path: Path
         await catalog.refresh()
         assert catalog.ready
         await catalog.refresh()
+        await catalog.refresh()
         assert not catalog.ready
+        warnings = [record.message for record in caplog.records if record.levelname == "WARNING"]
+        assert warnings == ["tile serves no longer: the models folder has no version of it"]
 
 
 @on_a_loop

@@ -1,8 +1,11 @@
 """Each door has a status for every error there is."""
 
+import pytest
+from google.rpc import error_details_pb2
+
 from service import errors
 from service.http.problems import STATUS
-from service.rpc.convert import CODE
+from service.rpc.convert import CODE, status_of
 
 _NEVER_OVER_GRPC = {errors.TooSlow, errors.CallerGone}
 """gRPC itself receives whole messages, and cancels the calls of callers who leave."""
@@ -18,3 +21,14 @@ def test_each_door_has_a_status_for_every_error() -> None:
 
     assert set(STATUS) == there_are
     assert set(CODE) == there_are - _NEVER_OVER_GRPC
+
+
+@pytest.mark.parametrize(("seconds", "milliseconds"), [(0.0, 1), (0.1, 100), (2.5, 2500)])
+def test_a_refusal_over_grpc_says_when_to_retry(seconds: float, milliseconds: int) -> None:
+    refusal = errors.Busy("the queue is full", reason="queue_frames", retry_after=seconds)
+    retry = error_details_pb2.RetryInfo()
+
+    (detail,) = status_of(refusal).details
+
+    assert detail.Unpack(retry)
+    assert retry.retry_delay.ToMilliseconds() == milliseconds

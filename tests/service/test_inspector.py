@@ -161,35 +161,36 @@ async def test_a_forecast_that_was_wrong_is_unlearned(tmp_path: Path) -> None:
 
 
 @on_a_loop
-async def test_the_engines_failure_is_its_batchs_only(tmp_path: Path) -> None:
+async def test_a_frame_on_which_the_engine_fails_does_not_fail_its_neighbours(tmp_path: Path) -> None:
     make_bundle(tmp_path)
     gate = Gate()
-    async with inspecting(tmp_path, gate) as (service, inspect):
-        async with busy(gate, inspect) as first:
-            poisoned = [asyncio.create_task(inspect(level)) for level in (POISON, 2)]
-            await queued(service, 2)
-        results = await asyncio.gather(*poisoned, return_exceptions=True)
-        assert [type(result) for result in results] == [InspectionFailed, InspectionFailed]
-        assert (await first).finding.verdict == "OK"
-        assert (await inspect(200)).finding.verdict == "NG"
-
-
-@on_a_loop
-async def test_a_batch_that_runs_out_of_memory_is_run_one_by_one(tmp_path: Path) -> None:
-    make_bundle(tmp_path)
-    gate = Gate(max_batch=1)
     async with inspecting(tmp_path, gate) as (service, inspect):
         async with busy(gate, inspect) as first:
             others = [asyncio.create_task(inspect(level)) for level in (2, POISON, 4, 5)]
             await queued(service, 4)
         await first
         two, failed, four, five = await asyncio.gather(*others, return_exceptions=True)
+        with pytest.raises(InspectionFailed):
+            await inspect(POISON)
 
-    assert gate.batches == [(1,), (2, POISON, 4, 5), (2,), (POISON,), (4,), (5,)]
+    assert gate.batches == [(1,), (2, POISON, 4, 5), (2,), (POISON,), (4,), (5,), (POISON,)]
     assert isinstance(failed, InspectionFailed)
-    for sent, result in ((2, two), (4, four), (5, five)):
-        assert isinstance(result, Result)
-        assert (level(result), result.batch_size) == (sent, 1)
+    answered = [result for result in (two, four, five) if isinstance(result, Result)]
+    assert [(level(result), result.batch_size) for result in answered] == [(2, 1), (4, 1), (5, 1)]
+
+
+@on_a_loop
+async def test_an_engine_on_the_cpu_does_not_hold_up_one_on_the_gpu(tmp_path: Path) -> None:
+    make_bundle(tmp_path, "tile")
+    make_bundle(tmp_path, "bolt")
+    gate = Gate(gpu="bolt")
+    async with inspecting(tmp_path, gate) as (_, inspect):
+        gate.shut()
+        asked = [asyncio.create_task(inspect(1, product)) for product in ("tile", "bolt")]
+        for _ in asked:
+            await asyncio.to_thread(gate.wait_for_batch)
+        gate.open()
+        assert [level(await result) for result in asked] == [1, 1]
 
 
 @on_a_loop

@@ -8,6 +8,7 @@ import select
 import signal
 import socket
 import struct
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, closing
 from dataclasses import asdict
@@ -26,7 +27,7 @@ from service.values import Decoded, Request
 from service.workers.channel import Channel, Ended, Head, shared_memory
 from service.workers.facade import Workers
 from service.workers.image import ImageLimits
-from service.workers.pool import Pool
+from service.workers.pool import _MAX_WALL_TIME, Pool
 from service.workers.starting import new_worker
 from service.workers.worker import REGION, Bounds
 from tests.bundles import make_bundle
@@ -199,25 +200,26 @@ async def test_a_head_that_is_too_long_ends_the_worker(ends: Ends) -> None:
 
 
 @pytest.mark.parametrize(
-    ("regions", "verdict"),
+    ("regions", "lacking", "verdict"),
     [
-        (np.ones(SIDE * SIDE // 4, REGION).tobytes(), "NG"),  # the most regions there can be: a valid answer
-        (np.ones(SIDE * SIDE // 4 + 1, REGION).tobytes(), "OK"),
-        (np.ones(1, REGION).tobytes()[:-1], "OK"),
-        (np.array([(1, 1, 1, 1, 1, np.nan)], REGION).tobytes(), "OK"),
+        (np.ones(SIDE * SIDE // 4, REGION).tobytes(), 0, "NG"),  # the most there can be: a valid answer
+        (np.ones(SIDE * SIDE // 4 + 1, REGION).tobytes(), 0, "OK"),
+        (np.ones(1, REGION).tobytes()[:-1], 0, "OK"),
+        (np.ones(1, REGION).tobytes(), REGION.itemsize, "OK"),
+        (np.array([(1, 1, 1, 1, 1, np.nan)], REGION).tobytes(), 0, "OK"),
     ],
-    ids=["all", "too many", "a part of one", "not a number"],
+    ids=["all", "too many", "a part of one", "fewer than it says", "not a number"],
 )
 @on_a_loop
 async def test_impossible_regions_end_the_worker(
-    ends: Ends, tmp_path: Path, regions: bytes, verdict: str
+    ends: Ends, tmp_path: Path, regions: bytes, lacking: int, verdict: str
 ) -> None:
     starts = iter([lambda *_: ends.start(), new_worker])
     heatmap = np.zeros((SIDE, SIDE), np.float32)
     numbers = {"score": 1, "raw_score": 1, "small": False, "regions": ()}
     facts = {
         "finding": {"verdict": "NG", "reason": "", "unfamiliar": ()} | numbers,
-        "pictures": {"scores": heatmap.nbytes, "regions": len(regions)},
+        "pictures": {"scores": heatmap.nbytes, "regions": len(regions) + lacking},
         "spent": (),
     }
     workers = Workers(Settings(models=tmp_path, workers=1), lambda *wanted: next(starts)(*wanted))
@@ -297,6 +299,65 @@ async def test_a_failed_start_neither_delays_nor_fails_jobs_of_other_workers(end
         ends.sockets[0].close()  # one worker has died, and no new one can be started
         assert await asyncio.gather(*(decode(pool, level) for level in range(20))) == list(range(20))
     assert failed == 1  # and the start was not repeated without pause
+
+
+@on_a_loop
+async def test_the_time_limit_of_a_job_ends_with_it() -> None:
+    seconds = 0.05
+    pool = Pool(1, seconds, real)
+    await pool.start()
+    before, over = the_worker(), asyncio.Event()
+    assert await decode(pool) == 7
+    asyncio.get_running_loop().call_later(_MAX_WALL_TIME * seconds, over.set)  # after the job's own limit
+    await over.wait()
+    assert await decode(pool) == 7
+    assert the_worker() == before
+    await pool.close()
+
+
+@on_a_loop
+async def test_a_job_whose_worker_dies_goes_to_another_if_no_new_one_starts(ends: Ends) -> None:
+    starts = iter([real, ends.start])
+    async with running(2, lambda: next(starts, failing)()) as pool:
+        job = asyncio.create_task(decode(pool))
+        await ends.asked()
+        ends.sockets[0].close()
+        assert await job == 7
+
+
+@on_a_loop
+async def test_after_a_pause_another_start_is_tried(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.workers.pool._PAUSE_SECONDS", 0.05)
+    async with running(2, one_by_one(ends.start, ends.start, failing, real)) as pool:
+        jobs = [asyncio.create_task(decode(pool, 7)) for _ in range(2)]
+        busy = await ends.asked(0)
+        await ends.asked(1)
+        ends.sockets[1].close()
+        (repeated,), _ = await asyncio.wait(jobs, return_when=asyncio.FIRST_COMPLETED)
+        assert await repeated == 7
+        ends.channels[0].send(GOOD | busy, [PIXELS])
+        assert sorted(await asyncio.gather(*jobs)) == [0, 7]
+
+
+@on_a_loop
+async def test_a_worker_that_starts_while_the_pool_closes_is_ended(ends: Ends) -> None:
+    begun, may_go_on = threading.Event(), threading.Event()
+
+    def slow() -> Channel:
+        begun.set()
+        may_go_on.wait(10)
+        return ends.start()
+
+    pool = Pool(1, 30, slow)
+    job = asyncio.create_task(decode(pool))
+    await asyncio.to_thread(begun.wait)
+    closing_pool = asyncio.create_task(pool.close())
+    with pytest.raises(NotServing, match="ending"):
+        await job
+    may_go_on.set()
+    await closing_pool
+    with pytest.raises(Ended):
+        ends.channels[0].receive()
 
 
 def failing() -> Channel:

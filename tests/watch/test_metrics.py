@@ -15,10 +15,13 @@ from tests.e2e.serving import Running, serving, wait_until
 from tests.service.engines import Gate
 from tests.service.images import plain
 
-COUNTERS = {
+FROM_THE_START = {
     'drd_requests_total{door="grpc",outcome="failed",product="tile"}',
     'drd_requests_total{door="http",outcome="refused",product="tile"}',
     'drd_verdicts_total{product="tile",verdict="NG"}',
+    'drd_rejected_total{product="tile",reason="deadline"}',
+    'drd_request_seconds_count{door="http",product="tile"}',
+    'drd_stage_seconds_count{product="tile",stage="queue"}',
     'drd_late_total{product="tile"}',
     'drd_deadline_missed_total{product="tile"}',
     'drd_engine_busy_seconds_total{product="tile"}',
@@ -47,10 +50,10 @@ def _labels(sample: Sample) -> str:
     return ",".join(f'{name}="{value}"' for name, value in sorted(sample.labels.items()))
 
 
-def test_counters_begin_at_zero(running: Running) -> None:
+def test_what_rates_are_taken_of_begins_at_zero(running: Running) -> None:
     first = scrape(running)
 
-    assert {name: first[name] for name in COUNTERS} == dict.fromkeys(COUNTERS, 0)
+    assert {name: first[name] for name in FROM_THE_START} == dict.fromkeys(FROM_THE_START, 0)
 
 
 def test_late_verdicts_reviews_and_the_engines_time_are_counted(running: Running) -> None:

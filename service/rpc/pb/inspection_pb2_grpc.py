@@ -66,7 +66,8 @@ class InspectionServiceServicer:
 
     def InspectStream(self, request_iterator, context):
         """A stream of frames: one response per request, matched by its ids, in completion order. A failed frame is
-        answered in-band and does not end the stream. Flow control limits the unanswered frames. The service ends
+        answered in-band and does not end the stream, unless its message is more than twice as large as an image
+        may be: that is not received (RESOURCE_EXHAUSTED). Flow control limits the unanswered frames. The service ends
         every stream after some time, and when it shuts down: UNAVAILABLE, with RetryInfo. Frames without a response
         were not inspected then, and may be sent again on a new stream.
         """

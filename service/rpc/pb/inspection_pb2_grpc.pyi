@@ -39,7 +39,8 @@ class InspectionServiceStub:
     """
     InspectStream: _grpc.StreamStreamMultiCallable[_inspection_pb2.InspectRequest, _inspection_pb2.InspectStreamResponse]
     """A stream of frames: one response per request, matched by its ids, in completion order. A failed frame is
-    answered in-band and does not end the stream. Flow control limits the unanswered frames. The service ends
+    answered in-band and does not end the stream, unless its message is more than twice as large as an image
+    may be: that is not received (RESOURCE_EXHAUSTED). Flow control limits the unanswered frames. The service ends
     every stream after some time, and when it shuts down: UNAVAILABLE, with RetryInfo. Frames without a response
     were not inspected then, and may be sent again on a new stream.
     """
@@ -56,7 +57,8 @@ class InspectionServiceAsyncStub(InspectionServiceStub):
     """
     InspectStream: _aio.StreamStreamMultiCallable[_inspection_pb2.InspectRequest, _inspection_pb2.InspectStreamResponse]  # type: ignore[assignment]
     """A stream of frames: one response per request, matched by its ids, in completion order. A failed frame is
-    answered in-band and does not end the stream. Flow control limits the unanswered frames. The service ends
+    answered in-band and does not end the stream, unless its message is more than twice as large as an image
+    may be: that is not received (RESOURCE_EXHAUSTED). Flow control limits the unanswered frames. The service ends
     every stream after some time, and when it shuts down: UNAVAILABLE, with RetryInfo. Frames without a response
     were not inspected then, and may be sent again on a new stream.
     """
@@ -82,7 +84,8 @@ class InspectionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_inspection_pb2.InspectStreamResponse], _abc.AsyncIterator[_inspection_pb2.InspectStreamResponse]]:
         """A stream of frames: one response per request, matched by its ids, in completion order. A failed frame is
-        answered in-band and does not end the stream. Flow control limits the unanswered frames. The service ends
+        answered in-band and does not end the stream, unless its message is more than twice as large as an image
+        may be: that is not received (RESOURCE_EXHAUSTED). Flow control limits the unanswered frames. The service ends
         every stream after some time, and when it shuts down: UNAVAILABLE, with RetryInfo. Frames without a response
         were not inspected then, and may be sent again on a new stream.
         """
