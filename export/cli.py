@@ -108,7 +108,8 @@ def parser() -> argparse.ArgumentParser:
         "--roi",
         type=Path,
         metavar="FILE.json",
-        help="region of interest; everything outside is ignored (default: the whole picture): "
+        help="region of interest (default: the whole picture). What lies outside gets no score; nearer than "
+        "an eighth of the picture's side it still shows inside: "
         '{"unit": "fraction", "shapes": [{"rectangle": [x, y, width, height]}, {"polygon": [[x, y], …]}]}, '
         'or {"unit": "pixel", "image_size": [width, height], "shapes": …}',
     )

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from decimal import ROUND_CEILING, Decimal
 
 from scipy.stats import beta
 
@@ -86,5 +87,7 @@ def _parity_row(entry: EngineEntry, parity: EngineParity) -> str:
 
 
 def _percent(fraction: float) -> str:
-    """With two decimals, but never 0.00% for a small `fraction`."""
-    return f"{fraction:.2%}" if fraction >= 0.001 else f"{100 * fraction:.2g}%"
+    """A bound, so rounded up: to two decimals, or to two digits where it is under 0.1 %."""
+    percent = 100 * Decimal(str(fraction))
+    last = Decimal("0.01") if percent >= Decimal("0.1") else Decimal(1).scaleb(percent.adjusted() - 1)
+    return f"{percent.quantize(last, ROUND_CEILING):f}%"

@@ -77,6 +77,8 @@ def divide(good: Subset, seed: int, same_part: re.Pattern[str] | None) -> dict[S
         raise TrainingError(f"{option}{error}{example}") from error
     fit, select, calibrate = map(len, places.values())
     print(f"{fit} to train, {select} to choose the score rule, {calibrate} to set the threshold")
+    if parts and len({parts[place] for place in places["calibrate"]}) < 2:
+        print("WARNING: the last show one part: drd-export will need pictures of others (--calibration)")
     if total < _FEW:
         print(f"WARNING: {total} good pictures are few: start with {_FEW}, better 400 or more")
     pixels, order = good.pixels.numpy(), list(chain(*places.values()))

@@ -77,8 +77,9 @@ def train(options: TrainOptions) -> Checkpoint:
         if recipe.synthesis == "none":
             raise RecipeError(f"--preview: the recipe {recipe.name} learns with no pseudo-abnormal pictures")
         options.preview.parent.mkdir(parents=True, exist_ok=True)
+    device = usable_device(options.device)
     with _alone_in(options.out):
-        return _train(recipe, options)
+        return _train(recipe, options, device)
 
 
 @contextmanager
@@ -101,8 +102,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
         os.close(lock)
 
 
-def _train(recipe: Recipe, options: TrainOptions) -> Checkpoint:
-    device = usable_device(options.device)
+def _train(recipe: Recipe, options: TrainOptions, device: torch.device) -> Checkpoint:
     dataset = open_dataset(options.data, options.product)
     print(dataset)
     sizes = some_sizes([sample.path for sample in dataset.train])

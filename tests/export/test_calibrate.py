@@ -181,6 +181,12 @@ def test_an_image_of_another_shape_is_unfamiliar() -> None:
     assert unfamiliar(textured(7), Size(645, 480)) == ()
 
 
+def test_pictures_of_two_shapes_allow_no_third() -> None:
+    seen = [frame_statistics(textured(1), size) for size in (Size(400, 400), Size(600, 400))]
+    third = frame_statistics(textured(1), Size(640, 400))
+    assert [frame_ranges(seen).unfamiliar(each) for each in (*seen, third)] == [(), (), ("aspect",)]
+
+
 def scored(number: int, score: float, peak: float) -> Scored:
     heatmap = np.ones((8, 8), np.float32)
     heatmap[:, 4:] = 3
@@ -201,10 +207,15 @@ def test_what_a_promise_is_worth_with_95_percent_confidence(count: int, budget: 
 
 
 @pytest.mark.parametrize(
-    ("budget", "text"), [(0.29, "29.00%"), (0.001, "0.10%"), (0.00014, "0.014%"), (1e-6, "0.0001%")]
+    ("budget", "text"), [(0.29, "29.00%"), (0.001, "0.10%"), (0.00014, "0.014%"), (1e-6, "0.00010%")]
 )
 def test_a_small_budget_is_not_shown_as_0(
     budget: float, text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     show_thresholds(thresholds(100, budget, promised=False))
     assert f" at most {text} of good parts NG; REVIEW comes on top\n" in capsys.readouterr().out
+
+
+def test_a_bound_is_rounded_up(capsys: pytest.CaptureFixture[str]) -> None:
+    show_thresholds(thresholds(100, 0.001, promised=False))
+    assert "100 calibration parts guarantee 1.00% at best" in capsys.readouterr().out  # it is 0.990099 %

@@ -71,6 +71,25 @@ def test_half_a_square_is_a_triangle(tmp_path: Path) -> None:
     assert not roi.mask[62:, 2:].any()
 
 
+def test_a_pixel_counts_if_half_of_it_is_covered(tmp_path: Path) -> None:
+    left, top, right, bottom = 9.6, 12.6, 63.6, 31.4  # in pixels of the network's input
+    corners = [
+        [left / 96, top / 64],
+        [right / 96, top / 64],
+        [right / 96, bottom / 64],
+        [left / 96, bottom / 64],
+    ]
+    expected = np.zeros((64, 96), bool)
+    expected[13:31, 10:64] = True
+    roi = read_roi(drawn(tmp_path, {"unit": "fraction", "shapes": [{"polygon": corners}]}), SIZE)
+    np.testing.assert_array_equal(roi.mask, expected)
+
+
+def test_a_file_that_can_not_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RoiError, match=r"nothing.json: the region of interest can't be read: No such file"):
+        read_roi(tmp_path / "nothing.json", SIZE)
+
+
 def test_a_file_may_start_with_a_byte_order_mark(tmp_path: Path) -> None:
     path = drawn(tmp_path, LEFT)
     path.write_text(path.read_text(), encoding="utf-8-sig")

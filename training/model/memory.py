@@ -91,7 +91,7 @@ class Memory(nn.Module):
         """Store a greedy coreset of `candidates` `[n, C]`: the next is always the farthest from all stored.
 
         So rare appearances of good parts are stored as surely as frequent ones, and none twice. The distance
-        of the last one, the radius, makes the sharpness.
+        of the one that would be next, the radius, makes the sharpness.
         """
         kept = [0]
         nearest = 1 - candidates @ candidates[0]

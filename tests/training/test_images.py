@@ -1,0 +1,20 @@
+"""The division of a run's good images."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from training.datasets import Sample
+from training.images import Subset, divide
+
+
+@pytest.mark.parametrize(("parts", "of_each", "warned"), [(5, 4, True), (10, 2, False)])
+def test_a_single_part_to_calibrate_with_is_warned_of(
+    capsys: pytest.CaptureFixture[str], parts: int, of_each: int, warned: bool
+) -> None:
+    names = [f"{part}-{image}.png" for part in range(parts) for image in range(of_each)]
+    samples = [Sample(Path(name), name) for name in names]
+    divide(Subset(samples, torch.zeros(len(names), 1, 1, 3, dtype=torch.uint8)), 0, re.compile("^[0-9]"))
+    assert ("the last show one part" in capsys.readouterr().out) == warned
