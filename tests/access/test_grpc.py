@@ -67,6 +67,19 @@ def test_every_method_asks_for_a_token(channel: grpc.Channel, metadata: Metadata
     assert codes == {grpc.StatusCode.UNAUTHENTICATED}
 
 
+def test_strangers_are_counted(channel: grpc.Channel, guarded: Guarded) -> None:
+    def denied(reason: str) -> float:
+        return guarded.running.sample("drd_denied_total", door="grpc", reason=reason)
+
+    stub, reasons = InspectionServiceStub(channel), ("missing", "unknown", "product")
+    before = [denied(reason) for reason in reasons]
+    for metadata in ((), bearer("drd_no-such-token"), bearer("drd_no-such-token")):
+        code_of(stub.ListProducts, pb.ListProductsRequest(), metadata)
+    code_of(stub.Inspect, frame("bolt"), bearer(guarded.tile))
+    expected = [before[0] + 1, before[1] + 2, before[2] + 1]
+    wait_until(lambda: [denied(reason) for reason in reasons] == expected)
+
+
 def test_health_alone_is_for_everybody(channel: grpc.Channel) -> None:
     health: Any = health_pb2_grpc.HealthStub(channel)
     answer = health.Check(health_pb2.HealthCheckRequest(), timeout=30)

@@ -113,6 +113,17 @@ def test_a_full_queue_says_when_to_retry(stub: InspectionServiceStub, gate: Gate
     assert retry.retry_delay.ToMilliseconds() > 0
 
 
+def test_the_earlier_of_a_call_s_two_deadlines_counts(stub: InspectionServiceStub, gate: Gate) -> None:
+    gate.shut()
+    first = stub.Inspect.future(request(1))
+    gate.wait_for_batch()
+    late = stub.Inspect.future(request(2, deadline_ms=60), timeout=60)
+    failure: Any = late.exception(timeout=20)
+    gate.open()
+    assert failure.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert first.result().verdict == "OK"
+
+
 def test_calls_that_end_at_their_own_deadline_are_counted_as_expired(tmp_path: Path) -> None:
     """gRPC cancels them at the same moment as the service ends them."""
     make_bundle(tmp_path)
@@ -268,6 +279,27 @@ def test_a_connection_without_calls_is_closed(tmp_path: Path) -> None:
             idle.sendall(preface + settings)
             while idle.recv(4096):  # until it is closed
                 pass
+
+
+def test_an_old_connection_answers_its_call_and_takes_no_other(tmp_path: Path) -> None:
+    make_bundle(tmp_path)
+    gate, states = Gate(), list[grpc.ChannelConnectivity]()
+    with (
+        serving(tmp_path, gate.start, max_connection_age_seconds=0.1) as running,
+        grpc.insecure_channel(running.target) as channel,
+    ):
+        channel.subscribe(states.append)
+        gate.shut()
+        young = InspectionServiceStub(channel)
+        first = young.Inspect.future(request(1))
+        gate.wait_for_batch()
+        wait_until(lambda: grpc.ChannelConnectivity.READY in states)
+        wait_until(lambda: states[-1] is grpc.ChannelConnectivity.IDLE, seconds=10)  # it is to reconnect
+        assert not first.done()
+        second = young.Inspect.future(request(2))
+        wait_for_depth(running, 2)
+        gate.open()
+        assert [round(255 * call.result().raw_score) for call in (first, second)] == [1, 2]
 
 
 def wait_for_depth(running: Running, frames: int) -> None:

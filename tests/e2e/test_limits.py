@@ -16,6 +16,7 @@ from service.rpc.pb import inspection_pb2 as pb
 from service.rpc.pb.inspection_pb2_grpc import InspectionServiceStub
 from tests.bundles import make_bundle
 from tests.e2e.serving import Running, serving, wait_until
+from tests.service.engines import Gate
 from tests.service.images import encoded, plain
 
 CONNECTIONS = 12
@@ -219,3 +220,26 @@ def test_answers_count_for_the_limit_of_bytes_until_they_are_read(tmp_path: Path
         with grpc.insecure_channel(running.target) as channel:
             InspectionServiceStub(channel).Inspect(pb.InspectRequest(image=plain(200), product="tile"))
         wait_until(lambda: inspector.admission.bytes == 0)
+
+
+def test_a_frame_over_grpc_counts_for_the_limit_of_bytes_until_it_is_answered(tmp_path: Path) -> None:
+    make_bundle(tmp_path)
+    gate, frame = Gate(), pb.InspectRequest(image=plain(200, (16, 16), "BMP"), product="tile")
+    limit = 2 * len(frame.image) - 1
+    with (
+        serving(tmp_path, gate.start, max_queued_bytes=limit, max_image_bytes=limit) as running,
+        grpc.insecure_channel(running.target) as channel,
+    ):
+        stub = InspectionServiceStub(channel)
+        gate.shut()
+        first = stub.Inspect.future(frame)
+        gate.wait_for_batch()
+        with pytest.raises(grpc.RpcError, match="the bytes waiting have reached their limit") as refused:
+            stub.Inspect(frame)
+        assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        (in_stream,) = stub.InspectStream(iter([frame]))
+        assert in_stream.error.code == grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
+        gate.open()
+        assert first.result(timeout=30).verdict == "NG"
+        wait_until(lambda: running.service.inspector.admission.bytes == 0)
+        assert stub.Inspect(frame).verdict == "NG"

@@ -141,6 +141,7 @@ WRONG: dict[str, tuple[int, Callable[[httpx.Client], httpx.Response]]] = {
     "a type that is not supported": (415, lambda http: inspect(http, plain(9), Content_Type="text/plain")),
     "no product": (422, lambda http: http.post("/v1/inspect", content=plain(9))),
     "an unknown parameter": (422, lambda http: inspect(http, plain(9), "&prodct=tile")),
+    "a query that is not UTF-8": (422, lambda http: inspect(http, plain(9), "&frame_id=%ff")),
     "a parameter twice": (422, lambda http: inspect(http, plain(9), "&product=bolt")),
     "an unknown part": (422, lambda http: inspect(http, plain(9), "&include=soul")),
     "a version that is not a number": (422, lambda http: inspect(http, plain(9), "&version=newest")),
@@ -288,6 +289,19 @@ def test_the_deadline_counts_from_the_head_of_the_request(running: Running) -> N
         response = connection.makefile("rb").readline()
 
     assert response.startswith(b"HTTP/1.1 504")
+
+
+def test_the_deadline_does_not_count_before_the_head_s_end(running: Running) -> None:
+    body = plain(2)
+    whole = head(len(body), b"X-Deadline-Ms: 1500\r\n")
+    with running.connected() as connection:
+        connection.sendall(whole[:-2])
+        late = time.monotonic() + 1.6
+        wait_until(lambda: time.monotonic() > late)
+        connection.sendall(whole[-2:] + body)
+        response = connection.makefile("rb").readline()
+
+    assert response.startswith(b"HTTP/1.1 200")
 
 
 def test_the_deadline_counts_behind_another_request_of_the_connection(running: Running, gate: Gate) -> None:

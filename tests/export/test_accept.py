@@ -31,7 +31,7 @@ from training.geometry import Geometry
 
 SCALE = Scale(median=0.0, threshold=0.5)
 THRESHOLDS = Thresholds(image=SCALE, pixel=SCALE, calibration_size=100, max_false_reject=0.01, promised=True)
-LEVELS = (20, 120, 125, 130, 240)
+LEVELS = (20, 120, 240, 125, 130)
 
 
 def golden() -> Golden:
@@ -80,7 +80,7 @@ def test_deviations_are_on_the_score_scale(tmp_path: Path) -> None:
 
 
 def test_every_position_in_the_batch_is_tried(tmp_path: Path) -> None:
-    """The network adds 0.001 per position: only the frame 20 at the eighth shows the whole deviation."""
+    """The network adds 0.001 per position: only the frames but 240 at the eighth show the whole deviation."""
     assert parity_of(tmp_path, drift=0.001).max_score_deviation == pytest.approx(0.007, abs=1e-5)
 
 
@@ -101,6 +101,14 @@ def any_engine_here(monkeypatch: pytest.MonkeyPatch) -> None:
         return OnnxRuntimeEngine(root / entry.file, geometry, CPU)
 
     monkeypatch.setattr("export.parity.open_engine", opened)
+
+
+@pytest.mark.usefixtures("any_engine_here")
+@pytest.mark.parametrize("name", ["onnx-f32", "openvino-bf16"])
+def test_a_flip_by_any_other_engine_ends_the_export(tmp_path: Path, name: str) -> None:
+    onnx.save(grey_level_network((32, 32), bias=0.04), tmp_path / "model.onnx")
+    with pytest.raises(ParityError, match=f"{name} reverses the verdict on golden/125.png"):
+        verify_engines([EngineEntry(id=name, file="model.onnx")], baseline(tmp_path))
 
 
 @pytest.mark.usefixtures("any_engine_here")
@@ -231,6 +239,35 @@ def test_engines_that_do_not_run_side_by_side_come_last(
         (each.entry.id, each.parity is not None and each.parity.ms_per_image is not None, each.rejection)
         for each in candidates
     ] == [("onnx-f32", True, None), ("onnx-cuda-fp16", False, None), ("openvino-f32", False, None)]
+
+
+def test_engines_for_a_gpu_come_first_and_then_the_fastest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("model.onnx", "model.fp16.onnx"):
+        onnx.save(grey_level_network((32, 32)), tmp_path / name)
+
+    class Slow(OnnxRuntimeEngine):
+        def run(self, frames: NDArray[np.uint8]) -> Prediction:
+            return [super(Slow, self).run(frames) for _ in range(50)][-1]
+
+    def opened(entry: EngineEntry, root: Path, geometry: Geometry) -> Engine:
+        if entry.id in ("openvino-bf16", "onnx-cuda-fp16"):
+            raise BundleError("not on this machine")
+        kind = OnnxRuntimeEngine if entry.id == "openvino-f32" else Slow
+        return kind(root / entry.file, geometry, CPU)
+
+    monkeypatch.setattr("export.parity.open_engine", opened)
+    entries = [
+        EngineEntry(id=name, file="model.onnx") for name in ("openvino-bf16", "onnx-f32", "openvino-f32")
+    ]
+    entries.append(EngineEntry(id="onnx-cuda-fp16", file="model.fp16.onnx"))
+    candidates = verify_engines(entries, baseline(tmp_path))
+    assert [each.entry.id for each in candidates] == [
+        "onnx-cuda-fp16", "openvino-f32", "onnx-f32", "openvino-bf16",
+    ]  # fmt: skip
+    assert candidates[0].parity is not None
+    assert candidates[0].parity.reason.startswith("not on this machine; its graph on the CPU: ")
 
 
 @pytest.mark.usefixtures("any_engine_here")

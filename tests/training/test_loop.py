@@ -55,6 +55,33 @@ def test_losses_compare_in_float32_what_was_restored_in_bfloat16() -> None:
         assert {d.dtype for d in eight.drd.distances(features, restored)} == {torch.float32}
 
 
+def test_only_the_damaged_frames_features_get_noise_before_the_bottleneck() -> None:
+    given = list[list[torch.Tensor]]()
+    for noise in (0.0, 0.1):
+        eight = trainer(8, side=32)
+        eight.recipe = eight.recipe.model_copy(update={"noise": noise})
+        eight.drd.bottleneck.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
+        eight.step(torch.arange(8), 0)
+    for without, with_noise in zip(*given, strict=True):
+        added = with_noise - without
+        assert torch.equal(added[:8], torch.zeros_like(added[:8]))
+        limit = 0.03 * float(without[8:].square().mean().sqrt())
+        assert float(added[8:].std()) == pytest.approx(min(0.1, limit), rel=0.1)
+
+
+@pytest.mark.parametrize(("schedule", "fractions"), [("cosine", (1, 0.55, 0.1)), ("constant", (1, 1, 1))])
+def test_the_learning_rate_falls_to_a_tenth_if_the_recipe_says_so(
+    schedule: str, fractions: tuple[float, ...]
+) -> None:
+    eight = trainer(8, side=32)
+    eight.recipe = eight.recipe.model_copy(update={"schedule": schedule})
+    steps = eight.last_epoch * eight.batches
+    for step, fraction in zip((0, steps // 2, steps - 1), fractions, strict=True):
+        eight.step(torch.arange(8), step)
+        rate = eight.optimiser.param_groups[0]["lr"]
+        assert rate == pytest.approx(fraction * eight.recipe.learning_rate, rel=1e-3)
+
+
 def test_what_the_last_step_broke_is_noticed() -> None:
     broken = trainer(8)
     with torch.no_grad():

@@ -22,7 +22,7 @@ def test_paper_is_the_paper() -> None:
     assert (paper.learning_rate, paper.betas, paper.weight_decay) == (5e-3, (0.5, 0.999), 1e-5)
     assert (paper.batch, paper.epochs, paper.schedule, paper.fusion_width) == (4, 200, "constant", 2)
     assert (paper.noise, paper.noise_limit) == (0.1, 0)
-    assert candidates(paper) == [ScoreRule(factor=True)]
+    assert candidates(paper) == [ScoreRule(factor=True, sigma=4)]
 
 
 def test_rd_is_the_baseline_at_the_same_number_of_steps_as_fast() -> None:
@@ -30,7 +30,7 @@ def test_rd_is_the_baseline_at_the_same_number_of_steps_as_fast() -> None:
     assert (rd.synthesis, rd.fusion, rd.image_term) == ("none", "mff", "flat")
     assert (rd.position_weight, rd.restoration_weight, rd.segmentation_weight, rd.noise) == (0, 0, 0, 0)
     assert (rd.epochs, rd.min_steps, rd.batch) == (fast.epochs, fast.min_steps, fast.batch)
-    assert candidates(rd) == [ScoreRule()]
+    assert candidates(rd) == [ScoreRule(sigma=4)]
     same = Recipe.model_fields.keys() - {"name", *(field for _, fields in STEPS for field in fields)}
     assert rd.model_dump(include=same) == fast.model_dump(include=same)
 

@@ -1,6 +1,7 @@
 """Pseudo-abnormal frames: seeded, damaged where the mask says and nowhere else."""
 
 import tracemalloc
+from collections import Counter
 
 import pytest
 import torch
@@ -50,6 +51,39 @@ def test_drd_pastes_patch_plus_a_fifth_of_what_was_there_unclipped() -> None:
     good = torch.full((1, 64, 64, 3), 240, dtype=torch.uint8)
     damaged, mask = synthesise(good, "drd", [5])
     assert torch.all(damaged[mask] == 288)  # 240 + 0.2 · 240
+
+
+def test_drd_s_squares_have_the_paper_s_sides() -> None:
+    """As published for 256 px; a quarter of that here."""
+    _, masks = synthesise(good_frames(1000, (64, 64)), "drd", range(1000))
+    sides = masks.sum((1, 2)).sqrt()
+    for share, least, greatest in ((0.2, 150, 200), (0.3, 64, 100), (0.5, 10, 32)):
+        these = sides[(sides >= least / 4 - 0.5) & (sides <= greatest / 4 + 0.5)]
+        assert len(these) / 1000 == pytest.approx(share, abs=0.04)
+        assert float(these.max() - these.min()) >= 0.9 * (greatest - least) / 4
+
+
+def test_mix_pastes_squares_perlin_noise_and_scars_of_any_opacity() -> None:
+    """Where it pastes white on black, the mask is the whole shape, whose grey level is the opacity."""
+    pair = torch.tensor([0, 255], dtype=torch.uint8).reshape(2, 1, 1, 1).expand(2, 64, 64, 3)
+    opacities, perlin, kinds = list[float](), list[float](), Counter[str]()
+    for seed in range(500):
+        (black, _), (mask, _) = synthesise(pair, "mix", [seed, seed])
+        pasted = black[mask].unique()
+        if len(pasted) != 1:  # noise, or nothing that shows
+            continue
+        opacities.append(float(pasted) / 255)
+        rows, columns = (int(mask.any(1 - axis).sum()) for axis in (0, 1))
+        area = int(mask.sum())
+        kind = "square" if area == rows * columns == rows**2 else "scar" if area < 90 else "perlin"
+        kinds[kind] += 1
+        if kind == "perlin":
+            perlin.append(area / mask.numel())
+    assert min(opacities) == pytest.approx(0.2, abs=0.02)
+    assert max(opacities) == pytest.approx(1, abs=0.02)
+    shares = {kind: count / kinds.total() for kind, count in kinds.items()}
+    assert shares == pytest.approx({"square": 0.25, "perlin": 0.5, "scar": 0.25}, abs=0.08)
+    assert sum(perlin) / len(perlin) < 0.15  # of the frame: noise above 0.5, which goes from -1 to 1
 
 
 def test_mix_shows_on_a_small_part_on_a_dark_ground() -> None:

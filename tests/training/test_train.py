@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.export.checkpoints import break_network, make_checkpoint, make_dataset
 from training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint, write_json, write_tensors
+from training.choose import choose_rule
 from training.cli import main
 from training.datasets import open_dataset, parts_of
 from training.evaluate import read_frames
@@ -83,6 +84,17 @@ def test_the_checkpoint_is_whole_and_gives_the_model(trained: Path, data: Path) 
     assert checkpoint.data_root == data
     with Image.open(trained / "report.png") as report:
         assert report.width > 800
+
+
+def test_the_rule_is_fitted_and_compared_on_the_select_images(trained: Path) -> None:
+    checkpoint = load_checkpoint(trained)
+    paths = [sample.path for sample in checkpoint.samples("select")]
+    select = torch.from_numpy(read_frames(paths, checkpoint.geometry))
+    again = checkpoint.model()
+    tried = choose_rule(again, checkpoint.recipe, select, checkpoint.seed)
+    noted = json.loads((trained / "metrics.json").read_text())["rules_tried"]
+    assert [each.auroc for each in tried] == pytest.approx([each["auroc_select"] for each in noted])
+    torch.testing.assert_close(again.heatmap.scale, checkpoint.model().heatmap.scale)
 
 
 def test_a_white_square_is_found_after_three_epochs(trained: Path) -> None:
@@ -332,6 +344,14 @@ def test_what_cannot_start_is_found_before_the_images_are_read(
         (tmp_path / f"{number}.png").write_bytes(b"which would be an error of its own")
     assert main([*options(tmp_path, weights, tmp_path / "out"), *wrong]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_a_device_that_is_not_there_leaves_no_folder(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert main(options(tmp_path, weights, tmp_path / "out", "--device", "cuda")) == 1
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,19 @@ import math
 import os
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from onnx import numpy_helper
+from PIL import Image
 
 from export.bundle import Bundle, BundleError
+from export.bundle.deviations import cyclic_windows
 from tests.bundles import GOLDEN_LEVELS, edit_manifest, grey_level_network, make_bundle, plain_frame
+from training.files import file_digest
 
 SIZE = (32, 64)
 
@@ -71,6 +76,26 @@ def test_an_engine_whose_heatmaps_differ_is_refused(tmp_path: Path) -> None:
     bundle = Bundle.open(make_bundle(tmp_path, golden_map_bias=0.001))
     with pytest.raises(BundleError, match=r"golden/0\.png at batch size 1: its heatmap deviates by 0\.0010"):
         bundle.start()
+
+
+def test_an_engine_whose_heatmap_differs_in_one_place_is_refused(tmp_path: Path) -> None:
+    network = grey_level_network((32, 32))
+    (bias,) = (one for one in network.graph.initializer if one.name == "bias")
+    pixels = np.zeros((32, 32), np.float32)
+    pixels[8, 12] = 0.01
+    bias.CopyFrom(numpy_helper.from_array(pixels, "bias"))
+    with pytest.raises(BundleError, match=r"golden/0\.png at batch size 1: its heatmap deviates by 0\.0100"):
+        Bundle.open(make_bundle(tmp_path, network=network)).start()
+
+
+@pytest.mark.parametrize("count", [1, 3, 5])
+def test_every_frame_takes_every_place_in_a_batch(count: int) -> None:
+    windows = list(cyclic_windows(count, (1, 2, 4), every=True))
+    for size in (1, 2, 4):
+        seen = {
+            (place, frame) for window in windows if len(window) == size for place, frame in enumerate(window)
+        }
+        assert seen == set(product(range(size), range(count)))
 
 
 def test_an_engine_not_run_at_export_must_give_the_same_heatmap(tmp_path: Path) -> None:
@@ -143,6 +168,24 @@ def test_a_graph_for_another_input_size_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"model\.onnx does not take frames of 32") as caught:
         bundle.start()
     assert "\n" not in str(caught.value)
+
+
+def test_a_golden_frame_of_another_size_is_refused(tmp_path: Path) -> None:
+    path = make_bundle(tmp_path)
+    Image.fromarray(plain_frame(40, (32, 64))).save(path / "golden/40.png")
+    digest = file_digest(path / "golden/40.png")
+    edit_manifest(path, lambda facts: facts["files"].update({"golden/40.png": digest}))
+    with pytest.raises(BundleError, match="a golden frame does not have the network's input size"):
+        Bundle.open(path).start()
+
+
+def test_golden_heatmaps_of_another_size_are_refused(tmp_path: Path) -> None:
+    path = make_bundle(tmp_path)
+    np.save(path / "golden/heatmaps.npy", np.zeros((4, 1, 1), np.float32))
+    digest = file_digest(path / "golden/heatmaps.npy")
+    edit_manifest(path, lambda facts: facts["files"].update({"golden/heatmaps.npy": digest}))
+    with pytest.raises(BundleError, match=r"holds float32 \(4, 1, 1\), not a map per golden frame"):
+        Bundle.open(path).start()
 
 
 def test_golden_frames_come_back_as_they_were_written(tmp_path: Path) -> None:

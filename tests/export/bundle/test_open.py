@@ -3,12 +3,15 @@
 import os
 import shutil
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from export.bundle import MAX_VERSION, Bundle, BundleError
+from export.bundle.files import seal
+from export.bundle.manifest import MANIFEST, SEAL
 from tests.bundles import edit_manifest, make_bundle
 
 
@@ -29,7 +32,10 @@ def refusal(bundle: Path) -> str:
 def test_an_untouched_bundle_opens(bundle: Path) -> None:
     opened = Bundle.open(bundle)
     assert (opened.manifest.product, opened.manifest.version) == ("tile", 1)
-    assert len(opened.digest) == 64
+
+
+def test_a_bundle_s_digest_is_its_manifest_s(bundle: Path) -> None:
+    assert Bundle.open(bundle).digest == sha256((bundle / "manifest.json").read_bytes()).hexdigest()
 
 
 def test_the_models_folder_may_be_a_link(bundle: Path, tmp_path: Path) -> None:
@@ -87,6 +93,7 @@ def test_a_folder_that_is_not_a_bundle(tmp_path: Path) -> None:
         "./model.onnx",
         "a\\b",
         "C:x",
+        "a\nb",
         "",
         "manifest.json",
         "model.sig",
@@ -99,6 +106,13 @@ def test_paths_stay_inside(bundle: Path, path: str) -> None:
 
     edit_manifest(bundle, change)
     assert "engines" in refusal(bundle)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"1", b"\xff"])
+def test_a_manifest_that_is_no_object_is_refused(bundle: Path, content: bytes) -> None:
+    (bundle / MANIFEST).write_bytes(content)
+    (bundle / SEAL).write_bytes(seal(content))
+    assert MANIFEST in refusal(bundle)
 
 
 @pytest.mark.parametrize("product", ["../tile", "a/b", "", ".hidden", "..", "a\\b", "x" * 65, "tile\n"])
@@ -122,6 +136,7 @@ def test_product_names_cannot_be_paths(bundle: Path, product: str) -> None:
         (lambda facts: facts["engines"][0].update(batch_sizes=[2, 4]), "can't run a single frame"),
         (lambda facts: facts["engines"][0].update(guard_band=0.03), "guard_band"),
         (lambda facts: facts["geometry"].update(height=33), "multiples of 32"),
+        (lambda facts: facts["geometry"].update(width=33), "multiples of 32"),
         (lambda facts: facts["geometry"].update(height=2**20), "4096"),
         (lambda facts: facts.update(version=0), "version"),
         (lambda facts: facts.update(version=MAX_VERSION + 1), "version"),

@@ -183,6 +183,14 @@ def test_128_and_above_is_over_the_threshold() -> None:
     assert decoded(mask_png(values, Size(4, 1))).tolist() == [[False, False, True, True]]
 
 
+def test_a_pixel_at_the_threshold_is_in_a_region_as_in_the_mask() -> None:
+    pixel_scores = flat()
+    pixel_scores[3, 5] = 0.5
+    (region,) = find_regions(pixel_scores, Size(32, 32))
+    assert astuple(region) == (5, 3, 1, 1, 1, 0.5)
+    assert decoded(mask_png(pixel_scores, Size(32, 32))).sum() == 1
+
+
 def test_pictures_have_the_documented_sizes_and_bit_depths(manifest: Manifest) -> None:
     pixel_scores = read(with_block(), 0.9, STATISTICS, manifest, 0.0, SOURCE).pixel_scores
     rgb = np.full((320, 640, 3), 60, np.uint8)
@@ -209,6 +217,14 @@ def test_statistics_by_hand() -> None:
     assert statistics.contrast == pytest.approx(0.5)
     assert statistics.sharpness == pytest.approx(1.0)  # each inner pixel has one neighbour across the edge
     assert statistics.aspect == pytest.approx(4 / 3)
+
+
+@pytest.mark.parametrize("size", [(4, 8), (8, 4)])
+def test_sharpness_of_a_frame_that_is_not_square(size: tuple[int, int]) -> None:
+    halves = plain_frame(0, size)
+    halves[:, size[1] // 2 :] = 255
+    inner_columns = size[1] - 2
+    assert frame_statistics(halves, Size(64, 64)).sharpness == pytest.approx(2 / inner_columns)
 
 
 def decoded(png: bytes) -> NDArray[np.uint8]:

@@ -27,6 +27,12 @@ def test_threshold_is_exactly_one_half(median: float, gap: float) -> None:
     assert scale.scores(np.array([scale.threshold]))[0] == 0.5
 
 
+@given(threshold=st.floats(2.0**-10, 2.0**20, width=32), median=st.floats(-1e6, 0))
+def test_a_float32_pixel_at_the_threshold_is_exactly_one_half(threshold: float, median: float) -> None:
+    scale = Scale(median=median, threshold=threshold)
+    assert scale.scores(np.array([threshold], np.float32))[0] == 0.5
+
+
 @given(first=RAW, second=RAW)
 def test_a_higher_raw_value_never_scores_lower(first: float, second: float) -> None:
     scale = Scale(median=-3.0, threshold=4.5)
