@@ -99,6 +99,18 @@ def test_whoever_could_read_the_file_still_can_when_a_token_is_removed(tmp_path:
     assert [each.name for each in file.parent.iterdir()] == ["tokens"]
 
 
+def test_a_token_that_there_is_not_is_not_said_to_be_removed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever misspells the name would believe it invalid."""
+    file = tmp_path / "tokens"
+    assert main(["token", "add", "line-3", "--file", str(file)]) == 0
+    before = file.read_bytes()
+    assert main(["token", "remove", "line-03", "--file", str(file)]) == 1
+    assert "there is no token 'line-03'" in capsys.readouterr().err
+    assert file.read_bytes() == before
+
+
 def test_a_file_that_is_damaged_or_gone_changes_nothing(
     models: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -29,11 +29,12 @@ def health(running: Running, name: str) -> httpx.Response:
     return httpx.get(f"{running.url}/health/{name}")
 
 
+@pytest.mark.parametrize("gpu", ["", "tile"])
 def test_a_hanging_engine_fails_liveness_until_it_returns(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, gpu: str
 ) -> None:
     make_bundle(tmp_path)
-    gate = Gate()
+    gate = Gate(gpu=gpu)
     with (
         caplog.at_level(logging.WARNING),
         serving(tmp_path, gate.start, engine_hang_seconds=0.3) as running,

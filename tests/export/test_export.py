@@ -148,12 +148,19 @@ def test_images_used_in_training_are_not_used_for_calibration(
     assert "all 2 pictures were used in training; give others" in capsys.readouterr().err
 
 
-def test_changed_or_missing_calibration_images_are_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_of_copies_one_is_used_for_calibration(checkpoint: Path, data: Path, tmp_path: Path) -> None:
+    for name in ("once.png", "twice.png"):
+        shutil.copy(data / "test/good/000.png", tmp_path / name)
+    assert [path.name for path in calibration_images(load_checkpoint(checkpoint), tmp_path)] == ["once.png"]
+
+
+@pytest.mark.parametrize("split", ["fit", "select", "calibrate"])
+def test_changed_or_missing_images_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], split: str
 ) -> None:
     data = make_dataset(tmp_path / "plate", good=20, test=1)
     checkpoint = make_checkpoint(tmp_path / "checkpoint", data)
-    record = json.loads((checkpoint / "checkpoint.json").read_bytes())["splits"]["calibrate"][0]
+    record = json.loads((checkpoint / "checkpoint.json").read_bytes())["splits"][split][0]
     image = data / record["name"]
     Image.effect_noise((80, 72), 50).save(image)
     assert export(checkpoint, tmp_path / "models") == 1

@@ -251,6 +251,15 @@ async def test_a_bundle_that_is_wrong_is_not_tried_again(tmp_path: Path) -> None
         assert (failed.state, failed.retry_at) == ("FAILED", math.inf)
 
 
+@on_a_loop
+async def test_an_engine_s_pace_is_known_before_it_serves(tmp_path: Path) -> None:
+    make_bundle(tmp_path)
+
+    async with loaded(tmp_path) as service:
+        paces = service.inspector.catalog.lane("tile").pace.infer.values()
+        assert all(pace.seconds > 0 for pace in paces)
+
+
 @dataclass
 class Hanging(Gate):
     """Version 2 of `alpha` hangs while it is loaded."""

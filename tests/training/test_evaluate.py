@@ -1,6 +1,7 @@
 """Pixel figures and the masks they come from."""
 
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,18 @@ def test_a_defect_too_thin_for_the_network_counts_as_no_good_pixels(tmp_path: Pa
 
     quality = evaluate(samples[:2], map(scored, found[:2]), GEOMETRY).quality
     assert quality.n_masks_lost is None
+
+
+def test_a_defect_without_a_mask_is_in_no_pixel_figure(tmp_path: Path) -> None:
+    wide = np.zeros((320, 320), np.bool_)
+    wide[100:200, 100:200] = True
+    samples = [sample(tmp_path, "good", None), sample(tmp_path, "wide", wide)]
+    samples.append(replace(samples[1], name="elsewhere", mask=None))
+    found = [np.zeros((32, 32), np.float32) for _ in samples]
+    found[1][10:20, 10:20] = 1
+    found[2][:5] = 2
+    quality = evaluate(samples, map(scored, found), GEOMETRY).quality
+    assert (quality.image_auroc, quality.pixel_auroc, quality.pixel_ap) == (1.0, 1.0, 1.0)
 
 
 def test_a_mask_that_is_not_its_image_s_is_refused(tmp_path: Path) -> None:

@@ -41,6 +41,28 @@ def test_a_last_image_alone_can_be_small() -> None:
     assert np.isfinite(nine.drd.predict(nine.frames.numpy())[1]).all()
 
 
+class Noting(Trainer):
+    """Notes which images each step is given, and does not train."""
+
+    noted: list[tuple[int, list[int]]]
+
+    def step(self, indices: torch.Tensor, step: int) -> float:
+        self.noted.append((step, indices.tolist()))
+        return 0.0
+
+
+def test_an_epoch_shows_every_image_once_and_the_next_in_another_order() -> None:
+    eight = trainer(8, side=32, batch=2)
+    noting = Noting(eight.drd, eight.recipe, eight.frames, 0, CPU)
+    noting.noted, noting.last_epoch = [], 2
+    assert list(noting.epochs(lambda _: None)) == [1, 2]
+    assert [step for step, _ in noting.noted] == list(range(8))
+    assert {len(indices) for _, indices in noting.noted} == {2}
+    orders = [[i for _, indices in noting.noted[4 * epoch :][:4] for i in indices] for epoch in range(2)]
+    assert sorted(orders[0]) == sorted(orders[1]) == list(range(8))
+    assert orders[0] != orders[1]
+
+
 def test_whole_batches_are_those_of_an_epoch() -> None:
     sixteen = trainer(16)
     assert [len(batch) for batch in sixteen.all_frames("statistics")] == [8, 8]

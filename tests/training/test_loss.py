@@ -37,6 +37,13 @@ def test_channel_distance_is_the_mean_over_channels() -> None:
     assert image_distance(TEACHER, STUDENT, "channel").item() == pytest.approx(expected, abs=1e-6)
 
 
+def test_channels_are_not_taken_for_positions() -> None:
+    # Two channels at three positions: cos 0 for the first channel's map and 1 for the second's.
+    teacher = torch.tensor([[[[1.0, 0.0, 0.0]], [[1.0, 2.0, 3.0]]]])
+    student = torch.tensor([[[[0.0, 1.0, 0.0]], [[1.0, 2.0, 3.0]]]])
+    assert image_distance(teacher, student, "channel").item() == pytest.approx(0.5, abs=1e-6)
+
+
 def test_flat_distance_is_one_cosine_over_everything() -> None:
     # dot = 2, norms √2 and √3
     assert image_distance(TEACHER, STUDENT, "flat").item() == pytest.approx(1 - 2 / math.sqrt(6), abs=1e-6)
@@ -63,6 +70,19 @@ def test_segmentation_compares_the_mean_map_with_the_target() -> None:
     first = 1 - 1 / math.sqrt(2)
     loss = segmentation_loss(fields, [TEACHER, TEACHER], [STUDENT, TEACHER], target)
     assert loss.item() == pytest.approx(0.1 * (abs(first / 2 - 1) + 0) / 2, abs=1e-6)
+
+
+def test_segmentation_upsamples_the_maps_of_each_image() -> None:
+    """Of the two images and three levels, only the first image's first level has a distance: 0, then 1."""
+    pseudo = torch.tensor([1.0, 0.0]).view(1, 2, 1, 1).repeat(2, 1, 1, 2)
+    restored = pseudo.clone()
+    restored[0, :, 0, 1] = torch.tensor([0.0, 1.0])
+    target = torch.tensor([0.2, 0.4]).view(2, 1, 1).repeat(1, 2, 4)
+    first = [0, 1 / 12, 1 / 4, 1 / 3]  # a third of 0, 1/4, 3/4 and 1
+    expected = (sum(abs(value - 0.2) for value in first) + 4 * 0.4) / 8
+    fields = recipe(segmentation_weight=1.0)
+    loss = segmentation_loss(fields, [pseudo] * 3, [restored, pseudo, pseudo], target)
+    assert loss.item() == pytest.approx(expected, abs=1e-6)
 
 
 def test_grey_pastes_have_a_target_under_mask_but_hardly_one_under_rgb_cos() -> None:

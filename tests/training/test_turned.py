@@ -79,6 +79,14 @@ def test_a_mask_may_have_any_colour_and_alpha(
     assert read_mask(tmp_path / "mask.png", Geometry(64, 64)).sum() == 8 * 32
 
 
+@pytest.mark.parametrize("marked", [np.uint16(1), np.int32(70_000), np.float32(0.5)])
+def test_a_mask_may_have_any_depth(tmp_path: Path, marked: np.generic) -> None:
+    pixels = np.zeros((64, 64), marked.dtype)
+    pixels[8:16, 0:32] = marked
+    Image.fromarray(pixels).save(tmp_path / "mask.tif")
+    assert read_mask(tmp_path / "mask.tif", Geometry(64, 64)).sum() == 8 * 32
+
+
 def test_a_mask_of_nothing_but_alpha_is_refused(tmp_path: Path) -> None:
     pixels = np.zeros((64, 64, 4), np.uint8)
     pixels[8:16, :, 3] = 255
