@@ -122,8 +122,9 @@ def draw(polygons: tuple[tuple[Point, ...], ...], geometry: Geometry) -> NDArray
     covered = np.zeros((height, width), bool)
     for polygon in polygons:
         covered |= _inside(polygon, x, y)
-    share = covered.reshape(geometry.height, _FINE, geometry.width, _FINE).mean((1, 3))
-    return share >= 0.5  # type: ignore[no-any-return]
+    points = covered.reshape(geometry.height, _FINE, geometry.width, _FINE)
+    mask: NDArray[np.bool_] = points.mean((1, 3)) >= 0.5
+    return mask
 
 
 def _inside(polygon: tuple[Point, ...], x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.bool_]:

@@ -34,7 +34,7 @@ Reason = Literal[
     "unread",
     "watchers",
 ]
-"""Why a request is refused: the label of `drd_rejected_total`."""
+"""Why a request is refused; of a frame, the label of `drd_rejected_total`."""
 
 
 class ServiceError(Exception):

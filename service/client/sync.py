@@ -37,7 +37,6 @@ class Client:
     def stream(self, frames: Iterable[Frame], window: int = 16) -> Iterator[Outcome]:
         """Yields the outcome of each frame as soon as it is known. `frames` is read in another thread."""
         outcomes = self._client.stream(frames, window)
-
         coming: asyncio.Future[Outcome | None] | None = None
 
         def following() -> Awaitable[Outcome | None]:

@@ -84,7 +84,7 @@ class InspectEndpoint:
             answer = await asyncio.to_thread(_json, call, call.inspection)
         else:
             answer = _json(call, call.inspection)
-        request.check_deadline()  # encoding it took time, too
+        request.check_deadline()  # encoding it took time
         return answer
 
     async def _image(

@@ -173,7 +173,7 @@ class Servicer:
                 raise InspectionFailed("the service failed on this request") from error
             if turn is not None:
                 await _in_time(turn, request)
-            request.check_deadline()  # encoding it took time, too
+            request.check_deadline()  # encoding it took time
             return response
 
     def _request(

@@ -1,10 +1,7 @@
 """Clients of services that are slow to connect, or answer late."""
 
 import threading
-import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Iterator
 
 import grpc
 import pytest
@@ -13,44 +10,12 @@ from google.rpc.status_pb2 import Status
 from service import client
 from service.client import Client, Frame
 from service.rpc.pb import inspection_pb2 as pb
-from service.rpc.pb.inspection_pb2_grpc import (
-    InspectionServiceServicer,
-    add_InspectionServiceServicer_to_server,
-)
 from tests.client.conftest import frame
+from tests.client.fakes import Fake, ok, serving
 
-Answer = Callable[[pb.InspectRequest], Iterable[pb.InspectStreamResponse]]
 CONNECTS_SECONDS = 0.5
 LEFT_MS = 9_800
 """The most that is left of 10 s after such a start; gRPC adds up to 3 %."""
-
-
-class Fake(InspectionServiceServicer):
-    """Gives the answers of a test."""
-
-    def __init__(self, answer: Answer, connects_seconds: float = 0.0) -> None:
-        self._answer, self._connects_seconds = answer, connects_seconds
-        self.left_ms = list[float]()
-        """Of each frame and each call."""
-
-    def ListProducts(  # noqa: N802
-        self, request: pb.ListProductsRequest, context: grpc.ServicerContext
-    ) -> pb.ListProductsResponse:
-        time.sleep(self._connects_seconds)  # a client connects with this call
-        return pb.ListProductsResponse()
-
-    def Inspect(  # noqa: N802
-        self, request: pb.InspectRequest, context: grpc.ServicerContext
-    ) -> pb.InspectResponse:
-        self.left_ms += [request.deadline_ms, 1000 * context.time_remaining()]
-        return next(iter(self._answer(request))).result
-
-    def InspectStream(  # noqa: N802
-        self, request_iterator: Iterator[pb.InspectRequest], context: grpc.ServicerContext
-    ) -> Iterator[pb.InspectStreamResponse]:
-        for request in request_iterator:
-            self.left_ms.append(request.deadline_ms)
-            yield from self._answer(request)
 
 
 class Hanging(Fake):
@@ -66,26 +31,6 @@ class Hanging(Fake):
             yield from super().InspectStream(request_iterator, context)
         for _ in request_iterator:
             pass
-
-
-@contextmanager
-def serving(fake: Fake) -> Iterator[str]:
-    """Its address."""
-    server = grpc.server(ThreadPoolExecutor(4))
-    add_InspectionServiceServicer_to_server(fake, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    try:
-        yield f"grpc://127.0.0.1:{port}"
-    finally:
-        server.stop(0).wait()
-
-
-def ok(request: pb.InspectRequest) -> Iterator[pb.InspectStreamResponse]:
-    result = pb.InspectResponse(
-        request_id=request.request_id, frame_id=request.frame_id, product=request.product, verdict="OK"
-    )
-    yield pb.InspectStreamResponse(request_id=result.request_id, frame_id=result.frame_id, result=result)
 
 
 @pytest.mark.parametrize("newer", [True, False])

@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email.message import Message
@@ -20,8 +19,7 @@ from service import client
 from service.client import Client
 from service.rpc.pb import inspection_pb2 as pb
 from tests.client.conftest import frame
-from tests.client.test_slow import Fake, ok
-from tests.client.test_slow import serving as serving_fake
+from tests.client.fakes import Fake, listening, ok, serving
 
 WHOLE: dict[str, Any] = {
     "request_id": "r",
@@ -124,7 +122,7 @@ def test_an_ok_that_can_not_be_is_none_over_grpc_too(odd: dict[str, Any]) -> Non
             response.result.MergeFrom(pb.InspectResponse(**odd))
             yield response
 
-    with serving_fake(Fake(answer)) as address, Client(address) as drd:
+    with serving(Fake(answer)) as address, Client(address) as drd:
         with pytest.raises(client.UnexpectedAnswer):
             drd.inspect(frame(1))
         assert [type(outcome.error) for outcome in drd.stream([frame(1)])] == [client.UnexpectedAnswer]
@@ -203,16 +201,9 @@ def sending(content: bytes, products: bytes) -> Iterator[str]:
         "ListProducts": grpc.unary_unary_rpc_method_handler(lambda *_: products),
         "InspectStream": grpc.stream_stream_rpc_method_handler(answers),
     }
-    server = grpc.server(ThreadPoolExecutor(4))
-    server.add_generic_rpc_handlers(
-        [grpc.method_handlers_generic_handler("drd.inspection.v1.InspectionService", methods)]
-    )
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    try:
-        yield f"grpc://127.0.0.1:{port}"
-    finally:
-        server.stop(0).wait()
+    handlers = [grpc.method_handlers_generic_handler("drd.inspection.v1.InspectionService", methods)]
+    with listening(lambda server: server.add_generic_rpc_handlers(handlers)) as address:
+        yield address
 
 
 @pytest.mark.parametrize(
@@ -239,7 +230,7 @@ def test_an_error_with_garbled_details_is_unexpected_at_once() -> None:
             error=Status(code=8, details=[garbled]),
         )
 
-    with serving_fake(Fake(answer)) as address, Client(address) as drd:
+    with serving(Fake(answer)) as address, Client(address) as drd:
         (outcome,) = drd.stream([frame(1)])
 
     assert isinstance(outcome.error, client.UnexpectedAnswer)
@@ -256,7 +247,7 @@ class Resetting(Fake):
 
 
 def test_a_stream_that_is_reset_is_not_a_failed_inspection() -> None:
-    with serving_fake(Resetting(ok)) as address, Client(address) as drd:
+    with serving(Resetting(ok)) as address, Client(address) as drd:
         (outcome,) = drd.stream([frame(1)])
 
     assert isinstance(outcome.error, client.ConnectionLost)

@@ -51,15 +51,15 @@ class PictureFile:
         if not stat.S_ISREG(self.path.stat().st_mode):
             raise OSError(errno.EINVAL, "Not a regular file")
         with self.path.open("rb") as file:
-            before = os.fstat(file.fileno())
-            if before.st_size > _MAX_BYTES:
+            before = Stamp.of(os.fstat(file.fileno()))
+            if before.size > _MAX_BYTES:
                 raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
             try:
                 image = file.read()
             except MemoryError:
                 raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)) from None
-            after = os.fstat(file.fileno())
-        if self.stamp not in (None, Stamp.of(before)) or Stamp.of(before)[:2] != Stamp.of(after)[:2]:
+            after = Stamp.of(os.fstat(file.fileno()))
+        if self.stamp not in (None, before) or (before.modified, before.size) != (after.modified, after.size):
             raise OSError(errno.ESTALE, "Replaced or changed before it could be read")
         if not image:
             raise OSError(errno.EINVAL, "The file is empty")
