@@ -4,14 +4,18 @@ can't be met.
 Decides at once, never waits. Runs on the event loop only.
 """
 
+import math
 import time
+from asyncio import CancelledError
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Self
 
 from service.errors import Busy, DeadlinePassed
 from service.lane import Lane, Pending, Progress
+from service.values import cancelled_late
 
 _PROBE_SECONDS = 1.0
 """How often a lane of an idle service admits a request that looks late: only an answer can correct a wrong
@@ -73,7 +77,8 @@ class Admission:
 
     def order(self, lane: Lane, arrived: float, deadline: float | None, *, overlay: bool) -> float:
         """Where a request stands in every queue: at its deadline, or where it has none, at its arrival plus
-        the default deadline and twice the time that the requests accepted before it take.
+        the default deadline and twice the time that the requests accepted before it, of all versions, would
+        take at this lane's pace.
 
         So callers without deadlines leave at least half of the engine to those with deadlines, however many
         they are, and still get their turn. Among themselves they keep the order of arrival.
@@ -84,8 +89,8 @@ class Admission:
         outside = pace.decode.seconds + pace.reading(overlay=overlay).seconds
         each = max(pace.per_frame, outside / self._workers)
         order = arrived + self._default_deadline + 2 * len(self._pending) * each
-        lane.last_undated = max(lane.last_undated, order)
-        return lane.last_undated
+        lane.last_order_without_deadline = max(lane.last_order_without_deadline, order)
+        return lane.last_order_without_deadline
 
     def check(self, lane: Lane, deadline: float | None, *, overlay: bool) -> float:
         """Raises Busy when the queue is full or the answer would be late. Returns its forecast in seconds, 0
@@ -114,13 +119,15 @@ class Admission:
             lane.last_probe = admitted
         self._pending.add(pending)
         lane.enter()
+        learn = partial(_learn, lane, forecast, admitted, deadline, probe=probe)
         try:
             yield
-        except DeadlinePassed:
-            _learn(lane, forecast, admitted, deadline, probe=probe)
+        except (DeadlinePassed, CancelledError) as error:
+            if isinstance(error, DeadlinePassed) or cancelled_late(deadline):
+                learn(answered=math.inf)
             raise
         else:
-            _learn(lane, forecast, admitted, deadline, probe=probe)
+            learn(answered=time.monotonic())
         finally:
             self._pending.discard(pending)
             lane.leave()
@@ -146,9 +153,11 @@ class Admission:
         return queued + own
 
 
-def _learn(lane: Lane, forecast: float, admitted: float, deadline: float | None, *, probe: bool) -> None:
-    """Adapts the lane's `caution` to an answer at this moment, if the deadline was tight: less than twice the
-    forecast away.
+def _learn(
+    lane: Lane, forecast: float, admitted: float, deadline: float | None, *, probe: bool, answered: float
+) -> None:
+    """Adapts the lane's `caution` to an answer at the instant `answered` (infinite: not in time), if the
+    deadline was tight: less than twice the forecast away.
 
     Late means later than the corrected forecast, or than the deadline. `caution` is at rest where late
     answers raise it as much as the others lower it: with a fraction p of them late, where
@@ -157,13 +166,12 @@ def _learn(lane: Lane, forecast: float, admitted: float, deadline: float | None,
     A `probe` that is late says nothing new. One in time lowers `caution` to where it would have been let in,
     or to 1.
     """
-    now = time.monotonic()
     if deadline is None or forecast * lane.caution < (deadline - admitted) / 2:
         return
     if probe:
-        if now <= deadline and lane.caution > 1:
+        if answered <= deadline and lane.caution > 1:
             lane.caution = max(1.0, min(lane.caution - _STEP, (deadline - admitted) / forecast))
-    elif now <= min(admitted + forecast * lane.caution, deadline):
+    elif answered <= min(admitted + forecast * lane.caution, deadline):
         lane.caution -= _STEP * _LATE_FRACTION
     else:
         lane.caution += _STEP * (1 - _LATE_FRACTION)

@@ -19,7 +19,6 @@ from service.access.access import Access
 from service.calls import Calls
 from service.history import History
 from service.http.app import make_admin_app, make_app
-from service.http.protocol import Limits
 from service.http.server import Server as HttpServer
 from service.inspector import Inspector
 from service.listen import listen, name_of
@@ -27,7 +26,7 @@ from service.logs import LogOnce
 from service.metrics import Metrics
 from service.rpc.server import Server as GrpcServer
 from service.settings import Address, Settings
-from service.threads import in_daemon
+from service.threads import run_in_daemon_thread
 from service.tls import Tls
 from service.traces import Traces, open_traces
 from service.version import Start
@@ -74,6 +73,10 @@ class Service:
             health = make_admin_app(self.inspector.readiness, self.metrics)
             admin, self.admin = await self._serve(health, (settings.admin,))
             stack.push_async_callback(admin.stop, 1)
+        # Before they open: one may find its address taken when another is open already.
+        stack.callback(self.inspector.readiness.close)
+        stack.push_async_callback(self._close_doors)
+        stack.callback(self.history.close)
         if settings.http:
             app = make_app(self._calls, self.access, settings)
             self.http_door, self.http = await self._serve(app, settings.http, self.tls)
@@ -81,23 +84,21 @@ class Service:
             self.grpc_door = GrpcServer(self._calls, self.access, self.tls, settings)
             self.grpc = tuple(self.grpc_door.bind(address) for address in settings.grpc)
             await self.grpc_door.start()
-        stack.callback(self.inspector.readiness.close)
-        stack.push_async_callback(self._close_doors)
-        stack.callback(self.history.close)
 
     async def load(self) -> None:
         """Loads the products, then follows changes of their folder, of tokens and of certificates."""
         await asyncio.gather(self.inspector.catalog.refresh(_STALLED_SECONDS), self.inspector.warm_up())
         self.inspector.readiness.start()
         self._stack.push_async_callback(self._withdraw)
-        self._show_health()
+        await self._show_health()
         watch = self._settings.watch_seconds
-        self._repeat("the models folder", self._follow_models, watch)
-        self._repeat("health", self._follow_health, watch)
+        self._repeat("the models folder", partial(self.inspector.catalog.refresh, watch / 2), watch)
+        # Apart from loading, which may take minutes: an engine may hang at any time.
+        self._repeat("health", self._show_health, watch)
         # Twice as often: a change counts only when two looks have found the same.
-        self._repeat("tokens", partial(in_daemon, self.access.refresh), watch / 2)
+        self._repeat("tokens", partial(run_in_daemon_thread, self.access.refresh), watch / 2)
         if self.tls is not None:
-            self._repeat("certificates", partial(in_daemon, self.tls.refresh), watch)
+            self._repeat("certificates", partial(run_in_daemon_thread, self.tls.refresh), watch)
 
     def end_soon(self) -> None:
         """Shortens the shutdown: no lame-duck time, and one second for requests under way."""
@@ -106,19 +107,10 @@ class Service:
     def _repeat(self, what: str, follow: Callable[[], Awaitable[None]], seconds: float) -> None:
         self._stack.callback(asyncio.create_task(repeat(what, follow, seconds)).cancel)
 
-    async def _follow_models(self) -> None:
-        """In a task of its own, so that nothing else waits."""
-        await self.inspector.catalog.refresh(self._settings.watch_seconds / 2)
-        self._show_health()
-
-    async def _follow_health(self) -> None:
-        """An engine may hang at any time."""
-        self._show_health()
-
     async def _withdraw(self) -> None:
         """Not ready any more, but still serving: callers get time to stop sending."""
         self.inspector.readiness.drain()
-        self._show_health()
+        await self._show_health()
         if self.http_door is not None:
             self.http_door.leave()
         with suppress(TimeoutError):
@@ -138,8 +130,8 @@ class Service:
         await self._end_soon.wait()
         await asyncio.gather(*(door.cut() for door in doors))
 
-    def _show_health(self) -> None:
-        reason = self.inspector.readiness.why_not_ready
+    async def _show_health(self) -> None:
+        reason = self.inspector.readiness.why_not_ready()
         if self._log_once.changed(reason):
             _logger.warning(f"not ready: {reason}" if reason else "ready again")
         if self.grpc_door is not None:
@@ -151,7 +143,7 @@ class Service:
         async with AsyncExitStack() as opened:
             sockets = [opened.enter_context(listen(address)) for address in addresses]
             names = tuple(name_of(socket) for socket in sockets)
-            server = HttpServer(app, sockets, Limits.of(self._settings), self.metrics, tls)
+            server = HttpServer(app, sockets, self._settings, self.metrics, tls)
             await server.start()
             opened.pop_all()
         return server, names

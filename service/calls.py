@@ -9,16 +9,14 @@ from types import TracebackType
 from typing import Self
 
 from export.bundle import UNKNOWN
-from service.errors import Denied, Outcome, Refused, ServiceError
+from service.errors import Denied, InspectionFailed, Outcome, Refused, ServiceError
 from service.history import NOT_INSPECTED, History
 from service.inspector import Inspector
 from service.metrics import Metrics
 from service.record import Record
 from service.traces import Carrier, Traces
-from service.values import Door, Inspection
+from service.values import Door, Inspection, cancelled_late
 
-_TIMERS_DIFFER_SECONDS = 0.01
-"""At a call's deadline gRPC may cancel it just before our own timer ends it."""
 _logger = logging.getLogger(__name__)
 
 
@@ -29,7 +27,7 @@ class Calls:
     inspector: Inspector
     metrics: Metrics
     history: History
-    traces: Traces | None = None
+    traces: Traces | None
 
     def begin(self, door: Door, arrived: float | None = None) -> "Call":
         """`arrived` is an instant of `time.monotonic`; default: now."""
@@ -39,7 +37,7 @@ class Calls:
 class Call:
     """A context manager: how its block ends, with which exception or none, is the call's outcome.
 
-    The door sets the attributes as it learns them.
+    A bug is logged, and leaves the block as InspectionFailed. The door sets the attributes as it learns them.
     """
 
     def __init__(self, door: Door, calls: Calls, arrived: float) -> None:
@@ -63,18 +61,19 @@ class Call:
         # Recorded in the loop's next iteration, so that the answer is sent first.
         seconds = time.monotonic() - self.arrived
         asyncio.get_running_loop().call_soon(self._end, self._outcome(error), error, seconds)
+        if isinstance(error, Exception) and not isinstance(error, ServiceError):
+            _logger.error("a request failed", exc_info=error)
+            raise InspectionFailed("the service failed on this request") from error
 
     def _outcome(self, error: BaseException | None) -> Outcome:
         if error is None:
             return "ok"
         if isinstance(error, asyncio.CancelledError):
-            late = self.deadline is not None and time.monotonic() > self.deadline - _TIMERS_DIFFER_SECONDS
-            return "expired" if late else "cancelled"
+            return "expired" if cancelled_late(self.deadline) else "cancelled"
         return error.outcome if isinstance(error, ServiceError) else "failed"
 
     def _end(self, outcome: Outcome, error: BaseException | None, seconds: float) -> None:
         self._count(outcome, error)
-        self._remember(outcome)
         self._tell(outcome, error, seconds)
         # Frees the image: admission counts it no longer, but the call lives until its answer has been read.
         self.inspection = None
@@ -91,22 +90,19 @@ class Call:
             _logger.info(said, extra=facts)
 
     def _count(self, outcome: Outcome, error: BaseException | None) -> None:
-        metrics = self._calls.metrics
+        metrics, history = self._calls.metrics, self._calls.history
         product = self.product if self.product in self._calls.inspector.catalog else UNKNOWN
         metrics.ended(product, self.door, outcome)
         if isinstance(error, Refused):
             metrics.rejected.labels(product, error.reason).inc()
         if isinstance(error, Denied):
             metrics.denied.labels(self.door, error.reason).inc()
-        if self.inspection is not None and outcome == "ok":
+        if outcome == "ok":
+            assert self.inspection is not None
             metrics.answered(self.door, self.inspection.result)
-
-    def _remember(self, outcome: Outcome) -> None:
-        history = self._calls.history
-        if self.inspection is not None and outcome == "ok":
             history.add(Record.of(self.inspection, self.door, self.request_id, self.frame_id))
-        elif outcome not in ("ok", "bad_input") and self.product in self._calls.inspector.catalog:
-            history.count(self.product, NOT_INSPECTED)
+        elif outcome != "bad_input" and product != UNKNOWN:
+            history.count(product, NOT_INSPECTED)
 
     def _facts(self, outcome: Outcome) -> dict[str, object]:
         """The fields of the log line and of the span."""

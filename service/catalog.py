@@ -22,7 +22,7 @@ from service.logs import LogOnce
 from service.metrics import Metrics
 from service.settings import Settings
 from service.slot import Slots
-from service.threads import in_daemon
+from service.threads import run_in_daemon_thread
 from service.version import Start, State, Version, free
 
 _LOAD_SECONDS = 20.0
@@ -114,11 +114,11 @@ class Catalog:
     async def refresh(self, patience: float | None = None) -> None:
         """Loads new versions, unloads removed ones. Whatever the folder holds, it does not raise.
 
-        Returns at the latest when no product has been done with for `patience` seconds: loading goes on, and
-        the next call leaves those products alone until they are done with.
+        Returns when all products are up to date, or none has been finished for `patience` seconds: loading
+        the others goes on, and further calls skip them until it ends.
         """
         try:
-            found = await in_daemon(partial(scan, self._folder))
+            found = await run_in_daemon_thread(partial(scan, self._folder))
         except OSError as error:
             self._report(f"the models folder can't be read, loaded versions stay: {error}")
             return
@@ -178,36 +178,38 @@ class Catalog:
         """What may take over from the serving version, the newest first. New versions become known here."""
         serving = product.serving
         failed = {version.number: version for version in product.versions if version.state == "FAILED"}
-        for number, fingerprint in sorted(on_disk.items(), reverse=True):
+        for number, found in sorted(on_disk.items(), reverse=True):
             if serving and number < serving.number and serving not in removed:
                 return
-            if serving and (serving.number, serving.fingerprint) == (number, fingerprint):
+            if serving and (serving.number, serving.found) == (number, found):
                 return
             if number not in failed:
                 path = self._folder / product.name / str(number)
-                version = Version(product.name, number, path, fingerprint)
+                version = Version(product.name, number, path, found)
                 product.versions.append(version)
                 yield version
             elif time.monotonic() >= failed[number].retry_at:  # otherwise it is unchanged since it failed
                 yield failed[number]
 
     async def _recognise(self, product: Product, on_disk: Mapping[int, Found]) -> None:
-        """Spares what serves a reload when its files were only copied anew."""
+        """Keeps the serving version loaded if its files were only copied again."""
         serving = product.serving
         if serving is None or serving.number not in on_disk:
             return
         found = on_disk[serving.number]
         # A fingerprint already known, of the serving or of a FAILED version, needs no new look.
-        if any((v.number, v.fingerprint) == (serving.number, found) for v in product.versions):
+        if any((v.number, v.found) == (serving.number, found) for v in product.versions):
             return
-        if await in_daemon(partial(serving.is_unchanged, self._trusted)):
-            serving.fingerprint = found
+        if await run_in_daemon_thread(partial(serving.is_unchanged, self._trusted)):
+            serving.found = found
 
     async def _load(self, version: Version) -> bool:
         self._show(self._products[version.product])
         try:
             async with self._turn():
-                lane = await in_daemon(partial(version.open, self._trusted, self._start, self._engine))
+                lane = await run_in_daemon_thread(
+                    partial(version.open, self._trusted, self._start, self._engine)
+                )
         except BundleError as error:
             version.fail(error)
             _logger.error("%s version %d is FAILED: %s", version.product, version.number, error)
@@ -288,7 +290,7 @@ class Catalog:
 def _drop_outdated_failures(product: Product, on_disk: Mapping[int, Found], removed: list[Version]) -> None:
     """Those that were removed, or changed since they failed."""
     for version in list(product.versions):
-        changed = on_disk.get(version.number, version.fingerprint) != version.fingerprint
+        changed = on_disk.get(version.number, version.found) != version.found
         if version.state == "FAILED" and (changed or version in removed):
             product.versions.remove(version)
 

@@ -172,7 +172,7 @@ def _print_versions(service: Service) -> None:
     for version in service.inspector.catalog.versions():
         engine = version.engine or version.reason
         print(f"       {version.product} version {version.number}: {version.state}, {engine}")
-    if reason := service.inspector.readiness.why_not_ready:
+    if reason := service.inspector.readiness.why_not_ready():
         print(f"not ready: {reason}")
 
 

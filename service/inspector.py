@@ -8,7 +8,7 @@ import asyncio
 import logging
 import time
 
-from export.bundle import Bundle, FrameFailed, TrustedKey
+from export.bundle import FrameFailed, TrustedKey
 from service.admission import Admission
 from service.catalog import Catalog
 from service.errors import DeadlinePassed, InspectionFailed, ServiceError
@@ -28,11 +28,7 @@ class Inspector:
     """Owns the workers, the engine slots, the catalog and admission. Runs on the event loop only."""
 
     def __init__(
-        self,
-        settings: Settings,
-        metrics: Metrics,
-        start: Start = Bundle.start,
-        trusted: TrustedKey | None = None,
+        self, settings: Settings, metrics: Metrics, start: Start, trusted: TrustedKey | None
     ) -> None:
         self._workers = Workers(settings)
         self._slots = Slots(metrics, settings.engine_hang_seconds)

@@ -6,12 +6,11 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 import numpy as np
-from numpy.typing import NDArray
 
 from export.bundle import Predictor
 from service.batching import BatchQueue
 from service.pace import Pace
-from service.values import Decoded, Request, Timings
+from service.values import Decoded, Predicted, Request, Timings
 
 
 class Progress(IntEnum):
@@ -21,16 +20,6 @@ class Progress(IntEnum):
     QUEUE = 1
     INFER = 2
     READ = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Predicted:
-    """The engine's raw output for one frame. `seconds` and `batch_size` are those of its batch."""
-
-    heatmap: NDArray[np.float32]
-    score: float
-    seconds: float
-    batch_size: int
 
 
 @dataclass(slots=True, eq=False)
@@ -47,7 +36,8 @@ class Pending:
     """Its result is set by the slot."""
     progress: Progress = Progress.DECODE
     timings: Timings = field(default_factory=Timings)
-    decoded: Decoded | None = None
+    decoded: Decoded = field(init=False)
+    """Set before it is queued."""
 
     @property
     def overlay(self) -> bool:
@@ -78,7 +68,7 @@ class Lane:
         self.pace = Pace(predictor.batch_sizes)
         self.caution = 1.0
         """Measured time over forecast time: corrects what the forecasts of admission leave out."""
-        self.last_undated = 0.0
+        self.last_order_without_deadline = 0.0
         """The order of the newest request without a deadline."""
         self.last_probe = 0.0
         """When a request was last admitted though it looked late; an instant of `time.monotonic`."""

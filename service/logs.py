@@ -50,9 +50,9 @@ class JsonLines(logging.Formatter):
         return orjson.dumps(line, default=str).decode()
 
 
-class Aside(QueueHandler):
+class BackgroundHandler(QueueHandler):
     """Writes lines on a thread of its own: if nobody reads them (Ctrl-S at a terminal, a log driver that
-    hangs), the service goes on. Of those that come while `room` lines wait, only the number is told."""
+    hangs), the service goes on. While `room` lines wait, further ones are only counted."""
 
     def __init__(self, descriptor: int, room: int = _MAX_WAITING) -> None:
         self._waiting = Queue[str](room)
@@ -100,7 +100,7 @@ def set_up_logs(level: str) -> None:
     # (Python's logging HOWTO, "Optimization").
     logging._srcfile = None
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    handler = Aside(sys.stderr.fileno())
+    handler = BackgroundHandler(sys.stderr.fileno())
     handler.setFormatter(JsonLines())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("service").setLevel(level.upper())

@@ -86,13 +86,13 @@ class Metrics:
         )
         self.certificate_expiry_seconds.set(float("inf"))
 
-    def ended(self, product: str, door: str, outcome: Outcome) -> None:
+    def ended(self, product: str, door: Door, outcome: Outcome) -> None:
         """Counts a request by its outcome."""
         self.requests.labels(product, door, outcome).inc()
         if outcome == "expired":
             self.deadline_missed.labels(product).inc()
 
-    def answered(self, door: str, result: Result) -> None:
+    def answered(self, door: Door, result: Result) -> None:
         """Records a request that got its verdict."""
         product, finding, timings = result.product, result.finding, result.timings
         self.verdicts.labels(product, finding.verdict).inc()
@@ -113,7 +113,8 @@ class Metrics:
         for version in versions:
             number, lane = str(version.number), version.lane
             for state in get_args(State):
-                self.product_state.labels(product, number, state)  # 0, unless its replacement is in it
+                # 0, unless another version of this number is in that state.
+                self.product_state.labels(product, number, state)
             self.product_state.labels(product, number, version.state).set(1)
             if lane is not None:
                 lanes.append(lane)

@@ -33,7 +33,7 @@ class Pace:
 
     def batch(self, frames: int) -> float:
         """Seconds the engine takes for the batch that `frames` waiting frames would form."""
-        return next(pace.seconds for size, pace in reversed(self.infer.items()) if size <= max(1, frames))
+        return next(pace.seconds for size, pace in reversed(self.infer.items()) if size <= frames)
 
     @property
     def per_frame(self) -> float:

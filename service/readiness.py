@@ -26,15 +26,16 @@ class Readiness:
     def ready(self) -> bool:
         return self.state == "READY" and self._catalog.ready and self.alive
 
-    @property
-    def why_not_ready(self) -> str:
-        """The reason in one line; empty when ready."""
+    def why_not_ready(self, *, named: bool = True) -> str:
+        """The reason in one line; empty when ready. Products are named only if `named`."""
         if self.ready:
             return ""
         if not self.alive:
             return self._slots.why_not_alive
         if self.state != "READY":
             return f"the service is {self.state}"
+        if not named:
+            return "no product can be inspected"
         reasons = "; ".join(
             f"{version.product} version {version.number}: {version.reason or 'it is being loaded'}"
             for version in self._catalog.versions()

@@ -13,6 +13,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from export.bundle import MAX_IMAGE_PIXELS, cores_allowed
 
 MEBIBYTE = 2**20
+AROUND_IMAGE = 2**16
+"""Bytes that a request may hold beside its image: what else is in a form, the other fields of a message."""
 _MAX_SECONDS = 30 * 24 * 3600
 """A longer time is probably a mistake, and timers fail somewhere above it."""
 
@@ -61,7 +63,15 @@ def _not_empty(given: object) -> object:
 
 
 def _addresses(given: object) -> object:
-    return tuple(given.replace(",", " ").split()) if isinstance(given, str) else given
+    """From the environment one text, where an empty one opens no door; from the command line a list of them,
+    none empty. Each may hold several addresses."""
+    if isinstance(given, list):
+        return tuple(address for text in given for address in _split(text) or [text])
+    return tuple(_split(given)) if isinstance(given, str) else given
+
+
+def _split(text: str) -> list[str]:
+    return text.replace(",", " ").split()
 
 
 OneAddress = Annotated[Address, BeforeValidator(_address)]
@@ -172,9 +182,10 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _one_image_fits_the_queue(self) -> Self:
-        if self.max_image_bytes > self.max_queued_bytes:
+        if self.max_image_bytes + AROUND_IMAGE > self.max_queued_bytes:
             raise ValueError(
-                "max_image_bytes exceeds max_queued_bytes: such an image could never be accepted"
+                f"max_queued_bytes must be at least max_image_bytes + {AROUND_IMAGE}: forms and messages are "
+                "larger than their image"
             )
         return self
 

@@ -15,9 +15,10 @@ import numpy as np
 from export.bundle import EngineFailed, Prediction
 from service.batching import Taken
 from service.errors import DeadlinePassed, InspectionFailed, NotServing
-from service.lane import Lane, Pending, Predicted, Progress
+from service.lane import Lane, Pending, Progress
 from service.metrics import Metrics
 from service.threads import settle
+from service.values import Predicted
 
 _LOOK_SECONDS = 0.5
 _MAX_FAILURES = 20
@@ -59,8 +60,8 @@ class Slot:
         """What the engine works on: it must be answered even if the thread ends."""
         self._changed = threading.Condition()
         self._closing = False
-        self.failure: BaseException | None = None
-        """The exception that ended the thread unexpectedly."""
+        self._failed = False
+        """Whether an exception has ended the thread."""
         self._busy_since: float | None = None
         self._failed_in_a_row = 0
         # A daemon: a call that hangs in native code cannot be stopped, and must not block the process's exit.
@@ -78,7 +79,7 @@ class Slot:
     def _stuck(self) -> str:
         """Why the engine answers no more batches; empty while it does."""
         since = self._busy_since
-        if self.failure is not None:
+        if self._failed:
             return "the engine's thread has ended"
         if since is not None and time.monotonic() - since > self._hang_seconds:
             return f"the engine hangs: it has been busy with one batch for more than {self._hang_seconds:g} s"
@@ -99,7 +100,7 @@ class Slot:
     async def run(self, pending: Pending) -> Predicted:
         """The engine's output for a decoded image. Cancelling it frees its place in the queue at once."""
         with self._changed:
-            if self.failure is not None:
+            if self._failed:
                 raise NotServing("the engine's thread has ended", reason="failed", retry_after=5)
             queue = pending.lane.queue
             entry = queue.offer(pending, order=pending.order, expires=pending.request.deadline)
@@ -122,10 +123,10 @@ class Slot:
     def _guard(self) -> None:
         try:
             self._run()
-        except BaseException as error:  # without this thread nothing is inspected: liveness must fail
+        except BaseException:  # without this thread nothing is inspected: liveness must fail
             _logger.exception("the engine's thread has ended")
             with self._changed:
-                self.failure = error
+                self._failed = True
                 queued = [lane.queue.pop() for lane in self._lanes for _ in range(len(lane.queue))]
                 if left := self._batch + queued:
                     _settle_on_loop(left, [InspectionFailed("the engine's thread has ended") for _ in left])
@@ -193,7 +194,7 @@ def _settle(batch: list[Pending], outcomes: Sequence[Predicted | Exception]) -> 
 
 
 def _predict(lane: Lane, batch: list[Pending]) -> Prediction:
-    frames = np.stack([pending.decoded.pixels for pending in batch if pending.decoded is not None])
+    frames = np.stack([pending.decoded.pixels for pending in batch])
     prediction = lane.predictor.predict(frames)
     if not len(batch) == len(prediction.score) == len(prediction.heatmap):
         raise EngineFailed(f"{len(prediction.score)} answers for {len(batch)} frames")

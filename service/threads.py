@@ -19,7 +19,7 @@ def settle(future: asyncio.Future[Result], outcome: Result | Exception) -> None:
         future.set_result(outcome)
 
 
-async def in_daemon(work: Callable[[], Result]) -> Result:
+async def run_in_daemon_thread(work: Callable[[], Result]) -> Result:
     """What `work` returns or raises. As `asyncio.to_thread`, but its thread does not hold the process's exit:
     native code that loads an engine, and a network share that is away, cannot be interrupted."""
     loop = asyncio.get_running_loop()

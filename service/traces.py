@@ -39,6 +39,8 @@ def open_traces(environment: Mapping[str, str]) -> Traces | None:
         _logger.warning("no traces: %s; the extra drd-inspect[otel] is not installed", error)
     except LookupError as error:
         _logger.warning("no traces: the exporter %s is not installed", error)
+    except ValueError as error:  # of an OTEL_* variable: it must not keep the inspection from starting
+        _logger.warning("no traces: %s", error)
     return None
 
 

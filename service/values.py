@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from export.bundle import THRESHOLD, Finding, FrameStatistics, Size
 from service.errors import BadParameter, DeadlinePassed
 
+_TIMERS_DIFFER_SECONDS = 0.01
 Door = Literal["http", "grpc"]
 Part = Literal["heatmap", "mask", "regions", "overlay"]
 PARTS: tuple[Part, ...] = get_args(Part)
@@ -57,6 +58,12 @@ class Request:
             raise DeadlinePassed("the deadline passed before there was an answer")
 
 
+def cancelled_late(deadline: float | None) -> bool:
+    """Whether what is cancelled now has reached its deadline: gRPC may cancel just before our own timer ends
+    it."""
+    return deadline is not None and time.monotonic() > deadline - _TIMERS_DIFFER_SECONDS
+
+
 @dataclass(frozen=True, slots=True)
 class Decoded:
     """`pixels`, uint8 [H, W, 3], is the network's input; `size` is the upright sent image's."""
@@ -73,6 +80,16 @@ class PngPicture:
 
     size: Size
     png: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Predicted:
+    """The engine's raw output for one frame. `seconds` and `batch_size` are those of its batch."""
+
+    heatmap: NDArray[np.float32]
+    score: float
+    seconds: float
+    batch_size: int
 
 
 @dataclass(frozen=True, slots=True)

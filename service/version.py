@@ -30,7 +30,7 @@ class Version:
     product: str
     number: int
     path: Path
-    fingerprint: Found
+    found: Found
     state: State = "STARTING"
     reason: str = ""
     retry_at: float = math.inf
@@ -58,8 +58,8 @@ class Version:
 
     def open(self, trusted: TrustedKey | None, start: Start, engine: str) -> Lane:
         """Its started and measured engine. Raises BundleError, or anything that a runtime raises."""
-        if isinstance(self.fingerprint, str):
-            raise BundleError(self.fingerprint)
+        if isinstance(self.found, str):
+            raise BundleError(self.found)
         bundle = Bundle.open(self.path, trusted)
         says = bundle.manifest.product, bundle.manifest.version
         if says != (self.product, self.number):

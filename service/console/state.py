@@ -7,7 +7,6 @@ from service.catalog import Product
 from service.history import History
 from service.inspector import Inspector
 from service.lane import Lane
-from service.readiness import Readiness
 
 
 def state_of(inspector: Inspector, history: History, grant: Grant) -> dict[str, Any]:
@@ -16,20 +15,9 @@ def state_of(inspector: Inspector, history: History, grant: Grant) -> dict[str, 
     return {
         "history": history.id,
         "ready": inspector.readiness.ready,
-        "reason": why_not_ready(inspector.readiness, grant),
+        "reason": inspector.readiness.why_not_ready(named=grant.products is None),
         "products": [_product(product) for product in products if grant.covers(product.name)],
     }
-
-
-def why_not_ready(readiness: Readiness, grant: Grant) -> str:
-    """The reason in one line; empty when ready. Names no product unless `grant` covers all."""
-    if grant.products is None:
-        return readiness.why_not_ready
-    if readiness.ready:
-        return ""
-    if readiness.state != "READY":
-        return f"the service is {readiness.state}"
-    return "no product can be inspected"
 
 
 def _product(product: Product) -> dict[str, Any]:

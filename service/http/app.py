@@ -18,7 +18,6 @@ from service.access.tokens import EVERYTHING, Grant
 from service.calls import Calls
 from service.console.page import Page
 from service.console.routes import verdict_routes
-from service.console.state import why_not_ready
 from service.errors import Denied, ServiceError
 from service.http import problems
 from service.http.answers import Health, Product, Products, product_of
@@ -45,7 +44,7 @@ class Api(FastAPI):
     needs_token = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] == "HEAD":
+        if scope["method"] == "HEAD":
             scope, send = {**scope, "method": "GET"}, _without_body(send)
         await super().__call__(scope, receive, send)
 
@@ -82,7 +81,7 @@ def make_app(calls: Calls, access: Access, settings: Settings) -> ASGIApp:
         return problems.problem_of(error)
 
     async def door(scope: Scope, receive: Receive, send: Send) -> None:
-        hot = scope["type"] == "http" and scope["path"] == "/v1/inspect" and scope["method"] == "POST"
+        hot = scope["path"] == "/v1/inspect" and scope["method"] == "POST"
         await (inspect if hot else app)(scope, receive, send)
 
     return Guard(door, access)
@@ -139,7 +138,8 @@ def _health(readiness: Readiness, metrics: Metrics, grant: Callable[[Scope], Gra
     router = APIRouter(tags=["operations"])
 
     def unwell(request: Request) -> Response:
-        return problems.problem(503, why_not_ready(readiness, grant(request.scope)))
+        everything = grant(request.scope).products is None
+        return problems.problem(503, readiness.why_not_ready(named=everything))
 
     @router.get("/health/live", response_model=Health, responses={503: _PROBLEM})
     async def live(request: Request) -> Response:

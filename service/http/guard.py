@@ -27,7 +27,7 @@ class Guard:
         self._app, self._access = app, access
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and not _is_open(scope["path"]):
+        if not _is_open(scope["path"]):
             try:
                 scope[GRANT] = self._admit(scope)
             except Denied as error:

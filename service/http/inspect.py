@@ -1,7 +1,6 @@
 """POST /v1/inspect: the hot path, so a plain ASGI application without FastAPI's overhead."""
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager, suppress
 
@@ -12,18 +11,17 @@ from starlette.types import Message, Receive, Scope, Send
 from service.access.access import grant_of
 from service.admission import Holding
 from service.calls import Call, Calls
-from service.errors import CallerGone, InspectionFailed, ServiceError, TooLarge, shutting_down
+from service.errors import CallerGone, ServiceError, TooLarge, shutting_down
 from service.http import wire
 from service.http.answers import answer_of
+from service.http.form import image_part
 from service.http.problems import problem_of
 from service.http.protocol import ARRIVED
-from service.settings import Settings
+from service.settings import AROUND_IMAGE, Settings
 from service.traces import CARRIED
 from service.values import Inspection, Part, Request, parse_id
 from service.workers.image import declared_type
 
-_logger = logging.getLogger(__name__)
-_FORM_OVERHEAD = 64 * 1024  # boundaries, part heads and other fields around the image
 _SMALL = 64 * 1024  # answers that the server writes without waiting for the caller
 
 
@@ -44,9 +42,6 @@ class InspectEndpoint:
                 return
             except ServiceError as error:
                 response = problem_of(error, call.request_id)
-            except Exception:  # a bug: no traceback for the caller
-                _logger.exception("a request failed")
-                response = problem_of(InspectionFailed("the service failed on this request"), call.request_id)
             holding.answer(len(response.body))
             if len(response.body) <= _SMALL:
                 await response(scope, receive, send)
@@ -99,14 +94,14 @@ class InspectEndpoint:
         content_type = headers.get(b"content-type", "")
         form = content_type.lower().startswith("multipart/form-data")
         limits = wire.BodyLimits(
-            size=self._max_bytes + (_FORM_OVERHEAD if form else 0),
+            size=self._max_bytes + (AROUND_IMAGE if form else 0),
             until=arrived + self._receive_seconds,
             deadline=deadline,
         )
         body = await wire.read_body(receive, headers, holding, limits)
         if not form:
             return body, content_type
-        image, content_type = wire.image_part(body, content_type)
+        image, content_type = image_part(body, content_type)
         if len(image) > self._max_bytes:
             raise TooLarge(f"{len(image)} bytes exceed the limit of {self._max_bytes}")
         return image, content_type
@@ -131,7 +126,7 @@ def until_read(send: Send) -> Send:
 
 @contextmanager
 def _cut_short() -> Iterator[None]:
-    """What is cancelled though its caller waits was cut off: the shutdown has waited for drain_seconds."""
+    """A request cancelled while its caller waits was cut off by the shutdown, after drain_seconds."""
     try:
         yield
     except asyncio.CancelledError as error:

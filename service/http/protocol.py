@@ -3,7 +3,7 @@
         ┌────────────── answered ──────────────┐
         ▼                                      │
     IDLE ──first byte──▶ HEAD ──▶ BODY ──▶ ANSWER
-      idle_seconds        head_seconds  receive_seconds  answer_seconds, from the last byte written
+      idle_seconds        head_seconds  receive_seconds  answer_seconds, from its first byte left unread
 
 There is no timer per request: each connection notes when it entered its phase, and `sweep` checks all of
 them every half second.
@@ -15,10 +15,8 @@ unread data, and a caller that is still sending would lose the answer (RFC 9112,
 
 import math
 import time
-from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, auto
 from socket import SHUT_RD
 from typing import Any, ClassVar, cast
 
@@ -45,37 +43,20 @@ _SILENT_SECONDS = 1.0
 
 
 class Phase(Enum):
-    IDLE = "idle"
-    HEAD = "head"
-    BODY = "body"
-    ANSWER = "answer"
+    IDLE = auto()
+    HEAD = auto()
+    BODY = auto()
+    ANSWER = auto()
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Limits of a door and of each of its connections; times in seconds."""
-
-    connections: int
-    url_bytes: int
-    head_bytes: int
-    seconds: Mapping[Phase, float]
-    answer_seconds: float
-
-    @staticmethod
-    def of(settings: Settings) -> "Limits":
-        seconds = {
-            Phase.IDLE: settings.idle_seconds,
-            Phase.HEAD: settings.head_seconds,
-            Phase.BODY: settings.receive_seconds + _GRACE_SECONDS,
-            Phase.ANSWER: math.inf,  # limited by the application
-        }
-        return Limits(
-            connections=settings.max_connections,
-            url_bytes=settings.max_url_bytes,
-            head_bytes=settings.max_head_bytes,
-            seconds=seconds,
-            answer_seconds=settings.answer_seconds,
-        )
+def limits_of(settings: Settings) -> dict[Phase, float]:
+    """How many seconds a connection may be in each phase."""
+    return {
+        Phase.IDLE: settings.idle_seconds,
+        Phase.HEAD: settings.head_seconds,
+        Phase.BODY: settings.receive_seconds + _GRACE_SECONDS,
+        Phase.ANSWER: math.inf,  # limited by the application
+    }
 
 
 class _Refused(Exception):
@@ -83,13 +64,14 @@ class _Refused(Exception):
 
 
 class Protocol(HttpToolsProtocol):
-    """One connection. What it refuses is also answered with a problem document."""
+    """One connection. Refusals are problem documents, too."""
 
-    limits: ClassVar[Limits]
+    settings: ClassVar[Settings]
+    seconds: ClassVar[dict[Phase, float]]
     idle: ClassVar[dict["Protocol", None]]
     """The door's idle connections, longest idle first."""
     metrics: ClassVar[Metrics]
-    """All three are set in a subclass."""
+    """These are set in a subclass."""
     leaving: ClassVar[bool] = False
     """Whether each answer is the last of its connection, which its caller is told."""
 
@@ -99,7 +81,7 @@ class Protocol(HttpToolsProtocol):
         self.phase, self.since = Phase.IDLE, time.monotonic()
         self._head_bytes = self._header_bytes = 0
         self._goes_on = False
-        """Whether what arrives is more of a head that began before it."""
+        """Whether the data continues a head that began in earlier data."""
         self._refusal: tuple[int, str] | None = None
         self._counted = False
         """Whether this connection's refusal is in the metrics: it may be tried again until it is sent."""
@@ -114,7 +96,7 @@ class Protocol(HttpToolsProtocol):
     def connection_made(self, transport: Any) -> None:
         super().connection_made(cast(Any, Transport(transport, self._linger)))
         self._enter(Phase.IDLE)
-        if len(self.connections) > self.limits.connections and not self._make_room():
+        if len(self.connections) > self.settings.max_connections and not self._make_room():
             self._refuse(503, "there are too many connections", b"retry-after: 1\r\n")
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -133,8 +115,8 @@ class Protocol(HttpToolsProtocol):
         super().data_received(data)
         if self._goes_on and self.phase is Phase.HEAD:
             self._head_bytes += len(data)
-            if self._head_bytes > self.limits.head_bytes:
-                self._refuse(431, f"the request's head is longer than {self.limits.head_bytes} bytes")
+            if self._head_bytes > self.settings.max_head_bytes:
+                self._refuse(431, f"the request's head is longer than {self.settings.max_head_bytes} bytes")
 
     def on_message_begin(self) -> None:
         if self.phase is Phase.BODY:
@@ -148,15 +130,15 @@ class Protocol(HttpToolsProtocol):
         if self.phase is Phase.BODY:
             return
         super().on_url(url)
-        if len(self.url) > self.limits.url_bytes:
-            self._stop(414, f"the URL is longer than {self.limits.url_bytes} bytes")
+        if len(self.url) > self.settings.max_url_bytes:
+            self._stop(414, f"the URL is longer than {self.settings.max_url_bytes} bytes")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self.phase is Phase.HEAD:  # a trailer field must not become a header field: RFC 9110, 6.5.1
             super().on_header(name, value)
         self._header_bytes += len(name) + len(value)
-        if len(self.headers) > _MAX_HEADERS or self._header_bytes > self.limits.head_bytes:
-            allowed = f"{_MAX_HEADERS} header fields of {self.limits.head_bytes} bytes in all"
+        if len(self.headers) > _MAX_HEADERS or self._header_bytes > self.settings.max_head_bytes:
+            allowed = f"{_MAX_HEADERS} header fields of {self.settings.max_head_bytes} bytes in all"
             self._stop(431, f"the request has more than {allowed}")
 
     def on_headers_complete(self) -> None:
@@ -201,9 +183,9 @@ class Protocol(HttpToolsProtocol):
 
     def sweep(self, now: float) -> None:
         """Ends the connection if it exceeds a time limit. `now` is an instant of `time.monotonic`."""
-        if self._untaken(now) > self.limits.answer_seconds:
+        if self._untaken(now) > self.settings.answer_seconds:
             self.transport.abort()
-        elif not self.pipeline and now - self.since > self.limits.seconds[self.phase]:
+        elif not self.pipeline and now - self.since > self.seconds[self.phase]:
             if self.phase is Phase.IDLE:
                 self.transport.close()
             else:
@@ -223,7 +205,7 @@ class Protocol(HttpToolsProtocol):
             self.transport.write_eof()
         self.flow.resume_reading()
         self._heard = True
-        self._keep_lingering(self.loop.time() + self.limits.seconds[Phase.BODY])
+        self._keep_lingering(self.loop.time() + self.seconds[Phase.BODY])
         return True
 
     def _keep_lingering(self, until: float) -> None:
@@ -280,14 +262,15 @@ class Protocol(HttpToolsProtocol):
         raise _Refused(detail)
 
     def _refuse(self, status: int, detail: str, headers: bytes = b"") -> None:
-        """Answers with a problem and closes the connection, after earlier requests have been answered."""
+        """Answers with a problem and closes the connection. Behind a whole request not answered yet, only
+        closes it after that answer."""
         if self.transport.is_closing():
             return
         if not self._counted:
             self.metrics.rejected.labels(UNKNOWN, REASONS[status]).inc()
             self._counted = True
         if self.cycle is not None and not self.cycle.response_complete:
-            if not self.cycle.more_body:  # the refused request follows that one
+            if not self.cycle.more_body:  # what follows it is refused by closing the connection
                 self.cycle.keep_alive = False
                 return
             if self.cycle.response_started:

@@ -12,8 +12,9 @@ from typing import Any, cast
 import uvicorn
 from starlette.types import ASGIApp
 
-from service.http.protocol import Limits, Phase, Protocol
+from service.http.protocol import Protocol, limits_of
 from service.metrics import Metrics
+from service.settings import Settings
 from service.tls import Tls
 
 _TICKS_PER_SWEEP = 5  # uvicorn ticks ten times a second
@@ -28,11 +29,11 @@ class Server(uvicorn.Server):
         self,
         app: ASGIApp,
         sockets: list[socket],
-        limits: Limits,
+        settings: Settings,
         metrics: Metrics,
         tls: Tls | None = None,
     ) -> None:
-        own = {"limits": limits, "idle": {}, "metrics": metrics}
+        own = {"settings": settings, "seconds": limits_of(settings), "idle": {}, "metrics": metrics}
         self._protocol: type[Protocol] = type("LimitedProtocol", (Protocol,), own)
         super().__init__(
             uvicorn.Config(
@@ -44,11 +45,11 @@ class Server(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
-                timeout_keep_alive=math.ceil(limits.seconds[Phase.IDLE]),
+                timeout_keep_alive=math.ceil(settings.idle_seconds),
             )
         )
         self._sockets, self._tls = sockets, tls
-        self._handshake_seconds = limits.seconds[Phase.HEAD]
+        self._handshake_seconds = settings.head_seconds
         self._task: asyncio.Task[None] | None = None
         self._listening = asyncio.Event()
 

@@ -1,7 +1,6 @@
 """The gRPC door: converts messages to requests and inspections to messages."""
 
 import asyncio
-import logging
 import math
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -14,15 +13,7 @@ import grpc.aio
 from service.access.access import Access
 from service.admission import Holding
 from service.calls import Call, Calls
-from service.errors import (
-    BadParameter,
-    DeadlinePassed,
-    InspectionFailed,
-    NotServing,
-    ServiceError,
-    TooLarge,
-    shutting_down,
-)
+from service.errors import BadParameter, DeadlinePassed, NotServing, ServiceError, TooLarge, shutting_down
 from service.rpc.convert import CODE, product_of, response_of, status_of
 from service.rpc.guard import secret_of
 from service.rpc.lenient import lenient_parser
@@ -32,7 +23,6 @@ from service.settings import Settings
 from service.traces import CARRIED
 from service.values import DEFAULT_PARTS, Request, parse_id, parse_parts
 
-_logger = logging.getLogger(__name__)
 Metadata = Mapping[str, str | bytes]
 _MALFORMED = pb.InspectRequest()
 _Context = grpc.aio.ServicerContext[object, object]
@@ -60,11 +50,9 @@ class Servicer:
         # gRPC ends the task when the caller has read the answer: until then its bytes count.
         task.add_done_callback(lambda _: holding.release())
         try:
-            response = await self._inspect(request, holding, _deadline(context), _metadata(context))
+            return await self._inspect(request, holding, _deadline(context), _metadata(context))
         except ServiceError as error:
             await _abort(context, error)
-        holding.answer(holding.bytes + response.ByteSize())  # gRPC keeps the request, too
-        return response
 
     async def InspectStream(  # noqa: N802
         self, request_iterator: AsyncIterator[pb.InspectRequest], context: _Context
@@ -94,7 +82,7 @@ class Servicer:
             await _abort(context, error)
         finally:
             aging.cancel()
-        if stream.stopped:
+        if not stream.complete:
             await _abort(context, _reconnect())
 
     async def ListProducts(  # noqa: N802
@@ -128,7 +116,7 @@ class Servicer:
             await asyncio.sleep(_LINGER_SECONDS)
 
     def _follow(self, stream: Stream) -> None:
-        """Until its status has been sent, with which its task ends."""
+        """Registers a stream for the shutdown until its task ends: by then its status has been sent."""
         task = asyncio.current_task()
         assert task is not None
         self._used = True
@@ -154,7 +142,6 @@ class Servicer:
         metadata: Metadata,
         turn: Turn | None = None,
     ) -> pb.InspectResponse:
-        """Turns any failure into a ServiceError of this request only."""
         self._used = True
         with self._calls.begin("grpc") as call:
             call.deadline = deadline
@@ -162,15 +149,11 @@ class Servicer:
                 request = self._request(call, holding, message, metadata)
                 call.inspection = await self._inspector.inspect(request)
                 response = response_of(call.inspection, call.request_id, call.frame_id)
-            except ServiceError:
-                raise
+                holding.answer(holding.bytes + response.ByteSize())  # gRPC keeps the request, too
             except asyncio.CancelledError as error:
                 if time.monotonic() < self._cut:
                     raise
                 raise shutting_down() from error
-            except Exception as error:  # a bug
-                _logger.exception("a request failed")
-                raise InspectionFailed("the service failed on this request") from error
             if turn is not None:
                 await _in_time(turn, request)
             request.check_deadline()  # encoding it took time

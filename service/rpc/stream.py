@@ -19,8 +19,9 @@ class Stream:
         self._writer = asyncio.Semaphore(1)
         self._done = asyncio.Queue[pb.InspectStreamResponse | None]()
         self._reader: asyncio.Task[None] | None = None
-        self.stopped = False
-        """Whether `stop_reading` was called."""
+        self._stopped = False
+        self.complete = False
+        """Whether the caller's last request was read."""
 
     async def responses(self) -> AsyncGenerator[pb.InspectStreamResponse]:
         """Responses until all requests are answered. Closing it early cancels requests under way."""
@@ -37,19 +38,20 @@ class Stream:
 
     def stop_reading(self) -> None:
         """Reads no more requests; those already read are still answered."""
-        self.stopped = True
-        if self._reader is not None:
-            self._reader.cancel()
+        self._stopped = True
+        if self._reader is not None:  # it may have been given a request that it has not taken yet
+            self._reader.get_loop().call_soon(self._reader.cancel)
 
     async def _respond_to_all(self) -> None:
         async with asyncio.TaskGroup() as frames:
             self._reader = frames.create_task(self._read(frames))
 
     async def _read(self, frames: asyncio.TaskGroup) -> None:
-        while not self.stopped:  # it may be stopped before this task runs
+        while not self._stopped:  # it may be stopped before this task runs
             await self._window.acquire()
             request = await anext(self._requests, None)
             if request is None:
+                self.complete = True
                 return
             frames.create_task(self._respond_to(request))
 

@@ -13,10 +13,10 @@ import orjson
 from pydantic import BaseModel, NonNegativeInt, PositiveInt
 
 from export.bundle import MAX_INPUT_SIDE, Finding, FrameStatistics, Region, Size
-from service.lane import Pending, Predicted
+from service.lane import Pending
 from service.pace import Average
 from service.settings import Settings
-from service.values import Decoded, Part, PngPicture, Read
+from service.values import Decoded, Part, PngPicture, Predicted, Read
 from service.workers.channel import Channel, Head
 from service.workers.image import ImageLimits
 from service.workers.job import Done
@@ -65,7 +65,6 @@ class Workers:
         exhaust memory.
         """
         request, lane, decoded, heatmap = pending.request, pending.lane, pending.decoded, predicted.heatmap
-        assert decoded is not None
         parts = request.parts
         overlay = pending.overlay
         head = {

@@ -1,5 +1,6 @@
 """Shutdown: everything accepted is answered, whatever is in progress."""
 
+import asyncio
 import signal
 import threading
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import grpc.aio
 import httpx
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -181,6 +183,33 @@ def test_a_stream_is_answered_to_its_end(tmp_path: Path) -> None:
     assert all(answer.result.verdict == "NG" for answer in seen)
     numbers = sorted(int(answer.frame_id) for answer in seen)
     assert numbers == list(range(1, len(seen) + 1))
+
+
+def test_a_stream_whose_caller_has_sent_all_ends_well(tmp_path: Path) -> None:
+    make_bundle(tmp_path)
+    gate, sent = Gate(), threading.Event()
+    frame = pb.InspectRequest(image=plain(200), product="tile", include=[""])
+
+    async def stream(target: str) -> tuple[list[str], grpc.StatusCode]:
+        async with grpc.aio.insecure_channel(target) as channel:
+            stub: Any = InspectionServiceStub(channel)
+            answers = stub.InspectStream()
+            await answers.write(frame)
+            await answers.done_writing()
+            await stub.ListProducts(pb.ListProductsRequest())  # read behind the stream's end
+            sent.set()
+            with suppress(grpc.aio.AioRpcError):  # until the service ends its streams
+                while True:
+                    await stub.ListProducts(pb.ListProductsRequest())
+            gate.open()
+            return [answer.result.verdict async for answer in answers], await answers.code()
+
+    with ThreadPoolExecutor(1) as others:
+        with serving(tmp_path, gate.start, drain_seconds=600) as running:
+            gate.shut()
+            told = others.submit(asyncio.run, stream(running.target))
+            assert sent.wait(30)
+        assert told.result() == (["NG"], grpc.StatusCode.OK)
 
 
 def test_a_connection_outlives_the_streams_that_the_end_has_ended(tmp_path: Path) -> None:

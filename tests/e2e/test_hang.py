@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from export.bundle import Bundle, Prediction, Predictor
 from service import app, catalog
+from service.access.tokens import make_token
 from tests.bundles import make_bundle
 from tests.e2e.serving import Running, process, serving, wait_until
 from tests.service.engines import POISON, Gate
@@ -73,6 +74,26 @@ def test_an_engine_that_fails_on_every_batch_fails_liveness_until_it_answers(tmp
         assert health(running, "ready").status_code == 503
         assert inspect(2) == 200
         assert health(running, "live").status_code == health(running, "ready").status_code == 200
+
+
+def test_an_engine_that_fails_is_the_reason_whatever_the_token_is_for(tmp_path: Path) -> None:
+    make_bundle(tmp_path / "models")
+    made = make_token("all", None, None), make_token("tile-only", ("tile",), None)
+    (tmp_path / "tokens").write_text("".join(token.line() for _, token in made), encoding="utf-8")
+    with serving(tmp_path / "models", Gate().start, tokens=tmp_path / "tokens") as running:
+        every, tile = (
+            httpx.Client(base_url=running.url, headers={"Authorization": f"Bearer {secret}"})
+            for secret, _ in made
+        )
+        with every, tile:
+            for _ in range(20):
+                assert tile.post("/v1/inspect?product=tile", content=plain(POISON)).status_code == 500
+            told = {
+                caller.get(f"/health/{name}").json()["detail"]
+                for caller in (every, tile)
+                for name in ("live", "ready")
+            }
+    assert told == {"the engine has failed on the last 20 batches"}
 
 
 def test_a_version_that_loads_for_minutes_holds_back_neither_health_nor_the_end(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from threading import Event
 
 import grpc
 import httpx
@@ -14,6 +15,7 @@ from PIL import Image
 from service.http.protocol import REASONS
 from service.rpc.pb import inspection_pb2 as pb
 from service.rpc.pb.inspection_pb2_grpc import InspectionServiceStub
+from service.settings import AROUND_IMAGE
 from tests.bundles import make_bundle
 from tests.e2e.serving import Running, serving, wait_until
 from tests.service.engines import Gate
@@ -201,11 +203,12 @@ def test_answers_count_for_the_limit_of_bytes_until_they_are_read(tmp_path: Path
         "/v1/inspect?product=tile",
         f"Host: x\r\nAccept: image/png\r\nContent-Length: {len(image)}\r\n",
     )
-    with serving(tmp_path, max_queued_bytes=len(image), max_image_bytes=len(image)) as running:
+    limit = len(image) + AROUND_IMAGE
+    with serving(tmp_path, max_queued_bytes=limit, max_image_bytes=len(image)) as running:
         inspector = running.service.inspector
         with running.connected() as caller:
             caller.sendall(f"POST {url} HTTP/1.1\r\n{head}\r\n".encode() + image)
-            wait_until(lambda: inspector.admission.bytes > len(image))
+            wait_until(lambda: inspector.admission.bytes > limit)
             others = httpx.post(f"{running.url}{url}", content=plain(200))
             assert (others.status_code, others.headers["retry-after"]) == (429, "1")
 
@@ -214,7 +217,7 @@ def test_answers_count_for_the_limit_of_bytes_until_they_are_read(tmp_path: Path
             while (line := answer.readline().lower()) != b"\r\n":
                 if line.startswith(b"content-length:"):
                     length = int(line.partition(b":")[2])
-            assert len(answer.read(length)) == length > len(image)
+            assert len(answer.read(length)) == length > limit
         wait_until(lambda: inspector.admission.bytes == 0)
         assert httpx.post(f"{running.url}{url}", content=plain(200)).status_code == 200
         with grpc.insecure_channel(running.target) as channel:
@@ -224,10 +227,10 @@ def test_answers_count_for_the_limit_of_bytes_until_they_are_read(tmp_path: Path
 
 def test_a_frame_over_grpc_counts_for_the_limit_of_bytes_until_it_is_answered(tmp_path: Path) -> None:
     make_bundle(tmp_path)
-    gate, frame = Gate(), pb.InspectRequest(image=plain(200, (16, 16), "BMP"), product="tile")
-    limit = 2 * len(frame.image) - 1
+    gate, frame = Gate(), pb.InspectRequest(image=plain(200, (256, 256), "BMP"), product="tile")
+    size = len(frame.image)
     with (
-        serving(tmp_path, gate.start, max_queued_bytes=limit, max_image_bytes=limit) as running,
+        serving(tmp_path, gate.start, max_queued_bytes=2 * size - 1, max_image_bytes=size) as running,
         grpc.insecure_channel(running.target) as channel,
     ):
         stub = InspectionServiceStub(channel)
@@ -243,3 +246,46 @@ def test_a_frame_over_grpc_counts_for_the_limit_of_bytes_until_it_is_answered(tm
         assert first.result(timeout=30).verdict == "NG"
         wait_until(lambda: running.service.inspector.admission.bytes == 0)
         assert stub.Inspect(frame).verdict == "NG"
+
+
+def test_answers_of_a_stream_that_does_not_read_count_for_the_limit_of_bytes(tmp_path: Path) -> None:
+    make_bundle(tmp_path)
+    image = encoded(Image.effect_noise((700, 700), 90), "JPEG")
+    limit = 9 * len(image)  # their overlays are several times as large
+    gate, ended = Gate(), Event()
+    no_growing_window = [("grpc.http2.bdp_probe", 0)]  # for gRPC to buffer no more than one or two
+
+    def frames() -> Iterator[pb.InspectRequest]:
+        for number in range(8):
+            yield pb.InspectRequest(image=image, product="tile", frame_id=str(number), include=["overlay"])
+        ended.wait(60)
+
+    with (
+        serving(tmp_path, gate.start, max_queued_bytes=limit, max_image_bytes=len(image)) as running,
+        grpc.insecure_channel(running.target, no_growing_window) as channel,
+    ):
+        admission = running.service.inspector.admission
+        gate.shut()
+        answers = InspectionServiceStub(channel).InspectStream(frames())
+        wait_until(lambda: running.sample("drd_queue_depth", product="tile") == 8)
+        gate.open()
+        wait_until(lambda: admission.bytes > limit)
+        others = httpx.post(f"{running.url}/v1/inspect?product=tile", content=plain(200))
+        assert (others.status_code, others.headers["retry-after"]) == (429, "1")
+        assert all(next(answers).result.overlay.data for _ in range(8))
+        wait_until(lambda: admission.bytes == 0)
+        ended.set()
+
+
+def test_the_largest_image_is_accepted_in_a_form_and_in_a_message_too(tmp_path: Path) -> None:
+    make_bundle(tmp_path)
+    image = plain(200)
+    size = len(image)
+    with (
+        serving(tmp_path, max_image_bytes=size, max_queued_bytes=size + AROUND_IMAGE) as running,
+        grpc.insecure_channel(running.target) as channel,
+    ):
+        form = httpx.post(f"{running.url}/v1/inspect?product=tile", files={"image": image})
+        assert form.json()["verdict"] == "NG"
+        message = pb.InspectRequest(image=image, product="tile")
+        assert InspectionServiceStub(channel).Inspect(message).verdict == "NG"

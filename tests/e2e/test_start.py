@@ -1,5 +1,7 @@
 """Starting drd-serve on the command line: its output, and its errors."""
 
+import asyncio
+import errno
 import fcntl
 import json
 import os
@@ -18,8 +20,10 @@ import uvicorn
 from annotated_types import Le
 
 from export.bundle import program_version
+from service.app import open_service
 from service.client import Client, Frame
-from service.settings import Settings
+from service.listen import CannotListen
+from service.settings import Address, Settings
 from tests.bundles import edit_manifest, make_bundle
 from tests.e2e.serving import ANYWHERE, drd_serve, process, serving, wait_until
 from tests.service.images import plain
@@ -189,6 +193,24 @@ def test_a_door_that_fails_to_open_ends_the_start(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(uvicorn.Server, "startup", startup)
     with pytest.raises(OSError, match="no more memory"), serving(tmp_path):
         pass
+
+
+def test_a_door_that_finds_its_address_taken_closes_those_that_are_open(tmp_path: Path) -> None:
+    door = tmp_path / "door"
+
+    async def start(taken: int) -> None:
+        settings = Settings(
+            models=tmp_path, http=(Address(path=str(door)),), grpc=(Address("127.0.0.1", taken),)
+        )
+        with pytest.raises(CannotListen):
+            async with open_service(settings):
+                pass
+        with socket.socket(socket.AF_UNIX) as caller:
+            assert door.exists()
+            assert caller.connect_ex(str(door)) == errno.ECONNREFUSED
+
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        asyncio.run(start(other.getsockname()[1]))
 
 
 def test_it_says_which_version_it_is(tmp_path: Path) -> None:

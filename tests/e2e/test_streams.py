@@ -238,3 +238,28 @@ def test_a_stream_that_is_stopped_before_its_first_turn_reads_nothing() -> None:
 
     assert asyncio.run(stopped_at_once()) == []
     assert read == []
+
+
+def test_a_frame_that_arrives_as_its_stream_is_stopped_is_answered() -> None:
+    async def answer(message: pb.InspectRequest, turn: Turn) -> pb.InspectStreamResponse:
+        return pb.InspectStreamResponse(frame_id=message.frame_id)
+
+    async def stopped_as_it_arrives() -> list[str]:
+        waited_for = asyncio.Event()
+        second = asyncio.get_running_loop().create_future()
+
+        async def requests() -> AsyncIterator[pb.InspectRequest]:
+            yield request(200, "0")
+            waited_for.set()
+            yield await second
+
+        stream = Stream(requests(), answer, window=4)
+        async with aclosing(stream.responses()) as responses:
+            seen = [await anext(responses)]
+            await waited_for.wait()
+            second.set_result(request(200, "1"))
+            stream.stop_reading()
+            seen += [response async for response in responses]
+        return [response.frame_id for response in seen]
+
+    assert asyncio.run(stopped_as_it_arrives()) == ["0", "1"]

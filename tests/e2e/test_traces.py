@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import NoReturn
 
 import grpc
 import httpx
@@ -165,6 +166,48 @@ def test_the_standard_environment_sends_them_to_a_collector(tmp_path: Path) -> N
     (span,) = resource.scope_spans[0].spans
     assert (span.name, span.trace_id.hex(), span.parent_span_id.hex()) == ("inspect", TRACE, CALLER)
     assert [line["trace_id"] for line in log if "trace_id" in line] == [TRACE]
+
+
+@pytest.mark.parametrize("variable", ["OTEL_BSP_MAX_EXPORT_BATCH_SIZE=5000", "OTEL_ATTRIBUTE_COUNT_LIMIT=-1"])
+def test_a_value_that_the_library_refuses_does_not_keep_the_service_from_starting(
+    tmp_path: Path, variable: str
+) -> None:
+    make_bundle(tmp_path)
+    name, _, value = variable.partition("=")
+
+    with process("--models", tmp_path, **{name: value}, OTEL_TRACES_EXPORTER="otlp") as service:
+        answer = httpx.post(f"{service.url}/v1/inspect?product=tile", content=plain(200))
+        (warning,) = (line for line in service.log() if line["level"] == "warning")
+
+    assert answer.json()["verdict"] == "NG"
+    assert warning["message"].startswith("no traces: ")
+
+
+def test_a_bug_is_told_alike_at_both_doors(
+    running: Running,
+    exporter: InMemorySpanExporter,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its cause in the log and the trace, and nothing of it to the caller."""
+
+    def broken(*_: object) -> NoReturn:
+        raise ZeroDivisionError("a secret of the code")
+
+    monkeypatch.setattr("service.http.inspect.answer_of", broken)
+    monkeypatch.setattr("service.rpc.servicer.response_of", broken)
+    answer = httpx.post(f"{running.url}/v1/inspect?product=tile", content=plain(1))
+    with (
+        grpc.insecure_channel(running.target) as channel,
+        pytest.raises(grpc.RpcError) as ended,
+    ):
+        InspectionServiceStub(channel).Inspect(pb.InspectRequest(image=plain(1), product="tile"))
+
+    assert (answer.status_code, ended.value.code()) == (500, grpc.StatusCode.INTERNAL)
+    assert answer.json()["detail"] == ended.value.details() == "the service failed on this request"
+    assert [span.status.description for span in spans(exporter, 2)] == ["a secret of the code"] * 2
+    told = [(record.name, record.getMessage()) for record in caplog.records if record.exc_info]
+    assert told == [("service.calls", "a request failed")] * 2
 
 
 def test_where_the_extra_is_missing_the_service_says_so_and_runs(tmp_path: Path) -> None:

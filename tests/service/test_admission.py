@@ -1,7 +1,7 @@
 """Admission by forecast, with requests that are neither decoded nor run."""
 
 import time
-from asyncio import new_event_loop
+from asyncio import CancelledError, new_event_loop
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, nullcontext, suppress
@@ -125,6 +125,21 @@ def test_one_late_answer_in_twenty_is_as_it_should_be(line: Line) -> None:
     assert line.lane.caution == pytest.approx(0.981)
     assert line.run(0.2, engine=0.16) == {"DeadlinePassed": 1}
     assert line.lane.caution == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("cancelled", "caution"), [(0.145, 1.019), (0.1, 1)])
+def test_a_call_that_grpc_cancels_at_its_deadline_is_late(
+    line: Line, cancelled: float, caution: float
+) -> None:
+    """gRPC's timer may be a few milliseconds ahead of ours."""
+    arrived, line.lane.pace.infer[1].seconds = line.clock[0], 0.1
+    request = Request(b"", line.lane.product, arrived, arrived + 0.15)
+    with closing(new_event_loop()) as loop:
+        pending = Pending(request, line.lane, 0, arrived, loop.create_future())
+        with suppress(CancelledError), line.admission.admitted(pending):
+            line.clock[0] += cancelled
+            raise CancelledError
+    assert line.lane.caution == pytest.approx(caution)
 
 
 def test_a_late_answer_to_a_doubtful_request_lets_no_other_in_for_a_second(line: Line) -> None:

@@ -5,13 +5,13 @@ import json
 import logging
 import os
 
-from service.logs import Aside, JsonLines
+from service.logs import BackgroundHandler, JsonLines
 
 
 def test_lines_that_are_not_read_are_lost_and_counted() -> None:
     reading, writing = os.pipe()
     fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
-    log = Aside(writing, room=10)
+    log = BackgroundHandler(writing, room=10)
     log.setFormatter(JsonLines())
     for number in range(1000):
         log.handle(_record(str(number)))

@@ -21,9 +21,9 @@ import pytest
 
 from export.bundle import Bundle, FrameStatistics, Geometry, Size
 from service.errors import BadImage, InspectionFailed, NotServing, ServiceError, TooLarge
-from service.lane import Lane, Pending, Predicted
+from service.lane import Lane, Pending
 from service.settings import Settings
-from service.values import Decoded, Request
+from service.values import Decoded, Predicted, Request
 from service.workers.channel import Channel, Ended, Head, shared_memory
 from service.workers.facade import Workers
 from service.workers.image import ImageLimits
@@ -228,8 +228,8 @@ async def test_impossible_regions_end_the_worker(
         lane = Lane(predictor)
         request = Request(b"", lane.product, 0, parts=frozenset({"regions"}))
         predicted = asyncio.get_running_loop().create_future()
-        decoded = Decoded(np.zeros(0, np.uint8), Size(SIDE, SIDE), "", FrameStatistics(0, 0, 0, 1))
-        pending = Pending(request, lane, 0, 0, predicted, decoded=decoded)
+        pending = Pending(request, lane, 0, 0, predicted)
+        pending.decoded = Decoded(np.zeros(0, np.uint8), Size(SIDE, SIDE), "", FrameStatistics(0, 0, 0, 1))
         job = asyncio.create_task(workers.read(pending, Predicted(heatmap, 0.1, seconds=0, batch_size=1)))
         ends.channels[0].send(facts | await ends.asked(), [bytes(heatmap.nbytes), regions])
         assert (await job).made.finding.verdict == verdict

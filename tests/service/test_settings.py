@@ -1,13 +1,14 @@
 import os
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
 from service import settings
 from service.cli import main
-from service.settings import Settings, unknown_variables
+from service.settings import AROUND_IMAGE, Address, Settings, unknown_variables
 
 NUMBERS = sorted(name for name, field in Settings.model_fields.items() if field.annotation in (int, float))
 
@@ -54,6 +55,36 @@ def test_zero_is_refused_except_where_it_means_something(monkeypatch: pytest.Mon
             accepted.add(name)
 
     assert accepted == {"history_bytes", "keep_old_seconds", "lame_duck_seconds"}
+
+
+def test_a_queue_without_room_for_what_surrounds_the_largest_image_is_refused() -> None:
+    largest = 10**6
+    assert Settings(models=Path(), max_image_bytes=largest, max_queued_bytes=largest + AROUND_IMAGE)
+    with pytest.raises(ValidationError, match="must be at least max_image_bytes"):
+        Settings(models=Path(), max_image_bytes=largest, max_queued_bytes=largest + AROUND_IMAGE - 1)
+
+
+def test_an_option_may_hold_several_addresses_as_the_environment_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    several = Address("127.0.0.1", 1), Address("localhost", 2), Address(path="/run/drd")
+    arguments: dict[str, Any] = {"http": ["127.0.0.1:1,localhost:2", "unix:/run/drd"]}
+    monkeypatch.setenv("DRD_GRPC", "127.0.0.1:1, localhost:2 unix:/run/drd")
+
+    settings = Settings(models=Path(), **arguments)
+
+    assert settings.http == settings.grpc == several
+
+
+def test_an_empty_address_closes_a_door_only_in_the_environment(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DRD_GRPC", "")
+    assert Settings(models=Path()).grpc == ()
+
+    with pytest.raises(SystemExit) as ended:
+        main(["--models", "nowhere", "--grpc", ""])
+
+    assert ended.value.code == 2
+    assert "'' is not an address" in capsys.readouterr().err
 
 
 def test_an_empty_variable_is_no_file(

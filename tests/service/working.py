@@ -15,9 +15,9 @@ from PIL import Image
 
 from export.bundle import Bundle, Geometry, Predictor, Size
 from export.bundle.scale import Scale
-from service.lane import Lane, Pending, Predicted
+from service.lane import Lane, Pending
 from service.settings import MEBIBYTE, Settings
-from service.values import Decoded, Part, Read, Request
+from service.values import Decoded, Part, Predicted, Read, Request
 from service.workers.facade import Workers
 from service.workers.image import ImageLimits
 from service.workers.job import Done
@@ -69,7 +69,10 @@ class Working:
         self, request: Request, order: float = 0, decoded: Decoded | None = None, lane: Lane | None = None
     ) -> Pending:
         predicted = asyncio.get_running_loop().create_future()
-        return Pending(request, lane or self.lane, order, request.arrived, predicted, decoded=decoded)
+        pending = Pending(request, lane or self.lane, order, request.arrived, predicted)
+        if decoded is not None:
+            pending.decoded = decoded
+        return pending
 
     def decoded(self, body: bytes, declared: str | None = None) -> Decoded:
         return self.run(self.decode(body, declared=declared)).made
