@@ -272,6 +272,8 @@ async def serve(options: argparse.Namespace) -> None:
 
 def place(text: str) -> tuple[str, int]:
     host, _, port = text.rpartition(":")
+    if not host.encode("idna"):  # ValueError also for what can't be a host
+        raise ValueError("the host is missing")
     return host, int(port)
 
 
@@ -293,6 +295,8 @@ def main() -> None:
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # ends as by Ctrl-C
     try:
+        if options.broker_ca:
+            Path(options.broker_ca).read_bytes()  # its error names the file; the connection's does not
         asyncio.run(serve(options))
     except (ValueError, OSError, ClientError) as error:
         sys.exit(f"mqtt_gateway: {error}")

@@ -1,11 +1,12 @@
 """drd-serve token: adds, lists and removes tokens of a tokens file, which a running service reloads."""
 
 import argparse
+import fcntl
 import os
 import stat
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -23,9 +24,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         match options.action:
             case "add":
-                _add(options.file, options.name, options.product, _until(options))
+                with _locked(options.file):
+                    _add(options.file, options.name, options.product, _until(options))
             case "remove":
-                _remove(options.file, options.name)
+                with _locked(options.file):
+                    _remove(options.file, options.name)
             case "list":
                 print("".join(_shown(token) for token in parse_tokens(read_tokens(options.file))), end="")
     except TokensError as error:
@@ -92,6 +95,18 @@ def _until(options: argparse.Namespace) -> date | None:
         return datetime.now(UTC).date() + timedelta(days=options.days)
     until: date | None = options.until
     return until
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Until others that change the file are done. Locks its folder: the file itself may be replaced."""
+    folder = os.open(path.resolve().parent, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a network share may not lock folders
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 def _add(path: Path, name: str, products: list[str] | None, until: date | None) -> None:

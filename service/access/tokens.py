@@ -67,10 +67,10 @@ class Token:
 
 
 def make_token(name: str, products: Iterable[str] | None, until: date | None) -> tuple[str, Token]:
-    """A new secret, and what the file keeps of it. TokensError for an invalid name or product."""
+    """A new secret, and what the file keeps of it. The names are not checked: `parse_tokens` does."""
     secret = PREFIX + secrets.token_urlsafe(32)
     token = Token(Grant(name, None if products is None else frozenset(products)), _digest(secret), until)
-    return secret, _parse_line(token.line())
+    return secret, token
 
 
 def read_tokens(path: Path) -> bytes:

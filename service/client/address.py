@@ -64,8 +64,13 @@ class Credentials:
         return {} if self.token is None else {"authorization": f"Bearer {self.token}"}
 
     def tls(self) -> ssl.SSLContext:
-        """OSError or ssl.SSLError when a file can't be used."""
-        context = ssl.create_default_context(cafile=self.ca)
-        if self.certificate is not None:
-            context.load_cert_chain(*self.certificate)
+        """OSError, which names the file, when one can't be used."""
+        files = str(self.ca)
+        try:
+            context = ssl.create_default_context(cafile=self.ca)
+            if self.certificate is not None:
+                files = " or ".join(map(str, self.certificate))
+                context.load_cert_chain(*self.certificate)
+        except OSError as error:  # ssl.SSLError is one, too; neither names the file
+            raise OSError(f"{files}: {error.strerror or error}") from error
         return context

@@ -1,27 +1,26 @@
 """The asynchronous client, for either door."""
 
 import asyncio
-import itertools
 import math
 import random
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Coroutine, Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypedDict, Unpack, get_args
+from typing import Any, Self, TypedDict, TypeVar, Unpack, get_args
 
 import anyio
 import anyio.to_thread
 
 from service.client import errors
 from service.client.address import Address, Credentials
-from service.client.door import Door, writing
+from service.client.door import Door, as_bad_input
 from service.client.rest import RestDoor
 from service.client.rpc import RpcDoor
 from service.client.rpc_stream import RpcStreamDoor
 from service.client.values import Answer, Frame, Outcome, Product, Verdict
 
+_T = TypeVar("_T")
 _FIRST_WAIT = 0.05
 """Seconds before the first retry of a failed connection; each further retry waits twice as long."""
 
@@ -45,25 +44,27 @@ class AsyncClient:
     """Create it in a running event loop; `address` selects the door.
 
     http://HOST:PORT, https://…, http+unix:PATH: REST. grpc://HOST:PORT, grpcs://…, grpc+unix:PATH: gRPC.
-    Raises ValueError for another address or an invalid token, OSError for a certificate that can't be read.
+    Raises ValueError for another address, an invalid token or option, OSError for a certificate that can't be
+    used.
     """
 
     def __init__(self, address: str, **options: Unpack[Options]) -> None:
-        self._address = place = Address.parse(address)
-        self._credentials = credentials = Credentials(
-            options.get("token"), options.get("ca"), options.get("certificate")
-        )
+        self._address = Address.parse(address)
+        self._credentials = Credentials(options.get("token"), options.get("ca"), options.get("certificate"))
         self._deadline, self._retries = options.get("deadline", 10.0), options.get("retries", 3)
+        if not 0 < self._deadline < math.inf:  # nor for NaN
+            raise ValueError(f"deadline is {self._deadline}: it must be a number of seconds above 0")
+        if self._retries < 0:
+            raise ValueError(f"retries is {self._retries}: it can't be negative")
         self._closed = False
-        self._door: RpcDoor | RestDoor
-        if place.door == "grpc":
-            self._door = RpcDoor(place, credentials)
-        else:
-            self._door = RestDoor(place, credentials)
+        self._tasks = set[asyncio.Task[Any]]()
+        """Frames of `inspect`, and streams: they end with the client."""
+        door = RpcDoor if self._address.door == "grpc" else RestDoor
+        self._door: RpcDoor | RestDoor = door(self._address, self._credentials)
 
     async def inspect(self, frame: Frame) -> Answer:
         """The verdict on one frame; raises ClientError if there is none."""
-        return await self._inspect(self._door, frame, _begun(frame))
+        return await self._until_closed(self._start(self._inspect(self._door, frame, _start_of(frame))))
 
     async def stream(
         self, frames: AsyncIterable[Frame] | Iterable[Frame], window: int = 16
@@ -87,42 +88,47 @@ class AsyncClient:
         async def feed() -> Exception | None:
             """Returns what `frames` raised, once earlier frames have their outcomes."""
             source = aiter(frames) if isinstance(frames, AsyncIterable) else _in_thread(frames)
-            async with asyncio.TaskGroup() as under_way:
-                try:
-                    while await places.acquire() and (frame := await anext(source, None)) is not None:
-                        under_way.create_task(follow(frame))
-                except Exception as error:  # noqa: BLE001
-                    return error
+            try:
+                async with asyncio.TaskGroup() as in_flight:
+                    try:
+                        while await places.acquire() and (frame := await anext(source, None)) is not None:
+                            in_flight.create_task(follow(frame))
+                    except Exception as error:  # noqa: BLE001
+                        return error
+            finally:
+                if grpc:
+                    await door.close()
             return None
 
-        feeding = asyncio.create_task(feed())
+        feeding = self._start(feed())
         feeding.add_done_callback(lambda _: outcomes.put_nowait(None))
         try:
             while (outcome := await outcomes.get()) is not None:
                 yield outcome
                 places.release()
-            if (error := await feeding) is not None:
+            if (error := await self._until_closed(feeding)) is not None:
                 raise error
         except BaseExceptionGroup as group:  # what no ClientError covers, of one frame
             raise group.exceptions[0] from None
         finally:
             feeding.cancel()
             await asyncio.wait({feeding})
-            if grpc:
-                await door.close()
 
     async def products(self) -> tuple[Product, ...]:
         """Every version of every product, in any state."""
         try:
-            with self._open():
-                async with asyncio.timeout(self._deadline):
-                    return await self._door.products()
+            async with asyncio.timeout(self._deadline):
+                return await self._until_closed(self._start(self._door.products()))
         except TimeoutError:
             raise errors.DeadlinePassed(f"no answer within {self._deadline:g} s") from None
 
     async def close(self) -> None:
-        """What is under way, or asked later, is ConnectionLost."""
+        """What is in flight, or asked later, raises ConnectionLost: a stream after the outcomes so far."""
         self._closed = True
+        if tasks := set(self._tasks):
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
         await self._door.close()
 
     async def __aenter__(self) -> Self:
@@ -134,7 +140,7 @@ class AsyncClient:
         await self.close()
 
     async def _outcome(self, door: Door, frame: Frame) -> Outcome:
-        since = _begun(frame)
+        since = _start_of(frame)
         try:
             answer, error = await self._inspect(door, frame, since), None
         except errors.ClientError as failure:
@@ -144,7 +150,7 @@ class AsyncClient:
     async def _inspect(self, door: Door, frame: Frame, since: float) -> Answer:
         """The answer, if it comes within the deadline: a late one is discarded."""
         budget = self._deadline if frame.deadline is None else frame.deadline
-        with writing():
+        with as_bad_input():
             ends = since + budget
             if not math.isfinite(ends):  # asyncio.timeout can't take it
                 raise ValueError(f"a deadline of {budget} s after {since} is not finite")
@@ -157,37 +163,43 @@ class AsyncClient:
             raise errors.DeadlinePassed(f"no answer within {1000 * budget:g} ms")
         return _checked(answer, frame)
 
-    @contextmanager
-    def _open(self) -> Iterator[None]:
-        """Raises ConnectionLost if the client is closed, now or meanwhile."""
-        if self._closed:
-            raise errors.ConnectionLost("the client is closed")
+    async def _until_closed(self, task: asyncio.Task[_T]) -> _T:
+        """What it returns; ConnectionLost if the client is closed, now or meanwhile."""
         try:
-            yield
+            return await task
         except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if self._closed and task is not None and not task.cancelling():  # it was gRPC's own call
-                raise errors.ConnectionLost("the client was closed meanwhile") from None
+            own = asyncio.current_task()
+            if self._closed and own is not None and not own.cancelling():  # `close` has cancelled it
+                raise errors.ConnectionLost("the client is closed") from None
             raise
 
+    def _start(self, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
+        """A task that ends with the client."""
+        task = asyncio.create_task(work)
+        if self._closed:
+            task.cancel()
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
     async def _attempts(self, door: Door, frame: Frame, ends: float) -> Answer:
-        for retry in itertools.count():
+        retry = 0
+        while True:
             try:
-                with self._open():
-                    return await door.inspect(frame, ends)
+                return await door.inspect(frame, ends)
             except (errors.Refused, errors.Unreachable) as error:
-                wait = _wait(error, retry)
+                wait = _retry_delay(error, retry)
                 if wait is None or retry == self._retries or time.monotonic() + wait >= ends:
                     raise
             await asyncio.sleep(wait)
-        raise AssertionError("never reached")
+            retry += 1
 
 
-def _begun(frame: Frame) -> float:
+def _start_of(frame: Frame) -> float:
     return time.monotonic() if frame.since is None else frame.since
 
 
-def _wait(error: errors.Refused | errors.Unreachable, retry: int) -> float | None:
+def _retry_delay(error: errors.Refused | errors.Unreachable, retry: int) -> float | None:
     """Seconds until a retry; None if the service gave no time for one."""
     asked = error.retry_after if isinstance(error, errors.Refused) else _FIRST_WAIT * 2**retry
     # With random jitter, so that not all callers retry at the same moment.
@@ -205,8 +217,10 @@ def _checked(answer: Answer, frame: Frame) -> Answer:
         )
     if (answer.product, answer.version) != (frame.product, frame.version or answer.version):
         raise errors.UnexpectedAnswer(f"the answer is that of {answer.product} version {answer.version}")
-    if not (0 <= answer.score <= 1 and 0 <= answer.threshold <= 1):  # nor for NaN
+    if not (0 <= answer.score <= 1 and 0 < answer.threshold <= 1):  # nor for NaN
         raise errors.UnexpectedAnswer(f"{answer.score} is not a score, or {answer.threshold} no threshold")
+    if not (answer.version > 0 and answer.engine):  # over gRPC, what is missing is 0 or empty
+        raise errors.UnexpectedAnswer("the answer does not say which version or engine gave it")
     if answer.verdict == "OK" and answer.score > answer.threshold:
         raise errors.UnexpectedAnswer(f"OK can't be, with {answer.score} over {answer.threshold}")
     return answer

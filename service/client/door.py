@@ -10,9 +10,6 @@ import httpx
 from service.client.errors import BadInput, DeadlinePassed
 from service.client.values import Answer, Frame
 
-KEEP_SECONDS = 30.0
-"""An idle connection is closed after this time: well before the service closes it, after 75 s."""
-
 
 class Door(Protocol):
     """`ends` is the instant of `time.monotonic` of the frame's deadline. Raises ClientError."""
@@ -23,15 +20,15 @@ class Door(Protocol):
 
 
 def milliseconds_left(ends: float) -> int:
-    """At least 1; raises DeadlinePassed if there is no time left. Ask when sending: waiting for a connection
-    or for other frames takes time."""
+    """At least 1; raises DeadlinePassed if there is no time left. Call it just before sending: waiting for a
+    connection or for other frames takes time."""
     if (left := ends - time.monotonic()) <= 0:
         raise DeadlinePassed("the deadline had passed before the frame was sent")
     return max(1, int(1000 * left))
 
 
 @contextmanager
-def writing() -> Iterator[None]:
+def as_bad_input() -> Iterator[None]:
     """Turns errors while building a request into BadInput: an invalid frame must not affect others."""
     try:
         yield

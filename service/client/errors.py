@@ -2,7 +2,7 @@
 
                                                                         HTTP                gRPC
 ClientError
-├── BadInput          the same request will fail again                  400 408 415 422     INVALID_ARGUMENT
+├── BadInput          the same request, sent as slowly, fails again     400 408 415 422     INVALID_ARGUMENT
 │   ├── NotLoaded         unknown product or version                    404                 NOT_FOUND
 │   └── TooLarge          too many bytes or pixels                      413                 RESOURCE_EXHAUSTED
 ├── AccessDenied      no valid token, or not for this product           401 403             UNAUTHENTICATED …

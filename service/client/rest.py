@@ -14,7 +14,7 @@ import httpx
 
 from service.client import errors
 from service.client.address import Address, Credentials
-from service.client.door import KEEP_SECONDS, milliseconds_left, writing
+from service.client.door import as_bad_input, milliseconds_left
 from service.client.values import Answer, Frame, Part, Picture, Product, Region, Timings
 
 _ERRORS: dict[int, type[errors.ClientError]] = {
@@ -33,6 +33,8 @@ _ERRORS: dict[int, type[errors.ClientError]] = {
 }
 _UNDOCUMENTED = (KeyError, TypeError, ValueError, OverflowError, RecursionError)
 """What reading JSON of another form raises; RecursionError: too deeply nested."""
+_KEEP_SECONDS = 30.0
+"""An idle connection is closed after this time: well before the service closes it, after 75 s."""
 _PROBLEM = "application/problem+json"
 """The type of the service's errors. Others are of something before it, such as a proxy."""
 
@@ -43,9 +45,9 @@ class RestDoor:
     def __init__(self, address: Address, credentials: Credentials) -> None:
         self._address = address
         transport = httpx.AsyncHTTPTransport(
-            verify=credentials.tls() if address.tls else True,
+            verify=credentials.tls() if address.tls else False,  # without TLS there is nothing to verify
             # One connection per frame in flight: the caller limits these.
-            limits=httpx.Limits(max_connections=None, keepalive_expiry=KEEP_SECONDS),
+            limits=httpx.Limits(max_connections=None, keepalive_expiry=_KEEP_SECONDS),
             uds=address.place if address.unix else None,
             trust_env=False,  # proxies set for office use would cost time
         )
@@ -55,11 +57,11 @@ class RestDoor:
             timeout=None,  # the caller enforces the deadline
             transport=transport,
             trust_env=False,
-            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),  # proxies' would pile up: keep none
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),  # none: a proxy's would pile up
         )
 
     async def inspect(self, frame: Frame, ends: float) -> Answer:
-        with writing():
+        with as_bad_input():
             request = self._request(frame, ends)
         response = await self._ask(request)
         try:
@@ -86,7 +88,7 @@ class RestDoor:
         query: dict[str, str | int] = {"product": frame.product, "include": ",".join(frame.include)}
         if frame.frame_id:
             query["frame_id"] = frame.frame_id
-        if frame.version is not None:
+        if frame.version:
             query["version"] = frame.version
         headers = {
             "content-type": "application/octet-stream",  # recognised by content
@@ -125,10 +127,12 @@ class RestDoor:
                 return await self._http.send(request)
             raise asyncio.CancelledError
 
+        sending = asyncio.create_task(send())
         try:
-            return await asyncio.shield(asyncio.create_task(send()))
+            return await asyncio.shield(sending)
         except asyncio.CancelledError:
             scope.cancel()
+            await asyncio.gather(sending, return_exceptions=True)  # until its connection is closed
             raise
 
 

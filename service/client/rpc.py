@@ -11,7 +11,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from service.client import errors
 from service.client.address import Address, Credentials
-from service.client.door import milliseconds_left, writing
+from service.client.door import as_bad_input, milliseconds_left
 from service.client.values import Answer, Frame, Picture, Product, Region, Timings, Verdict
 from service.rpc.pb import inspection_pb2 as pb
 from service.rpc.pb.inspection_pb2_grpc import InspectionServiceStub
@@ -64,7 +64,7 @@ class RpcDoor:
         await self._connect(message.deadline_ms / 1000)
         message.deadline_ms = milliseconds_left(ends)
         try:
-            response = await self._whole(
+            response = await self._received(
                 self._stub.Inspect(message, timeout=message.deadline_ms / 1000, metadata=self._metadata)
             )
         except grpc.aio.AioRpcError as error:
@@ -95,9 +95,9 @@ class RpcDoor:
 
     async def _products(self, seconds: float | None = None) -> tuple[Product, ...]:
         call = self._stub.ListProducts(pb.ListProductsRequest(), timeout=seconds, metadata=self._metadata)
-        return tuple(_product(product) for product in (await self._whole(call)).products)
+        return tuple(_product(product) for product in (await self._received(call)).products)
 
-    async def _whole(self, call: Awaitable[_Message | None]) -> _Message:
+    async def _received(self, call: Awaitable[_Message | None]) -> _Message:
         """The call's answer. gRPC gives None for one that is missing, cut or garbled."""
         if (answer := await call) is None:
             raise errors.UnexpectedAnswer(f"the answer of {self._address} can't be decoded")
@@ -106,7 +106,7 @@ class RpcDoor:
 
 def message_of(frame: Frame, ends: float) -> pb.InspectRequest:
     """Raises BadInput if the frame can't be encoded, DeadlinePassed if it is too late for it."""
-    with writing():
+    with as_bad_input():
         return pb.InspectRequest(
             image=bytes(frame.image),
             product=frame.product,
@@ -197,6 +197,8 @@ def _product(product: pb.Product) -> Product:
 
 
 def channel_credentials(credentials: Credentials) -> grpc.ChannelCredentials:
+    if credentials.ca or credentials.certificate:
+        credentials.tls()  # raises OSError for a file that gRPC would only log
     chain, key = credentials.certificate or (None, None)
     return grpc.ssl_channel_credentials(
         root_certificates=credentials.ca.read_bytes() if credentials.ca else None,

@@ -30,7 +30,7 @@ from service.rpc.pb import inspection_pb2 as pb
 from service.rpc.pb.inspection_pb2_grpc import InspectionServiceStub
 
 _SILENT_SECONDS = 1.0
-"""So long after a missed deadline, a service that works has answered: at least that the frame is late."""
+"""A working service answers within this time after a missed deadline, if only that the frame is late."""
 
 
 class RpcStreamDoor:
@@ -58,15 +58,17 @@ class RpcStreamDoor:
         return await stream.inspect(message, ends)
 
     async def close(self) -> None:
-        if self._stream is not None:
-            await self._stream.close()
-        if self._channel is not None:
-            self._channel.close()
+        try:
+            if self._stream is not None:
+                await self._stream.close()
+        finally:
+            if self._channel is not None:
+                self._channel.close()
 
     def _connected_anew(self) -> InspectionServiceStub:
         """A service that ends a stream closes its connection soon, and another may take its place.
 
-        What waits on a stream that was silent is ConnectionLost.
+        Closing the channel ends frames that still wait on a silent stream with ConnectionLost.
         """
         if self._channel is not None:
             self._channel.close()
@@ -90,12 +92,12 @@ def _channel(address: Address, credentials: Credentials) -> grpc.Channel:
 
 
 class _Sent:
-    """A frame that waits for its answer; `left_here` if it may have reached the service."""
+    """A frame that waits for its answer; `may_have_arrived`: at the service."""
 
     def __init__(self, message: pb.InspectRequest, ends: float) -> None:
         self.message, self.ends = message, ends
         self.answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self.left_here = False
+        self.may_have_arrived = False
 
 
 class _Stream:
@@ -120,7 +122,7 @@ class _Stream:
             return await sent.answer
         finally:
             del self._waiting[message.frame_id]
-            if sent.left_here and self._missed is None and time.monotonic() >= ends:
+            if sent.may_have_arrived and self._missed is None and time.monotonic() >= ends:
                 self._missed = ends
 
     @property
@@ -139,7 +141,7 @@ class _Stream:
                 continue
             with suppress(errors.DeadlinePassed):  # its caller notices, too
                 sent.message.deadline_ms = milliseconds_left(sent.ends)
-                sent.left_here = True
+                sent.may_have_arrived = True
                 yield sent.message
 
     def _read(self) -> None:
@@ -168,9 +170,9 @@ class _Stream:
 
     def _end(self, reason: errors.ClientError) -> None:
         self.ended.set()
-        left = [sent for sent in self._waiting.values() if not sent.answer.done()]
-        largest = max((len(sent.message.image) for sent in left), default=0)
-        for sent in left:
+        unanswered = [sent for sent in self._waiting.values() if not sent.answer.done()]
+        largest = max((len(sent.message.image) for sent in unanswered), default=0)
+        for sent in unanswered:
             sent.answer.set_exception(
                 _error_of_frame(sent, reason, guilty=len(sent.message.image) == largest)
             )
@@ -180,7 +182,7 @@ def _error_of_frame(sent: _Sent, reason: errors.ClientError, *, guilty: bool) ->
     """The error of one frame after the stream has ended. `guilty`: it is the largest, TooLarge means it."""
     if isinstance(reason, errors.AccessDenied):
         return reason
-    if not sent.left_here:
+    if not sent.may_have_arrived:
         return errors.Unreachable("the stream ended before this frame was sent")
     if isinstance(reason, errors.TooLarge) and not guilty:
         return errors.ConnectionLost("a frame that was too large ended the stream")

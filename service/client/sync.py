@@ -1,10 +1,11 @@
 """The client for programs without an event loop: runs AsyncClient in a thread of its own."""
 
 import asyncio
+import atexit
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from typing import Self, TypeVar, Unpack
 
 from anyio.from_thread import start_blocking_portal
 
@@ -23,12 +24,12 @@ class Client:
             return AsyncClient(address, **options)
 
         self._closed = False
-        self._under_way = set[asyncio.Future[Any]]()
         with ExitStack() as opened:
             self._portal = opened.enter_context(start_blocking_portal(name="drd-client"))
             self._client = self._portal.call(open_client)
-            opened.callback(self._portal.call, self._end)
+            opened.callback(self._portal.call, self._client.close)
             self._opened = opened.pop_all()
+        atexit.register(self.close)  # without it, a program that forgot would hang at its end
 
     def inspect(self, frame: Frame) -> Answer:
         """The verdict on one frame; raises ClientError if there is none."""
@@ -54,44 +55,26 @@ class Client:
             while (outcome := self._call(following)) is not None:
                 yield outcome
         finally:
-            if not self._closed:  # closing the client ends its streams
-                self._portal.call(leave)
+            with suppress(ConnectionLost):  # closing the client ends its streams
+                self._call(leave)
 
     def products(self) -> tuple[Product, ...]:
         """Every version of every product, in any state."""
         return self._call(self._client.products)
 
     def close(self) -> None:
-        """What other threads are waiting for, or ask later, is ConnectionLost; their streams end by it."""
+        """What other threads wait for, or ask later, raises ConnectionLost; their streams raise it, too."""
         self._closed = True
+        atexit.unregister(self.close)
         self._opened.close()
 
     def _call(self, begin: Callable[[], Awaitable[_T]]) -> _T:
-        async def end_with_the_client() -> _T:
-            work = asyncio.ensure_future(begin())
-            self._under_way.add(work)
-            try:
-                return await work
-            except asyncio.CancelledError:
-                if self._closed:
-                    raise ConnectionLost("the client was closed meanwhile") from None
-                raise
-            finally:
-                self._under_way.discard(work)
-
         try:
-            return self._portal.call(end_with_the_client)
+            return self._portal.call(begin)
         except RuntimeError:
             if self._closed:  # the thread does not run any more
                 raise ConnectionLost("the client is closed") from None
             raise
-
-    async def _end(self) -> None:
-        if under_way := set(self._under_way):
-            for work in under_way:
-                work.cancel()
-            await asyncio.wait(under_way)
-        await self._client.close()
 
     def __enter__(self) -> Self:
         return self

@@ -20,7 +20,7 @@ class Frame:
     frame_id: str = ""
     """Identifies the part, at most 128 printable ASCII characters; echoed in the answer."""
     version: int | None = None
-    """None: the newest."""
+    """None or 0: the newest."""
     include: Collection[Part] = frozenset[Part]({"regions"})
     deadline: float | None = None
     """Seconds from `since` to the answer, retries included; None: the client's default."""

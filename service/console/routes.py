@@ -12,7 +12,7 @@ from export.bundle import Verdict, heatmap_png
 from service.access.access import grant_of
 from service.console.events import events, listed
 from service.console.state import state_of
-from service.console.unread import Answer, Unread
+from service.console.unread import CountedResponse, UnreadBytes
 from service.history import MAX_RECORDS, History, Sees
 from service.inspector import Inspector
 from service.values import SentImage
@@ -34,10 +34,10 @@ _SHOWN = ((b"\x89PNG\r\n\x1a\n", _PNG), (b"\xff\xd8\xff", _JPEG), (b"BM", "image
 def verdict_routes(inspector: Inspector, history: History) -> APIRouter:
     """The newest verdicts: as a list, live, and with their images."""
     router = APIRouter(prefix="/v1/verdicts", tags=["verdicts"])
-    unread, listing = Unread(), asyncio.Lock()
+    unread, listing = UnreadBytes(), asyncio.Lock()
 
     def picture(content: bytes, media_type: str) -> Response:
-        return Answer(unread, content, media_type, _IMAGE_HEADERS)
+        return CountedResponse(unread, content, media_type, _IMAGE_HEADERS)
 
     @router.get("")
     async def list_verdicts(
@@ -61,7 +61,7 @@ def verdict_routes(inspector: Inspector, history: History) -> APIRouter:
         records, counts = list(islice(chosen, limit)), history.counts_of(sees)
         async with listing:  # one at a time: what is not finished is not counted
             content = await listed(records, history.id, counts=counts)
-        return Answer(unread, content, "application/json")
+        return CountedResponse(unread, content, "application/json")
 
     @router.get("/events", response_class=StreamingResponse)
     async def verdict_events(

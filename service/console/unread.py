@@ -1,4 +1,5 @@
-"""Answers not read yet: limited in bytes, since they keep what the history has forgotten."""
+"""Responses that callers have not read yet. Their bytes are limited: they stay in memory after the history
+has dropped them."""
 
 import asyncio
 from collections.abc import Iterator, Mapping
@@ -13,8 +14,8 @@ from service.http.inspect import until_read
 MAX_UNREAD = 128 * 2**20
 
 
-class Unread:
-    """The bytes of such answers."""
+class UnreadBytes:
+    """Of such responses."""
 
     def __init__(self) -> None:
         self.bytes = 0
@@ -31,11 +32,11 @@ class Unread:
             self.bytes -= size
 
 
-class Answer(Response):
+class CountedResponse(Response):
     """Counted until its caller has read it."""
 
     def __init__(
-        self, unread: Unread, content: bytes, media_type: str, headers: Mapping[str, str] | None = None
+        self, unread: UnreadBytes, content: bytes, media_type: str, headers: Mapping[str, str] | None = None
     ) -> None:
         super().__init__(content, media_type=media_type, headers=headers)
         self._unread = unread

@@ -30,7 +30,8 @@ class DoesNotFit(ValueError):
 
 
 class Ended(EOFError):
-    """The other side has: by this signal, as the fork server or a compromised worker says, or 0."""
+    """The other side has ended. `signal`: what ended it, as the fork server or a compromised worker says; 0:
+    unknown."""
 
     def __init__(self, signal: int = 0) -> None:
         super().__init__()

@@ -14,7 +14,6 @@ from pydantic import BaseModel, NonNegativeInt, PositiveInt
 
 from export.bundle import MAX_INPUT_SIDE, Finding, FrameStatistics, Region, Size
 from service.lane import Pending
-from service.pace import Average
 from service.settings import Settings
 from service.values import Decoded, Part, PngPicture, Predicted, Read
 from service.workers.channel import Channel, Head
@@ -91,7 +90,7 @@ class Workers:
         """
         head = {"do": "preview", "side": side}
         async with self._previews:
-            asked = self._pool.ask(math.inf, head, (image,), _jpeg, decodes=True, learn=Average().learn)
+            asked = self._pool.ask(math.inf, head, (image,), _jpeg, decodes=True, learn=lambda _: None)
             return (await asked).made
 
     async def close(self) -> None:

@@ -59,7 +59,7 @@ def declared_type(header: str | None) -> str | None:
 def decode(body: bytes, geometry: Geometry, *, declared: str | None, limits: ImageLimits) -> Decoded:
     """The network's input for `geometry` from an encoded image; the first of several in one file.
 
-    Raises BadImage, UnlikeDeclared, or TooLarge: that from the header, before a pixel is decoded.
+    Raises BadImage, UnlikeDeclared, MemoryError, or, from the header, before a pixel is decoded, TooLarge.
     """
     with _opened(body, declared, limits) as image:
         rgb = _rgb(image)
@@ -69,7 +69,7 @@ def decode(body: bytes, geometry: Geometry, *, declared: str | None, limits: Ima
 
 
 def decode_rgb(body: bytes, limits: ImageLimits) -> NDArray[np.uint8]:
-    """The sent image itself, upright, uint8 [h, w, 3]."""
+    """The sent image itself, upright, uint8 [h, w, 3]. Raises as `decode`."""
     with _opened(body, None, limits) as image:
         return _rgb(image)
 
@@ -88,8 +88,8 @@ def _opened(body: bytes, declared: str | None, limits: ImageLimits) -> Image.Ima
         image = Image.open(BytesIO(body), formats=IMAGE_FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise TooLarge(f"the image has more than {limits.pixels} pixels") from error
-    except MemoryError as error:
-        raise TooLarge("the image's header needs more memory than is allowed") from error
+    except MemoryError:
+        raise
     except Exception as error:  # decoders raise all kinds of exceptions on damaged data
         raise BadImage("the body is not a readable JPEG, PNG, BMP or TIFF image") from error
     found = _FORMAT_OF_PILLOW.get(image.format or "", image.format)
@@ -136,13 +136,9 @@ def _rgb(image: Image.Image) -> NDArray[np.uint8]:
         return to_rgb(image)
     except UnreadableImage as error:
         if isinstance(error.__cause__, MemoryError):
-            raise _needs_too_much() from error
+            raise error.__cause__ from None
         raise BadImage(one_line(error)) from error
-    except MemoryError as error:
-        raise _needs_too_much() from error
+    except MemoryError:
+        raise
     except Exception as error:  # as above
         raise BadImage(f"the image is damaged ({one_line(error)})") from error
-
-
-def _needs_too_much() -> TooLarge:
-    return TooLarge("decoding the image needs more memory than is allowed")

@@ -6,7 +6,7 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from signal import SIGKILL
+from signal import SIGKILL, SIGPROF
 from typing import Any
 
 from service.batching import DeadlineQueue
@@ -115,7 +115,6 @@ class Pool:
         if worker is not None:
             job.learn(time.monotonic() - worker.since)
             self._remove(worker)
-            self._missing += 1
             self._assign()
 
     def _give(self, worker: _Worker, job: Job[Any]) -> None:
@@ -205,7 +204,7 @@ class Pool:
         except BlockingIOError:
             return
         except Ended as end:
-            self._ended(worker, killed=end.signal == SIGKILL)
+            self._ended(worker, signal=end.signal)
         except (EOFError, OSError):
             self._ended(worker)
         except Exception:  # a compromised worker may send anything
@@ -228,18 +227,19 @@ class Pool:
             worker.timeout.cancel()
         self._idle.append(worker)
 
-    def _ended(self, worker: _Worker, *, killed: bool = False) -> None:
-        """The worker has died, or is killed by closing its channel. Its job is repeated or fails."""
+    def _ended(self, worker: _Worker, *, signal: int = 0) -> None:
+        """The worker has died, of `signal` if that is known, or is killed by closing its channel. Its job is
+        repeated or fails."""
         if worker not in self._workers:
             return
         self._remove(worker)
-        self._missing += 1
         job = worker.job
         if job is not None:
             _logger.warning("a worker died while working on a frame")
-            too_long = not killed and time.monotonic() - worker.since >= self._seconds
+            took = time.monotonic() - worker.since
+            too_long = signal == SIGPROF or (not signal and took >= self._seconds)
             if job.repeated or too_long:
-                job.settle(job.failure(self._seconds, too_long=too_long, killed=killed))
+                job.settle(job.failure(self._seconds, too_long=too_long, killed=signal == SIGKILL))
             elif not job.answer.done():
                 job.repeated = True
                 self._to_repeat.append(job)
@@ -252,6 +252,7 @@ class Pool:
             loop.remove_reader(worker.channel.process)
         worker.channel.close()
         self._workers.remove(worker)
+        self._missing += 1
         if worker.timeout is not None:
             worker.timeout.cancel()
         if worker in self._idle:

@@ -33,12 +33,15 @@ def new_worker(wanted: bytes, room: int, seconds: float = _START_SECONDS) -> Cha
 
 def _forked(wanted: bytes, room: int, seconds: float) -> Channel:
     own, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    memory = shared_memory(room)
-    worker = _KillOnClose(own, memory)
     try:
+        with other:  # kept open here, it would hide that the fork server has died
+            memory = shared_memory(room)
+            try:
+                worker = _KillOnClose(own, memory)
+                forkserver = _forkserver.fork(other, memory, wanted)
+            finally:
+                os.close(memory)
         own.settimeout(seconds)
-        forkserver = _forkserver.fork(other, memory, wanted)
-        other.close()
         try:
             worker.receive_pid()
         except TimeoutError:  # the fork server hangs: the next worker needs a new one
@@ -47,11 +50,8 @@ def _forked(wanted: bytes, room: int, seconds: float) -> Channel:
             raise
         own.setblocking(False)
     except BaseException:
-        worker.close()
+        own.close()  # a worker that was forked ends by it
         raise
-    finally:
-        other.close()
-        os.close(memory)
     return worker
 
 

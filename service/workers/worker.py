@@ -29,7 +29,8 @@ from service.workers.image import ImageLimits, decode, decode_rgb, preview_jpeg
 
 Reply = tuple[Head, Sequence[Bytes]]
 """What is sent back: a head, and the payload in parts."""
-_ENCODING_ALLOWANCE = 4  # times the CPU time: the image was decoded in time before, and encoding takes longer
+_ALLOWANCE_AFTER_DECODE = 4
+"""Times the CPU time: the image was decoded in time before, and encoding takes longer."""
 REGION = np.dtype([(field.name, "<f8" if field.name == "peak" else "<u4") for field in fields(Region)])
 """A region as it is sent, in binary: there may be thousands."""
 _numbers = attrgetter(*(field.name for field in fields(Region)))
@@ -104,7 +105,7 @@ def serve(channel: Channel, bounds: Bounds, limits: ImageLimits) -> None:
     channel.send({"process": os.getpid()})
     while True:
         head, payload = channel.receive()
-        allowance = 1 if head["do"] == "decode" else _ENCODING_ALLOWANCE
+        allowance = 1 if head["do"] == "decode" else _ALLOWANCE_AFTER_DECODE
         signal.setitimer(signal.ITIMER_PROF, allowance * bounds.seconds)
         try:
             facts, parts = _WORK[head["do"]](head, payload, limits)

@@ -2,6 +2,7 @@
 
 import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -109,6 +110,25 @@ def test_a_token_that_there_is_not_is_not_said_to_be_removed(
     assert main(["token", "remove", "line-03", "--file", str(file)]) == 1
     assert "there is no token 'line-03'" in capsys.readouterr().err
     assert file.read_bytes() == before
+
+
+def test_changes_at_the_same_time_lose_no_token(tmp_path: Path) -> None:
+    file = tmp_path / "tokens"
+    old, new = ([f"{kind}-{number}" for number in range(30)] for kind in ("old", "new"))
+    for name in old:
+        assert main(["token", "add", name, "--file", str(file)]) == 0
+
+    changes = [
+        ["token", *change]
+        for pair in zip(old, new, strict=True)
+        for change in zip(("remove", "add"), pair, strict=True)
+    ]
+    with ThreadPoolExecutor(4) as people:
+        ended = list(people.map(lambda change: main([*change, "--file", str(file)]), changes))
+
+    assert ended == [0] * len(changes)
+    assert {token.grant.caller for token in parse_tokens(file.read_bytes())} == set(new)
+    assert [each.name for each in tmp_path.iterdir()] == ["tokens"]
 
 
 def test_a_file_that_is_damaged_or_gone_changes_nothing(

@@ -46,7 +46,13 @@ class Fake(InspectionServiceServicer):
 
 def ok(request: pb.InspectRequest) -> Iterator[pb.InspectStreamResponse]:
     result = pb.InspectResponse(
-        request_id=request.request_id, frame_id=request.frame_id, product=request.product, verdict="OK"
+        request_id=request.request_id,
+        frame_id=request.frame_id,
+        product=request.product,
+        version=1,
+        engine="onnx-f32",
+        verdict="OK",
+        threshold=0.5,
     )
     yield pb.InspectStreamResponse(request_id=result.request_id, frame_id=result.frame_id, result=result)
 

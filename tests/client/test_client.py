@@ -83,6 +83,11 @@ def test_the_asynchronous_client_is_the_same(address: str) -> None:
     assert products[0].bundle_digest == answer.bundle_digest
 
 
+def test_version_0_is_the_newest(address: str) -> None:
+    with Client(address) as drd:
+        assert drd.inspect(frame(200, version=0)).version == 1
+
+
 def test_threads_may_share_a_client(address: str, running: Running) -> None:
     with Client(address, retries=50) as drd, ThreadPoolExecutor(4) as callers:
         answers = list(callers.map(drd.inspect, (frame(level, deadline=30) for level in range(1, 9))))
@@ -161,22 +166,6 @@ def test_a_client_may_be_closed_while_others_wait(address: str, gate: Gate, how:
             gate.open()
         with pytest.raises(client.ConnectionLost, match="closed"):
             drd.inspect(waiting)
-
-
-def test_an_asynchronous_client_may_be_closed_while_tasks_wait(address: str, gate: Gate) -> None:
-    async def close() -> tuple[object, ...]:
-        drd = AsyncClient(address)
-        under_way = asyncio.create_task(drd.inspect(frame(1)))
-        await asyncio.to_thread(gate.wait_for_batch)
-        await drd.close()
-        later = asyncio.create_task(drd.products())
-        return tuple(await asyncio.gather(under_way, later, return_exceptions=True))
-
-    gate.shut()
-    errors = asyncio.run(close())
-    gate.open()
-
-    assert [type(error) for error in errors] == [client.ConnectionLost] * 2
 
 
 INTERRUPTED = """
@@ -330,6 +319,33 @@ def test_invalid_addresses_are_refused(text: str) -> None:
 def test_invalid_tokens_are_refused_before_anything_is_sent(token: str) -> None:
     with pytest.raises(ValueError, match="the token"):
         Client("http://127.0.0.1:1", token=token)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"retries": -1}, "retries is -1"),
+        ({"deadline": 0}, "deadline is 0"),
+        ({"deadline": math.inf}, "deadline is inf"),
+        ({"deadline": math.nan}, "deadline is nan"),
+    ],
+    ids=str,
+)
+def test_options_that_can_not_be_meant_are_refused(wrong: client.Options, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Client("http://127.0.0.1:1", **wrong)
+
+
+@pytest.mark.parametrize("scheme", ["https", "grpcs"])
+@pytest.mark.parametrize("name", ["missing.pem", "text.pem"])
+@pytest.mark.parametrize("option", ["ca", "certificate"])
+def test_a_file_for_tls_that_is_no_good_is_named(scheme: str, name: str, option: str, tmp_path: Path) -> None:
+    (tmp_path / "text.pem").write_text("no certificate")
+    file = tmp_path / name
+    wrong: client.Options = {"ca": file} if option == "ca" else {"certificate": (file, file)}
+
+    with pytest.raises(OSError, match=name):
+        Client(f"{scheme}://127.0.0.1:1", **wrong)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
-from typing import Any
+from typing import Any, Literal
 
 import grpc
 import pytest
@@ -100,6 +100,9 @@ def answering(*answers: Answer) -> Iterator[tuple[str, list[Message]]]:
         {"product": "bolt"},
         {"version": 2},
         {"version": "1"},
+        {"version": 0},
+        {"threshold": 0},
+        {"engine": ""},
         {"engine": 7},
         {"reason": "\ud800"},
         {"timings_ms": {**WHOLE["timings_ms"], "total": None}},
@@ -113,6 +116,19 @@ def test_an_ok_that_can_not_be_is_none(odd: dict[str, Any]) -> None:
         assert drd.inspect(asked).verdict == "OK"
         with pytest.raises(client.UnexpectedAnswer):
             drd.inspect(asked)
+
+
+@pytest.mark.parametrize("missing", ["version", "engine", "threshold"])
+def test_an_ok_without_everything_is_none_over_grpc_too(
+    missing: Literal["version", "engine", "threshold"],
+) -> None:
+    def answer(request: pb.InspectRequest) -> Iterator[pb.InspectStreamResponse]:
+        for response in ok(request):
+            response.result.ClearField(missing)
+            yield response
+
+    with serving(Fake(answer)) as address, Client(address) as drd:
+        assert [type(outcome.error) for outcome in drd.stream([frame(1)])] == [client.UnexpectedAnswer]
 
 
 @pytest.mark.parametrize("odd", [{"score": math.nan}, {"score": 0.6, "threshold": 0.5}, {"product": "bolt"}])

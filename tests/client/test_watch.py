@@ -60,7 +60,7 @@ def test_files_sent_already_are_not_all_looked_at_each_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """But each in its turn."""
-    monkeypatch.setattr(watch, "LOOKED_AT_AGAIN", 3)
+    monkeypatch.setattr(watch, "RECHECKS_PER_LOOK", 3)
     for number in range(10):
         put(tmp_path, f"{number}.png")
     looks = Watch(tmp_path, 0, refuse)
@@ -170,8 +170,8 @@ def test_a_picture_that_failed_for_a_moment_is_not_sent_again(
     put(tmp_path, "a.png")
     looks = Watch(tmp_path, 0, refuse)
     with monkeypatch.context() as failing:
-        failing.setattr(watch, "stamp_of", lambda _: watch.UNKNOWN)
-        failing.setattr(watch, "_ODD_SECONDS", 0)
+        failing.setattr(watch, "stamp_of", lambda _: watch.UNKNOWN_STAMP)
+        failing.setattr(watch, "_GRACE_SECONDS", 0)
         assert not looks.look()
         put(tmp_path, "new.png")
         assert names(looks.look()) == ["new.png"]  # to be counted as not inspected

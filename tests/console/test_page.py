@@ -111,6 +111,35 @@ def test_a_tiff_that_no_browser_shows_is_shown(running: Running, open_page: Open
     expect(page.locator("#frame")).to_have_js_property("naturalWidth", 96)
 
 
+def test_a_tiff_is_shown_whatever_came_after_it(running: Running, open_page: Open) -> None:
+    def after_others(route: Route) -> None:
+        for number in range(100):
+            send(running.url, plain(30), f"later {number}")
+        route.continue_()
+
+    page = open_page(running.url)
+    page.route("**/v1/verdicts?*", after_others)
+    page.get_by_role("button", name="Inspect a picture").click()
+    page.get_by_label("Product", exact=True).select_option("tile")
+    tiff = encoded(Image.open(BytesIO(part(3))), "TIFF")
+    page.locator("#inspect-file").set_input_files(
+        {"name": "part.tif", "mimeType": "image/tiff", "buffer": tiff}
+    )
+    lamp(page, "NG", "part.tif")
+    expect(page.locator("#frame")).to_have_js_property("naturalWidth", 96)
+
+
+def test_a_tiff_that_is_not_remembered_has_no_picture(models: Path, open_page: Open) -> None:
+    with serving(models, history_bytes=0) as running:
+        page = open_page(running.url)
+        page.get_by_role("button", name="Inspect a picture").click()
+        tiff = encoded(Image.open(BytesIO(part(3))), "TIFF")
+        page.locator("#inspect-file").set_input_files(
+            {"name": "part.tif", "mimeType": "image/tiff", "buffer": tiff}
+        )
+        expect(page.locator("#no-picture")).to_contain_text("is not kept")
+
+
 def test_a_picture_from_the_camera(running: Running, open_page: Open) -> None:
     page = open_page(running.url)
     page.keyboard.press("i")

@@ -164,6 +164,32 @@ async def test_an_image_is_not_blamed_for_workers_that_were_killed(
             await job
 
 
+@on_a_loop
+async def test_an_image_is_not_blamed_for_a_crash_on_a_slow_machine(ends: Ends) -> None:
+    """The limit is for CPU time: more time may pass until another signal ends the worker."""
+    seconds, over = 0.2, asyncio.Event()
+    pool = Pool(1, seconds, one_by_one(ends.start, real))
+    await pool.start()
+    job = asyncio.create_task(decode(pool))
+    await ends.asked()
+    asyncio.get_running_loop().call_later(seconds, over.set)
+    await over.wait()
+    ends.sockets[0].send(bytes([signal.SIGSEGV]))
+    assert await job == 7
+    await pool.close()
+
+
+def test_a_start_that_fails_keeps_no_descriptor_open() -> None:
+    def descriptors() -> int:
+        return len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+
+    before = descriptors()
+    for _ in range(3):
+        with pytest.raises(OSError, match="allocate memory"):
+            new_worker(WANTED, 2**47)
+    assert descriptors() == before
+
+
 @pytest.mark.parametrize("ended_by", [signal.SIGKILL, signal.SIGSEGV])
 def test_the_fork_server_tells_what_has_ended_a_worker(ended_by: signal.Signals) -> None:
     with closing(real()) as channel:

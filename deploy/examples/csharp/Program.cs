@@ -102,14 +102,14 @@ var reading = Task.Run(async () =>
 
 try
 {
-    foreach (var path in args[2..])
+    foreach (var (path, number) in args[2..].Select((path, number) => (path, number)))
     {
         await SendAsync(
             new InspectRequest
             {
                 Image = ByteString.CopyFrom(await File.ReadAllBytesAsync(path)),
                 Product = args[1],
-                FrameId = Path.GetFileName(path),
+                FrameId = $"{number}-{Path.GetFileName(path)}", // two pictures may have one name
                 Include = { "regions" },
             },
             Stopwatch.StartNew(),
@@ -125,4 +125,4 @@ catch (RpcException error)
     Console.Error.WriteLine($"{waiting.Count} not inspected: {error.Status.StatusCode} {error.Status.Detail}");
     return 1;
 }
-return allOk ? 0 : 3;
+return allOk && left == 0 ? 0 : 3; // the service may have ended the stream

@@ -66,7 +66,7 @@ class Sent:
 
 @dataclass
 class Camera:
-    """One run. After `stop` it sends no more pictures and waits for those in flight."""
+    """One run. Once `stopped` is set, it sends no more pictures and waits for those in flight."""
 
     client: AsyncClient
     product: str
@@ -79,7 +79,7 @@ class Camera:
     ended: bool = False
     """Whether there were no more pictures, or `count` was reached."""
     dropped: bool = False
-    """Whether a picture was not sent since the camera was stopped."""
+    """Whether the stop kept a picture from being sent."""
     _under_way: dict[str, tuple[int, Path]] = field(default_factory=dict)
     _unread: asyncio.Queue[Sent] = field(default_factory=asyncio.Queue)
 
@@ -105,9 +105,6 @@ class Camera:
             unread.cancel()
             await asyncio.wait({coming, unread})
             await outcomes.aclose()
-
-    def stop(self) -> None:
-        self.stopped.set()
 
     async def _frames(self, pictures: AsyncIterator[PictureFile], count: int | None) -> AsyncIterator[Frame]:
         number = 0

@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parse(__doc__, arguments)
     try:
         return asyncio.run(_run(given))
-    except (ClientError, OSError, UnicodeError) as error:
+    except (ClientError, OSError) as error:
         _say(error)
     except KeyboardInterrupt:
         _say(_AT_ONCE)
@@ -75,7 +75,7 @@ async def _note(pictures: AsyncGenerator[Sent], tally: Tally, records: Records, 
 
 
 def _left(given: argparse.Namespace, camera: Camera, watch: Watch | None) -> bool:
-    """Whether a stop kept pictures from being sent. An endless run always ends so: that is no sign."""
+    """Whether a stop kept pictures from being sent. An endless run only ends by one: that does not count."""
     if camera.ended:
         return False
     if watch is not None and given.count is None:
@@ -105,7 +105,7 @@ def _stop_on_signals(camera: Camera) -> None:
         if camera.stopped.is_set():
             _say(_AT_ONCE)
             os._exit(1)  # anything else waits for threads, which may hang in reading or writing a file
-        camera.stop()
+        camera.stopped.set()
 
     for number in (signal.SIGINT, signal.SIGTERM):
         with suppress(NotImplementedError):  # on Windows Ctrl-C ends it at once
@@ -149,7 +149,7 @@ def _options(given: argparse.Namespace) -> Options:
     if given.certificate is not None:
         options["certificate"] = (given.certificate, given.key)
     if given.token_file is not None:
-        options["token"] = given.token_file.read_text(encoding="ascii").strip()
+        options["token"] = given.token_file.read_text(encoding="ascii", errors="replace").strip()
     elif token := os.environ.get("DRD_TOKEN"):
         options["token"] = token
     return options

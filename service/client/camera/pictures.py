@@ -47,7 +47,7 @@ class PictureFile:
     """Of the file that is meant, if another may take its name before it is read."""
 
     def read(self) -> bytes:
-        """OSError also for what is no picture for sure: reading it could fail badly, or wait for ever."""
+        """OSError also for what can't be a picture: reading it could fail badly, or wait for ever."""
         if not stat.S_ISREG(self.path.stat().st_mode):
             raise OSError(errno.EINVAL, "Not a regular file")
         with self.path.open("rb") as file:

@@ -14,14 +14,12 @@ from pathlib import Path
 from service.client.camera.pictures import PictureFile, Stamp, is_picture
 
 _LOOK_SECONDS = 0.02
-_ODD_SECONDS = 2.0
-"""How long a file stays empty, or unreadable, before that counts: it may be about to be written."""
+_GRACE_SECONDS = 2.0
+"""An empty or unreadable file may be about to be written: only after this time is it given."""
 _FORGET_SECONDS = 600.0
-LOOKED_AT_AGAIN = 500
+RECHECKS_PER_LOOK = 500
 """How many files that were sent already are checked for a change at each look, in turn."""
-
-
-UNKNOWN = Stamp(0, 0, 0, 0)
+UNKNOWN_STAMP = Stamp(0, 0, 0, 0)
 """Of a file about which nothing can be learned."""
 
 
@@ -35,9 +33,8 @@ class _Known:
 
 @dataclass(frozen=True, slots=True)
 class _Changing:
-    """A file seen with this `stamp` first at `first`; at `since` it was absent or another.
-
-    Instants of `time.monotonic`.
+    """A file first seen with this `stamp` at `first`. `since`: the last look at which it was absent or had
+    another. Both are instants of `time.monotonic`.
     """
 
     stamp: Stamp
@@ -62,7 +59,7 @@ class Watch:
         self._gone = dict[str, float]()
         """Known, but missing since that instant."""
         self._complete = self._given = 0
-        self._one = threading.Lock()  # a look may outlive the task that began it
+        self._looking = threading.Lock()  # a look may outlive the task that began it
         self._looked = time.monotonic()
         for name in self._listed():
             if (stamp := stamp_of(folder / name)) is not None:
@@ -105,13 +102,13 @@ class Watch:
 
     def look(self) -> list[PictureFile]:
         """What has become complete, in the order of modification. OSError if the folder can't be listed."""
-        with self._one:
+        with self._looking:
             return self._look()
 
     def _look(self) -> list[PictureFile]:
         start = time.monotonic()
         listed = self._listed()
-        again = list(islice(self._known, LOOKED_AT_AGAIN))
+        again = list(islice(self._known, RECHECKS_PER_LOOK))
         for name in again:
             self._known.move_to_end(name)
         new = [name for name in listed if name not in self._known]
@@ -121,7 +118,7 @@ class Watch:
             if change is None:
                 continue
             changing[name] = change
-            wait = self._settle if change.stamp.size else max(self._settle, _ODD_SECONDS)
+            wait = self._settle if change.stamp.size else max(self._settle, _GRACE_SECONDS)
             if time.monotonic() - change.first >= wait:
                 complete.append(name)
         self._note_missing(listed, start)
@@ -145,7 +142,7 @@ class Watch:
         """None: it is as it was when sent, or was removed, or is a folder."""
         stamp = stamp_of(self._folder / name)
         known, before = self._known.get(name), self._changing.get(name)
-        if stamp is None or (known is not None and stamp == UNKNOWN):  # that need not be another picture
+        if stamp is None or (known and stamp == UNKNOWN_STAMP):  # that need not be another picture
             return None
         if known is not None and stamp == known.stamp:
             known.looked = start
@@ -177,7 +174,7 @@ def stamp_of(path: Path) -> Stamp | None:
         except FileNotFoundError:
             return None
         except OSError:
-            return UNKNOWN
+            return UNKNOWN_STAMP
         return Stamp(facts.st_mtime_ns, 0, facts.st_ino, facts.st_ctime_ns)
     if stat.S_ISDIR(facts.st_mode):
         return None

@@ -82,9 +82,8 @@ export class Inspecting {
       await image.decode();
       return url;
     } catch {
-      const { records } = await (await ask(`/v1/verdicts?product=${encodeURIComponent(record.product)}`)).json();
-      const same = records.find((one) => one.request_id === record.request_id);
-      return `/v1/verdicts/${same?.id}/frame`;
+      const { records: [same] } = await (await ask(`/v1/verdicts?request_id=${encodeURIComponent(record.request_id)}`)).json();
+      return same ? `/v1/verdicts/${same.id}/frame` : url; // without it, the page says that there is no picture
     }
   }
 
