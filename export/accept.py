@@ -34,7 +34,8 @@ def verify_engines(entries: Sequence[EngineEntry], baseline: Baseline) -> list[C
     """Every engine, compared with the checkpoint and timed, in order of preference.
 
     Raises ParityError on a flip, except by an int8 engine, which is rejected: not every network can be
-    quantised. So are float16 engines that can't be run here if their graph fails or flips on the CPU.
+    quantised. Also rejected are float16 engines that can't be run here and whose graph fails or flips on the
+    CPU.
     """
     candidates = [_verified(entry, baseline) for entry in entries]
     candidates = _checked_on_the_cpu(candidates, baseline)

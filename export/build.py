@@ -34,7 +34,7 @@ from export.report import say, show_golden, show_parity, show_thresholds
 from export.roi import Roi, read_roi
 from export.sources import calibration_images, defective_images
 from export.trace import trace
-from export.validation import ValidationFrames
+from export.validation import validation_frames
 from training.checkpoint import DRD, RESUME, Checkpoint, load_checkpoint
 from training.evaluate import read_frames, score_images
 from training.geometry import Geometry
@@ -52,8 +52,9 @@ class ExportOptions:
     """The options of `drd-export`: what to make of the checkpoint in the folder `checkpoint`, and into which
     folder `models`.
 
-    `calibration` None: the images that training set aside; `engines` None: all that can be built here;
-    `version` None: the next one; `key`: PEM file of the private key that signs the bundle.
+    `calibration` None: the images that training set aside; `max_false_reject`: 0 to 0.5; `min_area`: pixels
+    of the sent image; `version` None: the next one; `roi`: JSON file (export/roi.py); `engines` None: all
+    that can be built here; `key`: PEM file of the private key that signs the bundle.
     """
 
     checkpoint: Path
@@ -94,7 +95,9 @@ def build(options: ExportOptions) -> Path:
     golden = choose_golden(calibration.scores, thresholds.image.threshold, defective, geometry, drd.predict)
     show_golden(golden.entries)
     to_validate, to_quantise = good[1::2], good[::2]  # apart, so that the ranges are tried on other images
-    validation = ValidationFrames.take(to_validate, defective, geometry, drd.predict)
+    if options.calibration is None:  # no engine is made with what sets the threshold
+        to_validate, to_quantise = good, [sample.path for sample in checkpoint.samples("select")]
+    validation = validation_frames(to_validate, defective, geometry, drd.predict)
     with staging_folder(options.models) as root:
         _write_graphs(drd, geometry, root)
         golden.save(root)

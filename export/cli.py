@@ -9,10 +9,9 @@ from pathlib import Path
 from types import FrameType
 
 from export.build import ExportOptions, build
-from export.bundle.engines.specs import ENGINES, UnknownEngineError
+from export.bundle.engines.specs import ENGINES, UnknownEngineError, spec_of
 from export.bundle.manifest import MAX_VERSION
 from export.errors import FAILURES, message_of
-from export.prepare import check_ids
 from training.messages import print_in_any_encoding
 
 _MIN_BUDGET = 1e-6
@@ -145,13 +144,15 @@ def pixels(text: str) -> int:
 
 
 def engines(text: str) -> tuple[str, ...]:
-    names = [name for name in text.split(",") if name]
+    names = tuple(dict.fromkeys(filter(None, text.split(","))))
     if not names:
         raise argparse.ArgumentTypeError("no engine is named; leave the option out for all")
     try:
-        return check_ids(names)
+        for name in names:
+            spec_of(name)
     except UnknownEngineError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+    return names
 
 
 def version(text: str) -> int:

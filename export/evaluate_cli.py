@@ -59,9 +59,9 @@ def _bundle(options: argparse.Namespace) -> tuple[dict[str, object], Evaluation]
     dataset = open_dataset(options.data, manifest.product)
     with closing(bundle.start(options.engine or "auto")) as predictor:
         print(f"{manifest.product} version {manifest.version} on {predictor.engine_id}\n{dataset}")
+        samples = labelled(dataset, manifest.geometry, options.skip_unreadable)
         if not dataset.test:
             print("WARNING: pictures that were learned from or calibrated with flatter the figures")
-        samples = labelled(dataset, manifest.geometry, options.skip_unreadable)
         evaluation = evaluate_bundle(predictor, samples)
         facts = {
             "product": manifest.product,

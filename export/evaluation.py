@@ -1,6 +1,6 @@
 """Quality figures of a checkpoint or a bundle on labelled images."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from export.bundle.bundle import Predictor
@@ -9,7 +9,7 @@ from export.bundle.reading import Verdict, read, require_finite
 from export.sources import readable
 from training.checkpoint import Checkpoint
 from training.datasets import Dataset, DatasetError, Sample
-from training.evaluate import Evaluator, Scored, score_images
+from training.evaluate import Scored, evaluate, score_images
 from training.geometry import Geometry
 from training.metrics import Quality
 
@@ -91,11 +91,14 @@ def evaluate_bundle(predictor: Predictor, samples: Sequence[Sample]) -> Evaluati
 def _evaluated(
     samples: Sequence[Sample], results: Iterable[Scored], geometry: Geometry, predictor: Predictor | None
 ) -> Evaluation:
-    evaluator, images = Evaluator(samples, geometry), list[ImageResult]()
-    for sample, scored in zip(samples, results, strict=True):
-        images.append(_result(sample, scored, predictor))
-        evaluator.add(scored)
-    return Evaluation(evaluator.result().quality, tuple(images))
+    images = list[ImageResult]()
+
+    def judged() -> Iterator[Scored]:
+        for sample, scored in zip(samples, results, strict=True):
+            images.append(_result(sample, scored, predictor))
+            yield scored
+
+    return Evaluation(evaluate(samples, judged(), geometry).quality, tuple(images))
 
 
 def _result(sample: Sample, scored: Scored, predictor: Predictor | None) -> ImageResult:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from export.bundle.manifest import GOLDEN_STEP, GoldenFrame, GoldenKind
+from export.bundle.reading import require_finite
 from training.evaluate import Predict
 from training.geometry import Geometry, read_rgb
 from training.synthesis import Damage, synthesise
@@ -54,7 +55,7 @@ def choose_golden(
     nearest to the raw `threshold`, other good ones, `defective` ones, and pseudo-abnormal versions of the
     good ones.
 
-    `predict` is the checkpoint's.
+    `predict` is the checkpoint's. Raises FrameFailed if its output for one is not finite.
     """
     ranked = sorted(calibration, key=lambda path: abs(calibration[path] - threshold))
     nearest, good = ranked[:_MAX_EACH], spread(ranked[_MAX_EACH:], _MAX_EACH) or ranked[:_MAX_EACH]
@@ -65,6 +66,8 @@ def choose_golden(
     ]
     chosen += _damaged_versions([frame for frame in chosen if frame[0] == "good"])
     predictions = [predict(frame[np.newaxis]) for _, _, frame in chosen]
+    for (kind, source, _), (heatmap, score) in zip(chosen, predictions, strict=True):
+        require_finite(heatmap, float(score[0]), f"{source} ({kind}): the network's output for it")
     entries = (
         GoldenFrame(
             file=f"golden/{number:02}-{kind}.png", kind=kind, source=source, raw_score=float(score[0])

@@ -41,7 +41,7 @@ def publish(
     while True:
         number = version or next_version(product)
         target = product / str(number)
-        refuse_taken(product, number)
+        refuse_taken(product, version)
         write_manifest(root, manifest.model_copy(update={"version": number}))
         if key is not None:
             key.sign(root)

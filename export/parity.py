@@ -2,8 +2,7 @@
 then on the validation frames. The float16 graph of engines that need a GPU is compared on the CPU, where
 every value is rounded as there."""
 
-import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -35,7 +34,6 @@ from export.bundle.reading import judge
 from export.bundle.scale import THRESHOLD
 from export.float16 import simulate_float16
 from export.golden import Golden
-from export.validation import ValidationFrames
 from training.geometry import Geometry
 
 
@@ -44,7 +42,8 @@ class ParityError(ValueError):
 
 
 class EngineParity(BaseModel):
-    """The comparison of one engine with the checkpoint. Deviations are the largest, on the 0 to 1 scales.
+    """The comparison of one engine with the checkpoint. Deviations are the largest, on the 0 to 1 scales: of
+    scores on golden frames; of heatmaps also on the validation frames, unless the engine computes in float32.
 
     `guard_band`: half the width of the interval around the threshold in which the verdict is REVIEW: twice
     the largest score deviation on golden frames, or the largest on the validation frames if that is more. Of
@@ -91,7 +90,7 @@ class Baseline:
     root: Path
     geometry: Geometry
     golden: Golden
-    validation: ValidationFrames
+    validation: Reference
     thresholds: Thresholds
 
     def open(self, entry: EngineEntry) -> Engine:
@@ -136,19 +135,24 @@ def _compared(
     """`name` is an engine's id, or what the messages call it."""
     run = partial(_run, engine, precision)
     seen = list(_on_golden_frames(name, batch_sizes, run, baseline))
+    score = max(one.of_score for one in seen)
     parity = EngineParity(
         id=name,
         status="verified",
         batch_sizes=batch_sizes,
-        max_score_deviation=_largest(one.of_score for one in seen),
-        max_heatmap_deviation=_largest(one.of_heatmap for one in seen),
-        guard_band=2 * _largest(one.of_score for one in seen),
+        max_score_deviation=score,
+        max_heatmap_deviation=max(one.of_heatmap for one in seen),
+        guard_band=2 * score,
         flips=0,
     )
     if parity.rejection or precision == "f32":
         return parity
-    elsewhere = _largest(_on_validation_frames(max(batch_sizes), run, baseline))
-    return parity.model_copy(update={"guard_band": max(parity.guard_band or 0.0, elsewhere)})
+    windows = cyclic_windows(len(baseline.validation.frames), (max(batch_sizes),))
+    seen += deviations(run, baseline.validation, baseline.thresholds, windows)
+    heatmap, elsewhere = max(one.of_heatmap for one in seen), max(one.of_score for one in seen)
+    return parity.model_copy(
+        update={"max_heatmap_deviation": heatmap, "guard_band": max(2 * score, elsewhere)}
+    )
 
 
 def _on_golden_frames(
@@ -169,14 +173,6 @@ def _on_golden_frames(
         yield seen
 
 
-def _on_validation_frames(batch_size: int, run: Run, baseline: Baseline) -> Iterator[float]:
-    """The score's deviation on each frame."""
-    frames, scale = baseline.validation.frames, baseline.thresholds.image
-    expected = scale.scores(baseline.validation.scores)
-    for window in cyclic_windows(len(frames), (batch_size,)):
-        yield from np.abs(scale.scores(run(frames[window]).score) - expected[window]).tolist()
-
-
 def _run(engine: Engine, precision: Precision, frames: NDArray[np.uint8]) -> Prediction:
     """Raises EngineFailed also if a value is not finite: the service could not judge the frame."""
     prediction = run_engine(engine, frames)
@@ -193,8 +189,3 @@ def is_flip(reference: float, score: float) -> bool:
     """
     verdict, _ = judge(score, MAX_GUARD_BAND)
     return verdict == ("OK" if reference > THRESHOLD else "NG")
-
-
-def _largest(deviations: Iterable[float]) -> float:
-    """Infinite if one of them is NaN."""
-    return max(deviation if math.isfinite(deviation) else math.inf for deviation in deviations)

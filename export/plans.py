@@ -112,12 +112,9 @@ def _module(flavour: str) -> Any:
             importlib.import_module(RTX_PLUGIN)  # loads the native library that the bindings call
         return importlib.import_module(name)
     except (ImportError, OSError) as error:
+        absent = importlib.util.find_spec(name) is None
         missing = f"{name} is not installed: install the extra {flavour}"
-        raise BundleError(missing if _absent(name) else f"{error}") from error
-
-
-def _absent(name: str) -> bool:
-    return importlib.util.find_spec(name) is None
+        raise BundleError(missing if absent else f"{error}") from error
 
 
 def _serialized(module: Any, flavour: str, target: str, graph: Path, geometry: Geometry) -> bytes:

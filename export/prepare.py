@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from export.bundle.engines.specs import ENGINES, EVERYWHERE, spec_of
 from export.bundle.manifest import FLOAT32_CONVOLUTIONS, GRAPH, INT8_GRAPH, BundleError, EngineEntry
 from export.plans import build_plan, plans_for_here, why_not_buildable
-from export.quantise import QuantisingError, quantise
+from export.quantise import quantise
 from training.geometry import Geometry
 
 _MORE_FLOAT32_CONVOLUTIONS = 20
@@ -27,14 +27,6 @@ class Prepared:
     left_out: dict[str, str]
 
 
-def check_ids(ids: Iterable[str]) -> tuple[str, ...]:
-    """`ids` without duplicates. Raises UnknownEngineError."""
-    wanted = tuple(dict.fromkeys(ids))
-    for name in wanted:
-        spec_of(name)
-    return wanted
-
-
 def check_buildable(wanted: Iterable[str] | None) -> None:
     """Raises BundleError if one of `wanted` can't be built here. Called first, before any long step."""
     for name in wanted or ():
@@ -47,15 +39,13 @@ def prepare(
 ) -> Prepared:
     """Writes the files of the engines `wanted` (None: all that can be built here) into the unfinished bundle
     at `root`, which has the graphs. Int8 ranges come from `good` frames uint8 [F, H, W, 3]. Raises
-    BundleError."""
+    BundleError if one of `wanted` can't be made."""
     every = [*plans_for_here(), *(name for name, spec in ENGINES.items() if not spec.is_plan)]
     names = dict.fromkeys([*(every if wanted is None else wanted), EVERYWHERE])
     entries, left_out = list[EngineEntry](), dict[str, str]()
     for name in names:
         try:
             entries.append(_prepared(name, root, geometry, good))
-        except QuantisingError as error:
-            left_out[name] = str(error)
         except BundleError as error:
             if wanted is not None:
                 raise

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
+from export.bundle.manifest import BundleError
 from export.bundle.tensors import FRAMES, STUDENT, TEACHER
 from export.nodes import ancestors
 from training.messages import one_line
@@ -33,23 +34,19 @@ _HOW = {
 }
 
 
-class QuantisingError(ValueError):
-    """The graph cannot be quantised."""
-
-
 def quantise(model: onnx.ModelProto, frames: NDArray[np.uint8]) -> onnx.ModelProto:
     """A copy of `model`, which `export.trace` made, with int8 convolutions between the teacher's and the
     student's features: weights scaled per channel, activations by their range on `frames` uint8 [F, H, W, 3].
 
-    Raises QuantisingError.
+    Raises BundleError if that can't be done.
     """
     chosen = list(_to_quantise(model.graph.node))
     if not chosen:  # the library would quantise all nodes
-        raise QuantisingError("there is no convolution to quantise")
+        raise BundleError("the graph has no convolution to quantise")
     try:
         return _quantised(model, frames, chosen)
     except Exception as error:  # exceptions of this library have no common base class
-        raise QuantisingError(f"the graph can't be quantised: {one_line(error)}") from error
+        raise BundleError(f"the graph can't be quantised: {one_line(error)}") from error
 
 
 def _quantised(model: onnx.ModelProto, frames: NDArray[np.uint8], chosen: list[str]) -> onnx.ModelProto:

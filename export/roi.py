@@ -128,7 +128,7 @@ def draw(polygons: tuple[tuple[Point, ...], ...], geometry: Geometry) -> NDArray
 
 
 def _inside(polygon: tuple[Point, ...], x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which points of the grid are: to the left of an odd number of its edges."""
+    """Which grid points are inside, by the even-odd rule: to the left of an odd number of edges."""
     inside = np.zeros((y.size, x.size), bool)
     for (x0, y0), (x1, y1) in zip(polygon, polygon[1:] + polygon[:1], strict=True):
         if y0 != y1:

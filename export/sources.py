@@ -6,7 +6,7 @@ from pathlib import Path
 
 from export.golden import spread
 from export.report import say
-from training.checkpoint import Checkpoint
+from training.checkpoint import Checkpoint, CheckpointError
 from training.datasets import DatasetError, Sample, open_dataset, parts_of
 from training.evaluate import read_sample
 from training.geometry import Geometry, UnreadableImage, image_digest
@@ -19,9 +19,11 @@ def calibration_images(checkpoint: Checkpoint, folder: Path | None, skip: bool =
     """Good images that training has not seen, those it set aside or the new ones in `folder`, of which `skip`
     leaves unreadable ones out: the part that each shows."""
     if folder is None:
-        checkpoint.samples("fit")  # a changed data set is refused, whichever of its images changed
-        checkpoint.samples("select")
-        samples = checkpoint.samples("calibrate")
+        try:  # a changed data set is refused, whichever of its images changed
+            splits = {split: checkpoint.samples(split) for split in checkpoint.splits}
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}; give good images with --calibration") from error
+        samples = splits["calibrate"]
         say("Calibration", f"{len(samples)} good images that training set aside")
     else:
         given: Sequence[Sample] = open_dataset(folder, checkpoint.product).train

@@ -60,6 +60,6 @@ def _forget_origin(model: onnx.ModelProto) -> None:
     """Removes the exporter's metadata: stack traces with paths of this machine, which change the bytes."""
     graph = model.graph
     values = (*graph.input, *graph.output, *graph.value_info, *graph.initializer)
-    for part in (model, graph, *graph.node, *values):
-        part.ClearField("metadata_props")
-        part.ClearField("doc_string")
+    for message in (model, graph, *graph.node, *values):
+        message.ClearField("metadata_props")
+        message.ClearField("doc_string")

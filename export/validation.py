@@ -5,12 +5,13 @@ needed to see the worst case, above all defective parts: their activations lie o
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from export.bundle.deviations import Reference
+from export.bundle.manifest import GOLDEN_STEP
+from export.bundle.reading import require_finite
 from export.golden import pseudo_abnormal, spread
 from training.evaluate import BATCH, Predict, read_frames
 from training.geometry import Geometry
@@ -19,22 +20,25 @@ _MAX_EACH = 48
 """Frames of each kind."""
 
 
-@dataclass(frozen=True, slots=True)
-class ValidationFrames:
-    """`frames` uint8 [N, H, W, 3], and the checkpoint's raw float32 `scores` [N] of them."""
+def validation_frames(
+    good: Sequence[Path], defective: Sequence[Path], geometry: Geometry, predict: Predict
+) -> Reference:
+    """Up to 48 `good` images, up to 48 `defective` ones, and a pseudo-abnormal version of each of the first.
 
-    frames: NDArray[np.uint8]
-    scores: NDArray[np.float32]
-
-    @staticmethod
-    def take(
-        good: Sequence[Path], defective: Sequence[Path], geometry: Geometry, predict: Predict
-    ) -> "ValidationFrames":
-        """Up to 48 `good` images, a pseudo-abnormal version of each, and up to 48 `defective` ones."""
-        intact = read_frames(spread(good, _MAX_EACH), geometry)
-        frames = [intact, pseudo_abnormal(intact, "mix")]  # "mix": damage of many shapes, strong and faint
-        if defective:
-            frames.append(read_frames(spread(defective, _MAX_EACH), geometry))
-        every = np.concatenate(frames)
-        batches = (every[start : start + BATCH] for start in range(0, len(every), BATCH))
-        return ValidationFrames(every, np.concatenate([predict(batch)[1] for batch in batches]))
+    `predict` is the checkpoint's; of its heatmaps, every fourth pixel of every fourth row is kept. Raises
+    FrameFailed if its output for one is not finite.
+    """
+    intact = spread(good, _MAX_EACH)
+    paths = [*intact, *spread(defective, _MAX_EACH)]
+    frames = read_frames(paths, geometry)
+    damaged = pseudo_abnormal(frames[: len(intact)], "mix")  # "mix": damage of many shapes, strong and faint
+    frames = np.concatenate([frames, damaged])
+    heatmaps, scores = [], []
+    for start in range(0, len(frames), BATCH):
+        heatmap, score = predict(frames[start : start + BATCH])
+        heatmaps.append(heatmap[:, ::GOLDEN_STEP, ::GOLDEN_STEP].copy())  # the rest can be freed
+        scores.append(score)
+    reference = Reference(frames, np.concatenate(scores), np.concatenate(heatmaps))
+    for path, heatmap, score in zip([*paths, *intact], reference.heatmaps, reference.scores, strict=True):
+        require_finite(heatmap, score, f"{path}: the network's output for it, or for a damaged version,")
+    return reference

@@ -54,7 +54,7 @@ class Checkpoint(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal[13] = 13
+    format: Literal[14] = 14
     product: str
     recipe: Recipe
     rule: ScoreRule
@@ -165,32 +165,32 @@ def write_tensors(
     In a folder, since safetensors leaves a temporary file when it is killed: the next call removes it.
     """
     folder = path.with_suffix(".writing")
-    part = folder / path.name
+    temporary = folder / path.name
     shutil.rmtree(folder, ignore_errors=True)
     try:
         folder.mkdir()
-        save_file(tensors, part, metadata)
-        part.chmod(folder.stat().st_mode & 0o666)  # others may read it, as what is beside it
+        save_file(tensors, temporary, metadata)
+        temporary.chmod(folder.stat().st_mode & 0o666)  # others may read it, as what is beside it
     except (OSError, SafetensorError) as error:  # such as a full disk, which doesn't say of what
         shutil.rmtree(folder, ignore_errors=True)
         raise OSError(f"{path}: cannot be written ({one_line(error)})") from error
     for file in outdated:
         file.unlink(missing_ok=True)
-    part.replace(path)
+    temporary.replace(path)
     folder.rmdir()
 
 
 def write_atomically(path: Path, content: bytes) -> None:
     """A reader sees the old file or the new one, never half of it."""
-    part = path.with_name(path.name + ".part")
+    temporary = path.with_name(path.name + ".part")
     try:
-        with part.open("wb") as file:
+        with temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:  # which names no file if the disk is full
         raise OSError(f"{path}: cannot be written ({error.strerror})") from error
-    part.replace(path)
+    temporary.replace(path)
 
 
 def write_json(path: Path, content: Mapping[str, object]) -> None:

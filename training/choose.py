@@ -45,9 +45,11 @@ def candidates(recipe: Recipe) -> list[ScoreRule]:
     if recipe.rule == "mean":
         return [ScoreRule()]
     if recipe.rule == "drd":
-        return [ScoreRule(factor=True)]
+        return [ScoreRule(refinement=True)]
     return [
-        ScoreRule(normalise=True, sigma=sigma, top=top) for top in (0.003, 0.01, 0.0) for sigma in (4.0, 8.0)
+        ScoreRule(normalise=True, sigma=sigma, top_fraction=top)
+        for top in (0.003, 0.01, 0.0)
+        for sigma in (4.0, 8.0)
     ]
 
 
@@ -67,29 +69,30 @@ def choose_rule(drd: DRD, recipe: Recipe, select: Tensor, seed: int) -> list[Can
     versions = [_maps(drd, synthesise(select, damage_of(recipe), each)[0], batch) for each in walk]
     damaged = [torch.cat(one) for one in zip(*versions, strict=True)]
     truth = np.repeat([False, True], [len(select), count])
+    drd.heatmap.fit(normal)  # for all rules
     tried = []
     for rule in candidates(recipe):
-        fit_rule(drd, rule, normal)
+        drd.heatmap.set_rule(rule)
         scores = np.concatenate([_scores(drd, normal), _scores(drd, damaged)])
         tried.append(Candidate(rule, float(roc_auc_score(truth, scores))))
     best = max(candidate.auroc for candidate in tried)
     margin = _MARGIN if len(select) >= _ENOUGH else math.inf
     chosen = next(candidate for candidate in tried if candidate.auroc > best - margin)
-    fit_rule(drd, chosen.rule, normal)
+    drd.heatmap.set_rule(chosen.rule)
     return [chosen, *(candidate for candidate in tried if candidate is not chosen)]
 
 
-def jumps(drd: DRD, select: Tensor) -> int:
+def level_changes(drd: DRD, select: Tensor) -> int:
     """For how many of `select` DRD's refinement takes another level with networks computed in bfloat16."""
-    device, moved = drd.heatmap.scale.device.type, 0
+    device, changes = drd.heatmap.scale.device.type, 0
     for frames in tqdm(torch.split(select, _BATCH), "precision", unit="batch", leave=False, disable=None):
         chosen = []
         for rounded in (False, True):
             with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=rounded):
                 teacher, student = ([level.float() for level in side] for side in drd.features(frames))
             chosen.append(drd.heatmap.least_varying(drd.compare(teacher, student)))
-        moved += int((chosen[0] != chosen[1]).sum())
-    return moved
+        changes += int((chosen[0] != chosen[1]).sum())
+    return changes
 
 
 def damage_of(recipe: Recipe) -> Damage:
@@ -97,17 +100,10 @@ def damage_of(recipe: Recipe) -> Damage:
     return "mix" if recipe.synthesis == "none" else recipe.synthesis
 
 
-def fit_rule(drd: DRD, rule: ScoreRule, normal: list[Tensor]) -> None:
-    """Give `drd` this rule, its numbers fitted on the maps of held-out normals `[n, h, w]`."""
-    heatmap = drd.heatmap
-    heatmap.set_rule(rule)
-    heatmap.fit(normal)
-
-
 def _maps(drd: DRD, frames: Tensor, batch: int) -> list[Tensor]:
     with torch.inference_mode():
-        parts = [drd.maps(each) for each in torch.split(frames, batch)]
-    return [torch.cat(one) for one in zip(*parts, strict=True)]
+        chunks = [drd.maps(each) for each in torch.split(frames, batch)]
+    return [torch.cat(one) for one in zip(*chunks, strict=True)]
 
 
 def _scores(drd: DRD, maps: list[Tensor]) -> NDArray[np.float32]:

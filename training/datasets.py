@@ -217,9 +217,9 @@ def _visa(root: Path, product: str | None) -> Dataset:
         raise DatasetError(f"{root}: VisA holds {', '.join(objects)}; name one with --product")
     samples: dict[str, list[Sample]] = {"train": [], "test": []}
     for line, row in rows.items():
-        part = row["split"].lower()
-        if row["object"] == product and part in samples:
-            samples[part].append(_visa_sample(root, row, f"{table}, line {line}"))
+        split = row["split"].lower()
+        if row["object"] == product and split in samples:
+            samples[split].append(_visa_sample(root, row, f"{table}, line {line}"))
     train = tuple(sorted((s for s in samples["train"] if not s.defective), key=lambda s: s.name))
     return Dataset(root, product, "VisA", train, tuple(sorted(samples["test"], key=lambda s: s.name)))
 

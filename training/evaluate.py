@@ -53,7 +53,8 @@ def score_images(
     batch_sizes: Sequence[int] = range(1, BATCH + 1),
 ) -> Iterator[Scored]:
     """Scores images in order, with a progress bar titled `label`; one batch in memory at a time, of the
-    largest of `batch_sizes` that the rest fills. 1 is among them. Raises UnreadableImage naming the file."""
+    largest size in `batch_sizes` (which contains 1) that the rest fills. Raises UnreadableImage naming the
+    file."""
     rest = list(paths)
     with tqdm(total=len(rest), desc=label, unit="image", leave=False, disable=None) as progress:
         while rest:
@@ -81,50 +82,29 @@ class ScoredSet:
     quality: Quality
 
 
-class Evaluator:
-    """Takes the results of a labelled test set one by one, then gives its figures.
+def evaluate(samples: Sequence[Sample], results: Iterable[Scored], geometry: Geometry) -> ScoredSet:
+    """Figures of `results`, one per sample, in order. Raises DatasetError for a mask that is not its image's.
 
     Pixel figures come from the good images and those defective ones that have a mask with at least a pixel at
     the network's size; heatmaps are kept only where there are masks.
     """
-
-    def __init__(self, samples: Sequence[Sample], geometry: Geometry) -> None:
-        self._samples, self._geometry = tuple(samples), geometry
-        self._masked = any(sample.mask is not None for sample in samples)
-        size = (sum(map(self._has_pixels, samples)), geometry.height, geometry.width)
-        self._heatmaps, self._masks = np.empty(size, np.float32), np.zeros(size, np.bool_)
-        self._scores = list[float]()
-        self._kept = self._lost = 0
-
-    def add(self, scored: Scored) -> None:
-        """The result of the next sample. Raises DatasetError for a mask that is not its image's."""
-        sample = self._samples[len(self._scores)]
-        self._scores.append(scored.score)
-        if not self._has_pixels(sample):
-            return
+    masked = any(sample.mask is not None for sample in samples)
+    has_pixels = [masked and (sample.mask is not None or not sample.defective) for sample in samples]
+    size = (sum(has_pixels), geometry.height, geometry.width)
+    heatmaps, masks = np.empty(size, np.float32), np.zeros(size, np.bool_)
+    scores, kept, lost = list[float](), 0, 0
+    for sample, wanted, scored in zip(samples, has_pixels, results, strict=True):
+        scores.append(scored.score)
+        if not wanted:
+            continue
         if sample.mask is not None:
-            mask = read_mask(sample.mask, self._geometry, scored.source_size)
+            mask = read_mask(sample.mask, geometry, scored.source_size)
             if not mask.any():  # its defect would count as good pixels
-                self._lost += 1
-                return
-            self._masks[self._kept] = mask
-        self._heatmaps[self._kept] = scored.heatmap
-        self._kept += 1
-
-    def result(self) -> ScoredSet:
-        """When every sample has its result."""
-        defective = np.array([sample.defective for sample in self._samples])
-        scores = np.array(self._scores)
-        figures = quality(scores, defective, self._heatmaps[: self._kept], self._masks[: self._kept])
-        return ScoredSet(self._samples, scores, replace(figures, n_masks_lost=self._lost or None))
-
-    def _has_pixels(self, sample: Sample) -> bool:
-        return self._masked and (sample.mask is not None or not sample.defective)
-
-
-def evaluate(samples: Sequence[Sample], results: Iterable[Scored], geometry: Geometry) -> ScoredSet:
-    """Figures of `results`, one per sample, in order. Raises what `Evaluator.add` does."""
-    evaluator = Evaluator(samples, geometry)
-    for _, scored in zip(samples, results, strict=True):
-        evaluator.add(scored)
-    return evaluator.result()
+                lost += 1
+                continue
+            masks[kept] = mask
+        heatmaps[kept] = scored.heatmap
+        kept += 1
+    defective = np.array([sample.defective for sample in samples])
+    figures = quality(np.array(scores), defective, heatmaps[:kept], masks[:kept])
+    return ScoredSet(tuple(samples), np.array(scores), replace(figures, n_masks_lost=lost or None))

@@ -130,7 +130,7 @@ def _point_sampled(rgb: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
     return np.rint(sampled).astype(np.uint8)
 
 
-def _three_of(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def grey_as_rgb(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """`[h, w]` as RGB `[h, w, 3]`, three times the same memory: it is stretched once, not three times."""
     return np.broadcast_to(grey[:, :, None], (*grey.shape, 3))
 
@@ -154,9 +154,9 @@ def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
             wide = np.asarray(upright, dtype=np.int64)
             if wide.min() < 0 or wide.max() > 65535:
                 raise UnreadableImage("pixels outside 0 to 65535; send 8 or 16 bits per channel")
-            return _three_of(((wide * 255 + 32767) // 65535).astype(np.uint8))
+            return grey_as_rgb(((wide * 255 + 32767) // 65535).astype(np.uint8))
         if upright.mode == "L":
-            return _three_of(np.asarray(upright))
+            return grey_as_rgb(np.asarray(upright))
         if upright.mode == "P" and "transparency" in upright.info:
             upright = upright.convert("RGBA")
         return np.asarray(upright.convert("RGB"))

@@ -70,7 +70,7 @@ def divide(good: Subset, seed: int, same_part: re.Pattern[str] | None) -> dict[S
     total = len(good.samples)
     parts = parts_of(good.samples, same_part) if same_part else None
     try:
-        places = split(range(total), seed, parts.__getitem__ if parts else None)
+        places = split(total, seed, parts)
     except ValueError as error:
         option = f"--same-part {same_part.pattern!r}: " if same_part else ""
         example = f"; in {good.samples[0].name} it finds {parts[0]!r}" if parts else ""
@@ -86,8 +86,8 @@ def divide(good: Subset, seed: int, same_part: re.Pattern[str] | None) -> dict[S
         pixels[:, row] = pixels[order, row]
     in_three = torch.split(good.pixels, [fit, select, calibrate])
     return {
-        name: Subset([good.samples[place] for place in places[name]], part)
-        for name, part in zip(places, in_three, strict=True)
+        name: Subset([good.samples[place] for place in places[name]], chunk)
+        for name, chunk in zip(places, in_three, strict=True)
     }
 
 

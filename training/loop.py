@@ -40,15 +40,25 @@ class Trainer:
 
     Args:
         drd: the network; its teacher stays as it is.
+        recipe: what `drd` was made by.
         frames: uint8 RGB `[N, H, W, 3]`, the `fit` images.
+        seed: of the order of images, their damage, the noise and the memory's candidates.
+        device: what computes; `drd` is moved there.
     """
+
+    epoch: int
+    """Finished epochs."""
+    last_epoch: int
+    """Epochs in all."""
+    batches: int
+    """Optimiser steps per epoch."""
 
     def __init__(self, drd: DRD, recipe: Recipe, frames: Tensor, seed: int, device: torch.device) -> None:
         self.drd, self.recipe, self.frames, self.seed, self.device = drd, recipe, frames, seed, device
         drd.to(device).to(memory_format=torch.channels_last)
-        self.learned = nn.ModuleList([drd.bottleneck, drd.student])
+        self.trainable = nn.ModuleList([drd.bottleneck, drd.student])
         self.optimiser = torch.optim.Adam(
-            self.learned.parameters(), recipe.learning_rate, recipe.betas, weight_decay=recipe.weight_decay
+            self.trainable.parameters(), recipe.learning_rate, recipe.betas, weight_decay=recipe.weight_decay
         )
         self.epoch = 0
         self.batches = max(1, len(frames) // recipe.batch)
@@ -59,7 +69,7 @@ class Trainer:
         """Run the remaining epochs, passing each step's loss to `on_step`; yields the number of finished
         ones."""
         while self.epoch < self.last_epoch:
-            self.learned.train()
+            self.trainable.train()
             order = generator(self.seed, Purpose.ORDER, self.epoch).permutation(len(self.frames))
             for batch in range(self.batches):
                 indices = order[batch * self.recipe.batch : (batch + 1) * self.recipe.batch]
@@ -82,11 +92,11 @@ class Trainer:
     def _recompute_statistics(self) -> list[Tensor]:
         """Of batch normalisation, since training mixed both streams. Returns candidates for the memory, one
         tensor per batch: the same pass gives them."""
-        for norm in self.learned.modules():
+        for norm in self.trainable.modules():
             if isinstance(norm, nn.BatchNorm2d):
                 norm.reset_running_stats()
                 norm.momentum = None  # a plain average over the pass
-        self.learned.train()
+        self.trainable.train()
         memory, draws, candidates = self.drd.memory, torch.Generator().manual_seed(self.seed), list[Tensor]()
         for batch in self.all_frames("statistics"):
             teacher, _ = self.drd.features(batch)
@@ -95,7 +105,7 @@ class Trainer:
         return candidates
 
     def _check_finite(self) -> None:
-        if not all(bool(torch.isfinite(tensor).all()) for tensor in self.learned.state_dict().values()):
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in self.trainable.state_dict().values()):
             raise TrainingError("the last step left the student not finite; try a smaller learning_rate")
 
     def _all_distances(self) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
@@ -111,7 +121,8 @@ class Trainer:
         yield from tqdm(batches, label, unit="batch", leave=False, disable=None)
 
     def step(self, indices: Tensor, step: int) -> float:
-        """One optimiser step on the images at `indices`; returns the loss, or raises TrainingError."""
+        """One optimiser step, number `step` of the run from 0 on, on the `frames` at `indices`, int64 `[n]`.
+        Returns the loss, or raises TrainingError."""
         for group in self.optimiser.param_groups:
             group["lr"] = self._learning_rate(step)
         with autocast(self.device, self.recipe.bfloat16):
@@ -150,15 +161,18 @@ class Trainer:
         normal, pseudo = self.drd.targets(normal), self.drd.targets(pseudo)
         loss = distillation_loss(recipe, normal, clean)
         if recipe.restoration_weight:
-            loss = loss + restoration_loss(recipe, normal, repaired)
+            restoration = restoration_loss(normal, repaired, recipe.image_term)
+            loss = loss + recipe.restoration_weight * restoration
         if recipe.segmentation_weight:
             clean_input, damaged_input = map(self.drd.teacher.normalised, (good, damaged))
             target = segmentation_target(recipe, clean_input, damaged_input, mask)
-            loss = loss + segmentation_loss(recipe, pseudo, repaired, target.to(self.device))
+            segmentation = segmentation_loss(pseudo, repaired, target.to(self.device))
+            loss = loss + recipe.segmentation_weight * segmentation
         return loss
 
     def restore_in_float32(self, features: list[Tensor]) -> list[Tensor]:
-        """`restore`, with results in float32: in bfloat16, one minus a cosine near 1 has hardly a digit."""
+        """`restore`, with results in float32: in bfloat16, one minus a cosine near 1 keeps hardly one
+        significant digit."""
         return [level.float() for level in self.drd.restore(features)]
 
     def _noisy(self, feature: Tensor, step: int, level: int) -> Tensor:
@@ -184,5 +198,5 @@ class Trainer:
             return None
         chunks = torch.split(self.frames, self.recipe.batch)
         walk = tqdm(chunks, "teacher", unit="batch", leave=False, disable=None)
-        parts = [self._teacher_features(chunk) for chunk in walk]
-        return [torch.cat(level) for level in zip(*parts, strict=True)]
+        features = [self._teacher_features(chunk) for chunk in walk]
+        return [torch.cat(level) for level in zip(*features, strict=True)]

@@ -1,12 +1,13 @@
 """DRD's losses. Notation of the paper: T the teacher's features, S the student's; a prime marks the
-pseudo-abnormal stream. Everything the teacher gives is a constant.
+pseudo-abnormal stream. Everything the teacher gives is a constant. Lists of features are
+`[N, C_k, h_k, w_k]`, finest level first; a loss is a scalar of at least 0.
 """
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.model.heatmap import distance, distances
+from training.model.heatmap import distance, distances, resized
 from training.recipe import ImageTerm, Recipe
 
 
@@ -33,21 +34,16 @@ def distillation_loss(recipe: Recipe, teacher: list[Tensor], student: list[Tenso
     return total
 
 
-def restoration_loss(recipe: Recipe, teacher: list[Tensor], restored: list[Tensor]) -> Tensor:
+def restoration_loss(teacher: list[Tensor], restored: list[Tensor], term: ImageTerm) -> Tensor:
     """L_rec: the pseudo stream towards the **clean** image's features, Σ_k d_img(T_k, S'_k)."""
-    terms = [image_distance(t, s, recipe.image_term) for t, s in zip(teacher, restored, strict=True)]
-    return recipe.restoration_weight * torch.stack(terms).sum()
+    terms = [image_distance(t, s, term) for t, s in zip(teacher, restored, strict=True)]
+    return torch.stack(terms).sum()
 
 
-def segmentation_loss(recipe: Recipe, pseudo: list[Tensor], restored: list[Tensor], target: Tensor) -> Tensor:
+def segmentation_loss(pseudo: list[Tensor], restored: list[Tensor], target: Tensor) -> Tensor:
     """L_seg: L1 between the mean map of the pseudo stream, upsampled, and `target` `[N, H, W]`, 0–1."""
-    size = target.shape[-2:]
-    maps = [
-        F.interpolate(level.unsqueeze(1), size, mode="bilinear", align_corners=False)
-        for level in distances(pseudo, restored)
-    ]
-    mean = torch.stack(maps).mean(0).squeeze(1)
-    return recipe.segmentation_weight * (mean - target).abs().mean()
+    maps = [resized(level, target.shape[-2:]) for level in distances(pseudo, restored)]
+    return (torch.stack(maps).mean(0) - target).abs().mean()
 
 
 def segmentation_target(recipe: Recipe, normal: Tensor, pseudo: Tensor, mask: Tensor) -> Tensor:

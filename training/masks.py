@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from training.datasets import DatasetError
-from training.geometry import DAMAGED, Geometry, Size, UnreadableImage, open_image, turned
+from training.geometry import DAMAGED, Geometry, Size, UnreadableImage, grey_as_rgb, open_image, turned
 
 
 def read_mask(path: Path, geometry: Geometry, image_size: Size | None = None) -> NDArray[np.bool_]:
@@ -30,8 +30,7 @@ def read_mask(path: Path, geometry: Geometry, image_size: Size | None = None) ->
             f"{path}: a mask of {size.width}×{size.height} pixels has not the shape of its picture, "
             f"{image_size.width}×{image_size.height}"
         )
-    rgb = np.repeat(mask[:, :, None] * np.uint8(255), 3, axis=2)
-    return geometry.apply(rgb)[:, :, 0] > 127
+    return geometry.apply(grey_as_rgb(mask * np.uint8(255)))[:, :, 0] > 127
 
 
 def _marked(image: Image.Image) -> NDArray[np.bool_]:
@@ -50,5 +49,5 @@ def _marked(image: Image.Image) -> NDArray[np.bool_]:
 
 
 def _same_shape(mask: Size, image: Size) -> bool:
-    """But for a pixel, at whatever resolution."""
+    """Same aspect ratio, up to one pixel of rounding."""
     return abs(mask.width * image.height - mask.height * image.width) <= max(image)

@@ -57,7 +57,7 @@ def quality(
 
 
 def f1_max(scores: NDArray[np.floating], defective: NDArray[np.bool_]) -> float:
-    """The best F1 any threshold reaches."""
+    """The best F1 any threshold reaches, 0–1. Scores and labels are `[n]`, with at least one of each kind."""
     precision, recall, _ = precision_recall_curve(defective, scores)
     return float(np.max(2 * precision * recall / np.maximum(precision + recall, 1e-12)))
 

@@ -1,5 +1,6 @@
-"""The random numbers of a run: all follow from its seed and from what they are for, so that a run that was
-stopped goes on with the same ones."""
+"""The random numbers of training steps and of choosing the score rule. They follow from the run's seed and
+what they are for, so that a run that was stopped goes on with the same ones. The first weights, the splits,
+the memory's candidates and the preview take the seed itself."""
 
 from enum import IntEnum
 

@@ -42,6 +42,7 @@ class Recipe(BaseModel):
     cuts off tells places apart, too (Heo et al., ICCV 2019)."""
     height: int = 256
     width: int = 256
+    """Pixels of the input's sides, multiples of 32, from 32 to 4096."""
     own_shape: bool = True
     """Long images keep their shape: about as many pixels as height × width, by training/shape.py."""
     filter: Filter = "bilinear"
@@ -86,10 +87,11 @@ class Recipe(BaseModel):
 
     # Optimiser
     epochs: Annotated[int, Field(ge=1)] = 12
-    """More are not better: a student trained for longer also restores damage."""
+    """Passes over the good images. More are not better: a student trained for longer also restores damage."""
     min_steps: Annotated[int, Field(ge=0)] = 500
     """Least number of optimiser steps, whatever `epochs` says: with few images there are more epochs."""
     batch: Annotated[int, Field(ge=1)] = 8
+    """Good images per step; with synthesis, as many pseudo-abnormal ones beside them."""
     learning_rate: Positive = 5e-3
     betas: Annotated[tuple[Decay, Decay], Field(strict=False)] = (0.5, 0.999)  # a list, in TOML
     weight_decay: Weight = 1e-5
@@ -150,8 +152,8 @@ PRESETS: dict[str, Recipe] = {
 def load_recipe(name_or_file: str, **overrides: object) -> Recipe:
     """A preset by name, or a TOML file (field = value; `preset = "fast"` names its base).
 
-    `overrides` with the value None are left out. Who names `epochs` gets exactly those, who names a side of
-    the input gets that size. Raises RecipeError.
+    `overrides` with the value None are left out. Given `epochs`, `min_steps` becomes 0; given a side of the
+    input, `own_shape` becomes false. Raises RecipeError.
     """
     fields: dict[str, object] = {}
     base = name_or_file

@@ -79,7 +79,7 @@ def _examples(test: ScoredSet) -> dict[str, list[Example]]:
 
 
 def _suspects(good: Sequence[Path], scores: NDArray[np.float64]) -> dict[str, list[Example]]:
-    """Where no test set shows what defects look like: a part that is not good after all comes first here."""
+    """Without a test set: good parts with the highest scores, where a defective one among them would show."""
     scored = sorted(zip(good, scores.tolist(), strict=True), key=lambda one: -one[1])
     return {"good parts, highest scores": scored[:_SHOWN]}
 

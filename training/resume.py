@@ -31,8 +31,8 @@ class ResumeFile:
         self.identity = hashlib.sha256(identity.encode()).hexdigest()
 
     def save(self, trainer: Trainer, losses: list[float]) -> None:
-        tensors = {f"net.{name}": t.cpu().contiguous() for name, t in trainer.learned.state_dict().items()}
-        for name, parameter in trainer.learned.named_parameters():
+        tensors = {f"net.{name}": t.cpu().contiguous() for name, t in trainer.trainable.state_dict().items()}
+        for name, parameter in trainer.trainable.named_parameters():
             moments = trainer.optimiser.state[parameter]
             tensors |= {f"adam.{name}.{key}": moments[key].cpu().contiguous() for key in _MOMENTS}
         metadata = {"identity": self.identity, "losses": json.dumps(losses)}
@@ -58,8 +58,8 @@ class ResumeFile:
 
 
 def _restore(trainer: Trainer, tensors: dict[str, Tensor]) -> None:
-    trainer.learned.load_state_dict(_below("net.", tensors))
-    for name, parameter in trainer.learned.named_parameters():
+    trainer.trainable.load_state_dict(_below("net.", tensors))
+    for name, parameter in trainer.trainable.named_parameters():
         moments = {key: tensors[f"adam.{name}.{key}"] for key in _MOMENTS}
         trainer.optimiser.state[parameter] = {
             key: value if key == "step" else torch.empty_like(parameter).copy_(value)

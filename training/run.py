@@ -24,7 +24,7 @@ from training.checkpoint import (
     save_checkpoint,
     write_json,
 )
-from training.choose import Candidate, choose_rule, damage_of, jumps
+from training.choose import Candidate, choose_rule, damage_of, level_changes
 from training.datasets import Sample, open_dataset
 from training.evaluate import BATCH, evaluate, score_images
 from training.files import file_digest
@@ -134,8 +134,8 @@ def _train(recipe: Recipe, options: TrainOptions, device: torch.device) -> Check
         splits={name: records(subset.samples, subset.pixels) for name, subset in subsets.items()},
     )  # fmt: skip
     checkpoint = save_checkpoint(checkpoint, drd)
-    if checkpoint.rule.factor:
-        _warn_if_jumping(drd, select.pixels)
+    if checkpoint.rule.refinement:
+        _warn_if_levels_change(drd, select.pixels)
     figures = _measure(drd, recipe.geometry, losses, select, test)
     _report(checkpoint, drd, figures, candidates)
     state.path.unlink()
@@ -151,10 +151,10 @@ def _warn_if_dark(fit: Tensor) -> None:
         )
 
 
-def _warn_if_jumping(drd: DRD, select: Tensor) -> None:
-    if jumping := jumps(drd, select):
+def _warn_if_levels_change(drd: DRD, select: Tensor) -> None:
+    if changes := level_changes(drd, select):
         print(
-            f"WARNING: in bfloat16 the refinement takes another level on {jumping} of "
+            f"WARNING: in bfloat16 the refinement takes another level on {changes} of "
             f"{len(select)} pictures, so that engines of less precision may be refused"
         )
 

@@ -2,24 +2,21 @@
 the threshold."""
 
 import random
-from collections.abc import Callable, Sequence
-from typing import Literal, TypeVar
+from collections.abc import Sequence
+from typing import Literal
 
 Split = Literal["fit", "select", "calibrate"]
-Item = TypeVar("Item")
 
 _BLOCK = 4
 """Consecutive names that stay together: cameras number the shots of one part in a row."""
 
 
-def split(
-    items: Sequence[Item], seed: int, part_of: Callable[[Item], str] | None = None
-) -> dict[Split, tuple[Item, ...]]:
-    """Divide good images, given in the order of their names.
+def split(total: int, seed: int, parts: Sequence[str] | None = None) -> dict[Split, tuple[int, ...]]:
+    """Divide `total` good images, numbered in the order of their names: the numbers in each set, ascending.
 
     `select` takes 10 %, at most 48; `calibrate` 20 %, at least 100 where 400 are there; `fit` the rest. All
-    images of one part, as told by `part_of`, go to one set: a threshold set on other exposures of the parts
-    that were learned from would be too low for new parts. If `part_of` is not given, whole blocks of
+    images of one part go to one set, if `parts` says which part each shows: a threshold set on other
+    exposures of the parts that were learned from would be too low for new parts. If not, whole blocks of
     consecutive names do, and of fewer than 100 images each its own way. A part with more images than
     `calibrate` can take goes to `fit`; if this leaves few, `calibrate` and `select` share them 2 to 1.
 
@@ -27,10 +24,9 @@ def split(
         ValueError: fewer than 10 images, or parts too few or too uneven to leave half of the images to `fit`
             and half of its 20 % to `calibrate`.
     """
-    total = len(items)
     if total < 10:
         raise ValueError(f"{total} good images: at least 10 are needed to learn, choose and calibrate")
-    blocks = _blocks(total) if part_of is None else _parts(list(map(part_of, items)))
+    blocks = _blocks(total) if parts is None else _parts(parts)
     sizes = [len(block) for block in blocks]
     wanted = max(1, round(0.2 * total), 100 if total >= 400 else 0)
     limit = wanted + wanted // 2  # of calibrate
@@ -50,7 +46,7 @@ def split(
             f"{total} images of {len(blocks)} parts, up to {max(sizes)} of one, can't be divided: "
             "give images of more parts"
         )
-    return {name: tuple(items[index] for index in sorted(subset)) for name, subset in subsets.items()}
+    return {name: tuple(sorted(subset)) for name, subset in subsets.items()}
 
 
 def _most_to_select(sizes: Sequence[int], limit: int) -> int:

@@ -1,4 +1,4 @@
-"""How far an engine's predictions for the golden frames are from the checkpoint's."""
+"""How far an engine's predictions are from the checkpoint's."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ Run = Callable[[NDArray[np.uint8]], Prediction]
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """Golden `frames` uint8 [F, H, W, 3], and the checkpoint's raw `scores` [F] and `heatmaps` [F, h, w] of
+    """`frames` uint8 [F, H, W, 3], and the checkpoint's raw `scores` [F] and `heatmaps` [F, h, w] of
     them: of every pixel, or of every n-th pixel of every n-th row."""
 
     frames: NDArray[np.uint8]
@@ -25,7 +25,7 @@ class Reference:
 
 @dataclass(frozen=True, slots=True)
 class Deviation:
-    """Of golden frame number `index` in a batch of `batch_size`, on the 0 to 1 scales: the `expected` score
+    """Of frame number `index` in a batch of `batch_size`, on the 0 to 1 scales: the `expected` score
     and the engine's, and the largest deviation `of_heatmap`. NaN where the engine's output is."""
 
     index: int

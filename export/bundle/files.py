@@ -1,7 +1,7 @@
 """Checks that a bundle's folder has exactly the files in the manifest: unchanged, and none of them a link.
 
-A file that is not there is told by a BundleError whose cause is FileNotFoundError: the bundle may still be
-being copied, so the service tries again (service/version.py).
+A file that is not there is reported as a BundleError whose cause is FileNotFoundError: the bundle may still
+be being copied, so the service tries again (service/version.py).
 """
 
 import hashlib

@@ -192,7 +192,7 @@ def nearest_neighbours(
         both = torch.cat([second, F.interpolate(third, second.shape[-2:], mode="bilinear")], 1)
         return F.normalize(both.permute(0, 2, 3, 1), dim=-1)  # [n, h, w, C]
 
-    fit = [sample.path for sample in split(dataset.train, _SEED)["fit"]]
+    fit = [dataset.train[place].path for place in split(len(dataset.train), _SEED)["fit"]]
     batches = [fit[start : start + 8] for start in range(0, len(fit), 8)]
     generator, count = torch.Generator().manual_seed(_SEED), -(-_BANK // len(batches))
     some = []

@@ -40,7 +40,8 @@ def make_checkpoint(directory: Path, data: Path) -> Path:
     rule = ScoreRule()
     drd = DRD(Teacher(RECIPE.backbone, pre_relu=RECIPE.pre_relu), RECIPE, rule).eval()
     fill_memory(drd)
-    splits = split(open_dataset(data).train, seed=0)
+    good = open_dataset(data).train
+    splits = {name: [good[i] for i in places] for name, places in split(len(good), seed=0).items()}
     checkpoint = Checkpoint(
         product="plate",
         recipe=RECIPE,

@@ -12,9 +12,11 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from export.accept import Candidate, verify_engines
+from export.bundle.deviations import Reference
 from export.bundle.engines.engine import Engine, EngineFailed, Prediction
 from export.bundle.engines.onnx_runtime import CPU, OnnxRuntimeEngine
 from export.bundle.manifest import BundleError, EngineEntry, GoldenFrame, Thresholds
+from export.bundle.reading import FrameFailed
 from export.bundle.scale import Scale
 from export.golden import Golden
 from export.parity import (
@@ -25,7 +27,7 @@ from export.parity import (
     check_parity,
     is_flip,
 )
-from export.validation import ValidationFrames
+from export.validation import validation_frames
 from tests.bundles import grey_level_network, plain_frame
 from training.geometry import Geometry
 
@@ -46,11 +48,11 @@ def golden() -> Golden:
     return Golden(entries, frames, heatmaps, scores)
 
 
-def validation(difference: float = 0.0) -> ValidationFrames:
+def validation(difference: float = 0.0) -> Reference:
     """The same frames; one of the checkpoint's scores differs by `difference`."""
     scores = golden().scores.copy()
     scores[1] += difference
-    return ValidationFrames(golden().frames, scores)
+    return Reference(golden().frames, scores, golden().heatmaps)
 
 
 def baseline(root: Path, difference: float = 0.0) -> Baseline:
@@ -277,7 +279,6 @@ def test_engines_for_a_gpu_come_first_and_then_the_fastest(
         (0.0, 0.004, None),
         (0.01, 0.012, None),  # more than the 0.004 of the golden frames
         (0.03, 0.032, "it would need a guard band wider than 0.02"),
-        (float("nan"), float("inf"), "it would need a guard band wider than 0.02"),
     ],
 )
 def test_the_guard_band_covers_the_validation_frames_too(
@@ -292,10 +293,26 @@ def test_the_guard_band_covers_the_validation_frames_too(
 
 
 @pytest.mark.usefixtures("any_engine_here")
+@pytest.mark.parametrize(("off", "reason"), [(0.01, None), (0.03, "its heatmap deviates by more than 0.02")])
+def test_heatmaps_are_compared_on_the_validation_frames_too(
+    tmp_path: Path, off: float, reason: str | None
+) -> None:
+    onnx.save(grey_level_network((32, 32)), tmp_path / "model.onnx")
+    moved = replace(validation(), heatmaps=golden().heatmaps + np.float32(off))
+    entry = EngineEntry(id="openvino-bf16", file="model.onnx")
+    parity = check_parity(entry, replace(baseline(tmp_path), validation=moved))
+    assert parity.rejection == reason
+    assert parity.max_heatmap_deviation == pytest.approx(off, abs=1e-4)
+    assert parity.guard_band == pytest.approx(0, abs=1e-4)
+
+
+@pytest.mark.usefixtures("any_engine_here")
 def test_an_engine_that_fails_on_a_validation_frame_must_be_left_out(tmp_path: Path) -> None:
     onnx.save(grey_level_network((32, 32)), tmp_path / "model.onnx")
     entry = EngineEntry(id="openvino-bf16", file="model.onnx")
-    of_another_size = ValidationFrames(np.zeros((1, 16, 16, 3), np.uint8), np.zeros(1, np.float32))
+    of_another_size = Reference(
+        np.zeros((1, 16, 16, 3), np.uint8), np.zeros(1, np.float32), np.zeros((1, 4, 4), np.float32)
+    )
     (candidate,) = verify_engines([entry], replace(baseline(tmp_path), validation=of_another_size))
     assert candidate.parity is None
     assert "invalid dimensions" in (candidate.rejection or "")
@@ -378,11 +395,27 @@ def test_the_validation_frames_are_of_good_damaged_and_defective_parts(tmp_path:
     paths = [tmp_path / f"{number}.png" for number in range(100)]
     for path in paths:
         Image.fromarray(noise.integers(0, 256, (40, 48, 3), np.uint8)).save(path)
-    few = ValidationFrames.take(paths[:3], paths[3:5], Geometry(32, 32), grey)
+    few = validation_frames(paths[:3], paths[3:5], Geometry(32, 32), grey)
     assert few.frames.shape == (3 + 3 + 2, 32, 32, 3)
-    assert (few.frames[:3] != few.frames[3:6]).any((1, 2, 3)).all()
+    assert (few.frames[:3] != few.frames[5:]).any((1, 2, 3)).all()
     np.testing.assert_allclose(few.scores, few.frames.mean((1, 2, 3)) / 255, rtol=1e-5)
-    assert len(ValidationFrames.take(paths, (), Geometry(32, 32), grey).frames) <= 2 * 48
+    assert np.array_equal(few.heatmaps, grey(few.frames)[0][:, ::4, ::4])
+    assert len(validation_frames(paths, (), Geometry(32, 32), grey).frames) <= 2 * 48
+
+
+@pytest.mark.parametrize("of_scores", [False, True])
+def test_a_validation_frame_for_which_the_checkpoint_gives_nan_is_named(
+    tmp_path: Path, of_scores: bool
+) -> None:
+    def broken(frames: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        heatmaps, scores = np.zeros(frames.shape[:3], np.float32), np.zeros(len(frames), np.float32)
+        (scores if of_scores else heatmaps)[frames.min((1, 2, 3)) > 200] = np.nan
+        return heatmaps, scores
+
+    Image.fromarray(plain_frame(10)).save(tmp_path / "good.png")
+    Image.fromarray(plain_frame(240)).save(tmp_path / "blot.png")
+    with pytest.raises(FrameFailed, match=r"blot\.png: the network's output for it, .* is NaN or infinite$"):
+        validation_frames([tmp_path / "good.png"], [tmp_path / "blot.png"], Geometry(32, 32), broken)
 
 
 def test_a_flip_that_only_a_full_batch_shows_is_refused(tmp_path: Path) -> None:

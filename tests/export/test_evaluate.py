@@ -164,7 +164,9 @@ def test_an_unknown_engine_and_a_folder_without_tests(
     assert "no engine onnx-f16, only " in capsys.readouterr().err
     shutil.copytree(data / "train", tmp_path / "data" / "train")
     assert main([str(exported), str(tmp_path / "data")]) == 1
-    assert "without test images" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "without test images" in said.err
+    assert "WARNING" not in said.out
 
 
 def test_a_network_that_gives_nan_is_refused_in_one_line(

@@ -18,15 +18,15 @@ from torch import Tensor
 
 from export.build import installed
 from export.bundle import MAX_VERSION, Bundle
-from export.bundle.manifest import EngineEntry
+from export.bundle.manifest import BundleError, EngineEntry
 from export.cli import main
 from export.parity import EngineParity
 from export.prepare import Prepared, prepare
-from export.quantise import QuantisingError
 from export.sources import calibration_images
 from tests.export.checkpoints import break_network, make_checkpoint, make_dataset
-from training.checkpoint import RESUME, TENSORS, load_checkpoint
+from training.checkpoint import DRD, RESUME, TENSORS, load_checkpoint
 from training.datasets import DatasetError
+from training.evaluate import read_frames
 from training.files import file_digest
 from training.geometry import Geometry
 
@@ -164,10 +164,12 @@ def test_changed_or_missing_images_are_refused(
     image = data / record["name"]
     Image.effect_noise((80, 72), 50).save(image)
     assert export(checkpoint, tmp_path / "models") == 1
-    assert f"{image}: changed since training" in capsys.readouterr().err
+    advice = f"'{split}'; give good images with --calibration\n"
+    message = f"drd-export: {image}: changed since training, which had it for {advice}"
+    assert capsys.readouterr().err == message
     image.unlink()
     assert export(checkpoint, tmp_path / "models") == 1
-    assert f"{image}: missing" in capsys.readouterr().err
+    assert capsys.readouterr().err == f"drd-export: {image}: missing; training had it for {advice}"
     assert not (tmp_path / "models").exists()
 
 
@@ -270,18 +272,40 @@ def test_a_training_that_has_not_ended_is_announced(
     assert f"a training in {copy} has not ended: this may be of an earlier one" in capsys.readouterr().out
 
 
+def test_int8_ranges_come_from_the_images_that_the_score_rule_was_chosen_by(
+    checkpoint: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing has seen those of `calibrate`. With other images there is no `select`."""
+    given = list[NDArray[np.uint8]]()
+
+    def noting(names: Sequence[str], root: Path, geometry: Geometry, good: NDArray[np.uint8]) -> Prepared:
+        given.append(good)
+        return prepare(names, root, geometry, good)
+
+    monkeypatch.setattr("export.build.prepare", noting)
+    assert export(checkpoint, tmp_path, "--engines", "onnx-f32") == 0
+    assert export(checkpoint, tmp_path, "--engines", "onnx-f32", "--calibration", str(data)) == 0
+    trained = load_checkpoint(checkpoint)
+    select, calibrate = (
+        read_frames([sample.path for sample in trained.samples(split)], trained.geometry)
+        for split in ("select", "calibrate")
+    )
+    assert np.array_equal(given[0], select)
+    assert np.array_equal(given[1], calibrate[::2])
+
+
 def test_an_engine_that_was_asked_for_is_in_the_bundle_or_there_is_none(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refuse(*_: object) -> None:
-        raise QuantisingError("this network can't be quantised")
+        raise BundleError("this network can't be quantised")
 
     monkeypatch.setattr("export.prepare.quantise", refuse)
     assert export(checkpoint, tmp_path / "models", "--engines", "openvino-int8") == 1
-    output = capsys.readouterr()
-    assert "left out: this network can't be quantised" in output.out
-    assert output.err.startswith("drd-export: openvino-int8: asked for by --engines, and left out")
+    assert capsys.readouterr().err == "drd-export: this network can't be quantised\n"
     assert not list((tmp_path / "models").iterdir())
+    assert export(checkpoint, tmp_path / "models") == 0
+    assert "openvino-int8            left out: this network can't be quantised\n" in capsys.readouterr().out
 
 
 def test_a_folder_that_may_not_be_written_in_is_found_at_once(
@@ -318,6 +342,21 @@ def test_a_network_that_gives_nan_is_refused_in_one_line(
     error = capsys.readouterr().err
     assert ".png: the network's output for it is NaN or infinite\n" in error
     assert error.count("\n") == 1
+
+
+def test_a_network_that_gives_nan_for_a_defective_part_is_refused_in_one_line(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    predict = DRD.predict
+
+    def nan_for_blots(drd: DRD, frames: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        heatmaps, scores = predict(drd, frames)
+        return heatmaps, np.where((frames == 255).mean((1, 2, 3)) > 0.05, np.float32(np.nan), scores)
+
+    monkeypatch.setattr(DRD, "predict", nan_for_blots)
+    assert export(checkpoint, tmp_path / "models", "--engines", "onnx-f32") == 1
+    error = capsys.readouterr().err
+    assert error == "drd-export: 000.png (defective): the network's output for it is NaN or infinite\n"
 
 
 @pytest.mark.parametrize("folder", ["train/good", "test/blot"])

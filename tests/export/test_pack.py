@@ -11,7 +11,7 @@ import pytest
 
 from export.bundle import MAX_VERSION, Bundle
 from export.bundle.signature import SigningKey
-from export.pack import VersionTakenError
+from export.pack import VersionTakenError, next_version
 from tests.bundles import make_bundle
 
 
@@ -84,6 +84,19 @@ def test_an_export_whose_version_was_taken_meanwhile_uses_the_next(tmp_path: Pat
     assert bundle == models / "tile" / "2"
     assert Bundle.open(models / "tile" / "1").manifest.version == 1
     assert Bundle.open(bundle).manifest.version == 2
+
+
+def test_an_export_whose_version_is_taken_as_soon_as_it_is_chosen_uses_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def outrun(product: Path) -> int:
+        chosen = next_version(product)
+        monkeypatch.undo()
+        make_bundle(tmp_path)
+        return chosen
+
+    monkeypatch.setattr("export.pack.next_version", outrun)
+    assert make_bundle(tmp_path).name == "2"
 
 
 def test_another_user_can_read_the_bundle(tmp_path: Path) -> None:

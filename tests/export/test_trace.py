@@ -24,7 +24,7 @@ SIZE = Geometry(RECIPE.height, RECIPE.width)
 def test_the_graph_equals_the_modules(levels: int, memory: int) -> None:
     torch.manual_seed(0)
     recipe = Recipe.model_validate(RECIPE.model_dump() | {"student_levels": levels, "memory": memory})
-    rule = ScoreRule(normalise=True, top=0.01, factor=not memory)
+    rule = ScoreRule(normalise=True, top_fraction=0.01, refinement=not memory)
     drd = DRD(Teacher(recipe.backbone, pre_relu=recipe.pre_relu), recipe, rule).eval()
     drd.heatmap.scale.uniform_(0.5, 1.5)
     drd.heatmap.roi[:20] = 0

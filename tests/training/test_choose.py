@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from training.choose import Candidate, candidates, choose_rule, damage_of, jumps
+from training.choose import Candidate, candidates, choose_rule, damage_of, level_changes
 from training.model.drd import DRD
 from training.model.teacher import Teacher
 from training.recipe import Recipe
@@ -33,7 +33,7 @@ def test_where_bfloat16_moves_the_paper_s_level_is_counted(monkeypatch: pytest.M
             return told(maps[0].flatten(1).amax(1))
 
         monkeypatch.setattr(drd.heatmap, "least_varying", peaks)
-        assert jumps(drd, select) == moved
+        assert level_changes(drd, select) == moved
 
 
 @pytest.mark.parametrize(("synthesis", "damage"), [("drd", "drd"), ("mix", "mix"), ("none", "mix")])
@@ -41,10 +41,10 @@ def test_rules_are_judged_by_the_damage_that_was_trained_with(synthesis: str, da
     assert damage_of(RECIPE.model_copy(update={"synthesis": synthesis})) == damage
 
 
-@pytest.mark.parametrize(("rule", "factor"), [("mean", False), ("drd", True)])
-def test_the_paper_s_maps_are_fused_as_they_are(rule: str, factor: bool) -> None:
+@pytest.mark.parametrize(("rule", "refined"), [("mean", False), ("drd", True)])
+def test_the_paper_s_maps_are_fused_as_they_are(rule: str, refined: bool) -> None:
     (only,) = candidates(RECIPE.model_copy(update={"rule": rule}))
-    assert (only.normalise, only.top, only.factor) == (False, 0, factor)
+    assert (only.normalise, only.top_fraction, only.refinement) == (False, 0, refined)
 
 
 def test_few_select_images_do_not_move_the_rule() -> None:

@@ -26,7 +26,7 @@ def trainer(images: int, side: int = 64, batch: int = 8, levels: range = range(1
 def test_the_last_image_weighs_no_more_than_the_others() -> None:
     nine = trainer(9, levels=range(0, 144, 16))
     nine.conclude()
-    first = next(m for m in nine.learned.modules() if isinstance(m, nn.BatchNorm2d))
+    first = next(m for m in nine.trainable.modules() if isinstance(m, nn.BatchNorm2d))
     inputs = list[torch.Tensor]()
     first.register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
     with torch.no_grad():

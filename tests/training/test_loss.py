@@ -57,19 +57,16 @@ def test_distillation_weighs_and_sums_levels() -> None:
 
 
 def test_restoration_pulls_towards_the_clean_features() -> None:
-    fields = recipe(restoration_weight=0.5)
-    assert restoration_loss(fields, [TEACHER], [TEACHER]).item() == pytest.approx(0, abs=1e-6)
-    assert restoration_loss(fields, [TEACHER], [STUDENT]).item() == pytest.approx(
-        0.5 * (1 - 2 / math.sqrt(6)), abs=1e-6
-    )
+    assert restoration_loss([TEACHER], [TEACHER], "flat").item() == pytest.approx(0, abs=1e-6)
+    loss = restoration_loss([TEACHER, TEACHER], [STUDENT, STUDENT], "flat")
+    assert loss.item() == pytest.approx(2 * (1 - 2 / math.sqrt(6)), abs=1e-6)
 
 
 def test_segmentation_compares_the_mean_map_with_the_target() -> None:
-    fields = recipe(segmentation_weight=0.1)
     target = torch.tensor([[[1.0, 0.0]]])
     first = 1 - 1 / math.sqrt(2)
-    loss = segmentation_loss(fields, [TEACHER, TEACHER], [STUDENT, TEACHER], target)
-    assert loss.item() == pytest.approx(0.1 * (abs(first / 2 - 1) + 0) / 2, abs=1e-6)
+    loss = segmentation_loss([TEACHER, TEACHER], [STUDENT, TEACHER], target)
+    assert loss.item() == pytest.approx((abs(first / 2 - 1) + 0) / 2, abs=1e-6)
 
 
 def test_segmentation_upsamples_the_maps_of_each_image() -> None:
@@ -80,8 +77,7 @@ def test_segmentation_upsamples_the_maps_of_each_image() -> None:
     target = torch.tensor([0.2, 0.4]).view(2, 1, 1).repeat(1, 2, 4)
     first = [0, 1 / 12, 1 / 4, 1 / 3]  # a third of 0, 1/4, 3/4 and 1
     expected = (sum(abs(value - 0.2) for value in first) + 4 * 0.4) / 8
-    fields = recipe(segmentation_weight=1.0)
-    loss = segmentation_loss(fields, [pseudo] * 3, [restored, pseudo, pseudo], target)
+    loss = segmentation_loss([pseudo] * 3, [restored, pseudo, pseudo], target)
     assert loss.item() == pytest.approx(expected, abs=1e-6)
 
 

@@ -175,35 +175,40 @@ def test_an_image_scores_alike_in_any_company() -> None:
     assert torch.allclose(together, alone, atol=1e-5)
 
 
-@pytest.mark.parametrize("factor", [False, True])
-def test_outside_the_region_of_interest_nothing_counts(factor: bool) -> None:
-    module = Heatmap(64, 64, rule=ScoreRule(factor=factor))
+@pytest.mark.parametrize("refined", [False, True])
+def test_outside_the_region_of_interest_nothing_counts(refined: bool) -> None:
+    module = Heatmap(64, 64, rule=ScoreRule(refinement=refined))
     module.set_roi((torch.arange(64) < 32).expand(64, 64).float())
     heatmap, score = module(levels(2.0))
     assert (heatmap[:, :, 32:] == 0).all()
     assert score[1] < 0.3
-    assert score[1] == heatmap[1, :, :32].max() * (1.1 if factor else 1)
+    assert score[1] == heatmap[1, :, :32].max() * (1.1 if refined else 1)
+
+
+def test_no_checkpoint_holds_a_region_of_interest() -> None:
+    """It is set at export: a mask that was loaded would not change `roi_share`."""
+    assert set(Heatmap(64, 64).state_dict()) == {"scale"}
 
 
 def test_top_share_is_the_mean_of_the_hottest_pixels() -> None:
-    plain, top = Heatmap(64, 64), Heatmap(64, 64, rule=ScoreRule(top=1.0))
+    plain, top = Heatmap(64, 64), Heatmap(64, 64, rule=ScoreRule(top_fraction=1.0))
     heatmap, score = top(levels(2.0))
     assert torch.allclose(score, heatmap.mean((1, 2)), atol=1e-6)
     assert score[1] < plain(levels(2.0))[1][1]
 
 
 def test_top_is_a_share_of_the_region_of_interest() -> None:
-    module = Heatmap(64, 64, rule=ScoreRule(top=1.0))
+    module = Heatmap(64, 64, rule=ScoreRule(top_fraction=1.0))
     module.set_roi((torch.arange(64) < 16).expand(64, 64).float())
     heatmap, score = module(levels(2.0))
     assert torch.allclose(score, heatmap[:, :, :16].mean((1, 2)), atol=1e-6)
 
 
-def test_the_paper_s_factor_is_the_peak_of_the_least_varying_level() -> None:
+def test_the_paper_s_refinement_is_by_the_peak_of_the_least_varying_level() -> None:
     maps = levels(2.0)
     maps[1][1], maps[2][1, 0, 0] = 0.3, 0.2  # in the second image only the second level does not vary
-    plain, factor = Heatmap(64, 64)(maps)[1], Heatmap(64, 64, rule=ScoreRule(factor=True))(maps)[1]
-    assert factor[1] == pytest.approx(float(plain[1]) * 1.3, rel=1e-5)
+    plain, refined = Heatmap(64, 64)(maps)[1], Heatmap(64, 64, rule=ScoreRule(refinement=True))(maps)[1]
+    assert refined[1] == pytest.approx(float(plain[1]) * 1.3, rel=1e-5)
 
 
 def test_levels_vary_as_their_upsampled_maps_do() -> None:
@@ -213,9 +218,9 @@ def test_levels_vary_as_their_upsampled_maps_do() -> None:
     full = [F.interpolate(one[:, None], (64, 64), mode="bilinear")[:, 0] for one in maps]
     expected = torch.stack([one.var((1, 2)) for one in full], 1).argmin(1)
     assert len(set(expected.tolist())) > 1
-    plain, factor = Heatmap(64, 64)(maps)[1], Heatmap(64, 64, rule=ScoreRule(factor=True))(maps)[1]
+    plain, refined = Heatmap(64, 64)(maps)[1], Heatmap(64, 64, rule=ScoreRule(refinement=True))(maps)[1]
     peaks = torch.stack([one.amax((1, 2)) for one in maps], 1)
-    assert torch.allclose(factor / plain - 1, peaks.gather(1, expected[:, None])[:, 0], atol=1e-5)
+    assert torch.allclose(refined / plain - 1, peaks.gather(1, expected[:, None])[:, 0], atol=1e-5)
 
 
 def test_normalisation_gives_every_level_the_same_range() -> None:

@@ -22,7 +22,7 @@ def test_paper_is_the_paper() -> None:
     assert (paper.learning_rate, paper.betas, paper.weight_decay) == (5e-3, (0.5, 0.999), 1e-5)
     assert (paper.batch, paper.epochs, paper.schedule, paper.fusion_width) == (4, 200, "constant", 2)
     assert (paper.noise, paper.noise_limit) == (0.1, 0)
-    assert candidates(paper) == [ScoreRule(factor=True, sigma=4)]
+    assert candidates(paper) == [ScoreRule(refinement=True, sigma=4)]
 
 
 def test_rd_is_the_baseline_at_the_same_number_of_steps_as_fast() -> None:

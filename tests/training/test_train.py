@@ -562,7 +562,8 @@ def test_without_test_images_the_report_shows_the_good_parts_with_the_highest_sc
         shown[name] = list(scores), frames
 
     monkeypatch.setattr("training.report.draw_examples", noted)
-    mislabelled = split(open_dataset(folder).train, 0)["select"][0].path
+    good = open_dataset(folder).train
+    mislabelled = good[split(len(good), 0)["select"][0]].path
     mislabelled.write_bytes((tmp_path / "plate/test/blot/000.png").read_bytes())
     assert main(options(folder, weights, tmp_path / "out", "--epochs", "1")) == 0
     ((name, (scores, frames)),) = shown.items()

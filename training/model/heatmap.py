@@ -17,7 +17,7 @@ from torch.nn import functional as F
 _FINEST_STRIDE = 4
 _QUANTILE = 0.995
 _MIN_RANGE = 1e-3
-"""Of `scale`; the most uniform products reach it: rounding is not to be amplified."""
+"""Lower limit of `scale`, so that rounding is not amplified on very uniform products."""
 
 
 class ScoreRule(BaseModel):
@@ -30,10 +30,10 @@ class ScoreRule(BaseModel):
     Nothing is subtracted: 0 stays the minimum, so that nothing counts outside a region of interest."""
     sigma: Annotated[float, Field(gt=0)] = 4.0
     """Gaussian smoothing of the heatmap, in pixels of the network's input."""
-    top: Annotated[float, Field(ge=0, le=1)] = 0.0
+    top_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Fraction of the pixels in the region of interest; the mean of as many hottest ones is the score. 0: the
     maximum."""
-    factor: bool = False
+    refinement: bool = False
     """DRD's refinement: times 1 + the peak of the level whose map varies least. As published but for the
     Gaussian, which is applied before the upsampling here and not after it: a maximum differs by 1 %."""
 
@@ -46,6 +46,11 @@ def distance(teacher: Tensor, student: Tensor) -> Tensor:
 def distances(teacher: list[Tensor], student: list[Tensor]) -> list[Tensor]:
     """`distance` of each level."""
     return [distance(t, s) for t, s in zip(teacher, student, strict=True)]
+
+
+def resized(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """Bilinear, by pixel centres: `[N, h, w]` → `[N, *size]`."""
+    return F.interpolate(maps.unsqueeze(1), size, mode="bilinear", align_corners=False).squeeze(1)
 
 
 class Heatmap(nn.Module):
@@ -73,24 +78,25 @@ class Heatmap(nn.Module):
         self.size = (height, width)
         self.grid = (height // _FINEST_STRIDE, width // _FINEST_STRIDE)
         self.register_buffer("scale", torch.ones(maps))
-        self.register_buffer("roi", torch.ones(height, width))
-        self.inspected = 1.0
-        """Fraction of the pixels that lie in the region of interest: `ScoreRule.top` is one of these."""
+        self.register_buffer("roi", torch.ones(height, width), persistent=False)  # set at export only
+        self.roi_share = 1.0
+        """Fraction of the pixels that lie in the region of interest."""
         self.set_rule(rule or ScoreRule())
 
     def set_roi(self, roi: Tensor) -> None:
         """From now on only a defect where `roi` `[H, W]` is 1 counts. Before calibration: scores change."""
         self.roi.copy_(roi)
-        self.inspected = float(self.roi.mean())
+        self.roi_share = float(self.roi.mean())
 
     def set_rule(self, rule: ScoreRule) -> None:
+        """From now on scores follow `rule`. The fitted `scale` stays: it does not depend on the rule."""
         self.rule = rule
-        rows, columns = (_spreading(size, rule.sigma).to(self.roi.device) for size in self.size)
+        rows, columns = (_smooth_and_upsample(size, rule.sigma).to(self.roi.device) for size in self.size)
         self.register_buffer("rows", rows, persistent=False)
         self.register_buffer("columns", columns, persistent=False)
 
     def fit(self, normal: list[Tensor]) -> None:
-        """Fit the normalisation to `DRD.maps` of held-out good frames."""
+        """Fit the normalisation to `DRD.maps` of n held-out good frames: of each map `[n, h_k, w_k]`."""
         for k, one in enumerate(normal):
             # torch.quantile takes 2^24 values at most.
             reach = float(np.quantile(one.cpu().numpy(), _QUANTILE)) - float(one.mean())
@@ -98,24 +104,20 @@ class Heatmap(nn.Module):
 
     def forward(self, maps: list[Tensor]) -> tuple[Tensor, Tensor]:
         """`DRD.maps` → heatmap `[N, H, W]` and score `[N]`."""
-        grids = torch.stack([self._to_grid(one) for one in maps], 1)  # [N, maps, H/4, W/4]
+        on_grid = (one if one.shape[-2:] == self.grid else resized(one, self.grid) for one in maps)
+        grids = torch.stack(list(on_grid), 1)  # [N, maps, H/4, W/4]
         scaled = grids / self.scale.view(1, -1, 1, 1) if self.rule.normalise else grids
         heatmap = self.rows @ scaled.mean(1) @ self.columns.T * self.roi
         return heatmap, self._score(heatmap, maps)
 
-    def _to_grid(self, one: Tensor) -> Tensor:
-        if one.shape[-2:] == self.grid:
-            return one
-        return F.interpolate(one.unsqueeze(1), self.grid, mode="bilinear", align_corners=False).squeeze(1)
-
     def _score(self, heatmap: Tensor, maps: list[Tensor]) -> Tensor:
-        if self.rule.top > 0:
+        if self.rule.top_fraction > 0:
             pooled = F.avg_pool2d(heatmap.unsqueeze(1), _FINEST_STRIDE).flatten(1)
-            hottest = max(1, round(self.rule.top * self.inspected * pooled.shape[1]))
+            hottest = max(1, round(self.rule.top_fraction * self.roi_share * pooled.shape[1]))
             score = pooled.topk(hottest).values.mean(1)
         else:
             score = heatmap.flatten(1).amax(1)
-        if self.rule.factor:
+        if self.rule.refinement:
             inside = [one * self._roi_at(one.shape[-2:]) for one in maps]
             peaks = torch.stack([one.flatten(1).amax(1) for one in inside], 1)  # [N, maps]
             chosen = self.least_varying(inside).unsqueeze(1)
@@ -124,15 +126,14 @@ class Heatmap(nn.Module):
 
     def least_varying(self, maps: list[Tensor]) -> Tensor:
         """Which map, upsampled to the input's size, has the least variance: `[N]`, int64."""
-        every = (F.interpolate(one.unsqueeze(1), self.size, mode="bilinear") for one in maps)
-        return torch.stack([one.flatten(1).var(1) for one in every], 1).argmin(1)
+        return torch.stack([resized(one, self.size).flatten(1).var(1) for one in maps], 1).argmin(1)
 
     def _roi_at(self, size: Sequence[int]) -> Tensor:
         """The region of interest on a level's grid, `[h, w]`."""
         return F.interpolate(self.roi[None, None], size, mode="nearest")[0, 0]
 
 
-def _spreading(size: int, sigma: float) -> Tensor:
+def _smooth_and_upsample(size: int, sigma: float) -> Tensor:
     """Matrix `[size, size/4]` that smooths a line of the grid with a Gaussian and upsamples it linearly to
     `size` pixels. The ends are padded by replication, so that values near the border are not lowered."""
     kernel = _gaussian(sigma / _FINEST_STRIDE)

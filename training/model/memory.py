@@ -1,12 +1,14 @@
 """The memory beside the student: feature vectors of good parts (after PatchCore, Roth et al., CVPR 2022).
 
-It gives two things. A distance of its own: a student that has learned to restore good parts also restores
-some damage, but what no good part ever showed is far from every stored vector. And what is usual at places
-that look alike: a scratchy texture or a bright exposure is hard to restore on good parts, too, so the
-student's distances are divided by what they usually are there. All distances are of directions, though damage
-also makes features longer than they usually are there; so each is multiplied by the root of that ratio. The
-descriptor of a place contains, with a small weight, its whole image: a dark area is normal in a dark image,
-not in a bright one.
+It gives a distance of its own: a student that has learned to restore good parts also restores some damage,
+but what no good part ever showed is far from every stored vector. The descriptor of a place contains, with a
+small weight, its whole image: a dark area is normal in a dark image, not in a bright one.
+
+It tells which distances the student usually has at places that look alike, and these are divided by them: a
+scratchy texture or a bright exposure is hard to restore on good parts, too.
+
+It tells how long features usually are there, and all distances are multiplied by the root of the length over
+the usual one: they are of directions only, though damage also makes features longer.
 """
 
 import math
@@ -16,15 +18,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from training.model.heatmap import resized
+
 _CANDIDATES = 20_000
 """Vectors, over all images, from which the coreset is chosen."""
 _FADED = 9.0
-"""Sharpness times the coreset's radius: a vector that far away weighs e⁻⁹ of one that is just the same. Tied
-to the radius, since how far good parts lie apart depends on teacher and product."""
+"""`sharpness` times the radius of the coreset: a vector one radius further away weighs e⁻⁹ as much. Tied to
+the radius, since how far good parts lie apart depends on teacher and product."""
 _MAX_SHARPNESS = 10_000.0
 """Also where all candidates were stored and there is no radius: cosines of float32 are exact to 10⁻⁷."""
 _IMAGE_FRACTION = 0.08
-"""Of a descriptor, in squared length, that describes the whole image."""
+"""Part of a descriptor's squared length that describes the whole image."""
 _PRIOR = 0.2
 """Weight of the overall mean in an expected value, as a fraction of a vector's mean number of visits: rarely
 visited ones are shrunk towards it."""
@@ -77,7 +81,8 @@ class Memory(nn.Module):
         nearness = ((nearest + torch.log(total / len(self.vectors))) / self.sharpness).squeeze(-1)
         grid = _grid(features)
         divisors = (torch.unflatten(expected / excess, 1, grid) for expected in usual)
-        maps = [each / _resized(divisor, each) for each, divisor in zip(distances, divisors, strict=True)]
+        pairs = zip(distances, divisors, strict=True)
+        maps = [each / resized(divisor, each.shape[-2:]) for each, divisor in pairs]
         return [*maps, torch.unflatten((1 - nearness) * excess, 1, grid)]
 
     def sample(self, features: list[Tensor], images: int, generator: torch.Generator) -> Tensor:
@@ -129,11 +134,6 @@ class Memory(nn.Module):
 def _grid(features: list[Tensor]) -> tuple[int, int]:
     """Height and width of the coarsest level, on which descriptors are computed."""
     return features[2].shape[-2], features[2].shape[-1]
-
-
-def _resized(one: Tensor, other: Tensor) -> Tensor:
-    """`[N, h, w]` to the size of `other`."""
-    return F.interpolate(one.unsqueeze(1), other.shape[-2:], mode="bilinear", align_corners=False).squeeze(1)
 
 
 def _descriptors(features: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:

@@ -80,7 +80,7 @@ class Teacher(nn.Module):
         return features
 
     def normalised(self, frames: Tensor) -> Tensor:
-        """The backbone's input, `[N, 3, H, W]`, on its device, from frames as in `forward` on any."""
+        """Frames as in `forward`, on any device → normalised input `[N, 3, H, W]` on the backbone's."""
         return (frames.to(self.mean.device).permute(0, 3, 1, 2).float() - self.mean) / self.std
 
     def mirror(self) -> Mirror:
@@ -163,9 +163,9 @@ def _strip_last_relus(net: nn.Module) -> bool:
 def _last_relu(level: nn.Module | None) -> tuple[nn.Module, str] | None:
     """A level's last block, and what timm calls the ReLU after its sum; None where there is none."""
     blocks = list(level.children()) if level is not None else []
-    parts = dict(blocks[-1].named_children()) if blocks else {}
-    name = "act3" if "act3" in parts else "act2"
-    return (blocks[-1], name) if isinstance(parts.get(name), nn.ReLU) else None
+    layers = dict(blocks[-1].named_children()) if blocks else {}
+    name = "act3" if "act3" in layers else "act2"
+    return (blocks[-1], name) if isinstance(layers.get(name), nn.ReLU) else None
 
 
 def _level_names(net: nn.Module) -> list[str]:

@@ -51,7 +51,8 @@ class OnnxRuntimeEngine:
         del self._sessions
 
     def _session(self, size: int) -> Any:
-        """The session for batches of `size`, opened at the first: at the start, with the golden frames."""
+        """The session for batches of `size`, opened on first use, which is the replay of the golden
+        frames."""
         key = size if self._fixed else 0
         if key not in self._sessions:
             self._sessions[key] = self._open(size)

@@ -21,27 +21,27 @@ _BF16_INSTRUCTIONS = {"avx512_bf16", "amx_bf16"}
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
-    """A part of the graph between named tensors, and the precision of its convolutions."""
+class _Subgraph:
+    """What lies between named tensors of the graph, and the precision of its convolutions."""
 
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     precision: Precision
 
 
-def _parts(graph: Any, precision: Precision) -> tuple[_Part, ...]:
+def _subgraphs(graph: Any, precision: Precision) -> tuple[_Subgraph, ...]:
     """bfloat16 is accurate enough for both networks, except the teacher's first convolutions. With distances
     and score in bfloat16, too, scores deviate twice as much. Quantised convolutions run in int8."""
     if precision == "f32":
-        return (_Part((FRAMES,), OUTPUTS, "f32"),)
+        return (_Subgraph((FRAMES,), OUTPUTS, "f32"),)
     values = _values(graph)
     student = tuple(name for name in STUDENT if name in values)
     features = TEACHER[-len(student) :] + student
-    return _Part((FRAMES,), features, "bf16"), _Part(features, OUTPUTS, "f32")
+    return _Subgraph((FRAMES,), features, "bf16"), _Subgraph(features, OUTPUTS, "f32")
 
 
 class OpenVinoEngine:
-    """The graph, in parts of one precision each."""
+    """The graph, in subgraphs of one precision each."""
 
     def __init__(
         self, path: Path, geometry: Geometry, precision: Precision, float32_convolutions: int = 0
@@ -56,7 +56,8 @@ class OpenVinoEngine:
             if precision == "bf16":
                 keep_first_in_float32(core, graph, float32_convolutions)
             self._requests = [
-                (part, _compile(core, graph.clone(), part)) for part in _parts(graph, precision)
+                (subgraph, _compile(core, graph.clone(), subgraph))
+                for subgraph in _subgraphs(graph, precision)
             ]
         except Exception as error:  # exceptions of the runtime have no common base class
             raise BundleError(f"OpenVINO can't open {path.name}: {last_line(error)}") from error
@@ -64,10 +65,10 @@ class OpenVinoEngine:
 
     def run(self, frames: NDArray[np.uint8]) -> Prediction:
         values: dict[str, Any] = {FRAMES: frames}
-        for part, request in self._requests:
-            inputs = [values[name] for name in part.inputs]
+        for subgraph, request in self._requests:
+            inputs = [values[name] for name in subgraph.inputs]
             outputs = request.infer(inputs, share_inputs=True, share_outputs=True)
-            values |= {name: outputs[place] for place, name in enumerate(part.outputs)}
+            values |= {name: outputs[place] for place, name in enumerate(subgraph.outputs)}
         return Prediction(*(values[name].copy() for name in OUTPUTS))  # the next call overwrites them
 
     def close(self) -> None:
@@ -85,13 +86,13 @@ def _runtime() -> Any:
     return openvino
 
 
-def _compile(core: Any, graph: Any, part: _Part) -> Any:
-    """An inference request for `part` of `graph`, for any batch size. Changes `graph`."""
+def _compile(core: Any, graph: Any, subgraph: _Subgraph) -> Any:
+    """An inference request for `subgraph` of `graph`, for any batch size. Changes `graph`."""
     from openvino import Model, opset13
 
     outputs = _values(graph)
     inputs = list[Any]()
-    for name in part.inputs:
+    for name in subgraph.inputs:
         value = outputs[name]
         readers = value.get_target_inputs()
         parameter = opset13.parameter(value.get_partial_shape(), value.get_element_type(), name=name)
@@ -99,16 +100,18 @@ def _compile(core: Any, graph: Any, part: _Part) -> Any:
             reader.replace_source_output(parameter.output(0))
         inputs.append(parameter)
     results = (
-        graph.get_results() if part.outputs == OUTPUTS else [opset13.result(outputs[o]) for o in part.outputs]
+        graph.get_results()
+        if subgraph.outputs == OUTPUTS
+        else [opset13.result(outputs[o]) for o in subgraph.outputs]
     )
     options: dict[str, Any] = {
-        "INFERENCE_PRECISION_HINT": part.precision,
+        "INFERENCE_PRECISION_HINT": subgraph.precision,
         "PERFORMANCE_HINT": "LATENCY",
         "ENABLE_CPU_PINNING": False,  # engines of several products would be pinned to the same cores
     }
     if cores := cores_allowed():
         options["INFERENCE_NUM_THREADS"] = cores
-    return core.compile_model(Model(results, inputs, "part"), "CPU", options).create_infer_request()
+    return core.compile_model(Model(results, inputs, "subgraph"), "CPU", options).create_infer_request()
 
 
 def _values(graph: Any) -> dict[str, Any]:
