@@ -95,7 +95,7 @@ def _histogram(axes: Axes, good: NDArray[np.float64], test: ScoredSet | None) ->
     for name, (scores, colour) in groups.items():
         axes.hist(scores, bins, alpha=0.6, label=name, color=colour)
     axes.axvline(good.max(), color="black", linestyle="--", label="highest held-back good")
-    axes.legend()
+    axes.legend(loc="best")  # the default, which would warn where it takes a second
 
 
 def draw_examples(

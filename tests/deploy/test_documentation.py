@@ -1,8 +1,7 @@
 """What the documents name is there: settings and their defaults, options of commands, files and headings."""
 
 import re
-import subprocess
-import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -51,10 +50,11 @@ def test_the_readme_s_defaults_are_the_settings_own() -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_options_exist(command: str) -> None:
-    script = Path(sys.executable).with_name(command)
-    shown = subprocess.run([script, "--help"], capture_output=True, text=True, check=True).stdout
-    known = set(re.findall(r"--[a-z][a-z-]+", shown))
+def test_options_exist(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (script,) = entry_points(group="console_scripts", name=command)
+    with pytest.raises(SystemExit, match="0"):
+        script.load()(["--help"])
+    known = set(re.findall(r"--[a-z][a-z-]+", capsys.readouterr().out))
     for document in DOCUMENTS[:-1]:  # the log names what there was
         text = document.read_text().replace("\\\n", " ")
         for used in re.findall(rf"(?:^ +|`){command} (?!token)([^`#\n]*)", text, re.M):

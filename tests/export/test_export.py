@@ -7,6 +7,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +25,7 @@ from export.bundle.manifest import BundleError, EngineEntry
 from export.cli import main
 from export.parity import EngineParity
 from export.prepare import Prepared, prepare
-from export.sources import calibration_images
+from export.sources import calibration_images, defective_images
 from tests.export.checkpoints import break_network, make_checkpoint, make_dataset
 from training.checkpoint import DRD, RESUME, TENSORS, load_checkpoint
 from training.datasets import DatasetError
@@ -73,7 +76,7 @@ def test_golden_frames_are_of_all_kinds_and_four_lie_nearest_the_threshold(expor
 def test_the_output_has_what_a_process_engineer_needs(
     checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ["--version", "7", "--min-area", "12", "--calibration", str(data)]
+    options = ["--version", "7", "--min-area", "12", "--calibration", str(data), "--engines", "onnx-f32"]
     assert export(checkpoint, tmp_path / "models", *options) == 0
     output = capsys.readouterr().out
     for expected in (
@@ -173,38 +176,76 @@ def test_changed_or_missing_images_are_refused(
     assert not (tmp_path / "models").exists()
 
 
-def test_defective_parts_are_found_where_training_had_them(
-    checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """New good pictures in a plain folder: the known defective parts are those of the old data set."""
-    plain = make_dataset(tmp_path / "new", good=70, test=1)
-    options = ["--calibration", str(plain / "train/good"), "--engines", "onnx-f32"]
-    assert export(checkpoint, tmp_path / "models", *options) == 0
-    output = capsys.readouterr().out
-    assert "4 defective" in output
-    assert "no defective part is known" not in output
+@dataclass(frozen=True)
+class Exported:
+    """An export that had much to say and went on: from an unfinished training's checkpoint, whose data has a
+    damaged defective part, below the newest version, calibrated on a plain folder with a damaged picture."""
+
+    data: Path
+    checkpoint: Path
+    calibration: Path
+    bundle: Path
+    output: str
 
 
-def test_it_is_said_when_no_defective_part_is_known(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    data = make_dataset(tmp_path / "plate", good=20, test=0)
-    checkpoint = make_checkpoint(tmp_path / "checkpoint", data)
-    assert export(checkpoint, tmp_path / "models", "--engines", "onnx-f32") == 0
-    assert "no defective part is known: the engines are not proved on any" in capsys.readouterr().out
-
-
-def test_an_unreadable_image_of_a_defective_part_is_skipped_and_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    data = make_dataset(tmp_path / "plate", good=20, test=3)
-    checkpoint = make_checkpoint(tmp_path / "checkpoint", data)
+@pytest.fixture(scope="module")
+def wordy(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    root = tmp_path_factory.mktemp("wordy")
+    data = make_dataset(root / "plate", test=3)
+    checkpoint = make_checkpoint(root / "checkpoint", data)
+    (checkpoint / RESUME).touch()
     (data / "test/blot/001.png").write_bytes(b"damaged")
+    calibration = shutil.copytree(data / "train/good", root / "new")
+    (calibration / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n half")
+    (root / "models/plate/9").mkdir(parents=True)
+    options = ["--version", "3", "--engines", "onnx-f32", "--calibration", str(calibration)]
+    with redirect_stdout(StringIO()) as output:
+        assert export(checkpoint, root / "models", *options, "--skip-unreadable") == 0
+    return Exported(data, checkpoint, calibration, root / "models/plate/3", output.getvalue())
+
+
+def test_a_training_that_has_not_ended_is_announced(wordy: Exported) -> None:
+    line = f"a training in {wordy.checkpoint} has not ended: this may be of an earlier one"
+    assert line in wordy.output
+
+
+def test_a_version_below_the_newest_is_announced_as_not_served(wordy: Exported) -> None:
+    assert "3 will not be served while 9 is there" in wordy.output
+    assert Bundle.open(wordy.bundle).manifest.version == 3
+
+
+def test_a_damaged_image_is_left_out_where_that_is_asked_for(wordy: Exported) -> None:
+    assert f"Skipped      {wordy.calibration / 'broken.png'}: " in wordy.output
+    left_out = "48 used in training, or copies, left out"
+    assert f"12 good images of {wordy.calibration}; {left_out}" in wordy.output
+
+
+def test_defective_parts_are_found_where_training_had_them_but_unreadable_ones(wordy: Exported) -> None:
+    """New good pictures in a plain folder: the known defective parts are those of the old data set."""
+    assert "2 defective" in wordy.output
+    assert "no defective part is known" not in wordy.output
+    (line,) = (line for line in wordy.output.splitlines() if "001.png" in line)
+    assert line.startswith(f"Skipped      {wordy.data / 'test/blot/001.png'}: ")
+
+
+def test_the_same_network_gives_the_same_graph(wordy: Exported, exported: Path) -> None:
+    assert (wordy.bundle / "model.onnx").read_bytes() == (exported / "model.onnx").read_bytes()
+
+
+def test_it_is_said_when_no_defective_part_is_known_or_can_be_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also without --skip-unreadable, which is about good pictures."""
+    data = make_dataset(tmp_path / "plate", good=20, test=1)
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", data)
+    (data / "test/blot/000.png").write_bytes(b"damaged")
     assert export(checkpoint, tmp_path / "models", "--engines", "onnx-f32") == 0
     output = capsys.readouterr().out
-    assert "2 defective" in output
-    (line,) = (line for line in output.splitlines() if "001.png" in line)
-    assert line.startswith(f"Skipped      {data / 'test/blot/001.png'}: ")
+    assert f"Skipped      {data / 'test/blot/000.png'}: " in output
+    assert "no defective part is known: the engines are not proved on any" in output
+    for folder in ("test", "ground_truth"):
+        shutil.rmtree(data / folder)
+    assert defective_images(load_checkpoint(checkpoint), None) == []
 
 
 def test_the_files_of_an_engine_that_is_left_out_are_not_published(
@@ -263,19 +304,10 @@ def test_tensors_that_change_while_they_are_read_are_refused(
     assert not (tmp_path / "models").exists()
 
 
-def test_a_training_that_has_not_ended_is_announced(
-    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    copy = shutil.copytree(checkpoint, tmp_path / "checkpoint")
-    (copy / RESUME).touch()
-    assert export(copy, tmp_path / "models", "--engines", "onnx-f32") == 0
-    assert f"a training in {copy} has not ended: this may be of an earlier one" in capsys.readouterr().out
-
-
 def test_int8_ranges_come_from_the_images_that_the_score_rule_was_chosen_by(
-    checkpoint: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing has seen those of `calibrate`. With other images there is no `select`."""
+    """Nothing has seen those of `calibrate`."""
     given = list[NDArray[np.uint8]]()
 
     def noting(names: Sequence[str], root: Path, geometry: Geometry, good: NDArray[np.uint8]) -> Prepared:
@@ -284,14 +316,9 @@ def test_int8_ranges_come_from_the_images_that_the_score_rule_was_chosen_by(
 
     monkeypatch.setattr("export.build.prepare", noting)
     assert export(checkpoint, tmp_path, "--engines", "onnx-f32") == 0
-    assert export(checkpoint, tmp_path, "--engines", "onnx-f32", "--calibration", str(data)) == 0
     trained = load_checkpoint(checkpoint)
-    select, calibrate = (
-        read_frames([sample.path for sample in trained.samples(split)], trained.geometry)
-        for split in ("select", "calibrate")
-    )
-    assert np.array_equal(given[0], select)
-    assert np.array_equal(given[1], calibrate[::2])
+    select = read_frames([sample.path for sample in trained.samples("select")], trained.geometry)
+    assert np.array_equal(given, [select])
 
 
 def test_an_engine_that_was_asked_for_is_in_the_bundle_or_there_is_none(
@@ -316,14 +343,6 @@ def test_a_folder_that_may_not_be_written_in_is_found_at_once(
     monkeypatch.setattr(os, "access", lambda *_: False)  # which nothing is to root
     assert export(checkpoint, tmp_path / "models") == 1
     assert capsys.readouterr() == ("", f"drd-export: {tmp_path}: no folder that this user may write in\n")
-
-
-def test_a_version_below_the_newest_is_announced_as_not_served(
-    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "plate" / "9").mkdir(parents=True)
-    assert export(checkpoint, tmp_path, "--version", "3", "--engines", "onnx-f32") == 0
-    assert "3 will not be served while 9 is there" in capsys.readouterr().out
 
 
 def test_a_smallest_defect_larger_than_any_image_is_refused(
@@ -412,19 +431,6 @@ def test_a_damaged_image_is_named(
     error = capsys.readouterr().err
     assert error.startswith(f"drd-export: {tmp_path / 'broken.png'}: ")
     assert error.count("\n") == 1
-
-
-def test_a_damaged_image_is_left_out_where_that_is_asked_for(
-    checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    new = tmp_path / "new"
-    shutil.copytree(data / "train/good", new)
-    (new / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n half")
-    options = ["--calibration", str(new), "--engines", "onnx-f32", "--skip-unreadable"]
-    assert export(checkpoint, tmp_path / "models", *options) == 0
-    output = capsys.readouterr().out
-    assert f"Skipped      {new / 'broken.png'}: " in output
-    assert f"12 good images of {new}; 48 used in training, or copies, left out" in output
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from export.cli import main as export
 from export.evaluate_cli import main as evaluate
 from service.rpc.pb import inspection_pb2, inspection_pb2_grpc
 from tests.e2e.serving import Running, serving
+from tests.threads import on_all_cores
 from training.cli import main as train
 from training.example import lay_out
 
@@ -24,11 +25,12 @@ def road(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("road")
     lay_out(root / "elpv-mono")
     checkpoint = str(root / "checkpoint")
-    assert train([str(root / "elpv-mono"), "--product", "elpv-mono", "--out", checkpoint, "--recipe", "quick",
-                  "--epochs", "1"]) == 0  # fmt: skip
-    assert export([checkpoint, "--to", str(root / "models")]) == 0
     bundle, data, figures = root / "models/elpv-mono/1", root / "elpv-mono", root / "figures.json"
-    assert evaluate([str(bundle), str(data), "--json", str(figures)]) == 0
+    with on_all_cores():
+        assert train([str(data), "--product", "elpv-mono", "--out", checkpoint, "--recipe", "quick",
+                      "--epochs", "1"]) == 0  # fmt: skip
+        assert export([checkpoint, "--to", str(root / "models")]) == 0
+        assert evaluate([str(bundle), str(data), "--json", str(figures)]) == 0
     return root
 
 

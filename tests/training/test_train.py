@@ -22,6 +22,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from tests.export.checkpoints import break_network, make_checkpoint, make_dataset
+from tests.threads import on_all_cores
 from training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint, write_json, write_tensors
 from training.choose import choose_rule
 from training.cli import main
@@ -119,7 +120,17 @@ def test_the_same_seed_gives_the_same_tensors(
     assert_same_tensors(trained, tmp_path / "again")
 
 
-def test_weights_give_the_same_tensors_from_a_package_and_from_a_file(data: Path, tmp_path: Path) -> None:
+@pytest.mark.system
+def test_the_same_seed_gives_the_same_tensors_on_all_cores(data: Path, weights: Path, tmp_path: Path) -> None:
+    """Others than one thread makes."""
+    with on_all_cores():
+        for name in ("once", "again"):
+            assert main(options(data, weights, tmp_path / name, "--epochs", "1")) == 0
+    assert_same_tensors(tmp_path / "once", tmp_path / "again")
+
+
+def test_weights_give_the_same_tensors_from_a_package_and_from_a_file(tmp_path: Path) -> None:
+    data = make_dataset(tmp_path / "plate", good=20, test=0)
     lite, file = "tf_efficientnet_lite0", tmp_path / "weights.safetensors"
     save_file(load_teacher(lite).net.state_dict(), file)
     run = [str(data), "--product", "plate", "--recipe", "quick", "--size", "64", "64", "--device", "cpu"]
