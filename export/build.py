@@ -96,7 +96,8 @@ def build(options: ExportOptions) -> Path:
     show_golden(golden.entries)
     to_validate, to_quantise = good[1::2], good[::2]  # apart, so that the ranges are tried on other images
     if options.calibration is None:  # no engine is made with what sets the threshold
-        to_validate, to_quantise = good, [sample.path for sample in checkpoint.samples("select")]
+        others = (*checkpoint.samples("fit"), *checkpoint.samples("select"))
+        to_validate, to_quantise = good, [sample.path for sample in others]
     validation = validation_frames(to_validate, defective, geometry, drd.predict)
     with staging_folder(options.models) as root:
         _write_graphs(drd, geometry, root)

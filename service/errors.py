@@ -1,7 +1,7 @@
 """Every reason why an image gets no verdict. Each door has one table from these errors to its status codes.
 
 ServiceError
-├── BadInput            the caller's mistake; the same request will fail again
+├── BadInput            the caller's mistake; the same request, sent as slowly, fails again
 │   ├── BadImage            not an image, damaged, or of an unsupported format
 │   ├── UnlikeDeclared      the content differs from its declared type, or the type is unsupported
 │   ├── BadParameter        missing, unknown, malformed or contradictory

@@ -11,6 +11,7 @@ from service.access.tokens import EVERYTHING, Grant, Token, TokensError, find, p
 from service.errors import Denied
 from service.logs import LogOnce
 from service.metrics import Metrics
+from service.values import Door
 
 GRANT = "drd.grant"
 """Where the guard keeps the grant of an HTTP request in its ASGI scope."""
@@ -36,7 +37,7 @@ class Access:
         """What the holder of `secret` may do; raises Unauthenticated if it is not valid."""
         return find(self._tokens, secret) if self.needed else EVERYTHING
 
-    def denied(self, door: str, error: Denied) -> None:
+    def denied(self, door: Door, error: Denied) -> None:
         """Counts a denied caller, and logs at most one a second, so that strangers can't fill the disk."""
         self._metrics.denied.labels(door, error.reason).inc()
         self._unlogged += 1

@@ -304,10 +304,9 @@ def test_tensors_that_change_while_they_are_read_are_refused(
     assert not (tmp_path / "models").exists()
 
 
-def test_int8_ranges_come_from_the_images_that_the_score_rule_was_chosen_by(
+def test_int8_ranges_come_from_images_that_do_not_set_the_threshold(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing has seen those of `calibrate`."""
     given = list[NDArray[np.uint8]]()
 
     def noting(names: Sequence[str], root: Path, geometry: Geometry, good: NDArray[np.uint8]) -> Prepared:
@@ -317,8 +316,8 @@ def test_int8_ranges_come_from_the_images_that_the_score_rule_was_chosen_by(
     monkeypatch.setattr("export.build.prepare", noting)
     assert export(checkpoint, tmp_path, "--engines", "onnx-f32") == 0
     trained = load_checkpoint(checkpoint)
-    select = read_frames([sample.path for sample in trained.samples("select")], trained.geometry)
-    assert np.array_equal(given, [select])
+    others = [*trained.samples("fit"), *trained.samples("select")]
+    assert np.array_equal(given, [read_frames([each.path for each in others], trained.geometry)])
 
 
 def test_an_engine_that_was_asked_for_is_in_the_bundle_or_there_is_none(
