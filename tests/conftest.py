@@ -1,10 +1,11 @@
-"""What a test takes says something of the machine, nothing of us: as little as possible of it, then."""
+"""For all tests: one thread to compute with, and no time limit for an example of Hypothesis, which would say
+something of the machine, nothing of us."""
 
 import os
 
 from hypothesis import settings
 
-# Before torch is imported, and for child processes, too. Tests' networks are too small to share out, and
+# Before torch is imported; child processes inherit it. Tests' networks are too small to be divided, and
 # threads that wait for each other spin: beside other work, a training of a second takes half a minute.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

@@ -392,7 +392,8 @@ def test_a_name_that_is_not_utf_8_is_refused_in_one_line(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_leaves_nothing(checkpoint: Path, tmp_path: Path, number: signal.Signals) -> None:
-    command = [sys.executable, "-c", "import sys; from export.cli import main; sys.exit(main())"]
+    heed = f"import signal, sys; signal.signal({number:d}, signal.SIG_DFL); "  # the tests may run under nohup
+    command = [sys.executable, "-c", heed + "from export.cli import main; sys.exit(main())"]
     with subprocess.Popen(
         [*command, str(checkpoint), "--to", str(tmp_path / "models")],
         stdout=subprocess.PIPE,
