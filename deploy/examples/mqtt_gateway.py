@@ -266,6 +266,10 @@ def tell(line: str) -> None:
 
 
 async def serve(options: argparse.Namespace) -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    for number in (signal.SIGINT, signal.SIGTERM):  # SIGINT, too: scripts start others with it ignored
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     async with AsyncClient(options.to, token=os.environ.get("DRD_TOKEN"), ca=options.ca) as service:
         await Gateway(service, Pictures(options.pictures), options).run()
 
@@ -293,14 +297,13 @@ def main() -> None:
     add("--broker-ca", metavar="PEM", help="certificate authorities of the broker; enables TLS")
     add("--prefix", default="line", metavar="TOPIC", help="default: line")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # ends as by Ctrl-C
     try:
         if options.broker_ca:
             Path(options.broker_ca).read_bytes()  # its error names the file; the connection's does not
         asyncio.run(serve(options))
     except (ValueError, OSError, ClientError) as error:
         sys.exit(f"mqtt_gateway: {error}")
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         pass
 
 

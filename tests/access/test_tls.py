@@ -235,6 +235,52 @@ def test_the_metric_tells_when_it_expires(plant: Authority, models: Path) -> Non
         wait_until(lambda: 4.9 < days_left() <= 5)
 
 
+def test_of_a_chain_the_first_to_expire_counts(plant: Authority) -> None:
+    server = plant.issue("server", timedelta(days=2))
+    with server.certificate.open("ab") as chain:
+        chain.write(plant.certificate.read_bytes())
+    assert Tls(server.certificate, server.key, None).seconds_left() <= 2 * 86_400
+
+
+@pytest.mark.parametrize(("hours", "told"), [(-1, True), (1, False)])
+def test_an_expired_certificate_is_told_of(
+    plant: Authority, caplog: pytest.LogCaptureFixture, hours: int, told: bool
+) -> None:
+    server = plant.issue("server", timedelta(hours=hours))
+    Tls(server.certificate, server.key, None)
+    assert (f"the certificate in {server.certificate} expired on" in caplog.text) == told
+
+
+def test_a_trouble_with_the_files_is_logged_once_each_time(
+    plant: Authority, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = plant.issue("server")
+    tls, key = Tls(server.certificate, server.key, None), server.key.read_bytes()
+    for _ in range(2):
+        server.key.unlink()
+        tls.refresh()
+        tls.refresh()
+        server.key.write_bytes(key)
+        tls.refresh()
+    assert caplog.text.count("the certificate in use is kept") == 2
+
+
+def test_files_that_change_while_they_are_read_are_not_used(
+    plant: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenSSL reads them again, and would use another certificate than the one whose end is told."""
+    server, other, create = plant.issue("server"), plant.issue("other"), ssl.create_default_context
+
+    def while_they_change(*arguments: Any, **options: Any) -> ssl.SSLContext:
+        server.certificate.write_bytes(other.certificate.read_bytes())
+        server.key.write_bytes(other.key.read_bytes())
+        return create(*arguments, **options)
+
+    monkeypatch.setattr(ssl, "create_default_context", while_they_change)
+    with pytest.raises(TlsError, match="changed while they were read"):
+        Tls(server.certificate, server.key, None)
+
+
 def test_a_handshake_that_does_not_come_is_not_waited_for(plant: Authority, models: Path) -> None:
     server = plant.issue("server")
     with serving(models, head_seconds=0.2, **server.settings()) as running:

@@ -2,17 +2,18 @@
 
 import asyncio
 from contextlib import ExitStack
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from export.bundle import Finding, Size
+from export.bundle import Finding, Region, Size
 from service import history as module
 from service.errors import Busy, NotFound
 from service.history import MAX_WATCHERS, NOT_INSPECTED, History
 from service.record import Record
-from service.values import Result, SentImage, Timings
+from service.values import Inspection, Result, SentImage, Timings
 from tests.service.loop import on_a_loop
 
 
@@ -59,6 +60,16 @@ def test_an_image_larger_than_all_room_is_not_kept_and_the_numbers_are() -> None
 
     assert history.image_bytes == 0
     assert history.latest(everything, 10) == [large]
+
+
+@pytest.mark.parametrize("count", [3, 32, 40])
+def test_of_many_regions_those_with_the_highest_peaks_are_kept(count: int) -> None:
+    regions = tuple(Region(i, 0, 1, 1, 1, peak=0.9 - i / 100) for i in range(count))
+    one = record()
+    assert one.image is not None
+    result = replace(one.result, finding=replace(one.result.finding, regions=regions))
+    kept = Record.of(Inspection(result, frozenset(), {}, one.image), "http", "", "")
+    assert kept.result.finding.regions == regions[:32]
 
 
 def test_the_oldest_verdict_goes_with_its_image(monkeypatch: pytest.MonkeyPatch) -> None:

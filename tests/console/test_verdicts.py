@@ -1,6 +1,7 @@
 """The newest verdicts over HTTP: as a list, with images, and live."""
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
@@ -55,14 +56,24 @@ def picture(response: httpx.Response) -> Image.Image:
 
 
 def test_a_verdict_is_remembered_as_it_was_answered(running: Running) -> None:
+    began = time.time()
     answer = inspect(running.url, plain(200)).json()
     record = remembered(running.url, answer["request_id"])
 
+    assert began <= record["at"] <= time.time()
     assert {name: record[name] for name in record if name in answer and name != "image"} == {
         name: answer[name] for name in record if name in answer and name != "image"
     }
     assert (record["verdict"], record["door"], record["pictures"]) == ("NG", "http", True)
     assert httpx.get(f"{running.url}/v1/verdicts/{record['id']}").json() == record
+
+
+def test_a_verdict_has_what_a_trial_threshold_needs(running: Running) -> None:
+    """The page judges anew by another one: within the guard band, and where no region is large enough."""
+    answers = [inspect(running.url, plain(200, size), "bolt").json() for size in ((1, 3), (32, 32))]
+    records = [remembered(running.url, answer["request_id"]) for answer in answers]
+
+    assert [(record["guard_band"], record["small"]) for record in records] == [(0.02, True), (0.02, False)]
 
 
 def test_verdicts_of_grpc_are_remembered_alike(running: Running) -> None:

@@ -114,6 +114,44 @@ def test_what_precedes_a_form_is_ignored(http: httpx.Client, before: bytes, stat
     assert inspect(http, form, Content_Type="multipart/form-data; boundary=x").status_code == status
 
 
+@pytest.mark.parametrize(("notes", "status"), [(31, 200), (32, 422)])
+def test_other_parts_of_a_form_are_ignored_up_to_a_number(
+    http: httpx.Client, notes: int, status: int
+) -> None:
+    """Nothing of them is taken for the image's, such as a type where it has none."""
+    note = b'--x\r\nContent-Disposition: form-data; name="note"\r\nContent-Type: text/plain\r\n\r\nline 3\r\n'
+    response = inspect(http, note * notes + form_of(b""), Content_Type="multipart/form-data; boundary=x")
+    assert response.status_code == status
+    assert status != 200 or response.json()["image"]["sha256"] == sha256(plain(9)).hexdigest()
+
+
+def test_a_request_is_one_line_of_the_log(http: httpx.Client, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "service.calls")
+
+    def logged(request_id: str) -> dict[str, Any]:
+        """It is written once the request is answered."""
+        lines = list[dict[str, Any]]()
+
+        def look() -> bool:
+            lines[:] = [vars(record) for record in caplog.records]
+            return any(line.get("request_id") == request_id for line in lines)
+
+        wait_until(look)
+        (line,) = (line for line in lines if line.get("request_id") == request_id)
+        return line
+
+    answer = inspect(http, plain(200), "&frame_id=7").json()
+    line = logged(answer["request_id"])
+    names = "frame_id product version bundle_digest engine verdict reason raw_score batch_size timings_ms"
+    assert {name: line[name] for name in names.split()} == {name: answer[name] for name in names.split()}
+    assert line["score"] == pytest.approx(answer["score"], abs=1e-4)
+    assert line["sha256"] == answer["image"]["sha256"]
+
+    problem = inspect(http, b"text").json()
+    line = logged(problem["request_id"])
+    assert (line["message"], line["outcome"]) == (problem["detail"], "bad_input")
+
+
 def test_blanks_around_a_header_s_value_are_no_part_of_it(running: Running) -> None:
     body = plain(9)
     with running.connected() as connection:
@@ -138,6 +176,16 @@ WRONG: dict[str, tuple[int, Callable[[httpx.Client], httpx.Response]]] = {
     "nothing": (400, lambda http: inspect(http, b"")),
     "a GIF": (400, lambda http: inspect(http, plain(9, kind="GIF"))),
     "a PNG declared as JPEG": (415, lambda http: inspect(http, plain(9), Content_Type="image/jpeg")),
+    "a PNG declared as JPEG, in a form": (
+        415,
+        lambda http: http.post(
+            "/v1/inspect?product=tile", files={"image": ("a.jpg", plain(9), "image/jpeg")}
+        ),
+    ),
+    "a type that is not ASCII, in a form": (
+        415,
+        lambda http: http.post("/v1/inspect?product=tile", files={"image": ("a.jpg", plain(9), "image/ä")}),
+    ),
     "a type that is not supported": (415, lambda http: inspect(http, plain(9), Content_Type="text/plain")),
     "no product": (422, lambda http: http.post("/v1/inspect", content=plain(9))),
     "an unknown parameter": (422, lambda http: inspect(http, plain(9), "&prodct=tile")),
@@ -177,6 +225,22 @@ WRONG: dict[str, tuple[int, Callable[[httpx.Client], httpx.Response]]] = {
     "a form without an image": (
         422,
         lambda http: http.post("/v1/inspect?product=tile", files={"picture": b"x"}),
+    ),
+    "a form with two images": (
+        422,
+        lambda http: http.post("/v1/inspect?product=tile", files=[("image", plain(9)), ("image", plain(8))]),
+    ),
+    "a malformed form": (
+        400,
+        lambda http: inspect(
+            http, b"--x\r\nno header\r\n\r\n\r\n--x--", Content_Type="multipart/form-data; boundary=x"
+        ),
+    ),
+    "a form whose last boundary is missing": (
+        422,
+        lambda http: inspect(
+            http, form_of(b"\r\n--x\r\n")[:-7], Content_Type="multipart/form-data; boundary=x"
+        ),
     ),
     "a form without an end": (
         422,

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from annotated_types import Le
 from export.bundle import program_version
 from service.app import open_service
 from service.client import Client, Frame
-from service.listen import CannotListen
+from service.listen import CannotListen, listen, name_of
 from service.settings import Address, Settings
 from tests.bundles import edit_manifest, make_bundle
 from tests.e2e.serving import ANYWHERE, drd_serve, process, serving, wait_until
@@ -211,6 +211,50 @@ def test_a_door_that_finds_its_address_taken_closes_those_that_are_open(tmp_path
 
     with socket.create_server(("127.0.0.1", 0)) as other:
         asyncio.run(start(other.getsockname()[1]))
+
+
+def has_ipv6() -> bool:
+    with suppress(OSError), socket.create_server(("::1", 0), family=socket.AF_INET6):
+        return True
+    return False
+
+
+IPV6 = pytest.param("[::1]:0", marks=pytest.mark.skipif(not has_ipv6(), reason="there is no IPv6 here"))
+DOORS = pytest.mark.parametrize("door", ["127.0.0.1:0", IPV6, "unix:{folder}/door"])
+
+
+def call(door: socket.socket) -> socket.socket:
+    """A connection to it."""
+    caller = socket.socket(door.family)
+    caller.settimeout(30)
+    caller.connect(door.getsockname())
+    return caller
+
+
+@DOORS
+def test_an_address_can_be_listened_on_again_at_once(tmp_path: Path, door: str) -> None:
+    """Also when the last run closed a connection, or left its socket's file."""
+    with listen(Address.parse(door.format(folder=tmp_path))) as first:
+        address = name_of(first)
+        with call(first):
+            first.accept()[0].close()
+    with listen(address) as again, call(again):
+        assert name_of(again) == address
+
+
+@DOORS
+def test_callers_that_come_all_at_once_are_let_in(tmp_path: Path, door: str) -> None:
+    with listen(Address.parse(door.format(folder=tmp_path))) as listening, ExitStack() as callers:
+        for _ in range(100):
+            callers.enter_context(call(listening))
+
+
+def test_a_file_that_is_no_socket_is_not_replaced_by_one(tmp_path: Path) -> None:
+    file = tmp_path / "notes"
+    file.write_text("somebody's")
+    with pytest.raises(CannotListen, match="another program listens there"):
+        listen(Address(path=str(file)))
+    assert file.read_text() == "somebody's"
 
 
 def test_it_says_which_version_it_is(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from export.bundle.engines.onnx_runtime import CPU, OnnxRuntimeEngine
 from export.bundle.manifest import BundleError, EngineEntry, GoldenFrame, Thresholds
 from export.bundle.reading import FrameFailed
 from export.bundle.scale import Scale
-from export.golden import Golden
+from export.golden import Golden, spread
 from export.parity import (
     Baseline,
     EngineParity,
@@ -400,7 +400,13 @@ def test_the_validation_frames_are_of_good_damaged_and_defective_parts(tmp_path:
     assert (few.frames[:3] != few.frames[5:]).any((1, 2, 3)).all()
     np.testing.assert_allclose(few.scores, few.frames.mean((1, 2, 3)) / 255, rtol=1e-5)
     assert np.array_equal(few.heatmaps, grey(few.frames)[0][:, ::4, ::4])
-    assert len(validation_frames(paths, (), Geometry(32, 32), grey).frames) <= 2 * 48
+    assert len(validation_frames(paths, paths, Geometry(32, 32), grey).frames) == 3 * 48
+
+
+def test_of_many_frames_a_few_from_all_over_are_taken() -> None:
+    """Not the first ones, which may all show one kind of defect."""
+    assert spread(range(100), 4) == [0, 25, 50, 75]
+    assert spread([3, 1, 2], 4) == [3, 1, 2]
 
 
 @pytest.mark.parametrize("of_scores", [False, True])

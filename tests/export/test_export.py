@@ -170,6 +170,11 @@ def test_changed_or_missing_images_are_refused(
     advice = f"'{split}'; give good images with --calibration\n"
     message = f"drd-export: {image}: changed since training, which had it for {advice}"
     assert capsys.readouterr().err == message
+    image.write_bytes(b"damaged")
+    assert export(checkpoint, tmp_path / "models") == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"drd-export: {image}: ")
+    assert error.endswith(f"; training had it for {advice}")
     image.unlink()
     assert export(checkpoint, tmp_path / "models") == 1
     assert capsys.readouterr().err == f"drd-export: {image}: missing; training had it for {advice}"

@@ -3,7 +3,9 @@
 import importlib.util
 import json
 import shutil
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -87,6 +89,33 @@ def test_tensorrt_10_needs_its_gpu_and_its_version() -> None:
     )
 
 
+@pytest.mark.parametrize(("version", "refused"), [("11.0.0.1", True), ("10.16.1.11", False)])
+def test_no_other_tensorrt_than_10_builds_its_plans(
+    monkeypatch: pytest.MonkeyPatch, version: str, refused: bool
+) -> None:
+    module = ModuleType("tensorrt")
+    vars(module).update(__version__=version)
+    monkeypatch.setitem(sys.modules, "tensorrt", module)
+    reason = why_not_buildable("tensorrt-fp16-sm10")
+    assert reason is not None  # no GPU has compute capability 1.0 any more
+    assert (f"TensorRT {version} is installed, but" in reason) == refused
+
+
+def test_an_engine_that_cannot_be_built_here_is_refused_before_any_work(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "tensorrt-fp16-sm10"
+    assert main([str(checkpoint), "--to", str(tmp_path / "models"), "--engines", name]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith(f"drd-export: {name} can't be built here: ")
+
+
+def test_the_engine_that_runs_everywhere_is_in_every_bundle(tmp_path: Path) -> None:
+    prepared = prepare(["openvino-f32"], tmp_path, SIZE, np.zeros((1, 64, 64, 3), np.uint8))
+    assert [entry.id for entry in prepared.entries] == ["openvino-f32", "onnx-f32"]
+
+
 @with_rtx
 def test_rtx_is_not_for_data_centre_cards() -> None:
     assert why_not_buildable("tensorrt-rtx-fp16-sm90") == (
@@ -101,7 +130,10 @@ def test_a_plan_has_content_and_its_wrapper_names_it(exported: Path, tmp_path: P
     built = build_plan(f"tensorrt-rtx-fp16-sm{target}", tmp_path, SIZE)
     assert built.plan is not None
     assert built.plan.graph == file_digest(tmp_path / "model.fp16.onnx")
-    assert (tmp_path / built.plan.file).stat().st_size > 50_000
+    assert built.plan.profile == (1, 4, 8)
+    content = (tmp_path / built.plan.file).read_bytes()
+    assert len(content) > 50_000
+    assert [other for other in RTX_TARGETS if f"accelerators={{sm{other} ".encode() in content] == [target]
     wrapper = onnx.load(tmp_path / built.file)
     (node,) = wrapper.graph.node
     attributes = {value.name: onnx.helper.get_attribute_value(value) for value in node.attribute}

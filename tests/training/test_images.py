@@ -18,3 +18,12 @@ def test_a_single_part_to_calibrate_with_is_warned_of(
     samples = [Sample(Path(name), name) for name in names]
     divide(Subset(samples, torch.zeros(len(names), 1, 1, 3, dtype=torch.uint8)), 0, re.compile("^[0-9]"))
     assert ("the last show one part" in capsys.readouterr().out) == warned
+
+
+@pytest.mark.parametrize(("count", "warned"), [(49, True), (50, False)])
+def test_fewer_pictures_than_a_start_needs_are_warned_of(
+    capsys: pytest.CaptureFixture[str], count: int, warned: bool
+) -> None:
+    samples = [Sample(Path(f"{number}.png"), f"{number}.png") for number in range(count)]
+    divide(Subset(samples, torch.zeros(count, 1, 1, 3, dtype=torch.uint8)), 0, None)
+    assert (f"WARNING: {count} good pictures are few: start with 50" in capsys.readouterr().out) == warned

@@ -259,6 +259,20 @@ def test_tensors_of_another_training_are_refused(data: Path, tmp_path: Path) -> 
         load_checkpoint(one).model()
 
 
+def test_a_network_that_cannot_be_read_is_refused_in_one_line(data: Path, tmp_path: Path) -> None:
+    checkpoint = load_checkpoint(make_checkpoint(tmp_path, data))
+    recipe = checkpoint.recipe.model_copy(update={"backbone": "resnet81"})  # of another timm
+    with pytest.raises(CheckpointError, match=f"^{tmp_path}: .*not a timm model.*$"):
+        checkpoint.model_copy(update={"recipe": recipe}).model()
+    tensors = tmp_path / "checkpoint.safetensors"
+    tensors.write_bytes(tensors.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match=f"^{tensors}: does not hold this network's tensors .*$"):
+        checkpoint.model()
+    tensors.unlink()
+    with pytest.raises(CheckpointError, match=f"^{tensors}: does not hold this network's tensors .*$"):
+        checkpoint.model()
+
+
 def test_a_recipe_s_name_is_not_a_formula(data: Path, weights: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "a$x_$.toml"
     recipe.write_text('preset = "quick"\n')
