@@ -94,10 +94,11 @@ def build(options: ExportOptions) -> Path:
     thresholds = calibration.thresholds
     golden = choose_golden(calibration.scores, thresholds.image.threshold, defective, geometry, drd.predict)
     show_golden(golden.entries)
-    to_validate, to_quantise = good[1::2], good[::2]  # apart, so that the ranges are tried on other images
     if options.calibration is None:  # no engine is made with what sets the threshold
-        others = (*checkpoint.samples("fit"), *checkpoint.samples("select"))
-        to_validate, to_quantise = good, [sample.path for sample in others]
+        to_validate = good
+        to_quantise = [checkpoint.data_root / record.name for record in checkpoint.learned]
+    else:  # apart, so that the ranges are tried on other images
+        to_validate, to_quantise = good[1::2], good[::2]
     validation = validation_frames(to_validate, defective, geometry, drd.predict)
     with staging_folder(options.models) as root:
         _write_graphs(drd, geometry, root)

@@ -122,8 +122,11 @@ class Admission:
         learn = partial(_learn, lane, forecast, admitted, deadline, probe=probe)
         try:
             yield
-        except (DeadlinePassed, CancelledError) as error:
-            if isinstance(error, DeadlinePassed) or cancelled_late(deadline):
+        except DeadlinePassed:
+            learn(answered=math.inf)
+            raise
+        except CancelledError:
+            if cancelled_late(deadline):
                 learn(answered=math.inf)
             raise
         else:
