@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 import httpx
 from playwright.sync_api import sync_playwright
 
+from tests.bench.engines import FREE
 from tests.bench.serving import load, make_images, server
 from tests.bundles import make_bundle
 
@@ -31,10 +32,8 @@ def main() -> None:
         folder = Path(name)
         bundle = given.bundle or make_bundle(folder / "models", "bench", size=(256, 256))
         image = make_images(folder)["300×300"]
-        on, off = (
-            servers.enter_context(_service(folder, bundle, size, free=not given.bundle))
-            for size in (2**27, 0)
-        )
+        engine = "auto" if given.bundle else FREE
+        on, off = (servers.enter_context(_service(folder, bundle, size, engine)) for size in (2**27, 0))
 
         def compare(what: str, *options: str) -> None:
             turns = [(on, off), (off, on)] * (ROUNDS // 2)
@@ -59,9 +58,9 @@ def main() -> None:
 
 
 @contextmanager
-def _service(folder: Path, bundle: Path, history_bytes: int, *, free: bool) -> Iterator[str]:
+def _service(folder: Path, bundle: Path, history_bytes: int, engine: str) -> Iterator[str]:
     kept = {"DRD_HISTORY_BYTES": str(history_bytes)}
-    with server(bundle, folder / f"socket-{history_bytes}", free=free, **kept) as addresses:
+    with server(bundle, folder / f"socket-{history_bytes}", engine, **kept) as addresses:
         yield addresses["raw"]
 
 

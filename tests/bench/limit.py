@@ -8,17 +8,24 @@ from io import BytesIO
 from itertools import product
 from operator import itemgetter
 from statistics import median
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from export.bundle import IMAGE_FORMATS, Predictor, Size, heatmap_png, mask_png, read, to_rgb
+from export.bundle import IMAGE_FORMATS, Finding, Predictor, Size, heatmap_png, mask_png, read, to_rgb
 from service.workers.image import ImageLimits, decode
 
-Work = Callable[[int], None]
+Work = Callable[[int], object]
 """Does all of the work for a batch of N frames."""
+
+
+class Answer(NamedTuple):
+    finding: Finding
+    heatmap: bytes
+    mask: bytes
 
 
 @dataclass(frozen=True)
@@ -47,17 +54,19 @@ def bare(body: bytes, predictor: Predictor, batch: int) -> None:
     mask_png(_MAP, Size(width=rgb.shape[1], height=rgb.shape[0]))
 
 
-def whole(body: bytes, predictor: Predictor, batch: int) -> None:
+def whole(body: bytes, predictor: Predictor, batch: int) -> list[Answer]:
     """Everything the answer needs: digest and statistics, the engine and the reading too."""
     manifest = predictor.bundle.manifest
     images = [decode(body, manifest.geometry, declared=None, limits=_LIMITS) for _ in range(batch)]
     frames = np.stack([image.pixels for image in images])
     with _ENGINE:
         prediction = predictor.predict(frames)
+    answers = list[Answer]()
     for image, heatmap, score in zip(images, prediction.heatmap, prediction.score, strict=True):
         reading = read(heatmap, float(score), image.statistics, manifest, predictor.guard_band, image.size)
-        heatmap_png(reading.pixel_scores)
-        mask_png(reading.pixel_scores, image.size)
+        scores = reading.pixel_scores
+        answers.append(Answer(reading, heatmap_png(scores), mask_png(scores, image.size)))
+    return answers
 
 
 _MAP = smooth_map()

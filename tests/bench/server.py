@@ -6,8 +6,8 @@ from service.app import run
 from service.cli import announce
 from service.logs import set_up_logs
 from service.settings import Settings
-from tests.bench.engines import start_free
+from tests.bench.engines import start
 
 if __name__ == "__main__":
     set_up_logs("info")
-    uvloop.run(run(Settings(), announce, start_free))
+    uvloop.run(run(Settings(), announce, start))

@@ -1,7 +1,8 @@
 """`python -m tests.bench.serving [BUNDLE]`: the serving core against what the machine could do without it.
 
 Ratios within one run on one machine, load generator included (tests/bench/load.py: plain sockets, uvloop).
-Without BUNDLE only the engine that costs nothing is measured.
+Without BUNDLE only the engine that costs nothing is measured. The door `plain` is the yardstick's
+(tests/bench/plain.py).
 """
 
 import argparse
@@ -23,7 +24,7 @@ import elpv_dataset
 from PIL import Image
 
 from export.bundle import Bundle, Predictor
-from tests.bench.engines import start_free
+from tests.bench.engines import FREE, start
 from tests.bench.limit import alone, bare, best_way, rate, whole
 from tests.bundles import make_bundle
 
@@ -36,24 +37,28 @@ DOORS = (
     ("multipart", 8),
     ("grpc", 8),
     ("stream", 8),
+    ("plain", 1),
+    ("plain", 8),
+    ("plain", 32),
 )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("bundle", type=Path, nargs="?", help="MODELS_DIR/PRODUCT/VERSION for the real engine")
+    parser.add_argument("--engine", default="auto", metavar="ID", help="the real one; as drd-serve takes it")
     parser.add_argument("--seconds", type=float, default=4, help="per figure")
     given = parser.parse_args()
     with TemporaryDirectory() as folder:
         images = make_images(Path(folder))
         made = make_bundle(Path(folder) / "models", "bench", size=(256, 256))
         print("## An engine that costs nothing\n")
-        measure(Path(folder), made, images, given.seconds, free=True)
+        measure(Path(folder), made, images, given.seconds, FREE)
         if given.bundle:
             copy = Path(folder) / "real" / given.bundle.parent.name / given.bundle.name
             shutil.copytree(given.bundle, copy)
             print("\n## The real engine\n")
-            measure(Path(folder), copy, images, given.seconds, free=False)
+            measure(Path(folder), copy, images, given.seconds, given.engine)
 
 
 def make_images(folder: Path) -> dict[str, Path]:
@@ -65,14 +70,15 @@ def make_images(folder: Path) -> dict[str, Path]:
     return {name: folder / f"{name}.jpg" for name in images}
 
 
-def measure(folder: Path, bundle: Path, images: dict[str, Path], seconds: float, *, free: bool) -> None:
+def measure(folder: Path, bundle: Path, images: dict[str, Path], seconds: float, engine: str) -> None:
     """Prints the tables of one engine."""
-    predictor = start_free(Bundle.open(bundle), "auto") if free else Bundle.open(bundle).start()
+    predictor = start(Bundle.open(bundle), engine)
     print("| image | door | clients | frames/s | of the limit | of decode + encode | p50, alone, p99 ms |")
     print("|---|---|---|---|---|---|---|")
     for name, image in images.items():
         limit = Limit(image.read_bytes(), predictor, seconds / 2)
-        with server(bundle, folder / "socket", free=free) as addresses:
+        with server(bundle, folder / "socket", engine) as addresses, plain(bundle, engine) as yardstick:
+            addresses["plain"] = yardstick
             visits = dict[tuple[str, int], list[Visit]]()
             for door, clients in (*DOORS, *reversed(DOORS)):
                 beside = limit.now()
@@ -88,7 +94,7 @@ def measure(folder: Path, bundle: Path, images: dict[str, Path], seconds: float,
         limits = [visit.limit.whole for both in visits.values() for visit in both]
         print(f"| {name} | none: {limit.way} | | {mean(limits):.0f} | 1 | | |")
     predictor.close()
-    overload(folder, bundle, images["300×300"], seconds, free=free)
+    overload(folder, bundle, images["300×300"], seconds, engine)
 
 
 class Beside(NamedTuple):
@@ -136,10 +142,10 @@ class Limit:
         )
 
 
-def overload(folder: Path, bundle: Path, image: Path, seconds: float, *, free: bool) -> None:
+def overload(folder: Path, bundle: Path, image: Path, seconds: float, engine: str) -> None:
     print("\n| offered, of capacity | in time/s | refused/s | refusal p50 ms | 504/s | 200 but late |")
     print("|---|---|---|---|---|---|")
-    with server(bundle, folder / "socket", free=free) as addresses:
+    with server(bundle, folder / "socket", engine) as addresses:
         report = load(addresses, "raw", image, bundle, seconds, 8)
         capacity = report["statuses"]["200"]["count"] / report["seconds"]
         for times in (0.5, 1, 2, 4):
@@ -157,16 +163,17 @@ def overload(folder: Path, bundle: Path, image: Path, seconds: float, *, free: b
 
 
 @contextmanager
-def server(bundle: Path, socket: Path, *, free: bool, **more: str) -> Iterator[dict[str, str]]:
+def server(bundle: Path, socket: Path, engine: str, **more: str) -> Iterator[dict[str, str]]:
     """A server process with `more` settings; its addresses by door."""
     settings = {
         "DRD_MODELS": str(bundle.parent.parent),
+        "DRD_ENGINE": engine,
         "DRD_HTTP": f"127.0.0.1:0,unix:{socket}",
         "DRD_GRPC": "127.0.0.1:0",
         "DRD_LAME_DUCK_SECONDS": "0",
         **more,
     }
-    command = [sys.executable, "-m", "tests.bench.server" if free else "service.cli"]
+    command = [sys.executable, "-m", "tests.bench.server" if engine == FREE else "service.cli"]
     with subprocess.Popen(
         command, env=os.environ | settings, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as process:
@@ -183,11 +190,23 @@ def server(bundle: Path, socket: Path, *, free: bool, **more: str) -> Iterator[d
             process.terminate()
 
 
+@contextmanager
+def plain(bundle: Path, engine: str) -> Iterator[str]:
+    """The address of a process of tests/bench/plain.py."""
+    command = [sys.executable, "-m", "tests.bench.plain", str(bundle), engine]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline().strip()
+        finally:
+            process.terminate()
+
+
 def load(
     addresses: dict[str, str], door: str, image: Path, bundle: Path, seconds: float, clients: int, *more: str
 ) -> dict[str, Any]:
     """What tests/bench/load.py, in a process of its own, reports."""
-    kind = "raw" if door == "unix" else door
+    kind = "raw" if door in ("unix", "plain") else door
     command = [sys.executable, "-m", "tests.bench.load", addresses[door], str(image), "--door", kind]
     command += ["--product", bundle.parent.name, "--clients", str(clients), "--seconds", str(seconds), *more]
     report: dict[str, Any] = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
