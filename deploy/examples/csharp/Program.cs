@@ -1,11 +1,13 @@
 // A camera's stream in C#: dotnet run -- http://127.0.0.1:8081 gasket part1.png part2.png …
 //
-// One InspectStream for all pictures, with a deadline and an outcome for each. Only what the service refused
+// One InspectStream for all pictures, with a deadline and a decision for each. Only what the service refused
 // with a time to retry is sent once more. The gate must eject every part without a decision: this program does
 // not notice a service that does not answer.
 //
-// Not compiled by the test suite, which only checks its syntax, and the names of messages and fields against
-// proto/inspection.proto.
+// Exit status: 0 all OK, 3 something NG or REVIEW, 1 something was not inspected.
+//
+// Not part of the test suite. Compiled as C# 12 for .NET 8 and run against the service, but with a stand-in for
+// Grpc.Net.Client: Camera.csproj, with the packages it names, was never built.
 
 using System.Collections.Concurrent;
 using System.Diagnostics;
@@ -31,19 +33,22 @@ if (Environment.GetEnvironmentVariable("DRD_TOKEN") is { Length: > 0 } token)
     headers.Add("authorization", $"Bearer {token}");
 }
 
+var pictures = args[2..];
+var undecided = Enumerable.Range(0, pictures.Length).ToDictionary(number => $"{number}"); // by frame id; locked
+var status = 0;
+var decided = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously); // all of them
 var waiting = new ConcurrentDictionary<string, (InspectRequest Request, Stopwatch Since, bool Again)>();
 using var stream = client.InspectStream(headers);
 var writing = new SemaphoreSlim(1); // a call's writes must not overlap
-var allOk = true;
-var left = args.Length - 2;
 
-async Task SendAsync(InspectRequest request, Stopwatch since, bool again)
+async Task SendAsync(InspectRequest request, Stopwatch since, TimeSpan? retryAfter = null)
 {
-    waiting[request.FrameId] = (request, since, again);
-    request.DeadlineMs = (uint)Math.Max(1, TaktMs - since.ElapsedMilliseconds);
+    await Task.Delay(retryAfter ?? TimeSpan.Zero);
+    waiting[request.FrameId] = (request, since, retryAfter != null);
     await writing.WaitAsync();
     try
     {
+        request.DeadlineMs = (uint)Math.Max(1, TaktMs - since.ElapsedMilliseconds);
         await stream.RequestStream.WriteAsync(request);
     }
     finally
@@ -64,16 +69,28 @@ static TimeSpan? RetryDelay(Google.Rpc.Status error)
     return null;
 }
 
-void Decide(string part, string decision, bool ok)
+void Decide(string frameId, string decision, int its)
 {
-    allOk &= ok;
-    left--;
-    Console.WriteLine($"{part}: {decision}");
+    lock (undecided)
+    {
+        if (!undecided.Remove(frameId, out var number))
+        {
+            return;
+        }
+        status = status == 1 || its == 0 ? status : its;
+        Console.WriteLine($"{pictures[number]}: {decision}");
+        if (undecided.Count == 0)
+        {
+            decided.SetResult();
+        }
+    }
 }
 
-var reading = Task.Run(async () =>
+void NotInspected(string frameId, string reason) => Decide(frameId, $"not inspected: {reason}", 1);
+
+async Task ReadAsync()
 {
-    while (left > 0 && await stream.ResponseStream.MoveNext(CancellationToken.None))
+    while (await stream.ResponseStream.MoveNext(CancellationToken.None))
     {
         var response = stream.ResponseStream.Current;
         if (!waiting.TryRemove(response.FrameId, out var sent))
@@ -83,46 +100,66 @@ var reading = Task.Run(async () =>
         var elapsed = sent.Since.ElapsedMilliseconds;
         if (response.OutcomeCase == InspectStreamResponse.OutcomeOneofCase.Result && elapsed <= TaktMs)
         {
-            var result = response.Result;
-            Decide(response.FrameId, $"{result.Verdict} {result.Score:F2} in {elapsed} ms", result.Verdict == "OK");
+            var (verdict, score) = (response.Result.Verdict, response.Result.Score);
+            Decide(response.FrameId, $"{verdict} {score:F2} in {elapsed} ms", verdict == "OK" ? 0 : 3);
         }
         else if (response.OutcomeCase == InspectStreamResponse.OutcomeOneofCase.Error
                  && !sent.Again && RetryDelay(response.Error) is { } delay
                  && elapsed + delay.TotalMilliseconds < TaktMs)
         {
-            _ = Task.Delay(delay).ContinueWith(_ => SendAsync(sent.Request, sent.Since, true)).Unwrap();
+            _ = SendAsync(sent.Request, sent.Since, delay); // if it fails, so does reading
         }
         else
         {
             // A late answer is discarded: the part is not passed.
-            Decide(response.FrameId, $"not inspected: {response.Error?.Message ?? "too late"}", false);
+            NotInspected(response.FrameId, response.Error?.Message ?? "too late");
         }
     }
-});
+}
 
+var reading = ReadAsync();
 try
 {
-    foreach (var (path, number) in args[2..].Select((path, number) => (path, number)))
+    for (var number = 0; number < pictures.Length; number++)
     {
-        await SendAsync(
-            new InspectRequest
-            {
-                Image = ByteString.CopyFrom(await File.ReadAllBytesAsync(path)),
-                Product = args[1],
-                FrameId = $"{number}-{Path.GetFileName(path)}", // two pictures may have one name
-                Include = { "regions" },
-            },
-            Stopwatch.StartNew(),
-            again: false);
+        var frameId = $"{number}"; // a file's name may be given twice, or not be ASCII
+        ByteString image;
+        try
+        {
+            image = ByteString.CopyFrom(await File.ReadAllBytesAsync(pictures[number]));
+        }
+        catch (Exception error) when (error is IOException or UnauthorizedAccessException)
+        {
+            NotInspected(frameId, error.Message);
+            continue;
+        }
+        var request = new InspectRequest
+        {
+            Image = image, Product = args[1], FrameId = frameId, Include = { "regions" },
+        };
+        await SendAsync(request, Stopwatch.StartNew());
     }
-    await reading;
+}
+catch (Exception error) when (error is RpcException or IOException)
+{
+    // The stream ended or broke. Answers that have arrived still count, and reading says why it ended.
+}
+var ended = "the stream ended";
+try
+{
+    await Task.WhenAny(decided.Task, reading);
+    await writing.WaitAsync(); // an answer may come before its write returns
     await stream.RequestStream.CompleteAsync();
+    await reading;
 }
 catch (RpcException error)
 {
-    // The stream ended or broke. After UNAVAILABLE with RetryInfo open a new one; parts in `waiting` were not
-    // inspected. A real program does so here; this example stops.
-    Console.Error.WriteLine($"{waiting.Count} not inspected: {error.Status.StatusCode} {error.Status.Detail}");
-    return 1;
+    // After UNAVAILABLE with RetryInfo open a new stream; parts without a decision were not inspected. A real
+    // program does so here; this example stops.
+    ended = $"{error.Status.StatusCode} {error.Status.Detail}";
 }
-return allOk && left == 0 ? 0 : 3; // the service may have ended the stream
+for (var number = 0; number < pictures.Length; number++)
+{
+    NotInspected($"{number}", ended); // unless it is decided
+}
+return status;
