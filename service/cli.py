@@ -14,7 +14,7 @@ from typing import TextIO
 import uvloop
 from pydantic import ValidationError
 
-from export.bundle import Bundle, BundleError, program_version
+from export.bundle import Bundle, BundleError, print_in_any_encoding, program_version
 from service.access.cli import main as token_main
 from service.access.tokens import TokensError
 from service.app import Service, run
@@ -34,6 +34,7 @@ _logger = logging.getLogger(__name__)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0 after SIGTERM, 1 for a failure, 2 for misuse."""
     _open_standard_streams()
+    print_in_any_encoding()
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == ["token"]:
         return token_main(arguments[1:])
@@ -142,9 +143,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-_EPILOG = """ADDRESS is HOST:PORT or unix:PATH. Every option may also be set in the
-environment, as DRD_MODELS, DRD_HTTP and so on (addresses separated by commas).
-Files of tokens and certificates are read again when they change. drd-serve token makes tokens."""
+_EPILOG = """ADDRESS is HOST:PORT or unix:PATH; of a HOST with several addresses, the
+first. Every option may also be set in the environment, as DRD_MODELS, DRD_HTTP
+and so on (addresses separated by commas). Files of tokens and certificates are
+read again when they change. drd-serve token makes tokens."""
 
 
 def announce(service: Service) -> None:

@@ -67,7 +67,7 @@ class Lane:
         self.queue = BatchQueue[Pending](predictor.batch_sizes)
         self.pace = Pace(predictor.batch_sizes)
         self.caution = 1.0
-        """Measured time over forecast time: corrects what the forecasts of admission leave out."""
+        """A factor on the forecasts of admission, steered by how many answers come late."""
         self.last_order_without_deadline = 0.0
         """The order of the newest request without a deadline."""
         self.last_probe = 0.0

@@ -139,7 +139,8 @@ class Slot:
                 _settle_on_loop(taken.expired, late)
             self._batch = taken.batch
             if taken.batch:
-                self._infer(lane, taken.batch)
+                answered = self._infer(lane, taken.batch)
+                self._failed_in_a_row = 0 if answered else self._failed_in_a_row + 1
             self._batch = []
 
     def _next(self) -> tuple[Lane, Taken[Pending]] | None:
@@ -156,7 +157,8 @@ class Slot:
                     return None
                 self._changed.wait()
 
-    def _infer(self, lane: Lane, batch: list[Pending]) -> None:
+    def _infer(self, lane: Lane, batch: list[Pending]) -> bool:
+        """Whether a frame was answered, perhaps in a batch of its own."""
         for pending in batch:
             pending.progress = Progress.INFER
         self._busy_since = started = time.monotonic()
@@ -165,13 +167,9 @@ class Slot:
         except Exception:  # an engine may raise anything, on one frame and not on its neighbours
             _logger.exception("a batch of %d frames of %s failed", len(batch), lane.product)
             if len(batch) > 1:
-                for pending in batch:
-                    self._infer(lane, [pending])
-            else:
-                self._failed_in_a_row += 1
-                _settle_on_loop(batch, [InspectionFailed("the engine failed on this frame") for _ in batch])
-            return
-        self._failed_in_a_row = 0
+                return sum(self._infer(lane, [pending]) for pending in batch) > 0  # all are tried
+            _settle_on_loop(batch, [InspectionFailed("the engine failed on this frame")])
+            return False
         seconds = time.monotonic() - started
         lane.pace.infer[len(batch)].learn(seconds)
         self._metrics.batch_size.labels(lane.product).observe(len(batch))
@@ -180,6 +178,7 @@ class Slot:
         _settle_on_loop(
             batch, [Predicted(heatmap, float(score), seconds, len(batch)) for heatmap, score in outputs]
         )
+        return True
 
 
 def _settle_on_loop(batch: list[Pending], outcomes: Sequence[Predicted | Exception]) -> None:

@@ -65,7 +65,11 @@ class Version:
         if says != (self.product, self.number):
             raise BundleError(f"{self.path}: the manifest says {says[0]} version {says[1]}")
         lane = Lane(start(bundle, engine))
-        lane.measure()
+        try:
+            lane.measure()
+        except BaseException:
+            lane.predictor.close()  # another try may open it beside this one
+            raise
         return lane
 
     def is_unchanged(self, trusted: TrustedKey | None) -> bool:

@@ -24,7 +24,7 @@ from training.geometry import (
     check_compression,
     to_rgb,
 )
-from training.messages import one_line, out_of_memory
+from training.messages import one_line, out_of_memory, print_in_any_encoding
 from training.names import PRODUCT_NAME, UNKNOWN, is_product_name
 from training.version import program_version
 
@@ -62,6 +62,7 @@ __all__ = [
     "out_of_memory",
     "overlay_png",
     "parse_manifest",
+    "print_in_any_encoding",
     "program_version",
     "read",
     "to_rgb",

@@ -176,12 +176,13 @@ class Servicer:
         if not call.product:
             raise BadParameter("the field 'product' is missing")
         grant.check(call.product)
-        if len(message.image) > self._max_bytes:
-            raise TooLarge(f"{len(message.image)} bytes exceed the limit of {self._max_bytes}")
+        image = message.image  # each look at it makes a copy
+        if len(image) > self._max_bytes:
+            raise TooLarge(f"{len(image)} bytes exceed the limit of {self._max_bytes}")
         holding.grow(message.ByteSize())
         own = call.arrived + message.deadline_ms / 1000 if message.deadline_ms else None
         return Request(
-            image=message.image,
+            image=image,
             product=call.product,
             arrived=call.arrived,
             deadline=min((each for each in (own, call.deadline) if each is not None), default=None),

@@ -139,6 +139,14 @@ def test_it_serves_where_it_cannot_print(tmp_path: Path, streams: str) -> None:
     assert "Error" not in log.read_text(encoding="utf-8")
 
 
+def test_it_serves_where_the_terminal_lacks_the_characters_of_a_path(tmp_path: Path) -> None:
+    line = f'exec "$@" >{tmp_path}/printed'
+    with started(tmp_path / "Prüfstück-模型", line, PYTHONIOENCODING="latin-1") as (service, *_):
+        service.terminate()
+        assert service.wait(60) == 0
+    assert "Prüfstück-??/http" in (tmp_path / "printed").read_text(encoding="latin-1")
+
+
 def test_it_serves_and_ends_while_nobody_reads_its_log(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     pipe = os.open(tmp_path / "pipe", os.O_RDWR | os.O_NONBLOCK)

@@ -18,6 +18,7 @@ from export.bundle import Bundle, BundleError, Predictor
 from export.bundle.manifest import MANIFEST, SEAL
 from export.bundle.signature import SigningKey
 from service.app import Service
+from service.lane import Lane
 from service.version import State
 from tests.access.test_signature import key_pair
 from tests.bundles import edit_manifest, make_bundle
@@ -57,6 +58,21 @@ def states(service: Service) -> list[tuple[int, State]]:
 def shown(service: Service, version: int, state: State) -> float | None:
     labels = {"product": "tile", "version": str(version), "state": state}
     return service.metrics.registry.get_sample_value("drd_product_state", labels)
+
+
+@on_a_loop
+async def test_an_engine_that_cannot_be_measured_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measure(self: Lane) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Lane, "measure", measure)
+    make_bundle(tmp_path)
+    gate = Gate()
+    async with loaded(tmp_path, gate) as service:
+        assert states(service) == [(1, "FAILED")]
+        assert len(gate.closed) == 1
 
 
 @on_a_loop

@@ -57,6 +57,22 @@ async def test_batches_form_while_the_engine_is_busy(tmp_path: Path) -> None:
 
 
 @on_a_loop
+async def test_batches_count_as_failed_in_a_row_not_their_frames(tmp_path: Path) -> None:
+    make_bundle(tmp_path)
+    gate = Gate()
+    async with inspecting(tmp_path, gate) as (service, inspect):
+        async with busy(gate, inspect):
+            poisoned = [asyncio.create_task(inspect(POISON)) for _ in range(24)]
+            await queued(service, 24)
+        failures = await asyncio.gather(*poisoned, return_exceptions=True)
+        alive = service.inspector.readiness.alive
+
+    assert {type(failure) for failure in failures} == {InspectionFailed}
+    assert len(gate.batches) == 1 + 3 * (1 + 8)
+    assert alive
+
+
+@on_a_loop
 async def test_the_earliest_deadline_goes_first_across_products(tmp_path: Path) -> None:
     for product in ("bolt", "tile"):
         make_bundle(tmp_path, product)
