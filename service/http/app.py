@@ -23,16 +23,12 @@ from service.http import problems
 from service.http.answers import Health, Product, Products, product_of
 from service.http.guard import Guard
 from service.http.inspect import InspectEndpoint
-from service.http.openapi import describe_inspect, require_token
+from service.http.openapi import PROBLEM, describe_inspect, require_token
 from service.http.session import session_routes
 from service.inspector import Inspector
 from service.metrics import CONTENT_TYPE, Metrics
 from service.readiness import Readiness
 from service.settings import Settings
-
-_PROBLEM: dict[str, Any] = {
-    "content": {problems.MEDIA_TYPE: {"schema": problems.Problem.model_json_schema()}}
-}
 
 
 class Api(FastAPI):
@@ -102,6 +98,7 @@ def _app(*, docs: bool) -> Api:
         docs_url=None,
         redoc_url=None,
         openapi_url="/openapi.json" if docs else None,
+        redirect_slashes=False,  # behind a proxy with TLS, it would send tokens to plain HTTP
         exception_handlers={
             HTTPException: _on_http_exception,
             RequestValidationError: _on_validation_error,
@@ -125,7 +122,7 @@ def _products(inspector: Inspector) -> APIRouter:
         products = (each for each in inspector.catalog.products() if grant.covers(each.name))
         return Products(products=[product_of(each) for each in products])
 
-    @router.get("/v1/products/{name}", responses={404: _PROBLEM})
+    @router.get("/v1/products/{name}", responses={404: PROBLEM})
     async def get_product(name: str, request: Request) -> Product:
         """One product."""
         grant_of(request.scope).check(name)
@@ -141,12 +138,12 @@ def _health(readiness: Readiness, metrics: Metrics, grant: Callable[[Scope], Gra
         everything = grant(request.scope).products is None
         return problems.problem(503, readiness.why_not_ready(named=everything))
 
-    @router.get("/health/live", response_model=Health, responses={503: _PROBLEM})
+    @router.get("/health/live", response_model=Health, responses={503: PROBLEM})
     async def live(request: Request) -> Response:
         """503 when only a restart helps."""
         return JSONResponse({"status": "alive"}) if readiness.alive else unwell(request)
 
-    @router.get("/health/ready", response_model=Health, responses={404: _PROBLEM, 503: _PROBLEM})
+    @router.get("/health/ready", response_model=Health, responses={404: PROBLEM, 503: PROBLEM})
     async def ready(request: Request, product: str | None = None) -> Response:
         """Ready while `product`, or else any, can be inspected and the service is not draining."""
         if product is not None and readiness.ready:

@@ -11,6 +11,8 @@ from service.values import DEFAULT_PARTS, PARTS
 from service.workers.image import IMAGE_TYPES
 
 _REF = "#/components/schemas/{model}"
+PROBLEM: dict[str, Any] = {"content": {MEDIA_TYPE: {"schema": {"$ref": _REF.format(model="Problem")}}}}
+"""A problem document, in the responses of an operation."""
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _ID = {"type": "string", "maxLength": 128, "pattern": r"^[\x20-\x7e]*$"}
 _PROBLEMS = {
@@ -27,6 +29,7 @@ _PROBLEMS = {
     503: "Starting or draining",
     504: "The deadline passed",
 }
+_RETRY_AFTER = {"headers": {"Retry-After": {"schema": {"type": "integer"}, "description": "seconds"}}}
 
 
 def describe_inspect(document: dict[str, Any]) -> None:
@@ -94,6 +97,7 @@ def _operation() -> dict[str, Any]:
                 },
             },
             **{str(status): _problem(description) for status, description in _PROBLEMS.items()},
+            **{str(status): _problem(_PROBLEMS[status]) | _RETRY_AFTER for status in (429, 503)},
         },
     }
 
@@ -110,5 +114,4 @@ def _parameter(
 
 
 def _problem(description: str) -> dict[str, Any]:
-    schema = {"$ref": _REF.format(model="Problem")}
-    return {"description": description, "content": {MEDIA_TYPE: {"schema": schema}}}
+    return {"description": description, **PROBLEM}

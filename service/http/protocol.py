@@ -21,6 +21,7 @@ from socket import SHUT_RD
 from typing import Any, ClassVar, cast
 
 from httptools import HttpParserError
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from export.bundle import UNKNOWN
@@ -61,6 +62,20 @@ def limits_of(settings: Settings) -> dict[Phase, float]:
 
 class _Refused(Exception):
     """Ends the parsing of a request."""
+
+
+def _with_last_refusal(cycle: RequestResponseCycle, app: ASGIApp) -> ASGIApp:
+    """`app` for a caller that waits for `100 Continue`. An answer instead of it is the connection's last, as
+    the body may never come: Go and Ruby would send their next request in its place."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_last(message: Message) -> None:
+            cycle.keep_alive &= not (cycle.waiting_for_100_continue and cycle.more_body)
+            await send(message)
+
+        await app(scope, receive, send_last)
+
+    return answer
 
 
 class Protocol(HttpToolsProtocol):
@@ -194,6 +209,8 @@ class Protocol(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._under_way = cycle
         cycle.keep_alive &= not self.leaving
+        if cycle.waiting_for_100_continue:
+            app = _with_last_refusal(cycle, app)
         super()._start_asgi_task(cycle, app)
 
     def _linger(self) -> bool:

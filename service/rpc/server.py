@@ -22,6 +22,7 @@ from service.tls import Tls
 
 _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 _NAME = pb.DESCRIPTOR.services_by_name["InspectionService"].full_name
+_REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
 _KEEPALIVE_MS = 30_000
 _AGE_GRACE_MS = 30_000
 _MAX_INT = 2**31 - 2
@@ -30,15 +31,19 @@ _MIN_PING_MS = 9_000
 """gRPC's clients ping every 10 s at most; the network may bring two pings closer together."""
 
 
-def _reflection() -> grpc.GenericRpcHandler:
-    """Of all services. Unlike the generated code it accepts malformed messages."""
+def _reflection() -> tuple[grpc.GenericRpcHandler, ...]:
+    """Of all services, by both names: v1 has v1alpha's messages. Unlike the generated code it accepts
+    malformed ones."""
     servicer = ReflectionServicer((_NAME, _HEALTH, reflection.SERVICE_NAME))
     method = grpc.stream_stream_rpc_method_handler(
         servicer.ServerReflectionInfo,
         lenient_parser(ServerReflectionRequest()),
         ServerReflectionResponse.SerializeToString,
     )
-    return grpc.method_handlers_generic_handler(reflection.SERVICE_NAME, {"ServerReflectionInfo": method})
+    return tuple(
+        grpc.method_handlers_generic_handler(name, {"ServerReflectionInfo": method})
+        for name in (reflection.SERVICE_NAME, _REFLECTION_V1)
+    )
 
 
 class Server:
@@ -80,7 +85,7 @@ class Server:
         self._health = Health(("", _NAME))
         methods = grpc.method_handlers_generic_handler(_NAME, methods_of(self._servicer))
         health = grpc.method_handlers_generic_handler(_HEALTH, self._health.methods())
-        self._server.add_generic_rpc_handlers((methods, health, _reflection()))
+        self._server.add_generic_rpc_handlers((methods, health, *_reflection()))
 
     def bind(self, address: Address) -> Address:
         """Binds `address` and returns it, with the actual port instead of 0; raises CannotListen."""

@@ -260,14 +260,16 @@ def test_products_health_and_reflection(
     with pytest.raises(grpc.RpcError) as refused:
         malformed(b"\xff")
     assert refused.value.code() is grpc.StatusCode.NOT_FOUND
-    unread: Any = channel.stream_stream("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
-    assert len(list(unread(iter([b"\xff"])))) == 1
-    assert caplog.records == []
-    asked = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
-    (reflected,) = reflection.ServerReflectionInfo(asked)
+    asked = reflection_pb2.ServerReflectionRequest(list_services="")
+    (reflected,) = reflection.ServerReflectionInfo(iter([asked]))
     assert "drd.inspection.v1.InspectionService" in {
         service.name for service in reflected.list_services_response.service
     }
+    for version in ("v1alpha", "v1"):
+        info: Any = channel.stream_stream(f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo")
+        assert list(info(iter([asked.SerializeToString()]))) == [reflected.SerializeToString()]
+        assert len(list(info(iter([b"\xff"])))) == 1
+    assert caplog.records == []
 
 
 def test_a_connection_without_calls_is_closed(tmp_path: Path) -> None:

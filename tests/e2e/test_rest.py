@@ -270,6 +270,7 @@ WRONG: dict[str, tuple[int, Callable[[httpx.Client], httpx.Response]]] = {
     "a product's name without end": (422, lambda http: http.post("/v1/inspect?product=" + "x" * 200)),
     "the wrong method": (405, lambda http: http.get("/v1/inspect")),
     "an unknown path": (404, lambda http: http.get("/v2/inspect")),
+    "a slash too many": (404, lambda http: http.get("/v1/products/")),
     "no such product to look at": (404, lambda http: http.get("/v1/products/no")),
 }
 
@@ -462,6 +463,8 @@ def test_the_openapi_document_describes_what_is_served(http: httpx.Client) -> No
     statuses = {str(status) for status, _ in WRONG.values()} - {"405"}
     others = {"200", "401", "403", "408", "429", "503", "504"}
     assert statuses | others == set(operation["responses"])
+    assert all("Retry-After" in operation["responses"][status]["headers"] for status in ("429", "503"))
+    assert http.get("/openapi.json").text.count('"title":"Problem"') == 1  # generators make a class of each
     answer = document["components"]["schemas"]["Answer"]["properties"]
     assert set(inspect(http, plain(9), "&include=heatmap,mask,regions,overlay").json()) == set(answer)
 

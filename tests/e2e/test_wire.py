@@ -153,6 +153,29 @@ def test_a_refusal_does_not_wait_for_the_rest_of_the_body(running: Running) -> N
         assert connection.recv(1) == b""
 
 
+EXPECTING = b"Expect: 100-continue\r\n" + SIZED % len(PICTURE)
+
+
+@pytest.mark.parametrize("path", [b"/v1/inspect?product=none", b"/nowhere"])
+def test_a_refusal_instead_of_100_continue_is_the_last_answer(running: Running, path: bytes) -> None:
+    with running.connected() as connection:
+        connection.sendall(post(EXPECTING, path=path))
+        head = connection.makefile("rb").read().partition(b"\r\n\r\n")[0]  # to its end
+
+    assert head.startswith(b"HTTP/1.1 404 ")
+    assert b"\r\nconnection: close" in head
+
+
+def test_a_connection_is_kept_where_the_body_was_asked_for_or_has_come(running: Running) -> None:
+    with running.connected() as connection:
+        connection.sendall(post(EXPECTING))
+        assert connection.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(PICTURE + post(EXPECTING, PICTURE, b"/nowhere") + LAST)
+        received = connection.makefile("rb").read()
+
+    assert re.findall(rb"HTTP/1\.1 (\d+) ", received) == [b"200", b"404", b"200"]
+
+
 def connections(running: Running) -> int:
     door = running.service.http_door
     assert door is not None
