@@ -145,8 +145,9 @@ def _parser() -> argparse.ArgumentParser:
 
 _EPILOG = """ADDRESS is HOST:PORT or unix:PATH; of a HOST with several addresses, the
 first. Every option may also be set in the environment, as DRD_MODELS, DRD_HTTP
-and so on (addresses separated by commas). Files of tokens and certificates are
-read again when they change. drd-serve token makes tokens."""
+and so on (addresses separated by commas); the README names further settings.
+Files of tokens and certificates are read again when they change. drd-serve
+token makes tokens."""
 
 
 def announce(service: Service) -> None:

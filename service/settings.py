@@ -146,7 +146,8 @@ class Settings(BaseSettings):
     """An engine busy with one batch for longer is hanging: the liveness check fails until it returns."""
 
     max_connections: Count = 1024
-    """Per door. Above it, the connection idle for longest is closed; if none is idle, the answer is 503."""
+    """Per door. Above it, HTTP closes the connection idle for longest, or answers 503 if none is idle; gRPC
+    accepts no more."""
     max_url_bytes: Count = 8192
     max_head_bytes: Count = 32_768
     """A request's URL, and all its header fields together; for gRPC, a call's metadata."""

@@ -46,6 +46,7 @@ class Recipe(BaseModel):
     own_shape: bool = True
     """Long images keep their shape: about as many pixels as height × width, by training/shape.py."""
     filter: Filter = "bilinear"
+    """How pictures are shrunk: `bilinear` averages; `bilinear-point`, the paper's, does not."""
 
     # Networks
     fusion: Fusion = "mfcf"
@@ -62,6 +63,7 @@ class Recipe(BaseModel):
 
     # The second, pseudo-abnormal stream
     synthesis: Literal["none", "drd", "mix"] = "mix"
+    """The kind of damage: `drd`, the paper's, pastes a square; `mix` many shapes (training/synthesis.py)."""
     noise: Weight = 0.1
     """Standard deviation of the noise on the pseudo stream's features before the bottleneck."""
     noise_limit: Weight = 0.03
@@ -84,6 +86,7 @@ class Recipe(BaseModel):
     segmentation_weight: Weight = 0.1
     """L_seg: the pseudo stream's heatmap against where the two images differ."""
     segmentation_target: Literal["rgb_cos", "mask"] = "mask"
+    """`mask`: 1 where they differ; `rgb_cos`: the paper's 1 - cos of the two colours."""
 
     # Optimiser
     epochs: Annotated[int, Field(ge=1)] = 12

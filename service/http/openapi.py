@@ -26,7 +26,7 @@ _PROBLEMS = {
     422: "A parameter is missing, unknown or malformed",
     429: "The queue is full, or the deadline can't be met",
     500: "The engine failed on this frame",
-    503: "Starting or draining",
+    503: "Starting or draining, or no version of the product serves",
     504: "The deadline passed",
 }
 _RETRY_AFTER = {"headers": {"Retry-After": {"schema": {"type": "integer"}, "description": "seconds"}}}

@@ -105,6 +105,14 @@ def test_the_export_of_the_readme_is_one(kubectl: Path, tmp_path: Path) -> None:
     assert environment(manifests, pod["containers"][0])["PRODUCT"] == "gasket"
 
 
+def test_the_delivery_of_the_readme_is_one(kubectl: Path, tmp_path: Path) -> None:
+    (tmp_path / "kustomization.yaml").write_text(
+        _of(README, "# kustomization.yaml of the delivery", tmp_path)
+    )
+    ((_, pod),) = pods(render(kubectl, tmp_path))
+    assert pod["containers"][0]["image"] == "registry.local/gasket:8"
+
+
 def test_the_rollback_of_the_runbook_is_one_and_can_be_undone(kubectl: Path, tmp_path: Path) -> None:
     moves = []
     for beginnings in (["# kustomization.yaml"], ["# kustomization.yaml", "patches:"]):
