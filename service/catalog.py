@@ -2,16 +2,14 @@
 
 `refresh` loads and unloads versions to follow the models folder. A new version is loaded beside the old one
 and takes over when its golden frames have passed; if it fails, the old one keeps serving. What serves gives
-way to a lower version only when it was removed: when two scans in a row did not find it. Products don't wait
-for each other. Only the loading itself runs outside the event loop.
+way to a lower version, or to none, only when it was removed: when two scans in a row did not find it.
+Products don't wait for each other. Only the loading itself runs outside the event loop.
 """
 
 import asyncio
 import logging
-import time
-from collections.abc import AsyncIterator, Container, Iterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import ExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, field
 from functools import partial
 
 from export.bundle import BundleError, TrustedKey
@@ -20,35 +18,17 @@ from service.folder import Found, scan
 from service.lane import Lane
 from service.logs import LogOnce
 from service.metrics import Metrics
+from service.product import Product
 from service.settings import Settings
 from service.slot import Slots
 from service.threads import run_in_daemon_thread
-from service.version import Start, State, Version, free
+from service.version import Start, Version, free
 
 _LOAD_SECONDS = 20.0
 """After which others are loaded beside a version: it may hang."""
 _UNLISTED = 0
 """The number of a version that stands, FAILED, for all of a product whose folder can't be listed."""
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(slots=True, eq=False)
-class Product:
-    """The known versions of one product, at least one, in the order in which they were found."""
-
-    name: str
-    versions: list[Version] = field(default_factory=list)
-    serving: Version | None = None
-    """The one that answers requests without a version number: READY, with a lane."""
-
-    @property
-    def newest_first(self) -> list[Version]:
-        return sorted(self.versions, key=lambda version: -version.number)
-
-    @property
-    def state(self) -> State:
-        """That of the newest version, unless one serves."""
-        return "READY" if self.serving else self.newest_first[0].state
 
 
 class Catalog:
@@ -158,38 +138,22 @@ class Catalog:
     async def _follow(self, name: str, on_disk: Mapping[int, Found]) -> None:
         """Makes one product what the last scan found."""
         product = self._products.setdefault(name, Product(name))
-        removed = _note_absent(product.versions, on_disk)
+        removed = product.note_absent(on_disk)
         if not on_disk and removed == product.versions:
             if product.serving:
                 _logger.warning("%s serves no longer: the models folder has no version of it", name)
             self._remove(product)
             return
         await self._recognise(product, on_disk)
-        _drop_outdated_failures(product, on_disk, removed)
-        for version in self._candidates(product, on_disk, removed):
+        product.drop_outdated_failures(on_disk, removed)
+        for version in product.candidates(self._folder, on_disk, removed):
             if await self._load(version):
                 self._swap(product, version)
                 break
+        if product.serving in removed:
+            _logger.warning("%s serves no longer: no other version can replace the one removed", name)
+            self._stop(product)
         self._show(product)
-
-    def _candidates(
-        self, product: Product, on_disk: Mapping[int, Found], removed: list[Version]
-    ) -> Iterator[Version]:
-        """What may take over from the serving version, the newest first. New versions become known here."""
-        serving = product.serving
-        failed = {version.number: version for version in product.versions if version.state == "FAILED"}
-        for number, found in sorted(on_disk.items(), reverse=True):
-            if serving and number < serving.number and serving not in removed:
-                return
-            if serving and (serving.number, serving.found) == (number, found):
-                return
-            if number not in failed:
-                path = self._folder / product.name / str(number)
-                version = Version(product.name, number, path, found)
-                product.versions.append(version)
-                yield version
-            elif time.monotonic() >= failed[number].retry_at:  # otherwise it is unchanged since it failed
-                yield failed[number]
 
     async def _recognise(self, product: Product, on_disk: Mapping[int, Found]) -> None:
         """Keeps the serving version loaded if its files were only copied again."""
@@ -197,8 +161,7 @@ class Catalog:
         if serving is None or serving.number not in on_disk:
             return
         found = on_disk[serving.number]
-        # A fingerprint already known, of the serving or of a FAILED version, needs no new look.
-        if any((v.number, v.found) == (serving.number, found) for v in product.versions):
+        if product.knows(serving.number, found):  # it needs no new look
             return
         if await run_in_daemon_thread(partial(serving.is_unchanged, self._trusted)):
             serving.found = found
@@ -249,13 +212,17 @@ class Catalog:
 
     def _remove(self, product: Product) -> None:
         product.versions = [version for version in product.versions if version.state != "FAILED"]
+        self._stop(product)
+        if not product.versions:
+            self._forget(product)
+
+    def _stop(self, product: Product) -> None:
+        """No version serves, or is kept any longer."""
         serving, product.serving = product.serving, None
         if serving is not None:
             self._retire(serving)
         for version in product.versions:
             version.unload_now.set()
-        if not product.versions:
-            self._forget(product)
 
     def _retire(self, version: Version) -> None:
         version.state = "DRAINING"
@@ -285,19 +252,3 @@ class Catalog:
 
     def _show(self, product: Product) -> None:
         self._metrics.show(product.name, product.versions)
-
-
-def _drop_outdated_failures(product: Product, on_disk: Mapping[int, Found], removed: list[Version]) -> None:
-    """Those that were removed, or changed since they failed."""
-    for version in list(product.versions):
-        changed = on_disk.get(version.number, version.found) != version.found
-        if version.state == "FAILED" and (changed or version in removed):
-            product.versions.remove(version)
-
-
-def _note_absent(versions: list[Version], on_disk: Container[int]) -> list[Version]:
-    """Notes which are absent; returns those that were absent in the scan before, too."""
-    removed = [version for version in versions if version.absent and version.number not in on_disk]
-    for version in versions:
-        version.absent = version.number not in on_disk
-    return removed

@@ -3,10 +3,10 @@
 from typing import Any
 
 from service.access.tokens import Grant
-from service.catalog import Product
 from service.history import History
 from service.inspector import Inspector
 from service.lane import Lane
+from service.product import Product
 
 
 def state_of(inspector: Inspector, history: History, grant: Grant) -> dict[str, Any]:

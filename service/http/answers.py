@@ -6,9 +6,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from export.bundle import Verdict
-from service import catalog, version
+from service.product import Product as KnownProduct
 from service.values import Inspection, PngPicture
 from service.version import State
+from service.version import Version as KnownVersion
 
 
 class _Sized(BaseModel):
@@ -105,7 +106,7 @@ def answer_of(inspection: Inspection, request_id: str, frame_id: str) -> dict[st
     return facts | {part: _picture(picture) for part, picture in inspection.pictures.items()}
 
 
-def product_of(product: catalog.Product) -> Product:
+def product_of(product: KnownProduct) -> Product:
     serving = product.serving
     return Product(
         name=product.name,
@@ -115,7 +116,7 @@ def product_of(product: catalog.Product) -> Product:
     )
 
 
-def _version(known: version.Version) -> Version:
+def _version(known: KnownVersion) -> Version:
     return Version(
         version=known.number,
         state=known.state,

@@ -18,6 +18,7 @@ from export.bundle import Bundle, BundleError, Predictor
 from export.bundle.manifest import MANIFEST, SEAL
 from export.bundle.signature import SigningKey
 from service.app import Service
+from service.errors import NotServing
 from service.lane import Lane
 from service.version import State
 from tests.access.test_signature import key_pair
@@ -152,6 +153,26 @@ async def test_a_version_is_removed_when_two_scans_do_not_find_it(tmp_path: Path
         await service.inspector.catalog.refresh()
         await service.inspector.catalog.refresh()
         assert serving(service) == 1
+
+
+@on_a_loop
+async def test_a_removed_version_stops_also_where_no_other_can_replace_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (make_bundle(tmp_path) / SEAL).write_text("half copied")
+    newest = make_bundle(tmp_path)
+
+    async with loaded(tmp_path) as service:
+        newest.rename(tmp_path / "withdrawn")
+        await service.inspector.catalog.refresh()
+        assert serving(service) == 2
+        await service.inspector.catalog.refresh()
+        with pytest.raises(NotServing):
+            serving(service)
+        (tmp_path / "withdrawn").rename(newest)
+        await service.inspector.catalog.refresh()
+        assert serving(service) == 2
+    assert "tile serves no longer: no other version can replace the one removed" in caplog.messages
 
 
 @on_a_loop
