@@ -8,6 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 from export.bundle.bundle import Bundle
+from export.bundle.engines.specs import UnknownEngineError, auto_or_known
 from export.bundle.manifest import MANIFEST
 from export.errors import FAILURES, message_of
 from export.evaluation import Evaluation, evaluate_bundle, evaluate_checkpoint, labelled
@@ -103,6 +104,13 @@ def _verdict_rows(evaluation: Evaluation) -> Iterator[str]:
             yield f"  {name:12} {count:7} " + " ".join(f"{fraction:8.1%}" for fraction in fractions)
 
 
+def _engine(text: str) -> str:
+    try:
+        return auto_or_known(text)
+    except UnknownEngineError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "drd-evaluate",
@@ -117,7 +125,10 @@ def _parser() -> argparse.ArgumentParser:
         "data", type=Path, metavar="DATA", help="MVTec AD, BTAD or VisA folder, or a folder of good images"
     )
     parser.add_argument(
-        "--engine", metavar="ID", help="engine of the bundle (default: chosen as in the service)"
+        "--engine",
+        type=_engine,
+        metavar="ID",
+        help="engine of the bundle (default: chosen as in the service)",
     )
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="also write all figures and the result of every image"

@@ -39,14 +39,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments[:1] == ["token"]:
         return token_main(arguments[1:])
     parser = _parser()
-    given = {name: value for name, value in vars(parser.parse_args(arguments)).items() if value is not None}
+    options = vars(parser.parse_args(arguments))
+    given = {name: value for name, value in options.items() if value is not None}
     try:
         settings = Settings(**given)
     except ValidationError as error:
         first = error.errors()[0]
         name = "".join(str(part) for part in first["loc"][:1])
-        where = f"--{name.replace('_', '-')} (or DRD_{name.upper()}): " if name else ""
-        parser.error(where + first["msg"].removeprefix("Value error, "))
+        variable = f"DRD_{name.upper()}"
+        where = f"--{name.replace('_', '-')} (or {variable})" if name in options else variable
+        parser.error((f"{where}: " if name else "") + first["msg"].removeprefix("Value error, "))
     if not settings.models.is_dir():
         return _fail(f"there is no models folder {settings.models}")
     set_up_logs(settings.log_level)

@@ -7,10 +7,10 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from export.bundle import MAX_IMAGE_PIXELS, cores_allowed
+from export.bundle import MAX_IMAGE_PIXELS, auto_or_known, cores_allowed
 
 MEBIBYTE = 2**20
 AROUND_IMAGE = 2**16
@@ -116,7 +116,7 @@ class Settings(BaseSettings):
     """Allow addresses that other machines reach without tokens or client certificates."""
     trusted_key: File | None = None
     """PEM file of a public key: bundles not signed with its private key are refused."""
-    engine: str = "auto"
+    engine: Annotated[str, AfterValidator(auto_or_known)] = "auto"
     """An engine's id, or auto: the first in the manifest that passes its golden frames here."""
 
     takt_ms: Milliseconds = 200

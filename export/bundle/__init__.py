@@ -3,6 +3,7 @@
 from export.bundle.bundle import Bundle, Predictor
 from export.bundle.engines.cores import cores_allowed
 from export.bundle.engines.engine import EngineFailed, Prediction
+from export.bundle.engines.specs import auto_or_known
 from export.bundle.frame import FrameStatistics, frame_statistics
 from export.bundle.manifest import (
     BATCH_SIZES,
@@ -52,6 +53,7 @@ __all__ = [
     "TrustedKey",
     "UnreadableImage",
     "Verdict",
+    "auto_or_known",
     "check_compression",
     "cores_allowed",
     "frame_statistics",

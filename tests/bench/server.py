@@ -6,8 +6,8 @@ from service.app import run
 from service.cli import announce
 from service.logs import set_up_logs
 from service.settings import Settings
-from tests.bench.engines import start
+from tests.bench.engines import FREE, start
 
 if __name__ == "__main__":
     set_up_logs("info")
-    uvloop.run(run(Settings(), announce, start))
+    uvloop.run(run(Settings(), announce, lambda bundle, _: start(bundle, FREE)))

@@ -167,13 +167,14 @@ def server(bundle: Path, socket: Path, engine: str, **more: str) -> Iterator[dic
     """A server process with `more` settings; its addresses by door."""
     settings = {
         "DRD_MODELS": str(bundle.parent.parent),
-        "DRD_ENGINE": engine,
         "DRD_HTTP": f"127.0.0.1:0,unix:{socket}",
         "DRD_GRPC": "127.0.0.1:0",
         "DRD_LAME_DUCK_SECONDS": "0",
         **more,
     }
-    command = [sys.executable, "-m", "tests.bench.server" if engine == FREE else "service.cli"]
+    command = [sys.executable, "-m", "tests.bench.server"]
+    if engine != FREE:
+        command = [sys.executable, "-m", "service.cli", "--engine", engine]
     with subprocess.Popen(
         command, env=os.environ | settings, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as process:

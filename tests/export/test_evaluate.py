@@ -157,11 +157,11 @@ def test_a_damaged_bundle_is_refused_in_one_line(
     )
 
 
-def test_an_unknown_engine_and_a_folder_without_tests(
+def test_an_engine_the_bundle_lacks_and_a_folder_without_tests(
     exported: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([str(exported), str(data), "--engine", "onnx-f16"]) == 1
-    assert "no engine onnx-f16, only " in capsys.readouterr().err
+    assert main([str(exported), str(data), "--engine", "openvino-int8"]) == 1
+    assert "no engine openvino-int8, only " in capsys.readouterr().err
     shutil.copytree(data / "train", tmp_path / "data" / "train")
     assert main([str(exported), str(tmp_path / "data")]) == 1
     said = capsys.readouterr()
@@ -183,6 +183,7 @@ def test_a_network_that_gives_nan_is_refused_in_one_line(
     ("options", "message"),
     [
         (["--engine", "onnx-f32"], "--engine is for bundles"),
+        (["--engine", "onnx-f16"], "there is no engine 'onnx-f16'; known: onnx-cuda-fp16, "),
         (["--json", "nowhere/figures.json"], "there is no folder nowhere"),
         (["--json", "."], "--json .: a folder"),
     ],

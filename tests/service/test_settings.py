@@ -41,9 +41,7 @@ def test_a_number_that_cannot_work_is_refused_in_one_line(
 
     said = capsys.readouterr().err.splitlines()[-1]
     assert ended.value.code == 2
-    assert said.startswith(
-        f"drd-serve: error: --{name.replace('_', '-')} (or DRD_{name.upper()}): Input should"
-    )
+    assert said.startswith(f"drd-serve: error: DRD_{name.upper()}: Input should")  # none of them is an option
 
 
 def test_zero_is_refused_except_where_it_means_something(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,6 +83,27 @@ def test_an_empty_address_closes_a_door_only_in_the_environment(
 
     assert ended.value.code == 2
     assert "'' is not an address" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["nosuch", "", "tensorrt-fp16-smNN"])
+def test_an_engine_that_does_not_exist_is_refused_at_the_start(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    monkeypatch.setenv("DRD_ENGINE", name)
+
+    with pytest.raises(SystemExit) as ended:
+        main(["--models", "nowhere"])
+
+    assert ended.value.code == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith(
+        f"drd-serve: error: --engine (or DRD_ENGINE): there is no engine {name!r}; known: "
+    )
+
+
+@pytest.mark.parametrize("name", ["auto", "openvino-int8", "tensorrt-rtx-fp16-sm89"])
+def test_an_engine_that_exists_need_not_be_in_a_bundle_yet(name: str) -> None:
+    assert Settings(models=Path(), engine=name).engine == name
 
 
 def test_an_empty_variable_is_no_file(

@@ -52,3 +52,10 @@ def spec_of(name: str) -> EngineSpec:
     if known is None or name.endswith(_ANY_TARGET):
         raise UnknownEngineError(f"there is no engine {name!r}; known: {', '.join(ENGINES)}")
     return known
+
+
+def auto_or_known(name: str) -> str:
+    """Gives `name` back if it is auto or an engine's id, and raises UnknownEngineError otherwise."""
+    if name != "auto":
+        spec_of(name)
+    return name
