@@ -66,7 +66,7 @@ class _Refused(Exception):
 
 def _with_last_refusal(cycle: RequestResponseCycle, app: ASGIApp) -> ASGIApp:
     """`app` for a caller that waits for `100 Continue`. An answer instead of it is the connection's last, as
-    the body may never come: Go and Ruby would send their next request in its place."""
+    the body may never come (RFC 9110, 10.1.1): Go and Ruby would send their next request in its place."""
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         async def send_last(message: Message) -> None:
