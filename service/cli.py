@@ -6,8 +6,8 @@ import os
 import resource
 import shlex
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -20,7 +20,7 @@ from service.access.tokens import TokensError
 from service.app import Service, run
 from service.errors import ServiceError
 from service.listen import CannotListen
-from service.logs import set_up_logs
+from service.logs import set_up_logs, write
 from service.settings import Settings, unknown_variables
 from service.tls import TlsError
 
@@ -154,14 +154,13 @@ token makes tokens."""
 
 def announce(service: Service) -> None:
     """Prints the addresses, the versions, and one curl line to try, where something can be printed."""
-    with suppress(OSError):
-        _print_addresses(service)
-        _print_versions(service)
-        _print_curl(service)
-    _flush(sys.stdout)
+    lines = (*_addresses(service), *_versions(service), *_line_to_try(service))
+    text = "".join(f"{line}\n" for line in lines).encode(sys.stdout.encoding, sys.stdout.errors or "strict")
+    # On a thread of its own: if nobody reads (a full pipe, a paused terminal), the service goes on.
+    threading.Thread(target=write, args=(sys.stdout.fileno(), text), daemon=True).start()
 
 
-def _print_addresses(service: Service) -> None:
+def _addresses(service: Service) -> Iterator[str]:
     scheme = "https" if service.tls else "http"
     for title, prefix, addresses in (
         ("HTTP", f"{scheme}://", service.http),
@@ -170,19 +169,19 @@ def _print_addresses(service: Service) -> None:
     ):
         for address in addresses:
             shown = address if address.path else f"{prefix}{address}"
-            print(f"{title:6} {shown}")
+            yield f"{title:6} {shown}"
 
 
-def _print_versions(service: Service) -> None:
+def _versions(service: Service) -> Iterator[str]:
     for version in service.inspector.catalog.versions():
         engine = version.engine or version.reason
-        print(f"       {version.product} version {version.number}: {version.state}, {engine}")
+        yield f"       {version.product} version {version.number}: {version.state}, {engine}"
     if reason := service.inspector.readiness.why_not_ready():
-        print(f"not ready: {reason}")
+        yield f"not ready: {reason}"
 
 
-def _print_curl(service: Service) -> None:
-    """A line to try, if there is a product and a TCP address."""
+def _line_to_try(service: Service) -> Iterator[str]:
+    """If there is a product and a TCP address."""
     addresses = [address for address in service.http if address.port]
     lanes = [version.lane for version in service.inspector.catalog.versions() if version.lane]
     if not addresses or not lanes:
@@ -193,7 +192,7 @@ def _print_curl(service: Service) -> None:
     url = f"{scheme}://{here}/v1/inspect?product={lane.product}&include=regions"
     token = '-H "Authorization: Bearer $TOKEN" ' if service.access.needed else ""
     image = shlex.quote(str(_golden_image(lane.predictor.bundle)))
-    print(f"try    curl {token}--data-binary @{image} '{url}'")
+    yield f"try    curl {token}--data-binary @{image} '{url}'"
 
 
 def _golden_image(bundle: Bundle) -> Path:

@@ -80,13 +80,17 @@ class BackgroundHandler(QueueHandler):
             written.wait_for(lambda: not self._waiting.unfinished_tasks, _LAST_LINES_SECONDS)
 
     def _write(self) -> None:
-        """Past sys.stderr, whose lock a write that hangs would keep: Python could not exit then."""
         while True:
-            line = f"{self._waiting.get()}\n".encode()
-            with suppress(OSError):  # such as a full disk
-                while line:
-                    line = line[os.write(self._descriptor, line) :]
+            write(self._descriptor, f"{self._waiting.get()}\n".encode())
             self._waiting.task_done()
+
+
+def write(descriptor: int, content: bytes) -> None:
+    """Writes past sys.stdout and sys.stderr, whose lock a write that hangs would keep: Python could not exit
+    then. What can't be written, such as to a full disk, is dropped."""
+    with suppress(OSError):
+        while content:
+            content = content[os.write(descriptor, content) :]
 
 
 def _lost(lines: int) -> logging.LogRecord:

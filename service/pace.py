@@ -3,6 +3,9 @@
 from collections.abc import Sequence
 
 _WEIGHT = 0.1  # of a new measurement: roughly the last ten count
+_MOST = 10
+"""Times the average that a measurement counts for. Otherwise a single one that lasted seconds, as the machine
+stood still, would have all tight deadlines refused for seconds afterwards."""
 
 
 class Average:
@@ -14,7 +17,10 @@ class Average:
         self.seconds = 0.0
 
     def learn(self, seconds: float) -> None:
-        self.seconds += (seconds - self.seconds) * (_WEIGHT if self.seconds else 1.0)
+        if self.seconds:
+            self.seconds += (min(seconds, _MOST * self.seconds) - self.seconds) * _WEIGHT
+        else:
+            self.seconds = seconds
 
 
 class Pace:

@@ -21,7 +21,8 @@ def settle(future: asyncio.Future[Result], outcome: Result | Exception) -> None:
 
 async def run_in_daemon_thread(work: Callable[[], Result]) -> Result:
     """What `work` returns or raises. As `asyncio.to_thread`, but its thread does not hold the process's exit:
-    native code that loads an engine, and a network share that is away, cannot be interrupted."""
+    native code that loads an engine, a network share that is away and a fork server that hangs cannot be
+    interrupted."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[Result] = loop.create_future()
 

@@ -13,6 +13,7 @@ from typing import Any
 import grpc
 from cryptography import x509
 
+from service.files import read_file
 from service.logs import LogOnce
 
 _logger = logging.getLogger(__name__)
@@ -126,7 +127,7 @@ def _for_grpc(material: _Material) -> grpc.ServerCertificateConfiguration:
 
 def _content(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_file(path)
     except OSError as error:
         raise TlsError(f"{path}: {error.strerror or error}") from error
 

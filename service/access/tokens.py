@@ -18,6 +18,7 @@ from pathlib import Path
 
 from export.bundle import PRODUCT_NAME
 from service.errors import Forbidden, Unauthenticated
+from service.files import read_file
 
 PREFIX = "drd_"
 """By it, scanners for leaked secrets recognise a token."""
@@ -76,8 +77,7 @@ def make_token(name: str, products: Iterable[str] | None, until: date | None) ->
 def read_tokens(path: Path) -> bytes:
     """The file's content, or TokensError."""
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
+        content = read_file(path, MAX_BYTES + 1)
     except OSError as error:
         raise TokensError(f"the tokens file {path}: {error.strerror or error}") from error
     if len(content) > MAX_BYTES:

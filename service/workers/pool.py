@@ -11,6 +11,7 @@ from typing import Any
 
 from service.batching import DeadlineQueue
 from service.errors import NotServing, TooLarge, shutting_down
+from service.threads import run_in_daemon_thread
 from service.workers.channel import Bytes, Channel, DoesNotFit, Ended, Head
 from service.workers.job import Done, Job, Made
 
@@ -18,6 +19,7 @@ _MAX_WALL_TIME = 20  # times its CPU time limit: a worker that takes this long i
 _ABANDONED_SECONDS = 0.05  # about what ending a worker and starting another costs
 _TOLD_SECONDS = 0.5  # for the fork server to tell what has ended a worker
 _PAUSE_SECONDS = 1.0  # after a failed start, while there are other workers
+_LAST_START_SECONDS = 1.0  # for workers that are being started when the service ends
 _logger = logging.getLogger(__name__)
 
 
@@ -56,7 +58,7 @@ class Pool:
         while self._missing:
             self._missing -= 1
             try:
-                self._add(await asyncio.to_thread(self._start))
+                self._add(await run_in_daemon_thread(self._start))
             except (EOFError, OSError) as error:
                 raise _no_worker(f" ({error})") from error
 
@@ -94,7 +96,8 @@ class Pool:
             if worker.job is not None:
                 worker.job.settle(shutting_down())
             self._remove(worker)
-        await asyncio.gather(*self._starting)
+        if self._starting:  # a fork server that hangs would hold them for a minute
+            await asyncio.wait(self._starting, timeout=_LAST_START_SECONDS)
 
     def _assign(self) -> None:
         """Gives jobs to idle workers, and starts a worker for each job left, up to the limit."""
@@ -131,7 +134,7 @@ class Pool:
 
     async def _start_one(self) -> None:
         try:
-            channel = await asyncio.to_thread(self._start)
+            channel = await run_in_daemon_thread(self._start)
         except Exception:  # whatever it is, this worker is missing
             _logger.exception("a worker could not be started")
             self._missing += 1

@@ -1,6 +1,7 @@
 """TLS at both doors, with and without client certificates, and with files that change meanwhile."""
 
 import asyncio
+import os
 import socket
 import ssl
 import stat
@@ -156,6 +157,13 @@ def test_a_certificate_whose_key_is_missing_changes_nothing(
         server.key.unlink()
         wait_until(lambda: "No such file" in caplog.text)
         assert ask_http(running, plant) == before
+        os.mkfifo(server.key)
+        wait_until(lambda: "it is not a regular file" in caplog.text)
+        assert ask_http(running, plant) == before
+        server.key.unlink()
+        renewed = plant.issue("server")
+        wait_until(lambda: ask_http(running, plant) != before)
+    assert renewed.key.read_text() not in caplog.text
     assert "PRIVATE" not in caplog.text
 
 

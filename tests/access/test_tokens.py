@@ -1,11 +1,14 @@
 """The tokens file: made by the program, followed by the service, and of no use to whoever reads it."""
 
+import fcntl
 import os
 import re
+import signal
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import IO
 
 import httpx
 import pytest
@@ -19,6 +22,7 @@ from tests.access.conftest import Guarded
 from tests.e2e.serving import drd_serve, process, serving, wait_until
 
 DIGEST = "0" * 64
+_F_SETSIG = 10  # of Linux's fcntl.h
 
 
 def lists(url: str, secret: str) -> int:
@@ -144,6 +148,10 @@ def test_a_file_that_is_damaged_or_gone_changes_nothing(
         file.unlink()
         wait_until(lambda: "No such file" in caplog.text)
         assert lists(running.url, secret) == 200
+        os.mkfifo(file)
+        wait_until(lambda: "it is not a regular file" in caplog.text)
+        assert lists(running.url, secret) == 200
+        file.unlink()
         file.write_text("")
         wait_until(lambda: lists(running.url, secret) == 401)
 
@@ -154,20 +162,21 @@ def test_a_file_that_hangs_does_not_keep_the_service_from_its_end(models: Path, 
     file.write_text("")
     with (
         process("--models", models, "--tokens", file, DRD_WATCH_SECONDS="0.05") as service,
-        ExitStack() as kept,
+        file.open("r+") as leased,
     ):
-        file.unlink()
-        os.mkfifo(file)
-
-        def is_read() -> bool:
-            with suppress(OSError):  # nobody has opened it for reading
-                kept.callback(os.close, os.open(file, os.O_WRONLY | os.O_NONBLOCK))
-                return True
-            return False
-
-        wait_until(is_read)
+        fcntl.fcntl(leased, _F_SETSIG, signal.SIGURG)  # which is ignored
+        wait_until(lambda: is_leased(leased))
+        # Whoever opens it now waits until the lease is given up, for 45 s at most.
+        wait_until(lambda: fcntl.fcntl(leased, fcntl.F_GETLEASE) != fcntl.F_WRLCK)
         service.popen.terminate()
         assert service.popen.wait(20) == 0
+
+
+def is_leased(file: IO[str]) -> bool:
+    with suppress(BlockingIOError):  # the service is reading it
+        fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        return True
+    return False
 
 
 def test_a_file_that_is_read_half_written_changes_nothing(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Shutdown: everything accepted is answered, whatever is in progress."""
 
 import asyncio
+import os
 import signal
 import threading
 import time
@@ -24,6 +25,7 @@ from tests.bundles import make_bundle
 from tests.e2e.serving import process, serving, wait_until
 from tests.service.engines import Gate
 from tests.service.images import plain
+from tests.service.processes import forkservers, workers
 
 
 def test_sigterm_under_load_loses_nothing(tmp_path: Path) -> None:
@@ -39,6 +41,24 @@ def test_sigterm_under_load_loses_nothing(tmp_path: Path) -> None:
 
     assert len(inspected) > 100
     assert sorted(received) == sorted(inspected)
+
+
+def test_a_fork_server_that_hangs_does_not_hold_the_end(tmp_path: Path) -> None:
+    make_bundle(tmp_path)
+    with process("--models", tmp_path, DRD_LAME_DUCK_SECONDS="0", DRD_WORKERS="1") as service:
+        (forkserver,) = forkservers(service.popen.pid)
+        (worker,) = workers(1, service.popen.pid)
+        os.kill(forkserver, signal.SIGSTOP)
+        os.kill(worker, signal.SIGKILL)
+        in_short = {"X-Deadline-Ms": "500"}
+        answer = httpx.post(
+            f"{service.url}/v1/inspect?product=tile", content=plain(7), headers=in_short, timeout=30
+        )
+        service.popen.terminate()
+        ended = service.popen.wait(30)
+        wait_until(lambda: not Path(f"/proc/{forkserver}").exists())
+
+    assert (answer.status_code, ended) == (504, 0)
 
 
 def post_until_refused(url: str, caller: int) -> list[str]:

@@ -165,6 +165,19 @@ def test_it_serves_and_ends_while_nobody_reads_its_log(tmp_path: Path) -> None:
     assert 0 < logged.count(b"\n") < len(answers)
 
 
+def test_it_serves_and_ends_while_nobody_reads_what_it_prints(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    pipe = os.open(tmp_path / "pipe", os.O_RDWR | os.O_NONBLOCK)
+    os.write(pipe, bytes(fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ)))
+    with started(tmp_path, f'exec "$@" >{tmp_path}/pipe') as (service, client, _):
+        response = client.post("/v1/inspect?product=tile&include=", content=plain(200))
+        service.terminate()
+        ended = service.wait(60)
+    os.close(pipe)
+
+    assert (response.json()["verdict"], ended) == ("NG", 0)
+
+
 @contextmanager
 def started(
     models: Path, shell: str, **environment: str

@@ -27,6 +27,7 @@ def test_four_times_capacity_leaves_nothing_behind(tmp_path: Path) -> None:
     image.write_bytes(plain(7, (300, 300), "JPEG"))
     with process("--models", tmp_path / "models", DRD_IDLE_SECONDS="600") as service:
         capacity = load(service, image, 4, "--clients", "8")["200"]["count"] / 4
+        depth(service)  # makes the thread for metrics, which stays
         before = taken(service.popen.pid)
         rate = ("--rate", f"{4 * capacity:.0f}", "--deadline-ms", "200")
         statuses = load(service, image, SECONDS, *rate)

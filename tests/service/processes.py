@@ -16,11 +16,11 @@ def the_worker() -> int:
     return worker
 
 
-def workers(count: int) -> list[int]:
+def workers(count: int, of: int | None = None) -> list[int]:
     """All workers, once there are `count`: those of earlier tests may not have ended yet."""
 
     def found() -> list[int]:
-        return [child for forkserver in forkservers() for child in _children(forkserver)]
+        return [child for forkserver in forkservers(of) for child in _children(forkserver)]
 
     wait_until(lambda: len(found()) == count)
     return found()

@@ -113,6 +113,12 @@ def test_after_a_slow_spell_requests_are_soon_admitted_again(line: Line) -> None
     assert line.run(60, engine=0.06) == {"answered": 300}
 
 
+def test_a_machine_that_stood_still_has_nothing_refused_afterwards(line: Line) -> None:
+    assert line.run(0.2, engine=3) == {"DeadlinePassed": 1}
+    line.clock[0] += 3
+    assert line.run(10, engine=0.06) == {"answered": 50}
+
+
 def test_too_much_caution_does_not_last(line: Line) -> None:
     line.lane.caution = 4
     line.run(15, engine=0.06)
