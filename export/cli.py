@@ -160,3 +160,7 @@ def version(text: str) -> int:
     if not 1 <= value <= MAX_VERSION:
         raise argparse.ArgumentTypeError(f"{text} is not a version: versions are 1 to {MAX_VERSION}")
     return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

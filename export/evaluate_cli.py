@@ -139,3 +139,7 @@ def _parser() -> argparse.ArgumentParser:
         help="leave unreadable pictures out, naming them, instead of stopping",
     )
     return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

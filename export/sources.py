@@ -8,8 +8,8 @@ from export.golden import spread
 from export.report import say
 from training.checkpoint import Checkpoint, CheckpointError
 from training.datasets import DatasetError, Sample, open_dataset, parts_of
-from training.evaluate import read_sample
-from training.geometry import Geometry, UnreadableImage, image_digest
+from training.evaluate import read_samples
+from training.geometry import Geometry, image_digest
 
 _MAX_DEFECTIVE = 64
 """Defective images that are looked at: golden and validation frames are up to 52 of them."""
@@ -87,12 +87,8 @@ def defective_images(checkpoint: Checkpoint, folder: Path | None) -> list[Path]:
 def readable(samples: Sequence[Sample], geometry: Geometry) -> list[Sample]:
     """Those whose image and mask can be read, as with drd-train --skip-unreadable; of each other one, a
     line."""
-    kept = list[Sample]()
-    for sample in samples:
-        try:
-            read_sample(sample, geometry)
-        except (UnreadableImage, DatasetError) as error:
-            say("Skipped", str(error))
-        else:
-            kept.append(sample)
-    return kept
+    return [sample for sample, _ in read_samples(samples, geometry, _leave_out)]
+
+
+def _leave_out(error: Exception) -> None:
+    say("Left out", str(error))

@@ -6,22 +6,19 @@ metrics.json, report.png for people
 resume.safetensors       while a training has not ended
 """
 
-import json
-import os
-import shutil
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from training.datasets import Sample
-from training.files import file_digest
+from training.files import file_digest, write_atomically
 from training.geometry import Geometry, UnreadableImage, frame_digest, image_digest
 from training.messages import first_error, one_line
 from training.model.drd import DRD as DRD  # what a checkpoint gives
@@ -29,6 +26,7 @@ from training.model.heatmap import ScoreRule
 from training.model.teacher import BackboneError, Teacher
 from training.recipe import Recipe
 from training.splits import Split
+from training.tensors import write_tensors
 from training.version import program_version
 
 TENSORS, DESCRIPTION = "checkpoint.safetensors", "checkpoint.json"
@@ -155,46 +153,6 @@ def save_checkpoint(checkpoint: Checkpoint, drd: DRD) -> Checkpoint:
     text = saved.model_dump_json(indent=2, exclude={"directory"})
     write_atomically(directory / DESCRIPTION, text.encode())
     return saved
-
-
-def write_tensors(
-    path: Path, tensors: dict[str, Tensor], metadata: dict[str, str], outdated: Iterable[Path] = ()
-) -> None:
-    """safetensors, written in a folder beside `path` and renamed; before that, `outdated` files go.
-
-    In a folder, since safetensors leaves a temporary file when it is killed: the next call removes it.
-    """
-    folder = path.with_suffix(".writing")
-    temporary = folder / path.name
-    shutil.rmtree(folder, ignore_errors=True)
-    try:
-        folder.mkdir()
-        save_file(tensors, temporary, metadata)
-        temporary.chmod(folder.stat().st_mode & 0o666)  # others may read it, as what is beside it
-    except (OSError, SafetensorError) as error:  # such as a full disk, which doesn't say of what
-        shutil.rmtree(folder, ignore_errors=True)
-        raise OSError(f"{path}: cannot be written ({one_line(error)})") from error
-    for file in outdated:
-        file.unlink(missing_ok=True)
-    temporary.replace(path)
-    folder.rmdir()
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """A reader sees the old file or the new one, never half of it."""
-    temporary = path.with_name(path.name + ".part")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:  # which names no file if the disk is full
-        raise OSError(f"{path}: cannot be written ({error.strerror})") from error
-    temporary.replace(path)
-
-
-def write_json(path: Path, content: Mapping[str, object]) -> None:
-    write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def records(samples: Sequence[Sample], frames: Tensor) -> tuple[ImageRecord, ...]:

@@ -150,7 +150,12 @@ def _parser() -> argparse.ArgumentParser:
         type=_pattern,
         metavar="REGEX",
         help="pictures are of one part if this finds the same text in their files' names (or, if in none of "
-        "these, in their paths below DATA); for several pictures per part, so that the threshold is set on "
-        "other parts than those learned from",
+        "these, in their paths below DATA); with groups, as in 'top-([0-9]+)|side-([0-9]+)', the text that "
+        "counts is that of the first group that found any; for several pictures per part, so that the "
+        "threshold is set on other parts than those learned from",
     )
     return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -3,60 +3,18 @@
 Every layout becomes one `Dataset`; which one was recognised is in its `layout`.
 """
 
-import csv
-import io
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+
+from training.samples import Dataset as Dataset  # what a data set is made of
+from training.samples import DatasetError as DatasetError
+from training.samples import Sample as Sample
+from training.visa import open_visa, table_of
 
 _GOOD = ("good", "ok")
 """Names of folders of good images, in lower case."""
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
-
-
-class DatasetError(ValueError):
-    """The folder is not a data set of a known layout; the message says what was looked for."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One image and what is known of it."""
-
-    path: Path
-    name: str
-    """Path below the data set's root, with forward slashes."""
-    kind: str = "good"
-    """`good`, or the kind of defect."""
-    mask: Path | None = None
-    """Where the defect is: non-zero pixels, in a JPEG those over one half, of an image of the same shape.
-    None: not known."""
-
-    @property
-    def defective(self) -> bool:
-        return self.kind != "good"
-
-
-@dataclass(frozen=True, slots=True)
-class Dataset:
-    """Good images to learn from, labelled ones to be measured on."""
-
-    root: Path
-    product: str
-    layout: str
-    train: tuple[Sample, ...]
-    test: tuple[Sample, ...]
-    left_out: str = ""
-    """What else lies among the images, in words; empty: nothing."""
-
-    def __str__(self) -> str:
-        defective = sum(sample.defective for sample in self.test)
-        masks = sum(sample.mask is not None for sample in self.test)
-        return (
-            f"{self.root}: {self.layout} layout, {len(self.train)} good to learn from, "
-            f"test {len(self.test) - defective} good and {defective} defective, {masks} masks"
-            f"{self.left_out and f'; left out: {self.left_out}'}"
-        )
 
 
 def open_dataset(root: Path, product: str | None = None) -> Dataset:
@@ -66,14 +24,14 @@ def open_dataset(root: Path, product: str | None = None) -> Dataset:
         product: the product's name; in a VisA root also the object to read.
 
     Raises:
-        DatasetError: no known layout, no good images, a mask missing where its layout demands one, or a
-            name that is not UTF-8 or has backslashes.
+        DatasetError: no known layout, no good images, a mask missing where its layout demands one, two of
+            them, a wrong row of a table, or a name that is not UTF-8 or has backslashes.
     """
     if not root.is_dir():
         raise DatasetError(f"{root}: no such folder")
     name = product or root.resolve().name
-    if (root / "split_csv" / "1cls.csv").is_file():
-        dataset = _visa(root, product)
+    if table_of(root).is_file():
+        dataset = open_visa(root, product)
     elif (root / "train" / "good").is_dir():
         dataset = _folders(root, name, "MVTec AD", good="good")
     elif (root / "train" / "ok").is_dir():
@@ -109,12 +67,13 @@ def _check_name(path: Path) -> None:
 
 def parts_of(samples: Sequence[Sample], pattern: re.Pattern[str]) -> list[str]:
     """The part that each image shows: what `pattern` finds in the file's name or, if in no file's, in the
-    path. Raises DatasetError if it is not found in all of them."""
+    path; of a pattern with groups, the first one that found something. Raises DatasetError if it is not found
+    in all of them."""
     found = [pattern.search(sample.path.name) for sample in samples]
     if not any(found):
         found = [pattern.search(sample.name) for sample in samples]
     parts = {
-        sample.name: match[1 if pattern.groups else 0] or match[0]
+        sample.name: next(filter(None, match.groups()), match[0])
         for sample, match in zip(samples, found, strict=True)
         if match
     }
@@ -154,31 +113,44 @@ def _others(folder: Path) -> str:
 
 def _folders(root: Path, product: str, layout: str, good: str) -> Dataset:
     """MVTec AD and BTAD: train/GOOD, test/KIND, ground_truth/KIND/NAME[_mask].*"""
-    train = tuple(_samples(root, root / "train" / good, "good", masks={}))
+    learned, kinds = root / "train" / good, _visible_folders(root / "test")
+    _check_folders(root, kinds)
+    train = tuple(_samples(root, learned, "good", {}))
+    test: list[Sample] = []
+    for folder in kinds:
+        kind = "good" if _is_good(folder) else folder.name
+        masks = _masks(root / "ground_truth" / folder.name) if kind != "good" else {}
+        if masks:
+            _check_masks(folder, masks)
+        test += _samples(root, folder, kind, masks)
+    return Dataset(root, product, layout, train, tuple(test), _left_out(root, learned, kinds))
+
+
+def _is_good(folder: Path) -> bool:
+    return folder.name.lower() in _GOOD
+
+
+def _check_folders(root: Path, kinds: Sequence[Path]) -> None:
+    """Raises DatasetError for a folder that its name would hide: in capitals, or of masks for none of the
+    `kinds`."""
     for folder in _visible_folders(root):
         name = folder.name.lower()
         if name in ("test", "ground_truth") and not (root / name).is_dir():
             raise DatasetError(f"{folder}: rename it to {name}")
-    test: list[Sample] = []
-    kinds = _visible_folders(root / "test")
+    known = {kind.name for kind in kinds}
     for folder in _visible_folders(root / "ground_truth") if kinds else ():
-        known = folder.name in {kind.name for kind in kinds} or folder.name.lower() in _GOOD
-        if not known and _masks(folder):
+        if folder.name not in known and not _is_good(folder) and _images(folder):
             raise DatasetError(f"{folder}: there is no folder test/{folder.name} that its masks belong to")
-    for folder in kinds:
-        masks = _masks(root / "ground_truth" / folder.name)
-        kind = "good" if folder.name.lower() in _GOOD else folder.name
-        if kind != "good" and masks:
-            images = _images(folder)
-            missing = [path.name for path in images if path.stem not in masks]
-            if missing:
-                raise DatasetError(
-                    f"{folder}: no mask for {len(missing)} pictures, the first is {missing[0]}"
-                )
-            if len({path.stem for path in images}) < len(images):
-                raise DatasetError(f"{folder}: two pictures differ in their suffix only, and share a mask")
-        test += _samples(root, folder, kind, masks)
-    return Dataset(root, product, layout, train, tuple(test), _left_out(root, root / "train" / good, kinds))
+
+
+def _check_masks(folder: Path, masks: Mapping[str, Path]) -> None:
+    """Raises DatasetError unless each image in the folder has one of its own."""
+    images = _images(folder)
+    missing = [path.name for path in images if path.stem not in masks]
+    if missing:
+        raise DatasetError(f"{folder}: no mask for {len(missing)} pictures, the first is {missing[0]}")
+    if len({path.stem for path in images}) < len(images):
+        raise DatasetError(f"{folder}: two pictures differ in their suffix only, and share a mask")
 
 
 def _left_out(root: Path, good: Path, kinds: Sequence[Path]) -> str:
@@ -195,66 +167,16 @@ def _visible_folders(folder: Path) -> list[Path]:
 
 
 def _masks(folder: Path) -> dict[str, Path]:
-    """Masks by the stem of their image; suffixes of the two may differ."""
-    if not folder.is_dir():
-        return {}
-    return {path.stem.removesuffix("_mask"): path for path in _images(folder)}
+    """Masks by the stem of their image; suffixes of the two may differ. Raises DatasetError if an image has
+    two."""
+    masks = dict[str, Path]()
+    for path in _images(folder) if folder.is_dir() else ():
+        first = masks.setdefault(path.stem.removesuffix("_mask"), path)
+        if first is not path:
+            raise DatasetError(f"{first} and {path.name}: two masks for one picture; keep the right one")
+    return masks
 
 
-def _samples(root: Path, folder: Path, kind: str, masks: dict[str, Path]) -> Iterable[Sample]:
+def _samples(root: Path, folder: Path, kind: str, masks: Mapping[str, Path]) -> Iterable[Sample]:
     for path in _images(folder):
-        yield Sample(
-            path, path.relative_to(root).as_posix(), kind, masks.get(path.stem) if kind != "good" else None
-        )
-
-
-def _visa(root: Path, product: str | None) -> Dataset:
-    """VisA: split_csv/1cls.csv with the columns object, split, label, image, mask."""
-    table = root / "split_csv" / "1cls.csv"
-    rows = _rows(table, {"object", "split", "label", "image", "mask"})
-    objects = sorted({row["object"] for row in rows.values()})
-    if product is None or product not in objects:
-        raise DatasetError(f"{root}: VisA holds {', '.join(objects)}; name one with --product")
-    samples: dict[str, list[Sample]] = {"train": [], "test": []}
-    for line, row in rows.items():
-        split = row["split"].lower()
-        if row["object"] == product and split in samples:
-            samples[split].append(_visa_sample(root, row, f"{table}, line {line}"))
-    train = tuple(sorted((s for s in samples["train"] if not s.defective), key=lambda s: s.name))
-    return Dataset(root, product, "VisA", train, tuple(sorted(samples["test"], key=lambda s: s.name)))
-
-
-def _rows(table: Path, columns: set[str]) -> dict[int, dict[str, str]]:
-    """The rows of a CSV file with a header, by their line. Raises DatasetError naming file and line."""
-    content = table.read_bytes()
-    try:
-        text = content.decode("utf-8-sig")  # with the mark that spreadsheets put first, or without
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise DatasetError(f"{table}, line {line}: not UTF-8 text") from error
-    reader = csv.DictReader(io.StringIO(text, newline=""))
-    rows = dict[int, dict[str, str]]()
-    try:
-        if not columns <= set(reader.fieldnames or ()):
-            raise DatasetError(f"{table}: expected the columns {', '.join(sorted(columns))}")
-        for row in reader:
-            if None in row or None in row.values():
-                raise DatasetError(f"{table}, line {reader.line_num}: not one cell for each column")
-            rows[reader.line_num] = row
-    except csv.Error as error:
-        raise DatasetError(f"{table}, line {reader.line_num + 1}: {error}") from error
-    if not rows:
-        raise DatasetError(f"{table}: no rows")
-    return rows
-
-
-def _visa_sample(root: Path, row: dict[str, str], where: str) -> Sample:
-    names = [row["image"], *filter(None, [row["mask"]])]
-    for name in names:
-        if Path(name).is_absolute():
-            raise DatasetError(f"{where} names {name}: paths start at {root}")
-        if not (root / name).is_file():
-            raise DatasetError(f"{where} names {name!r}, which is not there")
-    kind = "good" if row["label"].lower() == "normal" else "defect"
-    mask = root / row["mask"] if row["mask"] and kind != "good" else None
-    return Sample(root / row["image"], Path(row["image"]).as_posix(), kind, mask)
+        yield Sample(path, path.relative_to(root).as_posix(), kind, masks.get(path.stem))

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from training.datasets import Sample
-from training.geometry import Geometry, Size, read_rgb
+from training.datasets import DatasetError, Sample
+from training.geometry import Geometry, Size, UnreadableImage, read_rgb
 from training.masks import read_mask
 from training.metrics import Quality, quality
 
@@ -36,9 +36,21 @@ def read_frames(paths: Iterable[Path], geometry: Geometry) -> NDArray[np.uint8]:
     return np.stack([geometry.apply(read_rgb(path)) for path in paths])
 
 
-def read_sample(sample: Sample, geometry: Geometry) -> NDArray[np.uint8]:
-    """Its frame `[H, W, 3]`. Raises UnreadableImage, or DatasetError for a mask that is not its image's; both
-    name the file."""
+def read_samples(
+    samples: Iterable[Sample], geometry: Geometry, unreadable: Callable[[Exception], None]
+) -> Iterator[tuple[Sample, NDArray[np.uint8]]]:
+    """The readable samples, each with its frame `[H, W, 3]`. `unreadable` is told of each other one, in an
+    error that names the file: its image can't be read, or its mask, or that is not its image's."""
+    for sample in samples:
+        try:
+            frame = _read_sample(sample, geometry)
+        except (UnreadableImage, DatasetError) as error:
+            unreadable(error)
+        else:
+            yield sample, frame
+
+
+def _read_sample(sample: Sample, geometry: Geometry) -> NDArray[np.uint8]:
     rgb = read_rgb(sample.path)
     if sample.mask is not None:
         read_mask(sample.mask, geometry, Size.of(rgb))

@@ -1,6 +1,9 @@
-"""Digests of files."""
+"""Files: their digests, and writing them whole or not at all."""
 
 import hashlib
+import json
+import os
+from collections.abc import Mapping
 from pathlib import Path
 
 
@@ -8,3 +11,20 @@ def file_digest(path: Path) -> str:
     """SHA-256 of the file's content: 64 lower-case hexadecimal digits. Raises OSError."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """A reader sees the old file or the new one, never half of it."""
+    temporary = path.with_name(path.name + ".part")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:  # which names no file if the disk is full
+        raise OSError(f"{path}: cannot be written ({error.strerror})") from error
+    temporary.replace(path)
+
+
+def write_json(path: Path, content: Mapping[str, object]) -> None:
+    write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())

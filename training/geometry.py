@@ -48,6 +48,8 @@ MAX_INPUT_SIDE = 4096
 """Of the input, in pixels."""
 
 _SIXTEEN_BIT_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
+_EIGHT_BITS = ((np.arange(65536) * 255 + 32767) // 65535).astype(np.uint8)
+"""What each 16-bit grey becomes: a table needs no wider copy of the image."""
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -151,10 +153,10 @@ def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
         if upright.mode == "F":
             raise UnreadableImage("floating-point pixels have no known range; send 8 or 16 bits per channel")
         if upright.mode in _SIXTEEN_BIT_MODES:
-            wide = np.asarray(upright, dtype=np.int64)
-            if wide.min() < 0 or wide.max() > 65535:
+            wide = np.asarray(upright)
+            if wide.dtype != np.uint16 and (wide.min() < 0 or wide.max() > 65535):
                 raise UnreadableImage("pixels outside 0 to 65535; send 8 or 16 bits per channel")
-            return grey_as_rgb(((wide * 255 + 32767) // 65535).astype(np.uint8))
+            return grey_as_rgb(_EIGHT_BITS[wide])
         if upright.mode == "L":
             return grey_as_rgb(np.asarray(upright))
         if upright.mode == "P" and "transparency" in upright.info:

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from training.datasets import DatasetError, Sample, parts_of
-from training.evaluate import read_sample
-from training.geometry import Geometry, UnreadableImage, frame_digest
+from training.datasets import Sample, parts_of
+from training.evaluate import read_samples
+from training.geometry import Geometry, frame_digest
 from training.loop import TrainingError
 from training.splits import Split, split
 
@@ -69,6 +69,8 @@ def divide(good: Subset, seed: int, same_part: re.Pattern[str] | None) -> dict[S
     """
     total = len(good.samples)
     parts = parts_of(good.samples, same_part) if same_part else None
+    if parts:
+        print(f"{total} good pictures of {len(set(parts))} parts")
     try:
         places = split(total, seed, parts)
     except ValueError as error:
@@ -96,14 +98,13 @@ def _readable(
 ) -> Iterator[tuple[Sample, NDArray[np.uint8]]]:
     """Each sample with its frame `[H, W, 3]`. An unreadable image or mask stops the run (TrainingError), or
     is named and left out."""
-    for sample in tqdm(samples, f"reading {name}", unit="image", leave=False, disable=None):
-        try:
-            frame = read_sample(sample, geometry)
-        except (UnreadableImage, DatasetError) as error:
-            if not skip:
-                raise TrainingError(
-                    f"{error}; repair, scale down or remove it, or give --skip-unreadable"
-                ) from error
-            tqdm.write(f"left out: {error}")
-        else:
-            yield sample, frame
+    progress = tqdm(samples, f"reading {name}", unit="image", leave=False, disable=None)
+    return read_samples(progress, geometry, _leave_out if skip else _stop)
+
+
+def _leave_out(error: Exception) -> None:
+    tqdm.write(f"left out: {error}")
+
+
+def _stop(error: Exception) -> None:
+    raise TrainingError(f"{error}; repair, scale down or remove it, or give --skip-unreadable") from error

@@ -11,8 +11,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from training.checkpoint import write_tensors
 from training.loop import Trainer
+from training.tensors import write_tensors
 
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 

@@ -22,12 +22,11 @@ from training.checkpoint import (
     libraries,
     records,
     save_checkpoint,
-    write_json,
 )
 from training.choose import Candidate, choose_rule, damage_of, level_changes
 from training.datasets import Sample, open_dataset
 from training.evaluate import BATCH, evaluate, score_images
-from training.files import file_digest
+from training.files import file_digest, write_json
 from training.geometry import Geometry
 from training.images import Subset, divide, read_good, read_test
 from training.loop import Trainer, TrainingError

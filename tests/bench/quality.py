@@ -25,11 +25,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import training
-from training.checkpoint import METRICS, libraries, load_checkpoint, write_json
+from training.checkpoint import METRICS, libraries, load_checkpoint
 from training.choose import candidates, choose_rule
 from training.datasets import Dataset, DatasetError, Sample, open_dataset
 from training.evaluate import Predict, evaluate, read_frames, score_images
-from training.files import file_digest
+from training.files import file_digest, write_json
 from training.geometry import Geometry
 from training.model.heatmap import Heatmap
 from training.model.weights import load_teacher

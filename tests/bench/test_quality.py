@@ -13,10 +13,11 @@ from safetensors.torch import save_file
 from tests.bench import quality
 from tests.bench.quality import REREAD, YARDSTICK, kept, ladder, main, open_all, reread, train_rung
 from tests.export.checkpoints import make_dataset
-from training.checkpoint import load_checkpoint, write_json
+from training.checkpoint import load_checkpoint
 from training.choose import choose_rule
 from training.datasets import DatasetError
 from training.evaluate import evaluate, read_frames, score_images
+from training.files import write_json
 from training.recipe import PRESETS
 from training.run import TrainOptions
 

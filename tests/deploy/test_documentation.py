@@ -1,6 +1,8 @@
 """What the documents name is there: settings and their defaults, options of commands, files and headings."""
 
 import re
+import subprocess
+import sys
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -59,6 +61,15 @@ def test_options_exist(command: str, capsys: pytest.CaptureFixture[str]) -> None
         text = document.read_text().replace("\\\n", " ")
         for used in re.findall(rf"(?:^ +|`){command} (?!token)([^`#\n]*)", text, re.M):
             assert set(re.findall(r"(?<!\S)--[a-z][a-z-]+", used)) <= known, (document.name, used)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_module_of_a_command_runs_as_well(command: str) -> None:
+    (script,) = entry_points(group="console_scripts", name=command)
+    ended = subprocess.run(
+        [sys.executable, "-m", script.module, "--help"], capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stdout.split()[:2]) == (0, ["usage:", command])
 
 
 @named

@@ -134,7 +134,7 @@ def test_what_is_damaged_ends_it_or_is_left_out_where_that_is_asked_for(
     assert str(copy / damaged) in capsys.readouterr().err
     facts = evaluated(checkpoint, copy, tmp_path, "--skip-unreadable")
     assert (facts["n_good"], facts["n_defective"]) == (6, 5)
-    assert f"Skipped      {copy / damaged}: " in capsys.readouterr().out
+    assert f"Left out     {copy / damaged}: " in capsys.readouterr().out
 
 
 def save_plain(root: Path, levels: dict[str, list[int]]) -> None:

@@ -220,7 +220,7 @@ def test_a_version_below_the_newest_is_announced_as_not_served(wordy: Exported) 
 
 
 def test_a_damaged_image_is_left_out_where_that_is_asked_for(wordy: Exported) -> None:
-    assert f"Skipped      {wordy.calibration / 'broken.png'}: " in wordy.output
+    assert f"Left out     {wordy.calibration / 'broken.png'}: " in wordy.output
     left_out = "48 used in training, or copies, left out"
     assert f"12 good images of {wordy.calibration}; {left_out}" in wordy.output
 
@@ -230,7 +230,7 @@ def test_defective_parts_are_found_where_training_had_them_but_unreadable_ones(w
     assert "2 defective" in wordy.output
     assert "no defective part is known" not in wordy.output
     (line,) = (line for line in wordy.output.splitlines() if "001.png" in line)
-    assert line.startswith(f"Skipped      {wordy.data / 'test/blot/001.png'}: ")
+    assert line.startswith(f"Left out     {wordy.data / 'test/blot/001.png'}: ")
 
 
 def test_the_same_network_gives_the_same_graph(wordy: Exported, exported: Path) -> None:
@@ -246,7 +246,7 @@ def test_it_is_said_when_no_defective_part_is_known_or_can_be_read(
     (data / "test/blot/000.png").write_bytes(b"damaged")
     assert export(checkpoint, tmp_path / "models", "--engines", "onnx-f32") == 0
     output = capsys.readouterr().out
-    assert f"Skipped      {data / 'test/blot/000.png'}: " in output
+    assert f"Left out     {data / 'test/blot/000.png'}: " in output
     assert "no defective part is known: the engines are not proved on any" in output
     for folder in ("test", "ground_truth"):
         shutil.rmtree(data / folder)

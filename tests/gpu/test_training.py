@@ -50,7 +50,7 @@ def test_a_killed_run_goes_on(options: list[str], tmp_path: Path, capsys: pytest
     out = tmp_path / "killed"
     arguments = [*options, "--out", str(out)]
     with subprocess.Popen(
-        [sys.executable, "-m", "training", *arguments], stdout=subprocess.DEVNULL
+        [sys.executable, "-m", "training.cli", *arguments], stdout=subprocess.DEVNULL
     ) as process:
         wait_until(lambda: (out / "resume.safetensors").exists() or process.poll() is not None)
         process.kill()

@@ -1,13 +1,14 @@
 """The layouts of the field, on small trees of the same shape."""
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from training.datasets import DatasetError, Sample, open_dataset
+from training.datasets import DatasetError, Sample, open_dataset, parts_of
 from training.geometry import Geometry, Size
 from training.masks import read_mask
 
@@ -108,9 +109,9 @@ def test_visa_with_a_file_gone_names_it(tmp_path: Path) -> None:
         open_dataset(tmp_path, "pcb1")
 
 
-def test_visa_s_table_may_start_with_a_mark_and_use_capitals(tmp_path: Path) -> None:
+def test_visa_s_table_may_start_with_a_mark_and_use_capitals_and_blanks(tmp_path: Path) -> None:
     table = visa(tmp_path) / "split_csv/1cls.csv"
-    text = table.read_text().replace(",normal", ",Normal").replace(",train", ",Train")
+    text = table.read_text().replace(",normal", ", Normal ").replace(",train", " ,Train ")
     table.write_text(text, encoding="utf-8-sig")
     dataset = open_dataset(tmp_path, "pcb1")
     assert names(dataset.train) == ["pcb1/Data/Images/Normal/001.JPG"]
@@ -126,6 +127,14 @@ def test_visa_s_table_may_start_with_a_mark_and_use_capitals(tmp_path: Path) -> 
         (b"pcb1,test,normal,/nowhere.png,", "names /nowhere.png: paths start at"),
         (b"pcb1,test,normal,nowhere.png,", "names 'nowhere.png', which is not there"),
         (b"pcb1,test,normal,,", "names '', which is not there"),
+        (
+            b"pcb1,test,good,pcb1/Data/Images/Normal/002.JPG,",
+            "the label is 'good', and not normal or anomaly",
+        ),
+        (
+            b"pcb1,valid,normal,pcb1/Data/Images/Normal/002.JPG,",
+            "the split is 'valid', and not train or test",
+        ),
         (b"pcb1,test,normal," + b"x" * 200_000 + b",", "field larger than field limit"),
     ],
 )
@@ -135,6 +144,14 @@ def test_a_wrong_row_of_visa_s_table_is_named(row: bytes, says: str, tmp_path: P
         file.write(row + b"\n")
     with pytest.raises(DatasetError, match=rf"1cls\.csv, line 6:? {says}"):
         open_dataset(tmp_path, "pcb1")
+
+
+def test_defects_in_visa_s_train_split_are_left_out_and_counted(tmp_path: Path) -> None:
+    table = visa(tmp_path) / "split_csv/1cls.csv"
+    table.write_text(table.read_text().replace("test,anomaly", "train,anomaly"))
+    dataset = open_dataset(tmp_path, "pcb1")
+    assert names(dataset.train) == ["pcb1/Data/Images/Normal/001.JPG"]
+    assert str(dataset).endswith("; left out: 1 defective pictures in the split train")
 
 
 def test_a_plain_folder_of_good_images(tmp_path: Path) -> None:
@@ -201,3 +218,17 @@ def test_a_name_that_is_not_utf_8_is_refused_before_it_ends_a_run(tmp_path: Path
         Image.new("RGB", (40, 40)).save(tmp_path / name, "PNG")
     with pytest.raises(DatasetError, match=r"caf\\udce9\.png': the name is not UTF-8; rename the file"):
         open_dataset(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "part"),
+    [
+        (r"lot\d-\d+", "lot1-02"),
+        (r"lot\d-(\d+)", "02"),
+        (r"(lot\d)-(\d+)", "lot1"),
+        (r"(side)?-(\d+)", "02"),
+        (r"lot1()-02", "lot1-02"),
+    ],
+)
+def test_a_part_is_the_first_group_that_found_something_else_the_match(pattern: str, part: str) -> None:
+    assert parts_of([Sample(Path("lot1-02.png"), "lot1-02.png")], re.compile(pattern)) == [part]

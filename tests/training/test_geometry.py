@@ -1,6 +1,7 @@
 """Picture → RGB → network input: one rule for every kind of file."""
 
 import io
+import tracemalloc
 from pathlib import Path
 from typing import get_args
 
@@ -49,6 +50,22 @@ def test_grey_is_stretched_as_its_repetition_is(filter_: Filter) -> None:
 def test_sixteen_bits_are_scaled_over_their_full_range(fmt: str) -> None:
     wide = np.array([[0, 128, 257, 32896, 65535]], np.uint16)
     assert to_rgb(reread(Image.fromarray(wide), fmt))[0, :, 0].tolist() == [0, 0, 1, 128, 255]
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.int32])
+def test_each_of_sixteen_bits_greys_is_rounded_to_the_nearest(kind: type[np.integer]) -> None:
+    greys = Image.fromarray(np.arange(65536).reshape(256, 256).astype(kind))
+    exact = [(grey * 255 + 32767) // 65535 for grey in range(65536)]
+    assert to_rgb(greys)[:, :, 0].ravel().tolist() == exact
+
+
+def test_sixteen_bits_take_no_memory_for_wider_integers() -> None:
+    wide = Image.fromarray(np.zeros((1000, 1000), np.uint16))
+    tracemalloc.start()
+    to_rgb(wide)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 6e6  # bytes: of Pillow's own copies four a pixel, and the one that is left
 
 
 def test_orientation_of_the_camera_is_undone() -> None:

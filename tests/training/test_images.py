@@ -8,6 +8,7 @@ import torch
 
 from training.datasets import Sample
 from training.images import Subset, divide
+from training.splits import Split
 
 
 @pytest.mark.parametrize(("parts", "of_each", "warned"), [(5, 4, True), (10, 2, False)])
@@ -27,3 +28,17 @@ def test_fewer_pictures_than_a_start_needs_are_warned_of(
     samples = [Sample(Path(f"{number}.png"), f"{number}.png") for number in range(count)]
     divide(Subset(samples, torch.zeros(count, 1, 1, 3, dtype=torch.uint8)), 0, None)
     assert (f"WARNING: {count} good pictures are few: start with 50" in capsys.readouterr().out) == warned
+
+
+def test_pictures_of_two_cameras_stay_together(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of which each has names of its own, so that another group finds the part."""
+    names = [f"{camera}-{part:02}.png" for camera in ("top7", "side") for part in range(60)]
+    samples = [Sample(Path(name), name) for name in names]
+    good = Subset(samples, torch.zeros(len(names), 1, 1, 3, dtype=torch.uint8))
+    subsets = divide(good, 0, re.compile(r"top7-(\d+)|side-(\d+)"))
+    assert "120 good pictures of 60 parts\n" in capsys.readouterr().out
+    places: dict[str, set[Split]] = {}
+    for name, subset in subsets.items():
+        for sample in subset.samples:
+            places.setdefault(sample.name[-6:], set()).add(name)
+    assert [len(of_part) for of_part in places.values()] == 60 * [1]

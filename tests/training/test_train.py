@@ -23,16 +23,18 @@ from safetensors.torch import load_file, save_file
 
 from tests.export.checkpoints import break_network, make_checkpoint, make_dataset
 from tests.threads import on_all_cores
-from training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint, write_json, write_tensors
+from training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from training.choose import choose_rule
 from training.cli import main
 from training.datasets import open_dataset, parts_of
 from training.evaluate import read_frames
+from training.files import write_json
 from training.geometry import Geometry
 from training.model.weights import load_teacher
 from training.recipe import PRESETS
 from training.run import TrainOptions, resume_file
 from training.splits import split
+from training.tensors import write_tensors
 from training.version import program_version
 
 BACKBONE = "test_resnet"
@@ -146,7 +148,9 @@ def test_a_killed_run_goes_on_to_the_same_result(
     out = tmp_path / "killed"
     arguments = options(data, weights, out, "--epochs", "3")
     process = subprocess.Popen(
-        [sys.executable, "-m", "training", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [sys.executable, "-m", "training.cli", *arguments],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     while not (out / "resume.safetensors").exists():
         assert process.poll() is None

@@ -76,11 +76,18 @@ def test_masks_of_no_kind_are_refused(root: Path) -> None:
 
 def test_folders_of_masks_that_nothing_needs_are_no_mistake(root: Path) -> None:
     (root / "ground_truth/scratch").mkdir()
-    picture(root / "ground_truth/good/000_mask.png")
+    for name in ("000.png", "000_mask.png"):
+        picture(root / "ground_truth/good" / name)
     shutil.rmtree(root / "test/good")
     assert len(open_dataset(root).test) == 1
     shutil.rmtree(root / "test")
     assert open_dataset(root).test == ()
+
+
+def test_a_picture_does_not_have_two_masks(root: Path) -> None:
+    picture(root / "ground_truth/crack/000.png")
+    with pytest.raises(DatasetError, match=r"crack/000\.png and 000_mask\.png: two masks for one picture"):
+        open_dataset(root)
 
 
 def test_two_pictures_do_not_share_a_mask(root: Path) -> None:
