@@ -17,7 +17,7 @@ def benchmark(
 ) -> Times:
     """The fastest of `rounds` runs of each engine at each batch size: other load only ever adds time.
 
-    `frames` uint8 [F, H, W, 3] are repeated to fill a batch. An engine that fails is out, and has no times:
+    `frames` uint8 `[F, H, W, 3]` are repeated to fill a batch. An engine that fails is out, and has no times:
     memory may be enough for each engine, but not for all together.
     """
     running = dict(engines)

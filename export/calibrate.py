@@ -47,7 +47,7 @@ def calibrate(
     """Fits thresholds for the error budget `max_false_reject` (0 to 1) on good, unseen `images`.
 
     `parts` says which part each image shows. Images of one part are no independent ones, so that it counts
-    once, with its highest value. `inside` [H, W] are the pixels of the region of interest, on the heatmap's
+    once, with its highest value. `inside` `[H, W]` are the pixels of the region of interest, on the heatmap's
     grid.
 
     Raises CalibrationError if they are too few, or so alike that only rounding separates threshold and

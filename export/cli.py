@@ -28,7 +28,7 @@ class _Terminated(KeyboardInterrupt):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0, 1 for a failure, 2 for misuse; 128 and its number for a signal, 130 for Ctrl-C."""
     print_in_any_encoding()
-    commands = parser()
+    commands = new_parser()
     options = ExportOptions(**vars(commands.parse_args(arguments)))
     if options.models.exists() and not options.models.is_dir():
         commands.error(f"--to: {options.models} is no folder")
@@ -52,7 +52,7 @@ def _terminate(number: int, frame: FrameType | None) -> None:
     raise _Terminated(number)
 
 
-def parser() -> argparse.ArgumentParser:
+def new_parser() -> argparse.ArgumentParser:
     """Of the command line; what it gives are the fields of `ExportOptions`."""
     parser = argparse.ArgumentParser(
         "drd-export",
@@ -79,7 +79,7 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--max-false-reject",
-        type=fraction,
+        type=_fraction,
         default=0.01,
         metavar="FRACTION",
         help="error budget: the fraction of good parts that may be NG, from 0.000001 to below 0.5; what is "
@@ -87,18 +87,18 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--min-area",
-        type=pixels,
+        type=_pixels,
         default=0,
         metavar="PIXELS",
         help="smallest defect, in pixels of the sent image: a part over the threshold whose regions are all "
         "smaller is REVIEW, not NG (default %(default)s: no limit)",
     )
     parser.add_argument(
-        "--version", type=version, metavar="N", help="version to write (default: the next one)"
+        "--version", type=_version, metavar="N", help="version to write (default: the next one)"
     )
     parser.add_argument(
         "--engines",
-        type=engines,
+        type=_engines,
         metavar="ID,ID…",
         help="engines that have to be in the bundle, besides onnx-f32, which always is (default: all that "
         "can be built on this machine and pass): " + ", ".join(ENGINES),
@@ -127,23 +127,23 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def fraction(text: str) -> float:
+def _fraction(text: str) -> float:
     try:
         value = float(text)
     except ValueError:
         value = math.nan
     if not _MIN_BUDGET <= value < 0.5:
-        raise argparse.ArgumentTypeError(f"{text} is not a fraction from {_MIN_BUDGET:f} to below 0.5")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a fraction from {_MIN_BUDGET:f} to below 0.5")
     return value
 
 
-def pixels(text: str) -> int:
+def _pixels(text: str) -> int:
     if not (text.isascii() and text.isdecimal()):
-        raise argparse.ArgumentTypeError(f"{text} is not a number of pixels")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of pixels from 0 on")
     return int(text)
 
 
-def engines(text: str) -> tuple[str, ...]:
+def _engines(text: str) -> tuple[str, ...]:
     names = tuple(dict.fromkeys(filter(None, text.split(","))))
     if not names:
         raise argparse.ArgumentTypeError("no engine is named; leave the option out for all")
@@ -155,11 +155,10 @@ def engines(text: str) -> tuple[str, ...]:
     return names
 
 
-def version(text: str) -> int:
-    value = int(text)
-    if not 1 <= value <= MAX_VERSION:
-        raise argparse.ArgumentTypeError(f"{text} is not a version: versions are 1 to {MAX_VERSION}")
-    return value
+def _version(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and 1 <= int(text) <= MAX_VERSION):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a version, a whole number from 1 to {MAX_VERSION}")
+    return int(text)
 
 
 if __name__ == "__main__":

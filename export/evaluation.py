@@ -107,7 +107,7 @@ def _result(sample: Sample, scored: Scored, predictor: Predictor | None) -> Imag
     plain = ImageResult(sample.name, sample.kind, scored.score)
     if predictor is None:
         return plain
-    reading = read(
+    finding, _ = read(
         scored.heatmap,
         scored.score,
         frame_statistics(scored.frame, scored.source_size),
@@ -115,4 +115,4 @@ def _result(sample: Sample, scored: Scored, predictor: Predictor | None) -> Imag
         predictor.guard_band,
         scored.source_size,
     )
-    return replace(plain, score=reading.score, verdict=reading.verdict, reason=reading.reason)
+    return replace(plain, score=finding.score, verdict=finding.verdict, reason=finding.reason)

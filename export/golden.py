@@ -23,13 +23,13 @@ _MAX_EACH = 4
 
 Item = TypeVar("Item")
 Chosen = tuple[GoldenKind, str, NDArray[np.uint8]]
-"""Kind, file name of the image, frame uint8 [H, W, 3]."""
+"""Kind, file name of the image, frame uint8 `[H, W, 3]`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Golden:
-    """`frames` uint8 [F, H, W, 3], and the checkpoint's raw `heatmaps` [F, H, W] and `scores` [F] in float32,
-    each frame computed alone."""
+    """`frames` uint8 `[F, H, W, 3]`, and the checkpoint's raw `heatmaps` `[F, H, W]` and `scores` `[F]` in
+    float32, each frame computed alone."""
 
     entries: tuple[GoldenFrame, ...]
     frames: NDArray[np.uint8]
@@ -98,6 +98,6 @@ def _damaged_versions(good: Sequence[Chosen]) -> list[Chosen]:
 
 
 def pseudo_abnormal(good: NDArray[np.uint8], damage: Damage) -> NDArray[np.uint8]:
-    """A damaged version of each of the `good` frames uint8 [N, H, W, 3], the same in every run."""
+    """A damaged version of each of the `good` frames uint8 `[N, H, W, 3]`, the same in every run."""
     damaged, _ = synthesise(torch.from_numpy(good), damage, range(len(good)))
     return damaged.round_().clamp_(0, 255).to(torch.uint8).numpy()

@@ -13,7 +13,6 @@ from typing import Literal
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 from tqdm import tqdm
 
 from export.bundle.deviations import Deviation, Reference, Run, cyclic_windows, deviations
@@ -21,6 +20,7 @@ from export.bundle.engines.engine import Engine, EngineFailed, Prediction, run_e
 from export.bundle.engines.onnx_runtime import CPU, OnnxRuntimeEngine
 from export.bundle.engines.opening import open_engine
 from export.bundle.engines.specs import Precision, spec_of
+from export.bundle.facts import Facts
 from export.bundle.manifest import (
     HALF_GRAPH,
     MAX_GUARD_BAND,
@@ -41,7 +41,7 @@ class ParityError(ValueError):
     """An engine reverses a verdict of the checkpoint (OK and NG), so no bundle may be made."""
 
 
-class EngineParity(BaseModel):
+class EngineParity(Facts):
     """The comparison of one engine with the checkpoint. Deviations are the largest, on the 0 to 1 scales: of
     scores on golden frames; of heatmaps also on the validation frames, unless the engine computes in float32.
 
@@ -51,8 +51,6 @@ class EngineParity(BaseModel):
     `flips`: reversed verdicts: 0, or None if the engine was not run. An engine with a flip gets no entry.
     `ms_per_image`: one per batch size; the engines took turns, so their ratios are meaningful.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     id: str
     status: Literal["verified", "not_run"]
@@ -74,10 +72,8 @@ class EngineParity(BaseModel):
         return None
 
 
-class Parity(BaseModel):
+class Parity(Facts):
     """The content of `parity.json`; `frames` is the number of golden frames."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     frames: int
     engines: tuple[EngineParity, ...]

@@ -6,7 +6,7 @@ NVIDIA's licence covers the libraries and also the plans they build: read it bef
 import importlib
 import importlib.util
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import onnx
 from onnx import TensorProto, helper
@@ -15,7 +15,7 @@ from export.bundle.engines.engine import first_line
 from export.bundle.engines.nvidia import RTX_PLUGIN, compute_capability
 from export.bundle.engines.specs import spec_of
 from export.bundle.engines.tensorrt import PROVIDERS
-from export.bundle.manifest import BATCH_SIZES, HALF_GRAPH, BundleError, EngineEntry, Plan
+from export.bundle.manifest import BATCH_SIZES, HALF_GRAPH, BundleError, EngineEntry, Flavour, Plan
 from export.bundle.tensors import FRAMES, OUTPUTS
 from training.files import file_digest
 from training.geometry import Geometry
@@ -93,7 +93,7 @@ def build_plan(name: str, root: Path, geometry: Geometry) -> EngineEntry:
     return EngineEntry(id=name, file=wrapper, plan=plan)
 
 
-def _parse(name: str) -> tuple[Literal["tensorrt", "tensorrt-rtx"], str]:
+def _parse(name: str) -> tuple[Flavour, str]:
     """TensorRT's flavour, and the compute capability as the id has it, such as "89"."""
     flavour = spec_of(name).runtime
     assert flavour == "tensorrt" or flavour == "tensorrt-rtx", name

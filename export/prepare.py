@@ -38,7 +38,7 @@ def prepare(
     wanted: Sequence[str] | None, root: Path, geometry: Geometry, good: NDArray[np.uint8]
 ) -> Prepared:
     """Writes the files of the engines `wanted` (None: all that can be built here) into the unfinished bundle
-    at `root`, which has the graphs. Int8 ranges come from `good` frames uint8 [F, H, W, 3]. Raises
+    at `root`, which has the graphs. Int8 ranges come from `good` frames uint8 `[F, H, W, 3]`. Raises
     BundleError if one of `wanted` can't be made."""
     every = [*plans_for_here(), *(name for name, spec in ENGINES.items() if not spec.is_plan)]
     names = dict.fromkeys([*(every if wanted is None else wanted), EVERYWHERE])

@@ -36,7 +36,8 @@ _HOW = {
 
 def quantise(model: onnx.ModelProto, frames: NDArray[np.uint8]) -> onnx.ModelProto:
     """A copy of `model`, which `export.trace` made, with int8 convolutions between the teacher's and the
-    student's features: weights scaled per channel, activations by their range on `frames` uint8 [F, H, W, 3].
+    student's features: weights scaled per channel, activations by their range on `frames` uint8
+    `[F, H, W, 3]`.
 
     Raises BundleError if that can't be done.
     """

@@ -15,8 +15,9 @@ from typing import Annotated, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from export.bundle.facts import Facts
 from export.bundle.manifest import Point, RegionOfInterest
 from training.geometry import Geometry, Size, upright_size
 from training.messages import first_error
@@ -35,11 +36,7 @@ class RoiError(ValueError):
     """The file does not describe a valid region of interest."""
 
 
-class _Entry(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class _Shape(_Entry):
+class _Shape(Facts):
     rectangle: tuple[float, float, Length, Length] | None = None
     polygon: Annotated[tuple[Point, ...], Field(min_length=3)] | None = None
 
@@ -56,7 +53,7 @@ class _Shape(_Entry):
         return (x, y), (x + width, y), (x + width, y + height), (x, y + height)
 
 
-class _Drawing(_Entry):
+class _Drawing(Facts):
     unit: Literal["fraction", "pixel"]
     image_size: tuple[Side, Side] | None = None
     shapes: Annotated[tuple[_Shape, ...], Field(min_length=1)]
@@ -70,7 +67,7 @@ class _Drawing(_Entry):
 
 @dataclass(frozen=True, slots=True)
 class Roi:
-    """The region in the file `path`, and its `mask` bool [H, W] for the network's input. `drawn_for` is the
+    """The region in the file `path`, and its `mask` bool `[H, W]` for the network's input. `drawn_for` is the
     size of the images, if it was drawn in pixels."""
 
     path: Path
@@ -116,7 +113,7 @@ def read_roi(path: Path, geometry: Geometry) -> Roi:
 
 
 def draw(polygons: tuple[tuple[Point, ...], ...], geometry: Geometry) -> NDArray[np.bool_]:
-    """Mask [H, W] of the input pixels that `polygons` (in fractions of width and height) cover by half."""
+    """Mask `[H, W]` of the input pixels that `polygons` (in fractions of width and height) cover by half."""
     width, height = geometry.width * _FINE, geometry.height * _FINE
     x, y = (np.arange(width) + 0.5) / width, (np.arange(height)[:, None] + 0.5) / height
     covered = np.zeros((height, width), bool)

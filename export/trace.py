@@ -30,8 +30,9 @@ class _WithFeatures(nn.Module):
 
 
 def trace(drd: DRD, geometry: Geometry) -> onnx.ModelProto:
-    """`drd` (evaluation mode, on the CPU) as a graph: `frames` uint8 [N, H, W, 3] → `heatmap` float32 [N, H,
-    W] and `score` float32 [N], the features between its parts named. The same weights give the same bytes."""
+    """`drd` (evaluation mode, on the CPU) as a graph: `frames` uint8 `[N, H, W, 3]` → `heatmap` float32
+    `[N, H, W]` and `score` float32 `[N]`, the features between its parts named. The same weights give the
+    same bytes."""
     example = torch.zeros(2, geometry.height, geometry.width, 3, dtype=torch.uint8)  # 1 would fix the batch
     batch = torch.export.Dim("N", min=1, max=max(BATCH_SIZES))
     with torch.inference_mode(), warnings.catch_warnings():

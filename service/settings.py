@@ -1,6 +1,5 @@
 """Settings of one deployment: `DRD_*` in the environment; the options of `drd-serve` take precedence."""
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -86,12 +85,6 @@ Count = Annotated[int, Field(gt=0, le=2**31 - 2)]
 Memory = Annotated[int, Field(gt=0, le=2**40)]
 
 
-def _cores() -> int:
-    """A container's CPU quota may allow fewer than the node has."""
-    present = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(present, cores_allowed() or present)
-
-
 class Settings(BaseSettings):
     """The environment is read on construction, never at import. Names of times end in their unit."""
 
@@ -139,7 +132,7 @@ class Settings(BaseSettings):
     max_queued_bytes: Memory = 512 * MEBIBYTE
     """Bytes of all requests together, over all products, from the first that arrives; then those of their
     answers until they are read."""
-    workers: Annotated[int, Field(gt=0, le=4096)] = Field(default_factory=lambda: _cores() + 1)
+    workers: Annotated[int, Field(gt=0, le=4096)] = Field(default_factory=lambda: cores_allowed() + 1)
     """Processes that decode images, evaluate maps and encode pictures. One more than there are cores keeps
     every core busy while an answer waits for the event loop."""
     engine_hang_seconds: Seconds = 30

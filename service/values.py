@@ -66,7 +66,7 @@ def cancelled_late(deadline: float | None) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """`pixels`, uint8 [H, W, 3], is the network's input; `size` is the upright sent image's."""
+    """`pixels`, uint8 `[H, W, 3]`, is the network's input; `size` is the upright sent image's."""
 
     pixels: NDArray[np.uint8]
     size: Size
@@ -93,13 +93,13 @@ class Predicted:
 
 
 @dataclass(frozen=True, slots=True)
-class Read:
+class Rendered:
     """The finding of a map, the pictures that were asked for, and the map for the history."""
 
     finding: Finding
     pictures: Mapping[Part, PngPicture]
     heatmap: bytes | NDArray[np.float32]
-    """A PNG if that was asked for, else the scores, float32 [H, W]."""
+    """A PNG if that was asked for, else the scores, float32 `[H, W]`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +151,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class SentImage:
-    """The image file as it was sent, and its heatmap, as in `Read`. `size` is the upright image's."""
+    """The image file as it was sent, and its heatmap, as in `Rendered`. `size` is the upright image's."""
 
     file: bytes
     size: Size

@@ -12,7 +12,7 @@ from export.bundle.manifest import (
     parse_manifest,
 )
 from export.bundle.pictures import heatmap_png, mask_png, overlay_png
-from export.bundle.reading import Finding, FrameFailed, Reading, Region, Verdict, read
+from export.bundle.reading import Finding, FrameFailed, Region, Verdict, read
 from export.bundle.scale import THRESHOLD
 from export.bundle.signature import TrustedKey
 from training.geometry import (
@@ -47,7 +47,6 @@ __all__ = [
     "Geometry",
     "Prediction",
     "Predictor",
-    "Reading",
     "Region",
     "Size",
     "TrustedKey",

@@ -84,7 +84,7 @@ class Bundle:
         raise BundleError(f"{self.path}: no engine can be used ({reasons})") from last
 
     def golden_frames(self) -> NDArray[np.uint8]:
-        """The golden frames uint8 [F, H, W, 3], in the manifest's order. Raises BundleError."""
+        """The golden frames uint8 `[F, H, W, 3]`, in the manifest's order. Raises BundleError."""
         geometry = self.manifest.geometry
         try:
             frames = [read_rgb(self.root / golden.file) for golden in self.manifest.golden]
@@ -95,7 +95,7 @@ class Bundle:
         return np.stack(frames)
 
     def golden_heatmaps(self) -> NDArray[np.float32]:
-        """The checkpoint's raw maps of them, every fourth pixel: float32 [F, H/4, W/4]. Raises
+        """The checkpoint's raw maps of them, every fourth pixel: float32 `[F, H/4, W/4]`. Raises
         BundleError."""
         geometry, name = self.manifest.geometry, self.manifest.golden_heatmaps
         try:
@@ -157,7 +157,7 @@ class Predictor:
         self.guard_band = max(entry.guard_band or 0.0, 2 * self.deviation)
 
     def predict(self, frames: NDArray[np.uint8]) -> Prediction:
-        """Runs `frames` uint8 [N, H, W, 3], N one of `batch_sizes`. Raises EngineFailed."""
+        """Runs `frames` uint8 `[N, H, W, 3]`, N one of `batch_sizes`. Raises EngineFailed."""
         geometry = self.bundle.manifest.geometry
         assert frames.dtype == np.uint8, frames.dtype
         assert frames.shape[1:] == (geometry.height, geometry.width, 3), frames.shape

@@ -10,12 +10,12 @@ from export.bundle.engines.engine import Prediction
 from export.bundle.manifest import Thresholds
 
 Run = Callable[[NDArray[np.uint8]], Prediction]
-"""Runs an engine on frames uint8 [N, H, W, 3]."""
+"""Runs an engine on frames uint8 `[N, H, W, 3]`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """`frames` uint8 [F, H, W, 3], and the checkpoint's raw `scores` [F] and `heatmaps` [F, h, w] of
+    """`frames` uint8 `[F, H, W, 3]`, and the checkpoint's raw `scores` `[F]` and `heatmaps` `[F, h, w]` of
     them: of every pixel, or of every n-th pixel of every n-th row."""
 
     frames: NDArray[np.uint8]

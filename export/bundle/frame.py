@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 
+from export.bundle.facts import Facts
 from training.geometry import Size
 
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32) / 255  # ITU-R BT.601, of 8-bit values
@@ -23,19 +23,15 @@ class FrameStatistics:
     aspect: float
 
 
-class Range(BaseModel):
+class Range(Facts):
     """A closed interval."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     low: float
     high: float
 
 
-class FrameRanges(BaseModel):
+class FrameRanges(Facts):
     """The interval of each statistic in which a frame is like those of calibration."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     brightness: Range
     contrast: Range
@@ -52,7 +48,7 @@ class FrameRanges(BaseModel):
 
 
 def frame_statistics(frame: NDArray[np.uint8], source_size: Size) -> FrameStatistics:
-    """Statistics of a frame uint8 [H, W, 3] made from an image of `source_size`."""
+    """Statistics of a frame uint8 `[H, W, 3]` made from an image of `source_size`."""
     luma = frame @ _LUMA
     mean = luma.mean(keepdims=True)
     return FrameStatistics(
@@ -64,7 +60,7 @@ def frame_statistics(frame: NDArray[np.uint8], source_size: Size) -> FrameStatis
 
 
 def _laplacian(luma: NDArray[np.floating]) -> NDArray[np.floating]:
-    """The Laplacian of the inner pixels of `luma` [H, W]: [H-2, W-2]."""
+    """The Laplacian of the inner pixels of `luma` `[H, W]`: `[H-2, W-2]`."""
     width, flat = luma.shape[1], luma.ravel()  # shifts of a 1-D view take a third less time than 2-D windows
     sums = flat[: -2 * width] + flat[2 * width :]
     sums[1:-1] += flat[width : -width - 2]

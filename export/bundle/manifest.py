@@ -7,13 +7,12 @@ from typing import Annotated, Literal, Self
 from pydantic import (
     AfterValidator,
     AwareDatetime,
-    BaseModel,
-    ConfigDict,
     Field,
     ValidationError,
     model_validator,
 )
 
+from export.bundle.facts import Facts
 from export.bundle.frame import FrameRanges
 from export.bundle.scale import Scale
 from training.geometry import Geometry
@@ -71,11 +70,7 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 ProductName = Annotated[str, Field(pattern=f"^{PRODUCT_NAME.pattern}$")]
 
 
-class _Facts(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Thresholds(_Facts):
+class Thresholds(Facts):
     """Score scales of images and of pixels; `max_false_reject` is the error budget, a fraction."""
 
     image: Scale
@@ -86,11 +81,14 @@ class Thresholds(_Facts):
     """Whether n calibration parts guarantee the error budget: it is at least 1/(n+1)."""
 
 
-class Plan(_Facts):
+Flavour = Literal["tensorrt", "tensorrt-rtx"]
+
+
+class Plan(Facts):
     """A TensorRT engine built at export: it runs only where all of this is the same."""
 
     file: BundlePath
-    flavour: Literal["tensorrt", "tensorrt-rtx"]
+    flavour: Flavour
     graph: Sha256
     """Digest of the graph it was built from."""
     version: str
@@ -101,7 +99,7 @@ class Plan(_Facts):
     """Batch sizes: smallest, preferred, largest."""
 
 
-class EngineEntry(_Facts):
+class EngineEntry(Facts):
     """One way to run the network. `guard_band` and `heatmap_deviation` (the largest at export) are on the 0
     to 1 scales. If export could not run the engine, `heatmap_deviation` is None, and `guard_band` is None or
     the least it may have: what its graph needs on the CPU."""
@@ -119,7 +117,7 @@ class EngineEntry(_Facts):
 GoldenKind = Literal["good", "defective", "pseudo-abnormal", "near-threshold"]
 
 
-class GoldenFrame(_Facts):
+class GoldenFrame(Facts):
     """A network input stored as PNG, and the checkpoint's raw float32 score of it."""
 
     file: BundlePath
@@ -128,7 +126,7 @@ class GoldenFrame(_Facts):
     raw_score: float
 
 
-class Provenance(_Facts):
+class Provenance(Facts):
     """How the bundle was made. `checkpoint`: digest of its tensors; `libraries`: version by name."""
 
     created: AwareDatetime
@@ -143,7 +141,7 @@ Point = tuple[float, float]
 """x and y."""
 
 
-class RegionOfInterest(_Facts):
+class RegionOfInterest(Facts):
     """The inspected part of the image. The graph contains it as a mask; here it is recorded for people.
 
     `polygons`: corners as fractions of the sent image's width and height; `share`: fraction of the
@@ -154,7 +152,7 @@ class RegionOfInterest(_Facts):
     share: Annotated[float, Field(gt=0, le=1)]
 
 
-class Manifest(_Facts):
+class Manifest(Facts):
     """The content of `manifest.json`: all that the service knows of a bundle before it opens another file."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -171,7 +169,7 @@ class Manifest(_Facts):
     """In order of preference, as measured at export."""
     golden: Annotated[tuple[GoldenFrame, ...], Field(min_length=1)]
     golden_heatmaps: BundlePath
-    """The checkpoint's raw maps of them: float32 [F, H/4, W/4] as .npy, every fourth pixel of every fourth
+    """The checkpoint's raw maps of them: float32 `[F, H/4, W/4]` as .npy, every fourth pixel of every fourth
     row. The map is computed on this grid and interpolated, so the rest carries no information."""
     provenance: Provenance
     files: dict[BundlePath, Sha256]
@@ -195,7 +193,7 @@ def parse_manifest(content: bytes) -> Manifest:
     """Parses a manifest. Raises BundleError if it is invalid or of a newer schema than this program knows."""
     try:
         facts = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BundleError(f"{MANIFEST} is not JSON: {error}") from error
     schema = facts.get("schema_version") if isinstance(facts, dict) else None
     if isinstance(schema, int) and schema > SCHEMA_VERSION:

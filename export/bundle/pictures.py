@@ -27,19 +27,19 @@ _UP = 2
 
 
 def heatmap_png(pixel_scores: NDArray[np.float32]) -> bytes:
-    """`pixel_scores` s [H, W], 0 to 1, as 8-bit grey: round(255·s), so the threshold is 128."""
+    """`pixel_scores` s `[H, W]`, 0 to 1, as 8-bit grey: round(255·s), so the threshold is 128."""
     return _grey_png(_grey(pixel_scores), pixel_scores.shape[1], bits=8)
 
 
 def mask_png(pixel_scores: NDArray[np.float32], source_size: Size) -> bytes:
-    """1-bit, of the sent image's size: white where `pixel_scores` [H, W] reach 0.5."""
+    """1-bit, of the sent image's size: white where `pixel_scores` `[H, W]` reach 0.5."""
     rows, columns = _nearest_cells(pixel_scores, source_size)
     wide = (pixel_scores >= THRESHOLD).take(columns, axis=1)  # indexing gives column-major: slow to pack
     return _grey_png(np.packbits(wide, axis=1)[rows], source_size.width, bits=1)
 
 
 def overlay_png(rgb: NDArray[np.uint8], pixel_scores: NDArray[np.float32]) -> bytes:
-    """The sent image uint8 [h, w, 3] under the heatmap, transparent to red; the mask's outline is white."""
+    """The sent image uint8 `[h, w, 3]` under the heatmap, transparent to red; the mask's outline is white."""
     size = Size.of(rgb)
     heat = Image.fromarray(_grey(pixel_scores)).resize(size, Image.Resampling.BILINEAR)
     colour = Image.merge(
@@ -57,7 +57,7 @@ def _grey(pixel_scores: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 
 def _over_threshold(pixel_scores: NDArray[np.float32], source_size: Size) -> NDArray[np.bool_]:
-    """Mask [h, w] of the sent image: each pixel as the nearest cell of the map."""
+    """Mask `[h, w]` of the sent image: each pixel as the nearest cell of the map."""
     rows, columns = _nearest_cells(pixel_scores, source_size)
     return (pixel_scores >= THRESHOLD)[rows][:, columns]
 
@@ -71,7 +71,7 @@ def _nearest_cells(
 
 
 def _outline(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Pixels of `mask` [h, w] with a neighbour (left, right, above or below) outside it."""
+    """Pixels of `mask` `[h, w]` with a neighbour (left, right, above or below) outside it."""
     padded = np.pad(mask, 1, mode="edge")
     inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
     return mask & ~inner

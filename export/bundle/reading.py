@@ -55,13 +55,6 @@ class Finding:
     regions: tuple[Region, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Reading(Finding):
-    """A finding and the map it comes from: `pixel_scores` float32 [H, W], 0 to 1."""
-
-    pixel_scores: NDArray[np.float32]
-
-
 def read(
     heatmap: NDArray[np.float32],
     raw_score: float,
@@ -69,9 +62,9 @@ def read(
     manifest: Manifest,
     guard_band: float,
     source_size: Size,
-) -> Reading:
-    """The verdict on one frame from its raw `heatmap` float32 [H, W] and `raw_score`. `guard_band` is on the
-    0 to 1 scale, `source_size` that of the sent image.
+) -> tuple[Finding, NDArray[np.float32]]:
+    """The finding on one frame from its raw `heatmap` float32 `[H, W]` and `raw_score`, and its pixels'
+    scores, float32 `[H, W]`, 0 to 1. `guard_band` is on that scale, too; `source_size` is the sent image's.
 
     Raises FrameFailed if a value is not finite.
     """
@@ -88,7 +81,8 @@ def read(
         verdict, reason = "REVIEW", "unlike_training"
     if verdict == "NG" and not regions:
         regions = _region_at_peak(pixel_scores, source_size)
-    return Reading(verdict, reason, unfamiliar, score, float(raw_score), small, regions, pixel_scores)
+    finding = Finding(verdict, reason, unfamiliar, score, float(raw_score), small, regions)
+    return finding, pixel_scores
 
 
 def judge(score: float, guard_band: float) -> tuple[Verdict, Reason]:
@@ -101,7 +95,7 @@ def judge(score: float, guard_band: float) -> tuple[Verdict, Reason]:
 
 
 def find_regions(pixel_scores: NDArray[np.float32], source_size: Size) -> tuple[Region, ...]:
-    """Connected areas (8 neighbours) of `pixel_scores` [H, W], 0 to 1, that reach the threshold."""
+    """Connected areas (8 neighbours) of `pixel_scores` `[H, W]`, 0 to 1, that reach the threshold."""
     return _regions(pixel_scores, pixel_scores >= THRESHOLD, source_size)
 
 
@@ -122,7 +116,7 @@ def _region_at_peak(pixel_scores: NDArray[np.float32], source_size: Size) -> tup
 def _regions(
     pixel_scores: NDArray[np.float32], inside: NDArray[np.bool_], source_size: Size
 ) -> tuple[Region, ...]:
-    """Connected areas of `inside` [H, W], vectorised, since a noisy map has thousands."""
+    """Connected areas of `inside` `[H, W]`, vectorised, since a noisy map has thousands."""
     places = np.flatnonzero(inside)
     if not places.size:
         return ()
@@ -152,6 +146,6 @@ def _spans(
 
 
 def _source_pixels(cells: tuple[int, ...], source_size: Size) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """The number of rows and columns of the sent image for each row [H] and column [W] of the map."""
+    """The number of rows and columns of the sent image for each row `[H]` and column `[W]` of the map."""
     rows = np.bincount(cell_of_source(cells[0], source_size.height), minlength=cells[0])
     return rows, np.bincount(cell_of_source(cells[1], source_size.width), minlength=cells[1])

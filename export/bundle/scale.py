@@ -4,15 +4,15 @@ from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import model_validator
+
+from export.bundle.facts import Facts
 
 THRESHOLD = 0.5
 
 
-class Scale(BaseModel):
+class Scale(Facts):
     """Maps raw values to 0 … 1: the calibration median to 0, the threshold to 0.5, infinity to 1."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     median: float
     threshold: float

@@ -15,7 +15,7 @@ from pydantic import BaseModel, NonNegativeInt, PositiveInt
 from export.bundle import MAX_INPUT_SIDE, Finding, FrameStatistics, Region, Size
 from service.lane import Pending
 from service.settings import Settings
-from service.values import Decoded, Part, PngPicture, Predicted, Read
+from service.values import Decoded, Part, PngPicture, Predicted, Rendered
 from service.workers.channel import Channel, Head
 from service.workers.image import ImageLimits
 from service.workers.job import Done
@@ -57,7 +57,7 @@ class Workers:
             pending.order, head, (request.image,), understand, decodes=True, learn=pace.learn
         )
 
-    async def read(self, pending: Pending, predicted: Predicted) -> Done[Read]:
+    async def read(self, pending: Pending, predicted: Predicted) -> Done[Rendered]:
         """The finding and its pictures, of a decoded image; `spent` has two steps: reading, encoding.
 
         For an overlay, the image is decoded a second time: keeping the pixels of all that are queued could
@@ -120,7 +120,7 @@ def _decoded(shape: tuple[int, int, int], head: Head, payload: memoryview) -> De
 
 def _read(
     shape: tuple[int, int], source: Size, wanted: frozenset[Part], head: Head, payload: memoryview
-) -> Read:
+) -> Rendered:
     facts, end = _ReadFacts.model_validate(head), 0
     if sum(facts.pictures.values()) != len(payload):
         raise ValueError("the lengths of the pictures do not add up")
@@ -134,8 +134,8 @@ def _read(
     }
     finding = replace(facts.finding, regions=_regions(shape, sent["regions"]))
     if "heatmap" in wanted:
-        return Read(finding, pictures, sent["heatmap"])
-    return Read(finding, pictures, np.frombuffer(sent["scores"], np.float32).reshape(shape))
+        return Rendered(finding, pictures, sent["heatmap"])
+    return Rendered(finding, pictures, np.frombuffer(sent["scores"], np.float32).reshape(shape))
 
 
 def _regions(shape: tuple[int, int], sent: bytes) -> tuple[Region, ...]:

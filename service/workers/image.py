@@ -69,13 +69,13 @@ def decode(body: bytes, geometry: Geometry, *, declared: str | None, limits: Ima
 
 
 def decode_rgb(body: bytes, limits: ImageLimits) -> NDArray[np.uint8]:
-    """The sent image itself, upright, uint8 [h, w, 3]. Raises as `decode`."""
+    """The sent image itself, upright, uint8 `[h, w, 3]`. Raises as `decode`."""
     with _opened(body, None, limits) as image:
         return _rgb(image)
 
 
 def preview_jpeg(rgb: NDArray[np.uint8], side: int) -> bytes:
-    """A JPEG of `rgb` [h, w, 3] with at most `side` pixels per side."""
+    """A JPEG of `rgb` `[h, w, 3]` with at most `side` pixels per side."""
     image = Image.fromarray(rgb)
     image.thumbnail((side, side), Image.Resampling.BILINEAR)
     buffer = BytesIO()

@@ -4,14 +4,13 @@ import os
 import signal
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from operator import attrgetter
 
 import numpy as np
 
 from export.bundle import (
-    Finding,
     FrameFailed,
     FrameStatistics,
     Geometry,
@@ -67,10 +66,10 @@ def _read(head: Head, payload: memoryview, limits: ImageLimits) -> Reply:
     manifest, image = _manifest(bytes(payload[heatmap.nbytes : ends])), payload[ends:]
     raw_score, size = float.fromhex(head["raw_score"]), Size(head["width"], head["height"])
     started = time.monotonic()
-    reading = read(
+    finding, scores = read(
         heatmap, raw_score, FrameStatistics(**head["statistics"]), manifest, head["guard_band"], size
     )
-    ended, scores = time.monotonic(), reading.pixel_scores
+    ended = time.monotonic()
     pictures = dict[str, Bytes]()
     if "heatmap" in head["parts"]:
         pictures["heatmap"] = heatmap_png(scores)
@@ -80,9 +79,9 @@ def _read(head: Head, payload: memoryview, limits: ImageLimits) -> Reply:
         pictures["mask"] = mask_png(scores, size)
     if "overlay" in head["parts"]:
         pictures["overlay"] = overlay_png(decode_rgb(bytes(image), limits), scores)
-    pictures["regions"] = np.array(list(map(_numbers, reading.regions)), REGION).tobytes()
+    pictures["regions"] = np.array(list(map(_numbers, finding.regions)), REGION).tobytes()
     facts = {
-        "finding": {field.name: getattr(reading, field.name) for field in fields(Finding)} | {"regions": ()},
+        "finding": replace(finding, regions=()),
         "pictures": {part: len(png) for part, png in pictures.items()},
         "spent": [ended - started, time.monotonic() - ended],
     }

@@ -63,9 +63,10 @@ def whole(body: bytes, predictor: Predictor, batch: int) -> list[Answer]:
         prediction = predictor.predict(frames)
     answers = list[Answer]()
     for image, heatmap, score in zip(images, prediction.heatmap, prediction.score, strict=True):
-        reading = read(heatmap, float(score), image.statistics, manifest, predictor.guard_band, image.size)
-        scores = reading.pixel_scores
-        answers.append(Answer(reading, heatmap_png(scores), mask_png(scores, image.size)))
+        finding, scores = read(
+            heatmap, float(score), image.statistics, manifest, predictor.guard_band, image.size
+        )
+        answers.append(Answer(finding, heatmap_png(scores), mask_png(scores, image.size)))
     return answers
 
 

@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from export.bundle.engines.specs import spec_of
-from export.cli import parser as export_parser
+from export.cli import new_parser as export_parser
 from service.metrics import Metrics
 from service.settings import Settings
 from tests.bundles import make_bundle

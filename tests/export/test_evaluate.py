@@ -37,9 +37,11 @@ def test_predict_and_evaluate_give_the_same_result(exported: Path, data: Path, t
         size = Size.of(rgb)
         statistics = frame_statistics(frame, size)
         score = float(prediction.score[0])
-        reading = read(prediction.heatmap[0], score, statistics, bundle.manifest, predictor.guard_band, size)
+        finding, _ = read(
+            prediction.heatmap[0], score, statistics, bundle.manifest, predictor.guard_band, size
+        )
         assert image["raw_score"] == pytest.approx(score, abs=1e-6)
-        assert (image["verdict"], image["reason"]) == (reading.verdict, reading.reason)
+        assert (image["verdict"], image["reason"]) == (finding.verdict, finding.reason)
 
 
 @pytest.mark.parametrize("engine", ["onnx-f32", "openvino-f32"])

@@ -463,6 +463,24 @@ def test_misuse_ends_with_status_2(
     assert options[0] in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("option", "given", "right"),
+    [
+        ("--version", "abc", "a version, a whole number from 1 to 999999999"),
+        ("--version", "３", "a version, a whole number from 1 to 999999999"),
+        ("--min-area", "1_0", "a whole number of pixels from 0 on"),
+        ("--max-false-reject", "few", "a fraction from 0.000001 to below 0.5"),
+    ],
+)
+def test_a_wrong_number_is_told_what_would_be_right(
+    tmp_path: Path, option: str, given: str, right: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        export(tmp_path, tmp_path, option, given)
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said == f"drd-export: error: argument {option}: {given!r} is not {right}"
+
+
 def test_a_folder_that_is_not_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert export(tmp_path, tmp_path / "models") == 1
     error = capsys.readouterr().err

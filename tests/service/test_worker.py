@@ -1,7 +1,6 @@
 """Workers give the same results as this process would: decoded images, readings, pictures."""
 
 from collections.abc import Iterator
-from dataclasses import fields
 from io import BytesIO
 from pathlib import Path
 
@@ -14,7 +13,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from export.bundle import (
-    Finding,
     FrameFailed,
     Size,
     frame_statistics,
@@ -23,7 +21,7 @@ from export.bundle import (
     overlay_png,
     read,
 )
-from service.values import PARTS, Decoded, Part, PngPicture, Read
+from service.values import PARTS, Decoded, Part, PngPicture, Rendered
 from service.workers.channel import LARGE
 from service.workers.image import decode, decode_rgb
 from tests.service.images import encoded
@@ -46,23 +44,22 @@ def test_reading_is_the_same_to_the_bit_in_a_worker(
     statistics = frame_statistics(np.full((32, 64, 3), int(255 * brightness), np.uint8), SOURCE)
     decoded = Decoded(np.zeros((32, 64, 3), np.uint8), SOURCE, "", statistics)
 
-    def ask(parts: frozenset[Part]) -> Read:
+    def ask(parts: frozenset[Part]) -> Rendered:
         return work.read(heatmap, raw_score, decoded, parts)
 
     there, scores = ask(frozenset(PARTS)), ask(frozenset({"mask"})).heatmap
 
     guard_band = work.lane.predictor.guard_band
-    here = read(heatmap, raw_score, statistics, work.lane.manifest, guard_band, SOURCE)
-    for field in fields(Finding):
-        assert getattr(there.finding, field.name) == getattr(here, field.name)
+    finding, pixel_scores = read(heatmap, raw_score, statistics, work.lane.manifest, guard_band, SOURCE)
+    assert there.finding == finding
     assert isinstance(scores, np.ndarray)
     assert scores.shape == (32, 64)
-    assert scores.tobytes() == here.pixel_scores.tobytes()
+    assert scores.tobytes() == pixel_scores.tobytes()
     assert there.heatmap == there.pictures["heatmap"].png
     assert there.pictures == {
-        "heatmap": PngPicture(Size(64, 32), heatmap_png(here.pixel_scores)),
-        "mask": PngPicture(SOURCE, mask_png(here.pixel_scores, SOURCE)),
-        "overlay": PngPicture(SOURCE, overlay_png(decode_rgb(BODY, LIMITS), here.pixel_scores)),
+        "heatmap": PngPicture(Size(64, 32), heatmap_png(pixel_scores)),
+        "mask": PngPicture(SOURCE, mask_png(pixel_scores, SOURCE)),
+        "overlay": PngPicture(SOURCE, overlay_png(decode_rgb(BODY, LIMITS), pixel_scores)),
     }
 
 

@@ -17,7 +17,7 @@ from export.bundle import Bundle, Geometry, Predictor, Size
 from export.bundle.scale import Scale
 from service.lane import Lane, Pending
 from service.settings import MEBIBYTE, Settings
-from service.values import Decoded, Part, Predicted, Read, Request
+from service.values import Decoded, Part, Predicted, Rendered, Request
 from service.workers.facade import Workers
 from service.workers.image import ImageLimits
 from service.workers.job import Done
@@ -58,8 +58,8 @@ class Working:
         decoded: Decoded,
         parts: frozenset[Part] = frozenset(),
         body: bytes = BODY,
-    ) -> Read:
-        async def asked() -> Done[Read]:
+    ) -> Rendered:
+        async def asked() -> Done[Rendered]:
             pending = self._pending(Request(body, "", 0, parts=parts), decoded=decoded)
             return await self.pool.read(pending, Predicted(heatmap, raw_score, seconds=0, batch_size=1))
 

@@ -9,7 +9,7 @@ from training.messages import one_line
 
 
 class Prediction(NamedTuple):
-    """`heatmap` float32 [N, H, W] and `score` float32 [N], both raw."""
+    """`heatmap` float32 `[N, H, W]` and `score` float32 `[N]`, both raw."""
 
     heatmap: NDArray[np.float32]
     score: NDArray[np.float32]
@@ -23,7 +23,7 @@ class Engine(Protocol):
     """Runs the graph. Not thread-safe."""
 
     def run(self, frames: NDArray[np.uint8]) -> Prediction:
-        """Runs `frames` uint8 [N, H, W, 3], N one of the entry's batch sizes. May raise any exception."""
+        """Runs `frames` uint8 `[N, H, W, 3]`, N one of the entry's batch sizes. May raise any exception."""
 
     def close(self) -> None:
         """Frees the runtime's memory; the engine can't be used afterwards."""
@@ -40,7 +40,7 @@ def last_line(error: Exception) -> str:
 
 
 def run_engine(engine: Engine, frames: NDArray[np.uint8]) -> Prediction:
-    """Runs `engine` on `frames` uint8 [N, H, W, 3]. Raises EngineFailed."""
+    """Runs `engine` on `frames` uint8 `[N, H, W, 3]`. Raises EngineFailed."""
     try:
         prediction = engine.run(frames)
     except Exception as error:  # exceptions of the runtimes have no common base class

@@ -3,9 +3,8 @@
 import ctypes
 import importlib.util
 from pathlib import Path
-from typing import Literal
 
-from export.bundle.manifest import BundleError
+from export.bundle.manifest import BundleError, Flavour
 
 RTX_PLUGIN = "onnxruntime_ep_nv_tensorrt_rtx"
 """Package of ONNX Runtime's provider for TensorRT for RTX; it also contains NVIDIA's library."""
@@ -39,7 +38,7 @@ _LIBRARIES = {
 first is TensorRT itself."""
 
 
-def load_libraries(flavour: Literal["tensorrt", "tensorrt-rtx"]) -> str:
+def load_libraries(flavour: Flavour) -> str:
     """Loads TensorRT's libraries, which lie where ONNX Runtime would not look for them, into this process.
 
     Returns their version, such as "1.7.1.116". Raises BundleError if they are not installed.

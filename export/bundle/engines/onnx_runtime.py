@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.bundle.engines.cores import cores_allowed
+from export.bundle.engines.cores import engine_threads
 from export.bundle.engines.engine import Prediction, first_line
 from export.bundle.manifest import BundleError
 from export.bundle.tensors import FRAMES, OUTPUTS
@@ -48,7 +48,7 @@ class OnnxRuntimeEngine:
         return Prediction(*self._session(len(frames)).run(OUTPUTS, {FRAMES: frames}))
 
     def close(self) -> None:
-        del self._sessions
+        self._sessions.clear()
 
     def _session(self, size: int) -> Any:
         """The session for batches of `size`, opened on first use, which is the replay of the golden
@@ -62,8 +62,8 @@ class OnnxRuntimeEngine:
         onnxruntime = _onnxruntime()
         options = onnxruntime.SessionOptions()
         options.log_severity_level = _ERRORS_ONLY
-        # 0: one per core of the machine. A GPU's sessions compute nothing here.
-        options.intra_op_num_threads = (cores_allowed() or 0) if self._provider == CPU else 1
+        # A GPU's sessions compute nothing here.
+        options.intra_op_num_threads = engine_threads() if self._provider == CPU else 1
         # Otherwise threads spin for 10 ms after a batch and take CPU time from decoding and other products.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         if self._fixed:

@@ -9,14 +9,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from export.bundle.engines.cores import cores_allowed
+from export.bundle.engines.cores import engine_threads
 from export.bundle.engines.engine import Prediction, last_line
 from export.bundle.engines.float32 import keep_first_in_float32
 from export.bundle.manifest import BundleError
 from export.bundle.tensors import FRAMES, OUTPUTS, STUDENT, TEACHER
 from training.geometry import Geometry
 
-Precision = Literal["f32", "bf16"]
+FloatType = Literal["f32", "bf16"]
 _BF16_INSTRUCTIONS = {"avx512_bf16", "amx_bf16"}
 
 
@@ -26,10 +26,10 @@ class _Subgraph:
 
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-    precision: Precision
+    precision: FloatType
 
 
-def _subgraphs(graph: Any, precision: Precision) -> tuple[_Subgraph, ...]:
+def _subgraphs(graph: Any, precision: FloatType) -> tuple[_Subgraph, ...]:
     """bfloat16 is accurate enough for both networks, except the teacher's first convolutions. With distances
     and score in bfloat16, too, scores deviate twice as much. Quantised convolutions run in int8."""
     if precision == "f32":
@@ -44,7 +44,7 @@ class OpenVinoEngine:
     """The graph, in subgraphs of one precision each."""
 
     def __init__(
-        self, path: Path, geometry: Geometry, precision: Precision, float32_convolutions: int = 0
+        self, path: Path, geometry: Geometry, precision: FloatType, float32_convolutions: int = 0
     ) -> None:
         """`float32_convolutions`: how many of the first are not computed in bfloat16. Raises BundleError."""
         openvino = _runtime()
@@ -108,9 +108,8 @@ def _compile(core: Any, graph: Any, subgraph: _Subgraph) -> Any:
         "INFERENCE_PRECISION_HINT": subgraph.precision,
         "PERFORMANCE_HINT": "LATENCY",
         "ENABLE_CPU_PINNING": False,  # engines of several products would be pinned to the same cores
+        "INFERENCE_NUM_THREADS": engine_threads(),
     }
-    if cores := cores_allowed():
-        options["INFERENCE_NUM_THREADS"] = cores
     return core.compile_model(Model(results, inputs, "subgraph"), "CPU", options).create_infer_request()
 
 

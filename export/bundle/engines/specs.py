@@ -2,9 +2,9 @@
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
-from export.bundle.manifest import GRAPH, HALF_GRAPH, INT8_GRAPH
+from export.bundle.manifest import GRAPH, HALF_GRAPH, INT8_GRAPH, Flavour
 
 Precision = Literal["f32", "bf16", "fp16", "int8"]
 
@@ -14,7 +14,7 @@ class EngineSpec:
     """`graph`: the file it runs or, with TensorRT, is built from at export. `precision`: in which
     its convolutions are computed, most of them. `gpu`: whether it needs one."""
 
-    runtime: Literal["onnxruntime", "openvino", "tensorrt", "tensorrt-rtx"]
+    runtime: Literal["onnxruntime", "openvino"] | Flavour
     graph: str
     precision: Precision
     gpu: bool = False
@@ -22,7 +22,7 @@ class EngineSpec:
     @property
     def is_plan(self) -> bool:
         """Whether it is built for one kind of GPU, which its id ends in: `sm89` is compute capability 8.9."""
-        return self.runtime in ("tensorrt", "tensorrt-rtx")
+        return self.runtime in get_args(Flavour)
 
 
 EVERYWHERE = "onnx-f32"

@@ -108,7 +108,7 @@ def test_paths_stay_inside(bundle: Path, path: str) -> None:
     assert "engines" in refusal(bundle)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"1", b"\xff"])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"1", b"\xff", b"[" * 10**5])
 def test_a_manifest_that_is_no_object_is_refused(bundle: Path, content: bytes) -> None:
     (bundle / MANIFEST).write_bytes(content)
     (bundle / SEAL).write_bytes(seal(content))

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 from export.bundle import Bundle, BundleError
 from export.bundle.engines.float32 import keep_first_in_float32
 from export.bundle.engines.onnx_runtime import CPU, OnnxRuntimeEngine
-from export.bundle.engines.openvino import OpenVinoEngine, Precision
+from export.bundle.engines.openvino import FloatType, OpenVinoEngine
 from export.quantise import quantise
 from tests.bundles import grey_level_network
 from tests.export.machine import needs
@@ -26,7 +26,7 @@ SIZE = Geometry(64, 64)
 @pytest.mark.parametrize(("precision", "limit"), [("f32", 1e-5), ("bf16", 0.1)])
 @pytest.mark.parametrize("count", [1, 2, 4, 8])
 def test_outputs_are_those_of_onnx_runtime(
-    exported: Path, precision: Precision, limit: float, count: int
+    exported: Path, precision: FloatType, limit: float, count: int
 ) -> None:
     needs(f"openvino-{precision}")
     frames = np.random.default_rng(count).integers(0, 256, (count, 64, 64, 3), np.uint8)
@@ -117,7 +117,7 @@ def test_quantised_convolutions_run_in_int8(exported: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("precision", ["f32", "bf16"])
-def test_a_file_that_is_not_our_graph_is_refused(tmp_path: Path, precision: Precision) -> None:
+def test_a_file_that_is_not_our_graph_is_refused(tmp_path: Path, precision: FloatType) -> None:
     needs(f"openvino-{precision}")
     (tmp_path / "noise.onnx").write_bytes(b"not a graph")
     onnx.save(grey_level_network((32, 32)), tmp_path / "small.onnx")

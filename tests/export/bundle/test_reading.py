@@ -51,8 +51,8 @@ def with_block(level: float = 0.8) -> Map:
 
 
 def verdict(manifest: Manifest, heatmap: Map, score: float, guard_band: float = 0.0) -> tuple[str, str]:
-    reading = read(heatmap, score, STATISTICS, manifest, guard_band, SOURCE)
-    return reading.verdict, reading.reason
+    finding, _ = read(heatmap, score, STATISTICS, manifest, guard_band, SOURCE)
+    return finding.verdict, finding.reason
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,8 @@ def test_an_unfamiliar_frame_is_for_review(manifest: Manifest, statistic: str, s
     beyond = Range(low=2.5, high=3.0)
     strict = manifest.model_copy(update={"frame_ranges": ANYTHING.model_copy(update={statistic: beyond})})
     assert verdict(strict, with_block(), score) == ("REVIEW", "unlike_training")
-    assert read(with_block(), score, STATISTICS, strict, 0.0, SOURCE).unfamiliar == (statistic,)
+    finding, _ = read(with_block(), score, STATISTICS, strict, 0.0, SOURCE)
+    assert finding.unfamiliar == (statistic,)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -113,8 +114,8 @@ def test_nan_and_infinity_never_give_a_verdict(manifest: Manifest, bad: float) -
 
 
 def test_regions_are_in_pixels_of_the_sent_image(manifest: Manifest) -> None:
-    reading = read(with_block(), 0.9, STATISTICS, manifest, 0.0, SOURCE)
-    (region,) = reading.regions
+    finding, _ = read(with_block(), 0.9, STATISTICS, manifest, 0.0, SOURCE)
+    (region,) = finding.regions
     assert (region.x, region.y, region.width, region.height, region.area) == (400, 80, 120, 40, 4800)
     assert region.peak == pytest.approx(manifest.thresholds.pixel.score(0.8))
 
@@ -123,18 +124,19 @@ def test_regions_come_by_falling_peak_and_touch_diagonally(manifest: Manifest) -
     heatmap = flat()
     heatmap[2, 2] = heatmap[3, 3] = 0.6
     heatmap[20, 20] = 0.9
-    regions = read(heatmap, 0.9, STATISTICS, manifest, 0.0, Size(32, 32)).regions
-    assert [(region.x, region.y, region.area) for region in regions] == [(20, 20, 1), (2, 2, 2)]
+    finding, _ = read(heatmap, 0.9, STATISTICS, manifest, 0.0, Size(32, 32))
+    assert [(region.x, region.y, region.area) for region in finding.regions] == [(20, 20, 1), (2, 2, 2)]
 
 
 def test_ng_without_a_region_reports_the_peak(manifest: Manifest) -> None:
     heatmap = flat()
     heatmap[8, 20] = 0.3
-    reading = read(heatmap, 0.9, STATISTICS, manifest, 0.0, SOURCE)
-    (region,) = reading.regions
+    finding, _ = read(heatmap, 0.9, STATISTICS, manifest, 0.0, SOURCE)
+    (region,) = finding.regions
     assert (region.x, region.y, region.width, region.height, region.area) == (400, 80, 20, 10, 200)
     assert region.peak == pytest.approx(0.3)
-    assert read(heatmap, 0.1, STATISTICS, manifest, 0.0, SOURCE).regions == ()
+    finding, _ = read(heatmap, 0.1, STATISTICS, manifest, 0.0, SOURCE)
+    assert finding.regions == ()
 
 
 @given(width=st.integers(32, 200), height=st.integers(32, 200), seed=st.integers(0, 2**16))
@@ -192,7 +194,7 @@ def test_a_pixel_at_the_threshold_is_in_a_region_as_in_the_mask() -> None:
 
 
 def test_pictures_have_the_documented_sizes_and_bit_depths(manifest: Manifest) -> None:
-    pixel_scores = read(with_block(), 0.9, STATISTICS, manifest, 0.0, SOURCE).pixel_scores
+    _, pixel_scores = read(with_block(), 0.9, STATISTICS, manifest, 0.0, SOURCE)
     rgb = np.full((320, 640, 3), 60, np.uint8)
     pictures = [heatmap_png(pixel_scores), mask_png(pixel_scores, SOURCE), overlay_png(rgb, pixel_scores)]
     images = [Image.open(BytesIO(picture)) for picture in pictures]
@@ -202,7 +204,7 @@ def test_pictures_have_the_documented_sizes_and_bit_depths(manifest: Manifest) -
 
 
 def test_the_overlay_is_warm_where_the_defect_is_and_untouched_elsewhere(manifest: Manifest) -> None:
-    pixel_scores = read(with_block(), 0.9, STATISTICS, manifest, 0.0, SOURCE).pixel_scores
+    _, pixel_scores = read(with_block(), 0.9, STATISTICS, manifest, 0.0, SOURCE)
     overlay = decoded(overlay_png(np.full((320, 640, 3), 60, np.uint8), pixel_scores))
     red, _, blue = overlay[100, 460].astype(int)
     assert red - blue > 50
