@@ -111,9 +111,10 @@ def _locked(path: Path) -> Iterator[None]:
 
 def _add(path: Path, name: str, products: list[str] | None, until: date | None) -> None:
     content = read_tokens(path) if path.exists() else b""
+    if name in [token.grant.caller for token in parse_tokens(content)]:
+        raise TokensError(f"there is a token {name!r} in {path} already")
     secret, token = make_token(name, products, until)
     line = token.line() if content.endswith(b"\n") or not content else f"\n{token.line()}"
-    parse_tokens(content + line.encode())  # raises if the name is taken or the file is damaged
     path.touch(mode=0o600)
     with path.open("a", encoding="utf-8") as file:
         file.write(line)

@@ -261,6 +261,13 @@ def test_a_door_that_stands_open_by_accident_is_refused(
     assert told in capsys.readouterr().err.splitlines()[-1]
 
 
+def test_a_name_is_given_to_one_token_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    add = ["token", "add", "line-3", "--file", str(tmp_path / "tokens")]
+    assert (main(add), main(add)) == (0, 1)
+    assert "there is a token 'line-3' in " in capsys.readouterr().err
+    assert len(parse_tokens((tmp_path / "tokens").read_bytes())) == 1
+
+
 def test_a_bad_tokens_file_at_the_start_ends_it(models: Path, tmp_path: Path) -> None:
     (tmp_path / "tokens").write_text("line-3")
     for file, told in ((tmp_path / "tokens", "line 1 of the tokens file"), (tmp_path / "no", "No such file")):

@@ -23,7 +23,7 @@ _MIN_RANGE = 1e-3
 class ScoreRule(BaseModel):
     """How a product's maps become its heatmap and its score."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     normalise: bool = False
     """Divide each map by its usual range: from the mean to the 99.5 % quantile over held-out good frames.
