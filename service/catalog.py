@@ -14,7 +14,7 @@ from functools import partial
 
 from export.bundle import BundleError, TrustedKey
 from service.errors import NotFound, NotServing
-from service.folder import Found, scan
+from service.folder import Found, found_at, scan
 from service.lane import Lane
 from service.logs import LogOnce
 from service.metrics import Metrics
@@ -150,7 +150,9 @@ class Catalog:
             if await self._load(version):
                 self._swap(product, version)
                 break
-        if product.serving in removed:
+        serving = product.serving
+        # Looked at again: while another was loaded, it may have come back.
+        if serving in removed and await run_in_daemon_thread(partial(found_at, serving.path)) is None:
             _logger.warning("%s serves no longer: no other version can replace the one removed", name)
             self._stop(product)
         self._show(product)
@@ -204,9 +206,7 @@ class Catalog:
 
     def _swap(self, product: Product, version: Version) -> None:
         before, product.serving = product.serving, version
-        for other in product.versions:
-            if other.state == "DRAINING":  # only the last one before is kept for a while
-                other.unload_now.set()
+        product.unload_replaced()  # only the last one before is kept for a while
         if before is not None:
             self._retire(before)
 
@@ -221,8 +221,7 @@ class Catalog:
         serving, product.serving = product.serving, None
         if serving is not None:
             self._retire(serving)
-        for version in product.versions:
-            version.unload_now.set()
+        product.unload_replaced()
 
     def _retire(self, version: Version) -> None:
         version.state = "DRAINING"

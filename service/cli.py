@@ -9,7 +9,6 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TextIO
 
 import uvloop
 from pydantic import ValidationError
@@ -60,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (BundleError, CannotListen, ServiceError, TokensError, TlsError) as error:
         return _fail(str(error))
     finally:
-        _flush(sys.stderr)
+        _flush_errors()
     return 0
 
 
@@ -89,13 +88,13 @@ def _allow_descriptors(settings: Settings) -> None:
         )
 
 
-def _flush(stream: TextIO) -> None:
+def _flush_errors() -> None:
     """Drops what can't be written, such as to a full disk: Python would try again at its exit, and fail."""
     try:
-        stream.flush()
+        sys.stderr.flush()
     except OSError:
         with Path(os.devnull).open("w") as nowhere:
-            os.dup2(nowhere.fileno(), stream.fileno())
+            os.dup2(nowhere.fileno(), sys.stderr.fileno())
 
 
 def _fail(reason: str) -> int:

@@ -34,7 +34,7 @@ def _versions(product: Path) -> dict[int, Found] | str:
     versions = dict[int, Found]()
     try:
         for version in product.iterdir():
-            if _is_version(version.name) and (found := _found(version)) is not None:
+            if _is_version(version.name) and (found := found_at(version)) is not None:
                 versions[int(version.name)] = found
     except (FileNotFoundError, NotADirectoryError):
         pass  # not a folder, or removed meanwhile
@@ -43,8 +43,8 @@ def _versions(product: Path) -> dict[int, Found] | str:
     return versions
 
 
-def _found(version: Path) -> Found | None:
-    """None: not a folder."""
+def found_at(version: Path) -> Found | None:
+    """None: no folder is there."""
     try:
         return tuple(sorted(_files(version))) if _is_folder(version) else None
     except OSError as error:

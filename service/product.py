@@ -45,6 +45,12 @@ class Product:
             if version.state == "FAILED" and (changed or version in removed):
                 self.versions.remove(version)
 
+    def unload_replaced(self) -> None:
+        """None of those that are DRAINING is kept any longer."""
+        for version in self.versions:
+            if version.state == "DRAINING":
+                version.unload_now.set()
+
     def candidates(
         self, folder: Path, on_disk: Mapping[int, Found], removed: Container[Version]
     ) -> Iterator[Version]:

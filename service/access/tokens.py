@@ -68,7 +68,7 @@ class Token:
 
 
 def make_token(name: str, products: Iterable[str] | None, until: date | None) -> tuple[str, Token]:
-    """A new secret, and what the file keeps of it. The names are not checked: `parse_tokens` does."""
+    """A new secret, and what the file keeps of it. The names are not checked here."""
     secret = PREFIX + secrets.token_urlsafe(32)
     token = Token(Grant(name, None if products is None else frozenset(products)), _digest(secret), until)
     return secret, token

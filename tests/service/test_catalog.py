@@ -280,6 +280,29 @@ async def retried(service: Service) -> None:
 
 
 @on_a_loop
+async def test_a_version_that_was_tried_again_is_kept_as_any_other_when_it_is_replaced(
+    tmp_path: Path,
+) -> None:
+    make_bundle(tmp_path)
+    newest, gate = make_bundle(tmp_path), Failing()
+
+    async with loaded(tmp_path, gate, keep_old_seconds=3600) as service:
+        catalog = service.inspector.catalog
+        gate.errors = [OSError(errno.EIO, "Input/output error")]
+        newest.rename(tmp_path / "withdrawn")
+        await catalog.refresh()
+        await catalog.refresh()
+        catalog.versions()[-1].retry_at -= 30
+        await catalog.refresh()
+        assert serving(service) == 1
+        make_bundle(tmp_path, version=3)
+        await catalog.refresh()
+        await catalog.refresh()
+        assert states(service) == [(3, "READY"), (1, "DRAINING")]
+        assert catalog.lane("tile", 1).version == 1
+
+
+@on_a_loop
 async def test_a_bundle_that_is_wrong_is_not_tried_again(tmp_path: Path) -> None:
     (make_bundle(tmp_path) / "model.onnx").write_bytes(b"damaged")
 
@@ -298,7 +321,7 @@ async def test_an_engine_s_pace_is_known_before_it_serves(tmp_path: Path) -> Non
 
 
 @dataclass
-class Hanging(Gate):
+class Hanging(Failing):
     """Version 2 of `alpha` hangs while it is loaded."""
 
     release: threading.Event = field(default_factory=threading.Event)
@@ -329,6 +352,25 @@ async def test_a_version_that_hangs_while_it_is_loaded_holds_up_no_other_product
         gate.release.set()
         await catalog.refresh()
         assert catalog.lane("alpha").version == 2
+
+
+@on_a_loop
+async def test_a_version_that_is_back_before_another_has_failed_goes_on(tmp_path: Path) -> None:
+    gate = Hanging()
+    newest = make_bundle(tmp_path, "alpha", 3)
+    async with loaded(tmp_path, gate) as service:
+        catalog = service.inspector.catalog
+        before = catalog.lane("alpha")
+        make_bundle(tmp_path, "alpha", 2)
+        gate.errors = [BundleError("a golden frame deviates")]
+        newest.rename(tmp_path / "withdrawn")
+        await catalog.refresh()
+        await catalog.refresh(patience=0)
+        (tmp_path / "withdrawn").rename(newest)
+        gate.release.set()
+        await catalog.refresh()
+        assert states(service) == [(3, "READY"), (2, "FAILED")]
+        assert catalog.lane("alpha") is before
 
 
 @dataclass

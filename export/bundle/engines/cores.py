@@ -46,6 +46,6 @@ def _quota(group: Path, *names: str) -> float:
     try:
         quota, period = " ".join((group / name).read_text(encoding="ascii") for name in names).split()
         limit = int(quota) / int(period)
-    except (OSError, ValueError):  # no such group or file, or "max"
+    except (OSError, ValueError, ZeroDivisionError):  # no such group or file, or "max"
         return math.inf
     return limit if limit > 0 else math.inf  # version 1 has -1
