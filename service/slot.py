@@ -139,8 +139,7 @@ class Slot:
                 _settle_on_loop(taken.expired, late)
             self._batch = taken.batch
             if taken.batch:
-                answered = self._infer(lane, taken.batch)
-                self._failed_in_a_row = 0 if answered else self._failed_in_a_row + 1
+                self._infer(lane, taken.batch)
             self._batch = []
 
     def _next(self) -> tuple[Lane, Taken[Pending]] | None:
@@ -157,8 +156,8 @@ class Slot:
                     return None
                 self._changed.wait()
 
-    def _infer(self, lane: Lane, batch: list[Pending]) -> bool:
-        """Whether a frame was answered, perhaps in a batch of its own."""
+    def _infer(self, lane: Lane, batch: list[Pending], *, again: bool = False) -> None:
+        """`again`: the batch is a frame of one that has failed, and has been counted."""
         for pending in batch:
             pending.progress = Progress.INFER
         self._busy_since = started = time.monotonic()
@@ -166,10 +165,14 @@ class Slot:
             prediction = _predict(lane, batch)
         except Exception:  # an engine may raise anything, on one frame and not on its neighbours
             _logger.exception("a batch of %d frames of %s failed", len(batch), lane.product)
+            self._failed_in_a_row += not again
             if len(batch) > 1:
-                return sum(self._infer(lane, [pending]) for pending in batch) > 0  # all are tried
-            _settle_on_loop(batch, [InspectionFailed("the engine failed on this frame")])
-            return False
+                for pending in batch:
+                    self._infer(lane, [pending], again=True)
+            else:
+                _settle_on_loop(batch, [InspectionFailed("the engine failed on this frame")])
+            return
+        self._failed_in_a_row = 0
         seconds = time.monotonic() - started
         lane.pace.infer[len(batch)].learn(seconds)
         self._metrics.batch_size.labels(lane.product).observe(len(batch))
@@ -178,7 +181,6 @@ class Slot:
         _settle_on_loop(
             batch, [Predicted(heatmap, float(score), seconds, len(batch)) for heatmap, score in outputs]
         )
-        return True
 
 
 def _settle_on_loop(batch: list[Pending], outcomes: Sequence[Predicted | Exception]) -> None:
