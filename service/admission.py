@@ -17,16 +17,16 @@ from service.errors import Busy, DeadlinePassed
 from service.lane import Lane, Pending, Progress
 from service.values import cancelled_late
 
-_PROBE_SECONDS = 1.0
-"""How often a lane of an idle service admits a request that looks late: only an answer can correct a wrong
-forecast."""
+_PROBE_SECONDS, _BUSY_PROBE_SECONDS = 1.0, 10.0
+"""How often a lane admits a request that looks late: only an answer can correct a wrong forecast. More rarely
+while others are under way, as it may make them late."""
 _LATE_FRACTION = 0.05
 """How many of the admitted requests with tight deadlines may be late. With fewer, more are refused that would
 have been in time."""
 _STEP = 0.02
-"""How far a late request moves a lane's `caution`, about: a single one hardly matters, and 25 of them make
-the forecasts half as long again."""
-_MIN_CAUTION, _MAX_CAUTION = 0.25, 4.0
+"""How far a late request moves a lane's `safety_factor`, about: a single one hardly matters, and 25 of them
+make the forecasts half as long again."""
+_MIN_FACTOR, _MAX_FACTOR = 0.25, 4.0
 """Bounds, so that it recovers soon after a time in which nothing could be in time, or everything."""
 
 
@@ -81,7 +81,7 @@ class Admission:
         take at this lane's pace.
 
         So callers without deadlines leave at least half of the engine to those with deadlines, however many
-        they are, and still get their turn. Among themselves they keep the order of arrival.
+        they are, and still get their turn. Among themselves those of one lane keep the order of arrival.
         """
         if deadline is not None:
             return deadline
@@ -89,8 +89,8 @@ class Admission:
         outside = pace.decode.seconds + pace.reading(overlay=overlay).seconds
         each = max(pace.per_frame, outside / self._workers)
         order = arrived + self._default_deadline + 2 * len(self._pending) * each
-        lane.last_order_without_deadline = max(lane.last_order_without_deadline, order)
-        return lane.last_order_without_deadline
+        before = (one.order for one in self._pending if one.lane is lane and one.request.deadline is None)
+        return max([order, *before])
 
     def check(self, lane: Lane, deadline: float | None, *, overlay: bool) -> float:
         """Raises Busy when the queue is full or the answer would be late. Returns its forecast in seconds, 0
@@ -102,8 +102,9 @@ class Admission:
             return 0.0
         forecast = self._forecast(lane, deadline, overlay=overlay)
         now = time.monotonic()
-        late = now + forecast * lane.caution - deadline
-        if late > 0 and (self._pending or now - lane.last_probe < _PROBE_SECONDS):
+        late = now + forecast * lane.safety_factor - deadline
+        pause = _BUSY_PROBE_SECONDS if self._pending else _PROBE_SECONDS
+        if late > 0 and now - lane.last_probe < pause:
             why = f"the deadline can't be met: the answer would be about {1000 * late:.0f} ms late"
             raise Busy(why, reason="deadline", retry_after=late)
         return forecast
@@ -114,7 +115,7 @@ class Admission:
         lane, deadline = pending.lane, pending.request.deadline
         forecast = self.check(lane, deadline, overlay=pending.overlay)
         admitted = time.monotonic()
-        probe = deadline is not None and admitted + forecast * lane.caution > deadline
+        probe = deadline is not None and admitted + forecast * lane.safety_factor > deadline
         if probe:
             lane.last_probe = admitted
         self._pending.add(pending)
@@ -159,23 +160,23 @@ class Admission:
 def _learn(
     lane: Lane, forecast: float, admitted: float, deadline: float | None, *, probe: bool, answered: float
 ) -> None:
-    """Adapts the lane's `caution` to an answer at the instant `answered` (infinite: not in time), if the
-    deadline was tight: less than twice the forecast away.
+    """Adapts the lane's `safety_factor` to an answer at the instant `answered` (infinite: not in time), if
+    the deadline was tight: less than twice the forecast away.
 
-    Late means later than the corrected forecast, or than the deadline. `caution` is at rest where late
+    Late means later than the corrected forecast, or than the deadline. The factor is at rest where late
     answers raise it as much as the others lower it: with a fraction p of them late, where
     p (1 - `_LATE_FRACTION`) = (1 - p) `_LATE_FRACTION`, that is at p = `_LATE_FRACTION`.
 
-    A `probe` that is late says nothing new. One in time lowers `caution` to where it would have been let in,
+    A `probe` that is late says nothing new. One in time lowers the factor to where it would have been let in,
     or to 1.
     """
-    if deadline is None or forecast * lane.caution < (deadline - admitted) / 2:
+    if deadline is None or forecast * lane.safety_factor < (deadline - admitted) / 2:
         return
     if probe:
-        if answered <= deadline and lane.caution > 1:
-            lane.caution = max(1.0, min(lane.caution - _STEP, (deadline - admitted) / forecast))
-    elif answered <= min(admitted + forecast * lane.caution, deadline):
-        lane.caution -= _STEP * _LATE_FRACTION
+        if answered <= deadline and lane.safety_factor > 1:
+            lane.safety_factor = max(1.0, min(lane.safety_factor - _STEP, (deadline - admitted) / forecast))
+    elif answered <= min(admitted + forecast * lane.safety_factor, deadline):
+        lane.safety_factor -= _STEP * _LATE_FRACTION
     else:
-        lane.caution += _STEP * (1 - _LATE_FRACTION)
-    lane.caution = min(max(lane.caution, _MIN_CAUTION), _MAX_CAUTION)
+        lane.safety_factor += _STEP * (1 - _LATE_FRACTION)
+    lane.safety_factor = min(max(lane.safety_factor, _MIN_FACTOR), _MAX_FACTOR)

@@ -42,6 +42,7 @@ class Catalog:
         self._trusted = trusted
         self._keep_old_seconds = settings.keep_old_seconds
         self._slots, self._metrics = slots, metrics
+        metrics.versions = self.versions
         self._products = dict[str, Product]()
         self._log_once = LogOnce()
         self._following = dict[str, asyncio.Task[None]]()
@@ -51,8 +52,8 @@ class Catalog:
         self._retiring = set[asyncio.Task[None]]()
 
     def products(self) -> list[Product]:
-        """By name."""
-        return [self._products[name] for name in sorted(self._products)]
+        """By name. Thread-safe: metrics ask from a thread of theirs."""
+        return sorted(self._products.values(), key=lambda product: product.name)
 
     def product(self, name: str) -> Product:
         """Raises NotFound."""
@@ -70,8 +71,7 @@ class Catalog:
     @property
     def ready(self) -> bool:
         """Whether at least one product can be inspected."""
-        products = list(self._products.values())  # a copy, since metrics ask from their thread
-        return any(product.serving for product in products)
+        return any(product.serving for product in self.products())
 
     def lane(self, product: str, version: int | None = None) -> Lane:
         """The lane that serves `product`, or that of a loaded `version`. Raises NotFound or NotServing."""
@@ -137,7 +137,10 @@ class Catalog:
 
     async def _follow(self, name: str, on_disk: Mapping[int, Found]) -> None:
         """Makes one product what the last scan found."""
-        product = self._products.setdefault(name, Product(name))
+        if name not in self._products:
+            self._products[name] = Product(name)
+            self._metrics.begin_at_zero(name)
+        product = self._products[name]
         removed = product.note_absent(on_disk)
         if not on_disk and removed == product.versions:
             if product.serving:
@@ -155,7 +158,6 @@ class Catalog:
         if serving in removed and await run_in_daemon_thread(partial(found_at, serving.path)) is None:
             _logger.warning("%s serves no longer: no other version can replace the one removed", name)
             self._stop(product)
-        self._show(product)
 
     async def _recognise(self, product: Product, on_disk: Mapping[int, Found]) -> None:
         """Keeps the serving version loaded if its files were only copied again."""
@@ -169,7 +171,6 @@ class Catalog:
             serving.found = found
 
     async def _load(self, version: Version) -> bool:
-        self._show(self._products[version.product])
         try:
             async with self._turn():
                 lane = await run_in_daemon_thread(
@@ -214,7 +215,7 @@ class Catalog:
         product.versions = [version for version in product.versions if version.state != "FAILED"]
         self._stop(product)
         if not product.versions:
-            self._forget(product)
+            del self._products[product.name]
 
     def _stop(self, product: Product) -> None:
         """No version serves, or is kept any longer."""
@@ -226,7 +227,6 @@ class Catalog:
     def _retire(self, version: Version) -> None:
         version.state = "DRAINING"
         _logger.info("%s version %d is DRAINING", version.product, version.number)
-        self._show(self._products[version.product])
         task = asyncio.create_task(self._unload(version))
         self._retiring.add(task)
         task.add_done_callback(self._retiring.discard)
@@ -241,13 +241,5 @@ class Catalog:
             await asyncio.to_thread(free, lane)
         product = self._products[version.product]
         product.versions.remove(version)
-        self._show(product)
         if not product.versions:
-            self._forget(product)
-
-    def _forget(self, product: Product) -> None:
-        del self._products[product.name]
-        self._metrics.forget(product.name)
-
-    def _show(self, product: Product) -> None:
-        self._metrics.show(product.name, product.versions)
+            del self._products[product.name]

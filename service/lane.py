@@ -66,12 +66,11 @@ class Lane:
         self.on_gpu = predictor.on_gpu
         self.queue = BatchQueue[Pending](predictor.batch_sizes)
         self.pace = Pace(predictor.batch_sizes)
-        self.caution = 1.0
-        """A factor on the forecasts of admission, steered by how many answers come late."""
-        self.last_order_without_deadline = 0.0
-        """The order of the newest request without a deadline."""
-        self.last_probe = 0.0
-        """When a request was last admitted though it looked late; an instant of `time.monotonic`."""
+        self.safety_factor = 1.0
+        """On the forecasts of admission, steered by how many answers come late."""
+        self.last_probe = time.monotonic()
+        """When a request was last admitted though it looked late, at first when the lane was made; an instant
+        of `time.monotonic`."""
         self.pending = 0
         """Requests accepted and not yet answered."""
         self._empty = asyncio.Event()

@@ -21,6 +21,8 @@ def listen(address: Address) -> socket.socket:
     """A listening socket at `address`."""
     try:
         return _unix(Path(address.path)) if address.path else _tcp(address)
+    except UnicodeError as error:
+        raise CannotListen(f"can't listen on {address}: there can be no host of this name") from error
     except OSError as error:
         taken = error.errno == errno.EADDRINUSE
         reason = "another program listens there" if taken else error.strerror or str(error)

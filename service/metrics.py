@@ -1,6 +1,6 @@
 """All Prometheus series, on their own registry. Latencies are in seconds, with a bucket edge at the takt."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import get_args
 
 from prometheus_client import (
@@ -14,10 +14,10 @@ from prometheus_client import (
     generate_latest,
 )
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.metrics_core import GaugeMetricFamily
 
 from export.bundle import BATCH_SIZES, Verdict, program_version
 from service.errors import Outcome, Reason
-from service.lane import Lane
 from service.values import STAGES, Door, Result
 from service.version import State, Version
 
@@ -28,7 +28,7 @@ _SCORES = tuple(i / 20 for i in range(1, 21))
 
 
 class Metrics:
-    """One attribute per series. Thread-safe."""
+    """One attribute per series, but for those of `collect`. Thread-safe."""
 
     def __init__(self, *, takt_seconds: float) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # series nobody uses
@@ -66,16 +66,6 @@ class Metrics:
         )
         self.batch_size = histogram("batch_size", "Frames per batch", BATCH_SIZES, "product")
         self.score = histogram("score", "Scores; 0.5 is the threshold", _SCORES, "product")
-        self.queue_depth = gauge("queue_depth", "Frames accepted and not yet answered", "product")
-        self.product_state = gauge(
-            "product_state", "1 for the state a version is in", "product", "version", "state"
-        )
-        self.parity_deviation = gauge(
-            "parity_deviation", "Largest golden score deviation seen at load", "product", "engine"
-        )
-        self.bundle_info = gauge(
-            "bundle_info", "1 for each loaded bundle", "product", "version", "engine", "digest"
-        )
         self.takt_seconds = gauge("takt_seconds", "The line's budget per frame, as set")
         self.takt_seconds.set(takt_seconds)
         self.build_info = gauge("build_info", "1; the program's version as a label", "version")
@@ -85,6 +75,9 @@ class Metrics:
             "certificate_expiry_seconds", "Seconds until the certificate in use expires; infinite without one"
         )
         self.certificate_expiry_seconds.set(float("inf"))
+        self.versions: Callable[[], Iterable[Version]] = list
+        """The known versions; called from any thread."""
+        registry.register(self)
 
     def ended(self, product: str, door: Door, outcome: Outcome) -> None:
         """Counts a request by its outcome."""
@@ -105,29 +98,7 @@ class Metrics:
         for stage in STAGES:
             self.stage_seconds.labels(product, stage).observe(getattr(timings, stage))
 
-    def show(self, product: str, versions: Iterable[Version]) -> None:
-        """Sets the gauges of `product` from its versions."""
-        self._begin_at_zero(product)
-        self._forget_versions(product)
-        lanes = list[Lane]()
-        for version in versions:
-            number, lane = str(version.number), version.lane
-            for state in get_args(State):
-                # 0, unless another version of this number is in that state.
-                self.product_state.labels(product, number, state)
-            self.product_state.labels(product, number, version.state).set(1)
-            if lane is not None:
-                lanes.append(lane)
-                self.bundle_info.labels(product, number, lane.engine, lane.digest).set(1)
-                self.parity_deviation.labels(product, lane.engine).set(lane.predictor.deviation)
-        self.queue_depth.labels(product).set_function(lambda: sum(lane.pending for lane in lanes))
-
-    def forget(self, product: str) -> None:
-        """Removes the gauges of a removed product; counters stay, as rates need them."""
-        self._forget_versions(product)
-        self.queue_depth.remove(product)
-
-    def _begin_at_zero(self, product: str) -> None:
+    def begin_at_zero(self, product: str) -> None:
         """Creates what alerts, panels and autoscalers use at 0: the rate of a series that appears at 1
         misses it."""
         for door in get_args(Door):
@@ -143,10 +114,37 @@ class Metrics:
         for counter in (self.late, self.deadline_missed, self.engine_busy_seconds):
             counter.labels(product)
 
-    def _forget_versions(self, product: str) -> None:
-        for gauge in (self.product_state, self.bundle_info, self.parity_deviation):
-            gauge.remove_by_labels({"product": product})
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """The gauges of the known versions, made when they are asked for."""
+        versions = list(self.versions())
+        lanes = [lane for version in reversed(versions) if (lane := version.lane)]  # the newest last
+        queued = {(version.product,): 0 for version in versions}
+        for lane in lanes:
+            queued[(lane.product,)] += lane.pending
+        yield _gauge("queue_depth", "Frames accepted and not yet answered", ["product"], queued.items())
+        # Of versions with the same number, one that serves and one that is loaded, each state has its 1.
+        states = {(v.product, str(v.number), state): 0 for v in versions for state in get_args(State)}
+        states |= {(v.product, str(v.number), v.state): 1 for v in versions}
+        labels = ["product", "version", "state"]
+        yield _gauge("product_state", "1 for the state a version is in", labels, states.items())
+        deviations = {(lane.product, lane.engine): lane.predictor.deviation for lane in lanes}
+        labels = ["product", "engine"]
+        yield _gauge(
+            "parity_deviation", "Largest golden score deviation seen at load", labels, deviations.items()
+        )
+        bundles = {(lane.product, str(lane.version), lane.engine, lane.digest): 1 for lane in lanes}
+        labels = ["product", "version", "engine", "digest"]
+        yield _gauge("bundle_info", "1 for each loaded bundle", labels, bundles.items())
 
     def text(self) -> bytes:
         """The series in Prometheus' text format."""
         return generate_latest(self.registry)
+
+
+def _gauge(
+    name: str, help_: str, labels: Sequence[str], samples: Iterable[tuple[Sequence[str], float]]
+) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(f"drd_{name}", help_, labels=labels)
+    for of, value in samples:
+        family.add_metric(of, value)
+    return family

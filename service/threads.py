@@ -30,8 +30,8 @@ async def run_in_daemon_thread(work: Callable[[], Result]) -> Result:
         outcome: Result | Exception
         try:
             outcome = work()
-        except Exception as error:  # noqa: BLE001  # raised where it is waited for
-            outcome = error
+        except BaseException as error:  # noqa: BLE001  # a panic of Rust code is no Exception
+            outcome = error if isinstance(error, Exception) else RuntimeError(repr(error))
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
             loop.call_soon_threadsafe(settle, done, outcome)
 

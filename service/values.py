@@ -4,7 +4,7 @@ import re
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -191,7 +191,7 @@ def parse_id(name: str, text: str) -> str:
 
 def parse_parts(names: Iterable[str]) -> frozenset[Part]:
     """The parts of an answer to include; empty names are ignored, unknown ones raise BadParameter."""
-    wanted = frozenset(name for name in names if name)
-    if unknown := wanted - set(PARTS):
+    wanted = {name for name in names if name}
+    if unknown := wanted.difference(PARTS):
         raise BadParameter(f"include {min(unknown)[:100]!r}: there are {', '.join(PARTS)}")
-    return cast(frozenset[Part], wanted)
+    return frozenset(part for part in PARTS if part in wanted)

@@ -38,7 +38,10 @@ class Access:
         return find(self._tokens, secret) if self.needed else EVERYTHING
 
     def denied(self, door: Door, error: Denied) -> None:
-        """Counts a denied caller, and logs at most one a second, so that strangers can't fill the disk."""
+        """Counts a caller denied outside of a `Call`, which counts its own.
+
+        Logs at most one a second, so that strangers can't fill the disk.
+        """
         self._metrics.denied.labels(door, error.reason).inc()
         self._unlogged += 1
         if time.monotonic() - self._logged_at >= 1:

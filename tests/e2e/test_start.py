@@ -290,6 +290,8 @@ def test_it_says_which_version_it_is(tmp_path: Path) -> None:
     ("arguments", "said"),
     [
         (["--models", "nowhere"], "there is no models folder nowhere"),
+        (["--models", "n" * 300], "there is no models folder nnn"),
+        (["--models", ".", "--admin", "no..host:1"], "there can be no host of this name"),
         (
             ["--models", ".", "--http", "127.0.0.1:{taken}", "--grpc", ANYWHERE],
             "another program listens there",

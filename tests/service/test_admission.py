@@ -113,14 +113,41 @@ def test_after_a_slow_spell_requests_are_soon_admitted_again(line: Line) -> None
     assert line.run(60, engine=0.06) == {"answered": 300}
 
 
+def test_so_they_are_while_another_product_is_never_idle(line: Line) -> None:
+    now, other = line.clock[0], Lane(line.lane.predictor)
+    with closing(new_event_loop()) as loop:
+        request = Request(b"", other.product, now)
+        with line.admission.admitted(Pending(request, other, now + 1000, now, loop.create_future())):
+            line.run(60, engine=0.3)
+            assert line.run(20, engine=0.3) == {"DeadlinePassed": 2, "Busy": 98}
+            line.run(120, engine=0.06)
+            assert line.run(60, engine=0.06) == {"answered": 300}
+
+
+def test_after_a_rush_a_request_without_a_deadline_stands_where_others_do(line: Line) -> None:
+    now, other = line.clock[0], Lane(line.lane.predictor)
+
+    def order(lane: Lane) -> float:
+        return line.admission.order(lane, now, None, overlay=False)
+
+    with closing(new_event_loop()) as loop, ExitStack() as under_way:
+        for _ in range(100):
+            request = Request(b"", line.lane.product, now)
+            pending = Pending(request, line.lane, order(line.lane), now, loop.create_future())
+            under_way.enter_context(line.admission.admitted(pending))
+        line.lane.pace.infer[8].seconds /= 2
+        assert order(line.lane) == pending.order > order(other)  # not ahead of its own kind
+    assert order(line.lane) == order(other)
+
+
 def test_a_machine_that_stood_still_has_nothing_refused_afterwards(line: Line) -> None:
     assert line.run(0.2, engine=3) == {"DeadlinePassed": 1}
     line.clock[0] += 3
     assert line.run(10, engine=0.06) == {"answered": 50}
 
 
-def test_too_much_caution_does_not_last(line: Line) -> None:
-    line.lane.caution = 4
+def test_too_large_a_safety_factor_does_not_last(line: Line) -> None:
+    line.lane.safety_factor = 4
     line.run(15, engine=0.06)
     assert line.run(60, engine=0.06) == {"answered": 300}
 
@@ -128,14 +155,14 @@ def test_too_much_caution_does_not_last(line: Line) -> None:
 def test_one_late_answer_in_twenty_is_as_it_should_be(line: Line) -> None:
     line.lane.pace.infer[1].seconds = 0.14
     assert line.run(3.8, engine=0.1) == {"answered": 19}
-    assert line.lane.caution == pytest.approx(0.981)
+    assert line.lane.safety_factor == pytest.approx(0.981)
     assert line.run(0.2, engine=0.16) == {"DeadlinePassed": 1}
-    assert line.lane.caution == pytest.approx(1)
+    assert line.lane.safety_factor == pytest.approx(1)
 
 
-@pytest.mark.parametrize(("cancelled", "caution"), [(0.145, 1.019), (0.1, 1)])
+@pytest.mark.parametrize(("cancelled", "factor"), [(0.145, 1.019), (0.1, 1)])
 def test_a_call_that_grpc_cancels_at_its_deadline_is_late(
-    line: Line, cancelled: float, caution: float
+    line: Line, cancelled: float, factor: float
 ) -> None:
     """gRPC's timer may be a few milliseconds ahead of ours."""
     arrived, line.lane.pace.infer[1].seconds = line.clock[0], 0.1
@@ -145,11 +172,12 @@ def test_a_call_that_grpc_cancels_at_its_deadline_is_late(
         with suppress(CancelledError), line.admission.admitted(pending):
             line.clock[0] += cancelled
             raise CancelledError
-    assert line.lane.caution == pytest.approx(caution)
+    assert line.lane.safety_factor == pytest.approx(factor)
 
 
 def test_a_late_answer_to_a_doubtful_request_lets_no_other_in_for_a_second(line: Line) -> None:
-    line.lane.caution = 4
+    line.lane.safety_factor = 4
+    line.clock[0] += 1
     assert line.run(1, engine=0.3) == {"DeadlinePassed": 1, "Busy": 4}
 
 
@@ -192,7 +220,6 @@ def test_large_overlays_do_not_count_for_requests_without(line: Line) -> None:
     line.lane.pace.overlay.seconds = 4
     deadline = line.clock[0] + 0.15
     line.admission.check(line.lane, deadline, overlay=False)
-    line.lane.last_probe = line.clock[0]
     with pytest.raises(Busy, match="late"):
         line.admission.check(line.lane, deadline, overlay=True)
 
@@ -212,7 +239,6 @@ def test_only_what_waits_for_the_same_device_is_ahead(line: Line, on_gpu: bool) 
     other = Lane(line.lane.predictor)
     other.on_gpu, other.pace = on_gpu, line.lane.pace
     now = line.clock[0]
-    line.lane.last_probe = now
     with closing(new_event_loop()) as loop:
         ahead = Pending(Request(b"", other.product, now), other, now, now, loop.create_future())
         with line.admission.admitted(ahead), nullcontext() if on_gpu else pytest.raises(Busy, match="late"):

@@ -33,7 +33,7 @@ from tests.service.test_folder import make_unreadable
 class Failing(Gate):
     """Fails with `errors`, one per start, before it starts engines."""
 
-    errors: list[Exception] = field(default_factory=list)
+    errors: list[BaseException] = field(default_factory=list)
 
     def start(self, bundle: Bundle, engine: str) -> Predictor:
         if self.errors:
@@ -302,6 +302,17 @@ async def test_a_version_that_was_tried_again_is_kept_as_any_other_when_it_is_re
         assert catalog.lane("tile", 1).version == 1
 
 
+class Panic(BaseException):
+    """As the one of Rust code, of which there is some in every library that checks a bundle."""
+
+
+@on_a_loop
+async def test_a_panic_fails_its_version_only(tmp_path: Path) -> None:
+    make_bundle(tmp_path)
+    async with loaded(tmp_path, Failing(errors=[Panic()])) as service:
+        assert states(service) == [(1, "FAILED")]
+
+
 @on_a_loop
 async def test_a_bundle_that_is_wrong_is_not_tried_again(tmp_path: Path) -> None:
     (make_bundle(tmp_path) / "model.onnx").write_bytes(b"damaged")
@@ -413,3 +424,14 @@ async def test_a_bundle_whose_files_were_away_for_a_moment_is_tried_again(tmp_pa
         assert version.state == "FAILED"
         assert version.reason.endswith("model.onnx is missing")
         assert version.retry_at < math.inf
+
+
+@on_a_loop
+async def test_gauges_are_of_the_moment_they_are_asked_for(tmp_path: Path) -> None:
+    """A scrape comes on a thread of its own: what the catalog had to keep up to date could lack a product."""
+    make_bundle(tmp_path)
+    async with loaded(tmp_path) as service:
+        (version,) = service.inspector.catalog.versions()
+        version.state = "DRAINING"
+        assert shown(service, 1, "DRAINING") == 1
+        assert shown(service, 1, "READY") == 0

@@ -103,14 +103,22 @@ def test_an_engine_that_exists_need_not_be_in_a_bundle_yet(name: str) -> None:
     assert Settings(models=Path(), engine=name).engine == name
 
 
-def test_an_empty_variable_is_no_file(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("variable", "arguments", "option"),
+    [("DRD_TOKENS", ["--models", "nowhere"], "--tokens"), ("DRD_HTTP", ["--models", ""], "--models")],
+)
+def test_what_is_empty_is_no_file(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    variable: str,
+    arguments: list[str],
+    option: str,
 ) -> None:
-    """One that a template has left empty must neither let everybody in nor stand for the folder here."""
-    monkeypatch.setenv("DRD_TOKENS", "")
+    """What a template has left empty must neither let everybody in nor stand for the folder here."""
+    monkeypatch.setenv(variable, "")
 
     with pytest.raises(SystemExit) as ended:
-        main(["--models", "nowhere"])
+        main(arguments)
 
     assert ended.value.code == 2
-    assert "--tokens (or DRD_TOKENS): it is empty" in capsys.readouterr().err.splitlines()[-1]
+    assert f"{option} (or DRD_{option[2:].upper()}): it is empty" in capsys.readouterr().err.splitlines()[-1]
