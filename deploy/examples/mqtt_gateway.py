@@ -220,9 +220,10 @@ class Gateway:
 
     async def _handle(self, part: Part) -> None:
         budget = self._takt - self._reserve
-        outcome, reason, doing = None, "", NO_PICTURE
+        left = part.since + budget - time.monotonic()
+        outcome, reason, doing = None, "", NO_PICTURE if left > 0 else "the trigger did not arrive"
         try:
-            async with asyncio.timeout(part.since + budget - time.monotonic()):
+            async with asyncio.timeout(left):
                 image = None
                 while image is None:
                     try:

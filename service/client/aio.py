@@ -71,9 +71,9 @@ class AsyncClient:
     ) -> AsyncGenerator[Outcome]:
         """Yields the outcome of each frame as soon as it is known; at most `window` frames are in flight.
 
-        Over gRPC all frames share one InspectStream, which is reopened when it ends; frame ids in flight must
-        differ. Over REST each frame is a request. What `frames` raises is raised after the outcomes of the
-        frames before.
+        Over gRPC all frames share one InspectStream, which is reopened when it ends; request ids in flight
+        must differ. Over REST each frame is a request. What `frames` raises is raised after the outcomes of
+        the frames before.
         """
         if window < 1:
             raise ValueError(f"window is {window}: at least one frame must be in flight")

@@ -114,7 +114,7 @@ def message_of(frame: Frame, ends: float) -> pb.InspectRequest:
             frame_id=frame.frame_id,
             include=list(frame.include) or [""],
             deadline_ms=milliseconds_left(ends),
-            # In a stream, it tells this frame's answer from a late one to an earlier frame of its name.
+            # In a stream, it tells whose answer comes.
             request_id=frame.request_id or secrets.token_hex(8),
         )
 

@@ -34,7 +34,7 @@ _SILENT_SECONDS = 1.0
 
 
 class RpcStreamDoor:
-    """A Door for one stream of frames; frame ids in flight must differ."""
+    """A Door for one stream of frames."""
 
     def __init__(self, address: Address, credentials: Credentials) -> None:
         self._address, self._credentials = address, credentials
@@ -110,18 +110,19 @@ class _Stream:
         self._loop = asyncio.get_running_loop()
         self._outgoing = queue.SimpleQueue[_Sent | None]()
         self._waiting = dict[str, _Sent]()
+        """By request id: several frames may show the same part."""
         self._call = stub.InspectStream(self._messages(), metadata=metadata)
         threading.Thread(target=self._read, name="drd-stream", daemon=True).start()
 
     async def inspect(self, message: pb.InspectRequest, ends: float) -> Answer:
-        if message.frame_id in self._waiting:
-            raise errors.BadInput(f"a frame with id {message.frame_id!r} is in flight already")
-        sent = self._waiting[message.frame_id] = _Sent(message, ends)
+        if message.request_id in self._waiting:
+            raise errors.BadInput(f"a frame with request id {message.request_id!r} is in flight already")
+        sent = self._waiting[message.request_id] = _Sent(message, ends)
         self._outgoing.put(sent)
         try:
             return await sent.answer
         finally:
-            del self._waiting[message.frame_id]
+            del self._waiting[message.request_id]
             if sent.may_have_arrived and self._missed is None and time.monotonic() >= ends:
                 self._missed = ends
 
@@ -157,12 +158,9 @@ class _Stream:
 
     def _settle(self, response: pb.InspectStreamResponse) -> None:
         self._missed = None
-        sent = self._waiting.get(response.frame_id)
+        sent = self._waiting.get(response.request_id)
         if sent is None or sent.answer.done():
             return  # its caller does not wait any more
-        # Errors of an older service have no request id.
-        if (response.request_id or response.result.request_id) not in ("", sent.message.request_id):
-            return  # the late answer to an earlier frame with this id
         if response.HasField("error"):
             sent.answer.set_exception(error_of(response.error))
         else:

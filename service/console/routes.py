@@ -12,9 +12,9 @@ from export.bundle import Verdict, heatmap_png
 from service.access.access import grant_of
 from service.console.events import events, listed
 from service.console.state import state_of
-from service.console.unread import CountedResponse, UnreadBytes
 from service.history import MAX_RECORDS, History, Sees
 from service.inspector import Inspector
+from service.unread import CountedResponse, UnreadBytes
 from service.values import SentImage
 
 THUMBNAIL_SIDE, FRAME_SIDE = 160, 2400

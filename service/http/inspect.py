@@ -6,7 +6,7 @@ from contextlib import contextmanager, suppress
 
 import orjson
 from starlette.responses import Response
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from service.access.access import grant_of
 from service.admission import Holding
@@ -19,10 +19,9 @@ from service.http.problems import problem_of
 from service.http.protocol import ARRIVED
 from service.settings import AROUND_IMAGE, Settings
 from service.traces import CARRIED
+from service.unread import SMALL, until_read
 from service.values import Inspection, Part, Request, parse_id
 from service.workers.image import declared_type
-
-_SMALL = 64 * 1024  # answers that the server writes without waiting for the caller
 
 
 class InspectEndpoint:
@@ -43,7 +42,7 @@ class InspectEndpoint:
             except ServiceError as error:
                 response = problem_of(error, call.request_id)
             holding.answer(len(response.body))
-            if len(response.body) <= _SMALL:
+            if len(response.body) <= SMALL:
                 await response(scope, receive, send)
             else:
                 with suppress(asyncio.CancelledError):  # the service ends, and the caller is not reading
@@ -75,7 +74,7 @@ class InspectEndpoint:
         call.inspection = await unless_gone(receive, self._inspector.inspect(request))
         if options.wants_overlay:
             answer = _overlay(call, call.inspection)
-        elif "overlay" in parts and len(call.inspection.pictures["overlay"].png) > _SMALL:
+        elif "overlay" in parts and len(call.inspection.pictures["overlay"].png) > SMALL:
             answer = await asyncio.to_thread(_json, call, call.inspection)
         else:
             answer = _json(call, call.inspection)
@@ -105,23 +104,6 @@ class InspectEndpoint:
         if len(image) > self._max_bytes:
             raise TooLarge(f"{len(image)} bytes exceed the limit of {self._max_bytes}")
         return image, content_type
-
-
-def until_read(send: Send) -> Send:
-    """`send` that returns when the caller has read all of a body but some kilobytes: the server waits for
-    that, of each part, before it takes another."""
-
-    async def in_parts(message: Message) -> None:
-        if message["type"] != "http.response.body":
-            await send(message)
-            return
-        body = message["body"]
-        for begin in range(0, len(body), _SMALL):
-            part = body[begin : begin + _SMALL]
-            await send({"type": "http.response.body", "body": part, "more_body": True})
-        await send({"type": "http.response.body"})
-
-    return in_parts
 
 
 @contextmanager

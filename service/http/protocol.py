@@ -35,7 +35,7 @@ ARRIVED = "drd.arrived"
 """Key in a request's scope: the instant of `time.monotonic` at which its head was complete."""
 REASONS = {400: "malformed", 408: "slow", 414: "url", 431: "head", 503: "connections"}
 """What a status sent from here is counted as, in `drd_rejected_total`."""
-_MAX_HEADERS = 100
+_MAX_HEADERS, _MAX_PIPELINED = 100, 16
 _GRACE_SECONDS = 2.0  # the application's own limit comes first, as it counts and logs the request
 _TLS_END_SECONDS = 0.5
 _FIRST_REQUEST_SECONDS = 0.5
@@ -98,8 +98,8 @@ class Protocol(HttpToolsProtocol):
         self._goes_on = False
         """Whether the data continues a head that began in earlier data."""
         self._refusal: tuple[int, str] | None = None
-        self._counted = False
-        """Whether this connection's refusal is in the metrics: it may be tried again until it is sent."""
+        self._refused = False
+        """Whether a request was refused, perhaps behind others to be answered first: it is the last."""
         self._answers = 0
         self._unread: tuple[int, float] | None = None
         """Which answer the caller has not fully read, and since when."""
@@ -126,6 +126,9 @@ class Protocol(HttpToolsProtocol):
                 with suppress(HttpParserError):
                     self.parser.feed_data(data)
             return
+        if self._refused:
+            self.flow.pause_reading()
+            return
         self._goes_on = self.phase is Phase.HEAD
         super().data_received(data)
         if self._goes_on and self.phase is Phase.HEAD:
@@ -136,6 +139,8 @@ class Protocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         if self.phase is Phase.BODY:
             return
+        if len(self.pipeline) == _MAX_PIPELINED:  # uvicorn reads on after each answer
+            self._stop(503, "too many requests wait on this connection")
         super().on_message_begin()
         self._head_bytes = self._header_bytes = 0
         self._goes_on = False
@@ -281,11 +286,10 @@ class Protocol(HttpToolsProtocol):
     def _refuse(self, status: int, detail: str, headers: bytes = b"") -> None:
         """Answers with a problem and closes the connection. Behind a whole request not answered yet, only
         closes it after that answer."""
-        if self.transport.is_closing():
+        if self._refused or self.transport.is_closing():
             return
-        if not self._counted:
-            self.metrics.rejected.labels(UNKNOWN, REASONS[status]).inc()
-            self._counted = True
+        self._refused = True
+        self.metrics.rejected.labels(UNKNOWN, REASONS[status]).inc()
         if self.cycle is not None and not self.cycle.response_complete:
             if not self.cycle.more_body:  # what follows it is refused by closing the connection
                 self.cycle.keep_alive = False

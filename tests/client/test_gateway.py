@@ -271,6 +271,8 @@ def test_late_parts_are_not_inspected_and_their_verdicts_never_sent(
             assert parts.verdict("next") == "OK"
 
     assert [stuck, *others] == ["NOT INSPECTED"] * 3
+    assert parts.said["no picture"][0]["reason"] == "the picture did not arrive within the takt"
+    assert parts.said["stale"][0]["reason"] == "the trigger did not arrive within the takt"
     assert [len(said) for said in parts.said.values()] == [1] * 4
 
 

@@ -171,10 +171,20 @@ def test_while_the_engine_hangs_every_frame_fails_in_time(address: str, gate: Ga
     assert answered == {"a": 201, "b": 202}
 
 
-def test_two_frames_of_one_name_are_not_mixed_up(running: Running, gate: Gate) -> None:
+@pytest.mark.parametrize("name", ["twin", ""])
+def test_two_frames_of_one_name_are_not_mixed_up(address: str, name: str) -> None:
+    frames = [frame(20 + number, frame_id=name) for number in range(8)]
+
+    with Client(address) as drd:
+        levels = {frames.index(outcome.frame): level(outcome) for outcome in drd.stream(frames)}
+
+    assert levels == {number: 20 + number for number in range(8)}
+
+
+def test_two_frames_of_one_request_id_are_not_mixed_up(running: Running, gate: Gate) -> None:
     gate.shut()
     with Client(f"grpc://{running.target}") as drd:
-        outcomes = drd.stream([frame(1, frame_id="twin"), frame(2, frame_id="twin")], window=2)
+        outcomes = drd.stream([frame(1, request_id="twin"), frame(2, request_id="twin")], window=2)
         refused = next(outcomes)
         gate.open()
         answered = next(outcomes)

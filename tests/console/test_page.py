@@ -138,6 +138,9 @@ def test_a_tiff_that_is_not_remembered_has_no_picture(models: Path, open_page: O
             {"name": "part.tif", "mimeType": "image/tiff", "buffer": tiff}
         )
         expect(page.locator("#no-picture")).to_contain_text("is not kept")
+        page.reload()
+        expect(page.locator("#tally [data-verdict=NG] dd")).to_have_text("1")
+        expect(page.locator("#plate-line")).to_have_text("No verdict to show yet.")
 
 
 def test_a_picture_from_the_camera(running: Running, open_page: Open) -> None:
@@ -358,27 +361,27 @@ def test_how_old_a_verdict_is_does_not_depend_on_the_page_s_clock(running: Runni
     expect(page.locator("#plate")).to_have_attribute("data-idle", "false")
 
 
+def turn(page: Page, *, hidden: bool) -> None:
+    page.evaluate(
+        """hidden => {
+            Object.defineProperty(document, "hidden", { configurable: true, get: () => hidden });
+            document.dispatchEvent(new Event("visibilitychange"));
+        }""",
+        hidden,
+    )
+
+
 def test_a_page_that_nobody_sees_is_paused(running: Running, open_page: Open) -> None:
     page = open_page(running.url)
     send(running.url, part(0), "before")
     lamp(page, "OK", "before")
-
-    def turn(*, hidden: bool) -> None:
-        page.evaluate(
-            """hidden => {
-                Object.defineProperty(document, "hidden", { configurable: true, get: () => hidden });
-                document.dispatchEvent(new Event("visibilitychange"));
-            }""",
-            hidden,
-        )
-
-    turn(hidden=True)
+    turn(page, hidden=True)
     expect(page.locator("#link-text")).to_have_text("Paused")
     expect(page.locator("#plate-text")).to_have_text("No signal")
     wait_until(lambda: running.service.history.watchers == 0)
     send(running.url, part(3), "unseen")
     send(running.url, part(0), "newest")
-    turn(hidden=False)
+    turn(page, hidden=False)
     lamp(page, "OK", "newest")
     expect(page.locator("#link-text")).to_have_text("Live")
     expect(page.locator(".row-item:visible")).to_have_count(3)
@@ -435,6 +438,20 @@ def test_parts_that_were_not_inspected_are_an_alarm(models: Path, open_page: Ope
         expect(page.locator("#tally [data-verdict=NOT_INSPECTED] dd")).to_have_text("1")
 
 
+def test_parts_missed_while_nobody_saw_the_page_are_not_those_of_the_last_minute(
+    models: Path, open_page: Open
+) -> None:
+    with serving(models, Gate().start) as running:
+        page = open_page(running.url)
+        expect(page.locator("#link-text")).to_have_text("Live")
+        turn(page, hidden=True)
+        assert httpx.post(f"{running.url}/v1/inspect?product=tile", content=plain(POISON)).is_error
+        page.evaluate("const now = performance.now(); performance.now = () => now + 120_000")
+        turn(page, hidden=False)
+        expect(page.locator("#tally [data-verdict=NOT_INSPECTED] dd")).to_have_text("1")
+        expect(page.locator("#alarm")).to_be_hidden()
+
+
 def test_signing_in_and_out(models: Path, tmp_path: Path, open_page: Open) -> None:
     tokens = Tokens(tmp_path / "tokens")
     secret, everything = tokens.add("tile", "tile"), tokens.add("all")
@@ -445,11 +462,17 @@ def test_signing_in_and_out(models: Path, tmp_path: Path, open_page: Open) -> No
                 content=part(3),
                 headers={"authorization": f"Bearer {everything}"},
             ).raise_for_status()
-        page = open_page(running.url, expected="status of 401")
+        page = open_page(running.url, expected="status of 40")
         page.get_by_label("Token").fill("drd_wrong")
         page.get_by_role("button", name="Sign in").click()
         expect(page.locator("#login-note")).to_contain_text("not valid")
         check_axe(page)
+        page.route(
+            "**/session", lambda route: route.fulfill(status=403, json={"detail": "of another origin"})
+        )
+        page.get_by_role("button", name="Sign in").click()
+        expect(page.locator("#login-note")).to_contain_text("Not signed in: of another origin")
+        page.unroute("**/session")
         page.get_by_label("Token").fill(secret)
         page.get_by_role("button", name="Sign in").click()
         lamp(page, "NG", "tile")

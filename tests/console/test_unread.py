@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.console import unread
+from service import unread
 from service.console.events import STEP, listed
 from tests.access.certificates import Authority
 from tests.bundles import make_bundle

@@ -147,6 +147,16 @@ def test_a_caller_who_leaves_is_noticed_also_behind_a_pipelined_request(running:
     assert is_served(running.url)
 
 
+def test_requests_pipelined_without_end_are_not_collected(running: Running) -> None:
+    with connected(running.url) as caller:
+        caller.sendall(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n" * 1000)
+        *answers, last = caller.makefile("rb").read().split(b"HTTP/1.1 200 OK\r\n")[1:]
+
+    assert len(answers) == 16
+    assert b"connection: close" in last
+    assert not any(b"connection: close" in answer for answer in answers)
+
+
 def test_a_clock_that_jumps_is_not_looked_at(tmp_path: Path) -> None:
     """The service's wall clock is put forward and back by a year with every look at it."""
     make_bundle(tmp_path / "models")

@@ -1,10 +1,9 @@
 """Sends pictures at a given rate and reports the outcome of each."""
 
 import asyncio
-import itertools
 import os
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,6 +80,7 @@ class Camera:
     dropped: bool = False
     """Whether the stop kept a picture from being sent."""
     _under_way: dict[str, tuple[int, Path]] = field(default_factory=dict)
+    """By request id: the same picture may be under way twice."""
     _unread: asyncio.Queue[Sent] = field(default_factory=asyncio.Queue)
 
     async def run(self, pictures: AsyncIterator[PictureFile], count: int | None) -> AsyncGenerator[Sent]:
@@ -95,7 +95,7 @@ class Camera:
                     yield unread.result()
                     unread = asyncio.ensure_future(self._unread.get())
                 elif (outcome := coming.result()) is not None:
-                    number, path = self._under_way.pop(outcome.frame.frame_id)
+                    number, path = self._under_way.pop(outcome.frame.request_id)
                     yield Sent(number, path, outcome)
                     coming = asyncio.ensure_future(anext(outcomes, None))
                 elif self._unread.empty():
@@ -112,7 +112,7 @@ class Camera:
             if (picture := await self._next(pictures)) is None:
                 return
             number += 1
-            frame_id = next(each for each in _frame_ids(picture.name, number) if each not in self._under_way)
+            frame_id = _frame_id(picture.name)
             try:
                 image = await asyncio.to_thread(picture.read)
             except (OSError, ValueError) as error:  # ValueError: a listed name that is not a valid path
@@ -122,16 +122,12 @@ class Camera:
             if self.stopped.is_set():
                 self.dropped = True
                 return
-            self._under_way[frame_id] = (number, picture.path)
-            yield Frame(
-                image,
-                self.product,
-                frame_id,
-                self.version,
-                self.include,
-                self.deadline,
-                since=picture.since or due,
+            since = picture.since or due
+            frame = Frame(
+                image, self.product, frame_id, self.version, self.include, self.deadline, since=since
             )
+            self._under_way[frame.request_id] = (number, picture.path)
+            yield frame
         self.ended = True
 
     async def _next(self, pictures: AsyncIterator[PictureFile]) -> PictureFile | None:
@@ -156,12 +152,9 @@ def _unread(number: int, picture: PictureFile, frame_id: str, product: str, erro
     return Sent(number, picture.path, Outcome(frame, None, reason, 0.0))
 
 
-def _frame_ids(name: str, number: int) -> Iterator[str]:
-    """The picture's name as a frame id: escaped to printable ASCII, and only its end if too long. Then others
-    for it, with numbers from its own: another picture may be under way with that, too."""
-    yield (frame_id := quote(os.fsencode(name), safe="/ !#$&'()+,;=@[]{}~")[-_MAX_ID_LENGTH:])
-    for again in itertools.count(number):
-        yield f"{frame_id[: _MAX_ID_LENGTH - 12]}#{again}"
+def _frame_id(name: str) -> str:
+    """The picture's name, escaped to printable ASCII, and only its end if too long."""
+    return quote(os.fsencode(name), safe="/ !#$&'()+,;=@[]{}~")[-_MAX_ID_LENGTH:]
 
 
 def _readable(path: Path) -> str:

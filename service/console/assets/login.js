@@ -1,6 +1,7 @@
 // Login, where the service needs a token. The browser keeps it in a cookie no script can read.
 
 import { $ } from "/console/dom.js";
+import { ask } from "/console/feed.js";
 
 export const login = { show, done: () => {} };
 
@@ -9,20 +10,17 @@ function show() {
   if (!$("login").open) $("login").showModal();
 }
 
-async function session(method, body) {
-  try {
-    return await fetch("/session", { method, body, credentials: "same-origin", headers: body ? { "Content-Type": "application/json" } : {} });
-  } catch {
-    return null;
-  }
-}
-
 $("login-form").addEventListener("submit", async (event) => {
   event.preventDefault();
-  const answer = await session("POST", JSON.stringify({ token: $("token").value.trim() }));
-  $("login-note").dataset.kind = "error";
-  $("login-note").textContent = answer?.ok ? "" : answer ? "This token is not valid." : "The service does not answer.";
-  if (!answer?.ok) return $("token").select();
+  const token = $("token").value.trim();
+  try {
+    await ask("/session", { method: "POST", body: JSON.stringify({ token }), headers: { "Content-Type": "application/json" } });
+  } catch (error) {
+    $("login-note").dataset.kind = "error";
+    $("login-note").textContent = `Not signed in: ${error.message}`;
+    return $("token").select();
+  }
+  $("login-note").textContent = "";
   $("token").value = "";
   $("login").close();
   return login.done();
@@ -30,10 +28,11 @@ $("login-form").addEventListener("submit", async (event) => {
 $("login").addEventListener("cancel", (event) => event.preventDefault()); // the page is empty without login
 
 $("logout").addEventListener("click", async () => {
-  await session("DELETE");
+  await ask("/session", { method: "DELETE" }).catch(() => {}); // then the page is still signed in, and shows it
   location.reload();
 });
 
-session("GET").then(async (answer) => {
-  if (answer?.ok) $("logout").hidden = !(await answer.json()).needed;
-});
+ask("/session").then(
+  async (answer) => ($("logout").hidden = !(await answer.json()).needed),
+  () => {}, // the feed says why
+);

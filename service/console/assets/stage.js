@@ -86,7 +86,7 @@ export class Stage {
     document.body.classList.toggle("is-stale", this.#stale);
     if (record) return this.#line(record);
     say("plate-mode", old ? "Not live" : "Live");
-    return say("plate-line", "No part has been inspected yet.");
+    return say("plate-line", "No verdict to show yet.");
   }
 
   #line(record) {

@@ -18,13 +18,14 @@ export class Store {
 
   #shown = null;
   #misses = []; // parts not inspected: {at: ms of performance.now(), more: number}
+  #counted = 0; // when `counts` came
 
   /** Adds received records; returns the new ones, newest first. */
   add({ records, counts }) {
-    const before = this.counts && this.#missedIn(this.counts);
-    const more = this.#missedIn(counts) - (before ?? this.#missedIn(counts));
-    if (more > 0) this.#misses.push({ at: performance.now(), more });
-    this.counts = counts;
+    const at = performance.now();
+    const more = this.#missedIn(counts) - this.#missedIn(this.counts ?? counts);
+    if (more > 0 && at - this.#counted < MINUTE) this.#misses.push({ at, more }); // else it is unknown when
+    [this.counts, this.#counted] = [counts, at];
     const newest = this.records[0];
     const fresh = newest ? records.filter((record) => record.order > newest.order) : records;
     if (!fresh.length) return fresh;

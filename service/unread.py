@@ -1,21 +1,38 @@
-"""Responses that callers have not read yet. Their bytes are limited: they stay in memory after the history
-has dropped them."""
+"""Responses that callers have not read yet."""
 
 import asyncio
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from service.errors import Busy
-from service.http.inspect import until_read
 
+SMALL = 64 * 1024
+"""Bytes that the server writes without waiting for the caller."""
 MAX_UNREAD = 128 * 2**20
 
 
+def until_read(send: Send) -> Send:
+    """`send` that returns when the caller has read all of a body but some kilobytes: the server waits for
+    that, of each part, before it takes another."""
+
+    async def in_parts(message: Message) -> None:
+        if message["type"] != "http.response.body":
+            await send(message)
+            return
+        body = message["body"]
+        for begin in range(0, len(body), SMALL):
+            part = body[begin : begin + SMALL]
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+        await send({"type": "http.response.body"})
+
+    return in_parts
+
+
 class UnreadBytes:
-    """Of such responses."""
+    """Limits those that stay in memory though the history may have dropped what they show."""
 
     def __init__(self) -> None:
         self.bytes = 0
