@@ -29,6 +29,8 @@ from training.splits import Split
 from training.tensors import write_tensors
 from training.version import program_version
 
+FORMAT: Literal[14] = 14
+"""Raised when a field comes, goes or gets another meaning, or the network or its training changes."""
 TENSORS, DESCRIPTION = "checkpoint.safetensors", "checkpoint.json"
 METRICS, REPORT = "metrics.json", "report.png"
 RESUME = "resume.safetensors"
@@ -52,7 +54,7 @@ class Checkpoint(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal[14] = 14
+    format: Literal[14] = FORMAT
     product: str
     recipe: Recipe
     rule: ScoreRule
@@ -132,7 +134,8 @@ def load_checkpoint(directory: Path) -> Checkpoint:
         first = min(error.errors(), key=lambda each: each["loc"] != ("format",))  # which explains the others
         if first["loc"] == ("format",):
             raise CheckpointError(
-                f"{path}: of format {first['input']}, made by another version of drd-train: train again"
+                f"{path}: of format {first['input']}, but this program reads {FORMAT}: train again, "
+                "or use the one that made it"
             ) from error
         raise CheckpointError(f"{path}: {first_error(error)}") from error
     return checkpoint.model_copy(update={"directory": directory})

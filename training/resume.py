@@ -22,8 +22,8 @@ class ResumeFile:
 
     Args:
         path: the file, in the checkpoint directory.
-        identity: program, recipe, seed, weights file and frames; the state of a run with another one is
-            ignored.
+        identity: program, format, recipe, seed, weights file and frames; the state of a run with another one
+            is ignored.
     """
 
     def __init__(self, path: Path, identity: str) -> None:

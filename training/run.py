@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from training.checkpoint import (
+    FORMAT,
     METRICS,
     REPORT,
     RESUME,
@@ -176,7 +177,7 @@ def resume_file(recipe: Recipe, options: TrainOptions, fit: Tensor) -> ResumeFil
     """Where a run with these options, on these frames to `fit`, keeps its state."""
     weights = file_digest(options.weights) if options.weights else None
     frames = hashlib.sha256(fit.numpy().data).hexdigest()
-    identity = f"{program_version()} {recipe!r} {options.seed} {weights} {frames}"
+    identity = f"{program_version()} {FORMAT} {recipe!r} {options.seed} {weights} {frames}"
     return ResumeFile(options.out / RESUME, identity)
 
 

@@ -20,6 +20,7 @@ from training.messages import first_error
 from training.names import PRODUCT_NAME
 
 SCHEMA_VERSION: Literal[1] = 1
+"""Raised when a field comes, goes or gets another meaning: other programs refuse fields they don't know."""
 GRAPH, HALF_GRAPH, INT8_GRAPH = "model.onnx", "model.fp16.onnx", "model.int8.onnx"
 MANIFEST = "manifest.json"
 SEAL = "manifest.sha256"
@@ -50,6 +51,9 @@ FLOAT32_CONVOLUTIONS = 3
 The filters of the first three compute small differences of large values: rounding there changes scores more
 than all other rounding in the teacher.
 """
+
+_REMEDY = "export it again with this program, or use the one that made it"
+"""The manifest's digest was right, so it is not damaged."""
 
 
 class BundleError(ValueError):
@@ -190,17 +194,19 @@ class Manifest(Facts):
 
 
 def parse_manifest(content: bytes) -> Manifest:
-    """Parses a manifest. Raises BundleError if it is invalid or of a newer schema than this program knows."""
+    """Parses a manifest. Raises BundleError if it is invalid or another program's."""
     try:
         facts = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{MANIFEST} is not JSON: {error}") from error
-    schema = facts.get("schema_version") if isinstance(facts, dict) else None
-    if isinstance(schema, int) and schema > SCHEMA_VERSION:
+    if isinstance(facts, dict) and (schema := facts.get("schema_version")) != SCHEMA_VERSION:
         raise BundleError(
-            f"{MANIFEST} has schema version {schema}; this program knows up to {SCHEMA_VERSION}: update it"
+            f"{MANIFEST} has schema version {schema!r:.20}, but this program reads {SCHEMA_VERSION}: "
+            f"{_REMEDY}"
         )
     try:
         return Manifest.model_validate_json(content)
     except ValidationError as error:
-        raise BundleError(f"{MANIFEST}: {first_error(error)}") from error
+        raise BundleError(
+            f"{MANIFEST} is not as this program's drd-export writes it ({first_error(error)}): {_REMEDY}"
+        ) from error

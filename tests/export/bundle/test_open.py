@@ -124,9 +124,20 @@ def test_product_names_cannot_be_paths(bundle: Path, product: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda facts: facts.update(schema_version=2), "schema version 2; this program knows up to 1"),
-        (lambda facts: facts.update(schema_version="1"), "schema_version"),
-        (lambda facts: facts.update(surprise=1), "surprise"),
+        (
+            lambda facts: facts.update(schema_version=2),
+            "schema version 2, but this program reads 1: export it",
+        ),
+        (
+            lambda facts: facts.update(schema_version=0),
+            "schema version 0, but this program reads 1: export it",
+        ),
+        (lambda facts: facts.update(schema_version="1"), "schema version '1', but"),
+        (lambda facts: facts.pop("schema_version"), "schema version None, but"),
+        (
+            lambda facts: facts.update(surprise=1),
+            "(surprise: Extra inputs are not permitted): export it again",
+        ),
         (lambda facts: facts["thresholds"]["image"].update(threshold=float("nan")), "threshold"),
         (lambda facts: facts["thresholds"]["image"].update(threshold=-1.0), "is not above the median"),
         (lambda facts: facts["files"].pop("model.onnx"), "'model.onnx' is used but has no digest"),
@@ -140,7 +151,8 @@ def test_product_names_cannot_be_paths(bundle: Path, product: str) -> None:
         (lambda facts: facts["geometry"].update(height=2**20), "4096"),
         (lambda facts: facts.update(version=0), "version"),
         (lambda facts: facts.update(version=MAX_VERSION + 1), "version"),
-        (lambda facts: facts.clear(), "product"),
+        (lambda facts: facts.pop("product"), "product"),
+        (lambda facts: facts.clear(), "schema version None"),
     ],
 )
 def test_an_invalid_manifest_is_refused(
