@@ -103,12 +103,12 @@ def test_a_body_behind_an_upgrade_is_limited_and_checked(running: Running) -> No
 
 
 REFUSED = {
-    "/v1/inspect?product=none": 404,
-    "/v1/inspect?product=tile&x=1": 422,
-    "/v1/products": 405,
-    "/nowhere": 404,
-    "/" + "x" * 20_000: 414,
-    "/v1/inspect?product=tile": 504,
+    "/v1/inspect?product=none": {404},
+    "/v1/inspect?product=tile&x=1": {422},
+    "/v1/products": {405},
+    "/nowhere": {404},
+    "/" + "x" * 20_000: {414},
+    "/v1/inspect?product=tile": {429, 504},  # 429 if the last few were answered slowly
 }
 
 
@@ -124,7 +124,7 @@ def test_a_refusal_reaches_a_caller_that_is_still_sending(running: Running, url:
         connection.sendall(bytes(MUCH))
         answer = connection.makefile("rb").read()
 
-    assert answer.startswith(b"HTTP/1.1 %d " % REFUSED[url])
+    assert int(answer.split()[1]) in REFUSED[url]
 
 
 def test_a_refusal_reaches_urllib(running: Running) -> None:
