@@ -136,7 +136,8 @@ def _checked_name(product: str) -> str:
 def _refuse_unwritable(*folders: Path) -> None:
     """Now, and not after minutes; they are made when there is something to put in them."""
     for folder in folders:
-        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        places = (folder, *folder.absolute().parents)
+        there = next(path for path in places if path.exists() or path.is_symlink())  # a link to nothing, too
         if not (there.is_dir() and os.access(there, os.W_OK)):
             raise BundleError(f"{there}: no folder that this user may write in")
 

@@ -8,15 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from export.build import ExportOptions, build
 from export.bundle.engines.specs import ENGINES, UnknownEngineError, spec_of
 from export.bundle.manifest import MAX_VERSION
-from export.errors import FAILURES, message_of
 from training.messages import print_in_any_encoding
 
 _MIN_BUDGET = 1e-6
 """A smaller budget would take more than a million calibration images."""
-
 
 _ENDS = (signal.SIGTERM, signal.SIGHUP)
 
@@ -28,13 +25,17 @@ class _Terminated(KeyboardInterrupt):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0, 1 for a failure, 2 for misuse; 128 and its number for a signal, 130 for Ctrl-C."""
     print_in_any_encoding()
-    commands = new_parser()
-    options = ExportOptions(**vars(commands.parse_args(arguments)))
-    if options.models.exists() and not options.models.is_dir():
-        commands.error(f"--to: {options.models} is no folder")
+    parser = new_parser()
+    given = parser.parse_args(arguments)
+    from export.build import ExportOptions, build  # after --help: torch takes seconds to import
+    from export.errors import FAILURES, message_of
+
+    options = ExportOptions(**vars(given))
     heeded = [number for number in _ENDS if signal.getsignal(number) != signal.SIG_IGN]  # as nohup sets it
     usual = {number: signal.signal(number, _terminate) for number in heeded}
     try:
+        if options.models.exists() and not options.models.is_dir():
+            parser.error(f"--to: {options.models} is no folder")
         build(options)
     except (*FAILURES, MemoryError, RuntimeError) as error:
         print(f"drd-export: {message_of(error)}", file=sys.stderr)

@@ -1,14 +1,16 @@
 """Quality figures of a checkpoint or a bundle on labelled images."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
-from export.bundle.bundle import Predictor
+from export.bundle.bundle import Bundle, Predictor
 from export.bundle.frame import frame_statistics
 from export.bundle.reading import Verdict, read, require_finite
-from export.sources import readable
-from training.checkpoint import Checkpoint
-from training.datasets import Dataset, DatasetError, Sample
+from export.sources import readable, unseen
+from training.checkpoint import load_checkpoint
+from training.datasets import Dataset, DatasetError, Sample, open_dataset
 from training.evaluate import Scored, evaluate, score_images
 from training.geometry import Geometry
 from training.metrics import Quality
@@ -38,6 +40,8 @@ class ImageResult:
 class Evaluation:
     """Figures of a labelled test set, and the result of each of its images."""
 
+    subject: dict[str, object]
+    """What was measured: the product and, of a bundle, version, digest and engine."""
     quality: Quality
     images: tuple[ImageResult, ...]
 
@@ -52,8 +56,8 @@ class Evaluation:
         return verdicts.count(verdict) / len(verdicts) if verdicts else None
 
     def as_dict(self) -> dict[str, object]:
-        """For JSON: figures, for a bundle also rates at its threshold, and every image's result."""
-        figures: dict[str, object] = dict(self.quality.as_dict())
+        """For JSON: subject, figures, for a bundle also rates at its threshold, every image's result."""
+        figures = self.subject | self.quality.as_dict()
         if self.judged:
             figures["false_reject_rate"] = self.fraction("NG", defective=False)
             figures["miss_rate"] = self.fraction("OK", defective=True)
@@ -61,8 +65,63 @@ class Evaluation:
             figures["review_rate_defective"] = self.fraction("REVIEW", defective=True)
         return figures | {"images": [asdict(image) for image in self.images]}
 
+    def lines(self) -> Iterator[str]:
+        """For people: figures and, for a bundle, how often each verdict was given."""
+        for name, value in self.quality.as_dict().items():
+            if not name.startswith("n_"):
+                yield f"  {name:12} {'-' if value is None else f'{value:.4f}'}"
+        if lost := self.quality.n_masks_lost:
+            yield f"  {lost} masks have no pixel at the network's size, and no part in the pixel figures"
+        if self.judged:
+            yield f"  {'':12} {'images':>7} {'OK':>8} {'REVIEW':>8} {'NG':>8}"
+            yield from self._verdict_rows()
 
-def labelled(dataset: Dataset, geometry: Geometry, skip: bool) -> Sequence[Sample]:
+    def _verdict_rows(self) -> Iterator[str]:
+        counts = {"good": self.quality.n_good, "defective": self.quality.n_defective}
+        for name, count in counts.items():
+            fractions = (
+                self.fraction(verdict, defective=name == "defective") for verdict in ("OK", "REVIEW", "NG")
+            )
+            if count:
+                yield f"  {name:12} {count:7} " + " ".join(f"{fraction:8.1%}" for fraction in fractions)
+
+
+def evaluate_checkpoint(folder: Path, data: Path, skip: bool) -> Evaluation:
+    """Measures the checkpoint in `folder`, which has no threshold, on the images in `data`; `skip`: on those
+    that can be read. Prints what is measured. Raises what `export.errors` lists."""
+    checkpoint = load_checkpoint(folder)
+    dataset = open_dataset(data, checkpoint.product)
+    print(f"{checkpoint.product}, checkpoint {folder}\n{dataset}")
+    samples = _labelled(dataset, checkpoint.geometry, skip)
+    if not dataset.test:
+        samples = unseen(checkpoint, samples)
+    paths = [sample.path for sample in samples]
+    scored = score_images(checkpoint.model().predict, paths, checkpoint.geometry, _LABEL)
+    return _evaluated({"product": checkpoint.product}, samples, scored, checkpoint.geometry, None)
+
+
+def evaluate_bundle(folder: Path, data: Path, skip: bool, engine: str) -> Evaluation:
+    """The same for the bundle in `folder`, on `engine`, an id or "auto"; verdicts by the service's code."""
+    bundle = Bundle.open(folder)
+    manifest = bundle.manifest
+    dataset = open_dataset(data, manifest.product)
+    with closing(bundle.start(engine)) as predictor:
+        print(f"{manifest.product} version {manifest.version} on {predictor.engine_id}\n{dataset}")
+        samples = _labelled(dataset, manifest.geometry, skip)
+        if not dataset.test:
+            print("WARNING: pictures that were learned from or calibrated with flatter the figures")
+        subject = {
+            "product": manifest.product,
+            "version": manifest.version,
+            "bundle_digest": bundle.digest,
+            "engine": predictor.engine_id,
+        }
+        paths = [sample.path for sample in samples]
+        scored = score_images(predictor.predict, paths, manifest.geometry, _LABEL, predictor.batch_sizes)
+        return _evaluated(subject, samples, scored, manifest.geometry, predictor)
+
+
+def _labelled(dataset: Dataset, geometry: Geometry, skip: bool) -> Sequence[Sample]:
     """The images to measure on: the test set, or a plain folder's images; `skip`: the readable ones. Raises
     DatasetError."""
     samples = dataset.train if dataset.layout == "plain folder" else dataset.test
@@ -73,23 +132,12 @@ def labelled(dataset: Dataset, geometry: Geometry, skip: bool) -> Sequence[Sampl
     return samples
 
 
-def evaluate_checkpoint(checkpoint: Checkpoint, samples: Sequence[Sample]) -> Evaluation:
-    """Figures of `checkpoint`, which has no threshold. Raises UnreadableImage, DatasetError, FrameFailed."""
-    paths = [sample.path for sample in samples]
-    scored = score_images(checkpoint.model().predict, paths, checkpoint.geometry, _LABEL)
-    return _evaluated(samples, scored, checkpoint.geometry, None)
-
-
-def evaluate_bundle(predictor: Predictor, samples: Sequence[Sample]) -> Evaluation:
-    """Figures of an engine and, with the service's code, its verdicts. Raises what the other one does, and
-    EngineFailed."""
-    paths, geometry = [sample.path for sample in samples], predictor.bundle.manifest.geometry
-    scored = score_images(predictor.predict, paths, geometry, _LABEL, predictor.batch_sizes)
-    return _evaluated(samples, scored, geometry, predictor)
-
-
 def _evaluated(
-    samples: Sequence[Sample], results: Iterable[Scored], geometry: Geometry, predictor: Predictor | None
+    subject: dict[str, object],
+    samples: Sequence[Sample],
+    results: Iterable[Scored],
+    geometry: Geometry,
+    predictor: Predictor | None,
 ) -> Evaluation:
     images = list[ImageResult]()
 
@@ -98,7 +146,7 @@ def _evaluated(
             images.append(_result(sample, scored, predictor))
             yield scored
 
-    return Evaluation(evaluate(samples, judged(), geometry).quality, tuple(images))
+    return Evaluation(subject, evaluate(samples, judged(), geometry).quality, tuple(images))
 
 
 def _result(sample: Sample, scored: Scored, predictor: Predictor | None) -> ImageResult:

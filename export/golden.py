@@ -59,12 +59,13 @@ def choose_golden(
     """
     ranked = sorted(calibration, key=lambda path: abs(calibration[path] - threshold))
     nearest, good = ranked[:_MAX_EACH], spread(ranked[_MAX_EACH:], _MAX_EACH) or ranked[:_MAX_EACH]
+    intact = _framed("good", good, geometry)
     chosen = [
         *_framed("near-threshold", nearest, geometry),
-        *_framed("good", good, geometry),
+        *intact,
         *_framed("defective", spread(defective, _MAX_EACH), geometry),
+        *_damaged_versions(intact),
     ]
-    chosen += _damaged_versions([frame for frame in chosen if frame[0] == "good"])
     predictions = [predict(frame[np.newaxis]) for _, _, frame in chosen]
     for (kind, source, _), (heatmap, score) in zip(chosen, predictions, strict=True):
         require_finite(heatmap, float(score[0]), f"{source} ({kind}): the network's output for it")

@@ -36,7 +36,8 @@ def calibration_images(checkpoint: Checkpoint, folder: Path | None, skip: bool =
     parts = _told_parts(samples, checkpoint.same_part)
     if parts is None:
         parts = [sample.name for sample in samples]
-        if pattern := checkpoint.same_part:
+        if checkpoint.same_part:
+            pattern = checkpoint.same_part.pattern
             say("", f"{pattern!r}, by which training told parts, is in no name: each image counts as a part")
     if len(set(parts)) < len(parts):
         say("", f"of {len(set(parts))} parts: each counts once, with its highest score")
@@ -63,9 +64,8 @@ def unseen(checkpoint: Checkpoint, samples: Sequence[Sample]) -> list[Sample]:
     return new
 
 
-def _told_parts(samples: Sequence[Sample], same_part: str | None) -> list[str] | None:
+def _told_parts(samples: Sequence[Sample], pattern: re.Pattern[str] | None) -> list[str] | None:
     """The part that each image shows; None if no name tells it. Raises DatasetError if only some do."""
-    pattern = re.compile(same_part) if same_part is not None else None
     names = [name for sample in samples for name in (sample.path.name, sample.name)]
     return parts_of(samples, pattern) if pattern and any(map(pattern.search, names)) else None
 

@@ -1,5 +1,7 @@
-"""What the documents promise for options that are not given."""
+"""What the documents promise for options that are not given, and that `--help` comes at once."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -25,7 +27,7 @@ SERVE = {
 
 def test_drd_train(monkeypatch: pytest.MonkeyPatch) -> None:
     given = list[object]()
-    monkeypatch.setattr(training_cli, "train", given.append)
+    monkeypatch.setattr("training.run.train", given.append)
 
     assert training_cli.main(["images", "--product", "tile", "--out", "nowhere"]) == 0
 
@@ -35,7 +37,7 @@ def test_drd_train(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_drd_export(monkeypatch: pytest.MonkeyPatch) -> None:
     given = list[object]()
-    monkeypatch.setattr(export_cli, "build", given.append)
+    monkeypatch.setattr("export.build.build", given.append)
 
     assert export_cli.main(["checkpoint", "--to", "nowhere"]) == 0
 
@@ -46,3 +48,10 @@ def test_drd_export(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_drd_serve() -> None:
     settings = Settings(models=Path())
     assert {name: getattr(settings, name) for name in SERVE} == SERVE
+
+
+@pytest.mark.parametrize("program", ["training.cli", "export.cli", "export.evaluate_cli", "service.cli"])
+def test_help_waits_for_no_torch(program: str) -> None:
+    ask = f"import sys; sys.modules['torch'] = None; from {program} import main; main(['--help'])"
+    told = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True)
+    assert told.stdout.startswith("usage:")

@@ -6,13 +6,14 @@ metrics.json, report.png for people
 resume.safetensors       while a training has not ended
 """
 
+import re
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -60,9 +61,9 @@ class Checkpoint(BaseModel):
     rule: ScoreRule
     seed: int
     data_root: Path
-    same_part: str | None = None
-    """The regular expression that finds a part's name in its images'; None: each image shows another part."""
-    splits: dict[Split, tuple[ImageRecord, ...]]
+    same_part: re.Pattern[str] | None = None
+    """Finds a part's name in its images'; None: each image shows another part."""
+    splits: Annotated[dict[Split, tuple[ImageRecord, ...]], Field(min_length=3)]
     libraries: dict[str, str]
     tensors_sha256: str = ""
     """Of the file beside `checkpoint.json`; empty before they are saved."""

@@ -6,29 +6,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from safetensors import SafetensorError
-
-from training.checkpoint import CheckpointError
-from training.datasets import DatasetError
-from training.geometry import UnreadableImage
-from training.loop import TrainingError
 from training.messages import out_of_memory, print_in_any_encoding
-from training.model.teacher import BackboneError
 from training.names import UNKNOWN, is_product_name
 from training.recipe import PRESETS, RecipeError
-from training.run import TrainOptions, train
 from training.version import program_version
-
-_FAILURES = (
-    BackboneError,
-    CheckpointError,
-    DatasetError,
-    RecipeError,
-    SafetensorError,
-    TrainingError,
-    UnreadableImage,
-    OSError,
-)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,17 +17,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print_in_any_encoding()
     parser = _parser()
     options = parser.parse_args(arguments)
-    learned_from = {(options.data / name).resolve() for name in ("", "train/good", "train/ok")}
-    for option, folder in (("--out", options.out), ("--preview", options.preview and options.preview.parent)):
-        if folder is not None and folder.resolve() in learned_from:
-            parser.error(f"{option}: not into {folder}, whose pictures are learned from")
-        if folder is not None and folder.exists() and not folder.is_dir():
-            parser.error(f"{option}: {folder} is no folder")
-    if options.preview is not None and options.preview.is_dir():
-        parser.error(f"--preview: {options.preview} is a folder")
+    from training.run import FAILURES, TrainOptions, train  # after --help: torch takes seconds to import
+
     try:
+        _check_targets(parser, options)
         train(TrainOptions(**vars(options)))
-    except _FAILURES as error:
+    except FAILURES as error:
         print(f"drd-train: {error}", file=sys.stderr)
         return 2 if isinstance(error, RecipeError) else 1
     except (MemoryError, RuntimeError) as error:
@@ -59,6 +35,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("drd-train: stopped; the same command goes on from the last finished epoch", file=sys.stderr)
         return 130
     return 0
+
+
+def _check_targets(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Ends the program where what is written would lie among the pictures, or can't be. May raise OSError."""
+    learned_from = {(options.data / name).resolve() for name in ("", "train/good", "train/ok")}
+    for option, folder in (("--out", options.out), ("--preview", options.preview and options.preview.parent)):
+        if folder is not None and folder.resolve() in learned_from:
+            parser.error(f"{option}: not into {folder}, whose pictures are learned from")
+        if folder is not None and folder.exists() and not folder.is_dir():
+            parser.error(f"{option}: {folder} is no folder")
+    if options.preview is not None and options.preview.is_dir():
+        parser.error(f"--preview: {options.preview} is a folder")
 
 
 def _product(name: str) -> str:
@@ -78,7 +66,7 @@ def _seed(text: str) -> int:
 def _pattern(text: str) -> re.Pattern[str]:
     try:
         return re.compile(text)
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise argparse.ArgumentTypeError(f"{text!r} is not a regular expression: {error}") from error
 
 

@@ -163,23 +163,19 @@ def load_recipe(name_or_file: str, **overrides: object) -> Recipe:
     if name_or_file.endswith(".toml"):
         try:
             fields = tomllib.loads(Path(name_or_file).read_text(encoding="utf-8-sig"))
-        except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except (OSError, ValueError, RecursionError) as error:  # the last two: tomllib on absurd values, too
             raise RecipeError(f"recipe {name_or_file}: {error}") from error
         base = str(fields.pop("preset", "fast"))
         fields.setdefault("name", Path(name_or_file).stem)
     if base not in PRESETS:
         raise RecipeError(f"recipe {base!r} is not known; there are {', '.join(PRESETS)}, or a FILE.toml")
     named = {key: value for key, value in overrides.items() if value is not None}
-    if named.keys() & {"height", "width"}:
-        named["own_shape"] = False
-    elif fields.keys() & {"height", "width"}:
-        fields.setdefault("own_shape", False)
-    if "epochs" in named:
-        named["min_steps"] = 0
-    elif "epochs" in fields:
-        fields.setdefault("min_steps", 0)
-    fields |= named
+    for given in (fields, named):
+        if given.keys() & {"height", "width"}:
+            given.setdefault("own_shape", False)
+        if "epochs" in given:
+            given.setdefault("min_steps", 0)
     try:
-        return Recipe.model_validate(PRESETS[base].model_dump() | fields)
+        return Recipe.model_validate(PRESETS[base].model_dump() | fields | named)
     except ValidationError as error:
         raise RecipeError(f"recipe {name_or_file}: {first_error(error)}") from error

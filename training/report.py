@@ -14,8 +14,6 @@ from training.evaluate import ScoredSet, read_frames
 from training.geometry import Geometry
 from training.model.drd import DRD
 
-mpl.use("Agg")
-
 _SHOWN = 5
 _WIDTH, _CURVES = 12.0, 3.6  # inches: of the sheet, and the curves' height
 _GOOD, _DEFECTIVE = "#0072b2", "#d55e00"  # Okabe–Ito: distinguishable for colour-blind people

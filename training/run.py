@@ -25,13 +25,14 @@ from training.checkpoint import (
     save_checkpoint,
 )
 from training.choose import Candidate, choose_rule, damage_of, level_changes
-from training.datasets import Sample, open_dataset
+from training.datasets import DatasetError, Sample, open_dataset
 from training.evaluate import BATCH, evaluate, score_images
 from training.files import file_digest, write_json
-from training.geometry import Geometry
+from training.geometry import Geometry, UnreadableImage
 from training.images import Subset, divide, read_good, read_test
 from training.loop import Trainer, TrainingError
 from training.model.drd import DRD
+from training.model.teacher import BackboneError
 from training.model.weights import load_teacher
 from training.preview import write_preview
 from training.recipe import Recipe, RecipeError, load_recipe
@@ -39,6 +40,9 @@ from training.report import Figures, write_report
 from training.resume import ResumeFile
 from training.shape import shaped, some_sizes, stretching
 from training.version import program_version
+
+FAILURES = (BackboneError, DatasetError, RecipeError, TrainingError, UnreadableImage, OSError)
+"""What `train` raises. Any other exception, but that memory was not enough, is a bug."""
 
 _FOURTEEN_BITS = 64
 """White of a 14-bit image that was stored in 16 bits as it is, on the 0–255 scale."""
@@ -71,7 +75,7 @@ class TrainOptions:
 
 
 def train(options: TrainOptions) -> Checkpoint:
-    """Run it, printing progress. Raises TrainingError and the errors of data set, recipe and teacher."""
+    """Run it, printing progress. Raises one of `FAILURES`."""
     recipe = options.resolved_recipe()
     if options.preview is not None:
         if recipe.synthesis == "none":
@@ -130,7 +134,7 @@ def _train(recipe: Recipe, options: TrainOptions, device: torch.device) -> Check
     checkpoint = Checkpoint(
         product=options.product, recipe=recipe, rule=candidates[0].rule, seed=options.seed,
         data_root=options.data.resolve(), libraries=libraries(), directory=options.out,
-        same_part=options.same_part and options.same_part.pattern,
+        same_part=options.same_part,
         splits={name: records(subset.samples, subset.pixels) for name, subset in subsets.items()},
     )  # fmt: skip
     checkpoint = save_checkpoint(checkpoint, drd)

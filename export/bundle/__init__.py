@@ -5,12 +5,7 @@ from export.bundle.engines.cores import cores_allowed
 from export.bundle.engines.engine import EngineFailed, Prediction
 from export.bundle.engines.specs import auto_or_known
 from export.bundle.frame import FrameStatistics, frame_statistics
-from export.bundle.manifest import (
-    BATCH_SIZES,
-    MAX_VERSION,
-    BundleError,
-    parse_manifest,
-)
+from export.bundle.manifest import BATCH_SIZES, MAX_VERSION, BundleError, parse_manifest
 from export.bundle.pictures import heatmap_png, mask_png, overlay_png
 from export.bundle.reading import Finding, FrameFailed, Region, Verdict, read
 from export.bundle.scale import THRESHOLD

@@ -85,8 +85,7 @@ class TrustedKey:
 
     def __init__(self, path: Path) -> None:
         """Reads the key from a PEM file. Raises BundleError."""
-        load, what = load_pem_public_key, "a public key in PEM format"
-        key = _read_key(f"the trusted key {path}", path, load, what)
+        key = _read_key(f"the trusted key {path}", path, load_pem_public_key, "a public key in PEM format")
         assert isinstance(key, EllipticCurvePublicKey)
         self._key = key
 
@@ -121,10 +120,8 @@ class SigningKey:
 
     def __init__(self, path: Path) -> None:
         """Reads the key from a PEM file without a password. Raises BundleError."""
-        load, what = (
-            partial(load_pem_private_key, password=None),
-            "a private key in PEM format, or has a password",
-        )
+        load = partial(load_pem_private_key, password=None)
+        what = "a private key in PEM format, or has a password"
         key = _read_key(f"the signing key {path}", path, load, what)
         assert isinstance(key, EllipticCurvePrivateKey)
         self._key = key

@@ -112,6 +112,11 @@ def test_a_checkpoint_is_not_measured_on_what_it_has_learned_from(
     assert "all 1 pictures were used in training" in capsys.readouterr().err
 
 
+def test_a_path_that_cannot_be_looked_at(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["a" * 300, str(data)]) == 1
+    assert capsys.readouterr().err.startswith("drd-evaluate: [Errno 36] File name too long")
+
+
 def test_other_pictures_of_parts_that_were_learned_from_are_not_new(
     checkpoint: Path, data: Path, tmp_path: Path
 ) -> None:

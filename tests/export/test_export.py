@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -98,7 +99,7 @@ def test_the_output_has_what_a_process_engineer_needs(
 def test_images_of_one_part_are_known_as_such(
     checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    trained = load_checkpoint(checkpoint).model_copy(update={"same_part": "good/[0-9]{2}"})
+    trained = load_checkpoint(checkpoint).model_copy(update={"same_part": re.compile("good/[0-9]{2}")})
     parts = calibration_images(trained, None)
     assert len(set(parts.values())) < len(parts)
     line = f" of {len(set(parts.values()))} parts: each counts once, with its highest score\n"
@@ -111,7 +112,7 @@ def test_images_of_one_part_are_known_as_such(
     assert "'good/[0-9]{2}', by which training told parts, is in no name" in capsys.readouterr().out
 
     (tmp_path / "good").mkdir()
-    trained = trained.model_copy(update={"same_part": "0[0-9](?=[0-9].png)"})
+    trained = trained.model_copy(update={"same_part": re.compile("0[0-9](?=[0-9].png)")})
     (tmp_path / "other.png").write_bytes(next((data / "test").rglob("*.png")).read_bytes())
     with pytest.raises(DatasetError, match=r"is not found in other\.png"):
         calibration_images(trained, tmp_path)
@@ -121,7 +122,7 @@ def test_other_images_of_parts_used_in_training_are_not_used_for_calibration(
     checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A threshold set on parts that were learned from would be too low for new ones."""
-    trained = load_checkpoint(checkpoint).model_copy(update={"same_part": "[0-9]{3}"})
+    trained = load_checkpoint(checkpoint).model_copy(update={"same_part": re.compile("[0-9]{3}")})
     learned = {Path(record.name).stem for record in trained.learned}
     for image in (data / "train/good").iterdir():  # each a picture that training had not
         shot = (data / "test/good/000.png").read_bytes() if image.stem in learned else image.read_bytes()
@@ -344,6 +345,10 @@ def test_a_folder_that_may_not_be_written_in_is_found_at_once(
 ) -> None:
     assert export(checkpoint, Path(__file__) / "models") == 1
     assert capsys.readouterr() == ("", f"drd-export: {__file__}: no folder that this user may write in\n")
+    unmounted = tmp_path / "unmounted"
+    unmounted.symlink_to("nowhere")
+    assert export(checkpoint, unmounted) == 1
+    assert capsys.readouterr() == ("", f"drd-export: {unmounted}: no folder that this user may write in\n")
     monkeypatch.setattr(os, "access", lambda *_: False)  # which nothing is to root
     assert export(checkpoint, tmp_path / "models") == 1
     assert capsys.readouterr() == ("", f"drd-export: {tmp_path}: no folder that this user may write in\n")
@@ -419,7 +424,7 @@ def test_a_signal_leaves_nothing(checkpoint: Path, tmp_path: Path, number: signa
 
 def test_nohup_is_heeded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = list[object]()
-    monkeypatch.setattr("export.cli.build", lambda _: seen.append(signal.getsignal(signal.SIGHUP)))
+    monkeypatch.setattr("export.build.build", lambda _: seen.append(signal.getsignal(signal.SIGHUP)))
     usual = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         assert export(tmp_path, tmp_path) == 0
@@ -488,6 +493,13 @@ def test_a_folder_that_is_not_a_checkpoint(tmp_path: Path, capsys: pytest.Captur
     assert error.count("\n") == 1
 
 
+def test_a_path_that_cannot_be_looked_at(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert export(checkpoint, tmp_path / ("a" * 300)) == 1
+    assert capsys.readouterr().err.startswith("drd-export: [Errno 36] File name too long")
+
+
 @pytest.mark.parametrize("product", ["../plate", "a/b", ".plate"])
 def test_a_product_name_cannot_be_a_path(
     checkpoint: Path, tmp_path: Path, product: str, capsys: pytest.CaptureFixture[str]
@@ -499,6 +511,20 @@ def test_a_product_name_cannot_be_a_path(
     assert export(copy, tmp_path / "models") == 1
     assert "can't be a product's name" in capsys.readouterr().err
     assert not (tmp_path / "models").exists()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("splits", {}), ("splits", {"fit": []}), ("same_part", "part-(")]
+)
+def test_a_description_that_was_edited_is_one_clear_line(
+    checkpoint: Path, tmp_path: Path, field: str, value: object, capsys: pytest.CaptureFixture[str]
+) -> None:
+    facts = json.loads((checkpoint / "checkpoint.json").read_bytes())
+    (tmp_path / "checkpoint.json").write_text(json.dumps(facts | {field: value}))
+    assert export(tmp_path, tmp_path / "models") == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"drd-export: {tmp_path / 'checkpoint.json'}: {field}: ")
+    assert error.count("\n") == 1
 
 
 def test_versions_of_modules_whose_package_has_another_name(

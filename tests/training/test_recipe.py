@@ -61,6 +61,8 @@ def test_few_images_are_seen_more_often_unless_epochs_are_named(tmp_path: Path) 
         ("height = 100", "multiples of 32"),
         ('rule = "mean"', "memory needs the rule 'chosen'"),
         ("epochs = ", "mine.toml"),
+        (f"epochs = {'[' * 20_000}", "mine.toml"),
+        (f"epochs = {'9' * 5_000}", "mine.toml"),
         ('preset = "slow"', "there are quick, fast, rd, paper"),
         ("learning_rate = inf", ": learning_rate: "),
         ("noise = nan", ": noise: "),
