@@ -1,4 +1,4 @@
-"""A certification authority for tests, and what it signs: real files for real handshakes."""
+"""A certification authority for tests, what it signs, and keys for bundles: real files."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -8,13 +8,18 @@ from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric.ec import (
-    SECP256R1,
-    EllipticCurvePrivateKey,
-    generate_private_key,
-)
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from cryptography.x509.oid import NameOID
+
+
+def key_pair(folder: Path, name: str = "owner", curve: ec.EllipticCurve | None = None) -> tuple[Path, Path]:
+    """Files of a private key and its public one."""
+    key = ec.generate_private_key(curve or ec.SECP256R1())
+    private, public = folder / f"{name}.pem", folder / f"{name}.pub"
+    private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    public.write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    return private, public
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,7 @@ class Authority:
     def __init__(self, folder: Path, name: str = "plant") -> None:
         folder.mkdir(exist_ok=True)
         self._folder, self._name = folder, _name(name)
-        self._key = generate_private_key(SECP256R1())
+        self._key = ec.generate_private_key(ec.SECP256R1())
         own = _builder(self._name, self._name, self._key, timedelta(days=30))
         own = own.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         self.certificate = folder / f"{name}.crt"
@@ -39,7 +44,7 @@ class Authority:
 
     def issue(self, name: str, lasts: timedelta = timedelta(days=7)) -> Pair:
         """Signs a certificate for `name`, at 127.0.0.1 and localhost; written over the one of that name."""
-        key = generate_private_key(SECP256R1())
+        key = ec.generate_private_key(ec.SECP256R1())
         places = x509.SubjectAlternativeName(
             [x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1"))]
         )
@@ -55,7 +60,7 @@ def _name(name: str) -> x509.Name:
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, key: EllipticCurvePrivateKey, lasts: timedelta
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, lasts: timedelta
 ) -> x509.CertificateBuilder:
     now = datetime.now(UTC)
     return (

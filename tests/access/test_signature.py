@@ -27,17 +27,9 @@ from cryptography.hazmat.primitives.serialization import (
 from export.bundle import Bundle, BundleError, TrustedKey
 from export.bundle.manifest import MANIFEST, SEAL, SIGNATURE
 from export.bundle.signature import SigningKey
+from tests.access.certificates import key_pair
 from tests.bundles import edit_manifest, grey_level_network, make_bundle
 from tests.e2e.serving import drd_serve, serving, wait_until
-
-
-def key_pair(folder: Path, name: str = "owner", curve: ec.EllipticCurve | None = None) -> tuple[Path, Path]:
-    """Files of a private key and its public one."""
-    key = ec.generate_private_key(curve or ec.SECP256R1())
-    private, public = folder / f"{name}.pem", folder / f"{name}.pub"
-    private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    public.write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
-    return private, public
 
 
 @pytest.fixture

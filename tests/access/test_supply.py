@@ -13,7 +13,7 @@ import pytest
 from export.bundle import Bundle, BundleError, TrustedKey
 from export.bundle.manifest import SIGNATURE
 from export.bundle.signature import SigningKey
-from tests.access.test_signature import key_pair
+from tests.access.certificates import key_pair
 from tests.bundles import edit_manifest, make_bundle
 
 REPOSITORY = Path(__file__).parents[2]

@@ -1,9 +1,12 @@
-"""gRPC services that answer as a test wants."""
+"""Services that answer as a test wants."""
 
+import re
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from socket import create_server
 
 import grpc
 
@@ -75,3 +78,24 @@ def listening(add: Callable[[grpc.Server], object]) -> Iterator[str]:
         yield f"grpc://127.0.0.1:{port}"
     finally:
         server.stop(0).wait()
+
+
+@contextmanager
+def answering(answer: bytes, after: float = 0, note: Callable[[bytes], object] = len) -> Iterator[str]:
+    """The URL of what gives one HTTP request this answer, `after` seconds, and notes the request's head."""
+
+    def serve() -> None:
+        connection, _ = door.accept()
+        with connection, connection.makefile("rb") as request:
+            head = b"".join(iter(request.readline, b"\r\n"))
+            body = re.search(rb"content-length: *(\d+)", head, re.IGNORECASE)
+            request.read(int(body[1]) if body else 0)
+            note(head)
+            threading.Event().wait(after)
+            connection.sendall(answer)
+
+    with create_server(("127.0.0.1", 0)) as door, ThreadPoolExecutor(1) as pool:
+        door.settimeout(60)
+        served = pool.submit(serve)
+        yield f"http://127.0.0.1:{door.getsockname()[1]}"
+        served.result()

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,6 +44,11 @@ def put(path: Path, level: int) -> Path:
 
 def camera(address: str, *arguments: str | Path) -> int:
     return main([*ANYHOW, "--to", address, *map(str, arguments)])
+
+
+def command(address: str, *arguments: str | Path) -> list[str]:
+    """The same as a process of its own."""
+    return [sys.executable, "-m", "service.client.camera.cli", *ANYHOW, "--to", address, *map(str, arguments)]
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -136,9 +141,8 @@ def test_a_list_comes_on_standard_input(address: str, folder: Path) -> None:
 
 
 def run_camera(address: str, *arguments: str | Path, given: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "service.client.camera.cli", *ANYHOW, "--to", address]
     return subprocess.run(
-        [*command, *arguments],
+        command(address, *arguments),
         input=given,
         capture_output=True,
         check=False,
@@ -171,28 +175,35 @@ def test_a_pace_that_cannot_be_kept_is_reported(
 
 
 def test_late_is_counted_from_when_a_picture_was_due(
-    address: str, folder: Path, gate: Gate, tmp_path: Path
+    address: str, folder: Path, gate: Gate, tmp_path: Path, running: Running
 ) -> None:
     """With a window of one, later pictures are late without having been sent."""
+
+    def sent() -> float:
+        samples = (one for family in running.service.metrics.registry.collect() for one in family.samples)
+        return sum(one.value for one in samples if one.name == "drd_requests_total")
+
+    before = sent()
     gate.shut()
-    paced = ("--rate", "100", "--window", "1", "--deadline-ms", "100", "--retries", "0")
+    paced = ("--rate", "10000", "--window", "1", "--deadline-ms", "50", "--retries", "0")
 
     status = camera(
-        address, folder / "a.png", "--count", "10", "--repeat", "0", *paced, "--csv", tmp_path / "x"
+        address, folder / "a.png", "--count", "200", "--repeat", "0", *paced, "--csv", tmp_path / "x"
     )
 
     gate.open()
     assert status == 1
     assert {row["error"] for row in rows(tmp_path / "x")} <= {"DeadlinePassed", "Refused"}
+    assert sent() - before < 100
 
 
 def test_a_list_that_can_not_be_read_is_one_line(address: str) -> None:
-    command = [sys.executable, "-m", "service.client.camera.cli", *ANYHOW, "--to", address, "--quiet", "-"]
-    shell = ["sh", "-c", 'exec "$0" "$@" <&-', *command]
+    listed = command(address, "--quiet", "-")
+    shell = ["sh", "-c", 'exec "$0" "$@" <&-', *listed]
 
     with Path(os.devnull).open("wb") as unreadable:
         failed = subprocess.run(
-            command, stdin=unreadable, stderr=subprocess.PIPE, text=True, timeout=60, check=False
+            listed, stdin=unreadable, stderr=subprocess.PIPE, text=True, timeout=60, check=False
         )
     closed = subprocess.run(shell, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
 
@@ -203,21 +214,20 @@ def test_a_list_that_can_not_be_read_is_one_line(address: str) -> None:
 
 def test_a_terminal_need_not_know_every_character(address: str, folder: Path) -> None:
     poor = os.environ | {"PYTHONIOENCODING": "latin-1"}
-    command = [sys.executable, "-m", "service.client.camera.cli", *ANYHOW, "--to", address, "--quiet"]
     (folder / "a.png").write_bytes(b"no picture")  # without any answer, the table has dashes
 
     for arguments, status in (["--help"], 0), ([folder / "a.png"], 1):
-        ended = subprocess.run([*command, *arguments], capture_output=True, env=poor, check=False)
+        ended = subprocess.run(
+            command(address, "--quiet", *arguments), capture_output=True, env=poor, check=False
+        )
         assert ended.returncode == status
         assert b"Traceback" not in ended.stderr
 
 
 @contextmanager
 def watching(address: str, folder: Path, *arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-m", "service.client.camera.cli", *ANYHOW, "--to", address]
-    popen = subprocess.Popen(
-        [*command, "--watch", folder, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    watch = command(address, "--watch", folder, *arguments)
+    popen = subprocess.Popen(watch, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert popen.stderr is not None
         assert "seconds" in popen.stderr.readline()
@@ -225,6 +235,11 @@ def watching(address: str, folder: Path, *arguments: str | Path) -> Iterator[sub
     finally:
         popen.kill()
         popen.communicate()
+
+
+def stopped(popen: subprocess.Popen[str]) -> int:
+    popen.send_signal(signal.SIGTERM)
+    return popen.wait(30)
 
 
 def test_a_folder_is_watched_until_it_is_stopped(address: str, tmp_path: Path, running: Running) -> None:
@@ -241,8 +256,7 @@ def test_a_folder_is_watched_until_it_is_stopped(address: str, tmp_path: Path, r
         put(tmp_path / "again.png", BRIGHT)
         (tmp_path / "again.png").replace(tmp_path / "spool/new.png")
         wait_until(lambda: len(rows(kept)) == 2)
-        popen.send_signal(signal.SIGTERM)
-        status = popen.wait(30)
+        status = stopped(popen)
 
     assert seen() == ["new.png OK", "new.png NG"]
     assert status == 3
@@ -264,8 +278,7 @@ def test_pictures_that_were_away_are_not_sent_again(address: str, tmp_path: Path
         link(spool, share)
         put(tmp_path / "last.png", DARK).replace(share / "last.png")  # seen with them
         wait_until(lambda: "last.png" in {row["frame_id"] for row in rows(kept)})
-        popen.send_signal(signal.SIGTERM)
-        assert popen.wait(30) == 0
+        assert stopped(popen) == 0
 
     assert [row["frame_id"] for row in rows(kept)] == ["new.png", "first.png", "last.png"]
 
@@ -296,8 +309,7 @@ def test_what_can_not_be_read_does_not_stop_a_watch(address: str, tmp_path: Path
         assert "empty.png: The file is empty" in said
         put(tmp_path / "late.png", DARK).replace(spool / "empty.png")
         wait_until(lambda: len(rows(kept)) == 4)
-        popen.send_signal(signal.SIGTERM)
-        assert popen.wait(30) == 1
+        assert stopped(popen) == 1
         assert not popen.stderr.read()
 
     assert (rows(kept)[3]["frame_id"], rows(kept)[3]["verdict"]) == ("empty.png", "OK")
@@ -320,8 +332,7 @@ def test_a_share_may_be_away_for_a_while(address: str, tmp_path: Path, gate: Gat
         away.rename(spool)
         put(tmp_path / "second.png", DARK).replace(spool / "second.png")
         wait_until(lambda: len(rows(kept)) == 2)
-        popen.send_signal(signal.SIGTERM)
-        assert popen.wait(30) == 0
+        assert stopped(popen) == 0
         assert str(spool) not in popen.stderr.read()
 
     assert [row["frame_id"] for row in rows(kept)] == ["first.png", "second.png"]
@@ -353,8 +364,8 @@ def test_a_folder_that_was_not_sent_to_its_end_is_1(address: str, folder: Path, 
             ([good, "--repeat", "0", "--rate", "0.01"], 0),
         ]
     ):
-        command = [sys.executable, "-m", "service.client.camera.cli", *ANYHOW, "--to", address]
-        with subprocess.Popen([*command, *arguments, "--csv", kept], stdout=subprocess.PIPE) as popen:
+        sending = command(address, *arguments, "--csv", kept)
+        with subprocess.Popen(sending, stdout=subprocess.PIPE) as popen:
             wait_until(lambda many=number + 1: kept.exists() and len(rows(kept)) == many)  # type: ignore[misc]
             popen.send_signal(signal.SIGTERM)
             said = popen.communicate(timeout=30)[0]
@@ -363,14 +374,18 @@ def test_a_folder_that_was_not_sent_to_its_end_is_1(address: str, folder: Path, 
 
 
 def test_a_second_signal_ends_it_at_once(address: str, folder: Path, gate: Gate) -> None:
-    command = [sys.executable, "-m", "service.client.camera.cli", *ANYHOW, "--to", address, "--quiet"]
     gate.shut()
-    with subprocess.Popen([*command, folder / "a.png"], stderr=subprocess.PIPE, text=True) as popen:
-        gate.wait_for_batch()
+    assert_ends_at_once(command(address, "--quiet", folder / "a.png"), gate.wait_for_batch)
+    gate.open()
+
+
+def assert_ends_at_once(sending: list[str], wait: Callable[[], object]) -> None:
+    """With two signals after the wait."""
+    with subprocess.Popen(sending, stderr=subprocess.PIPE, text=True) as popen:
+        wait()
         for number in (signal.SIGTERM, signal.SIGINT):
             popen.send_signal(number)
         said = popen.communicate(timeout=30)[1]
-    gate.open()
     assert popen.returncode == 1
     assert said == "drd-camera: stopped at once: the pictures under way have no verdict\n"
 
@@ -379,8 +394,7 @@ def test_a_second_signal_ends_it_though_a_line_can_not_be_written(
     address: str, folder: Path, tmp_path: Path
 ) -> None:
     os.mkfifo(tmp_path / "lines")
-    full = ("--jsonl", str(tmp_path / "lines"), "--repeat", "0", "--quiet")  # nobody reads them
-    command = [sys.executable, "-m", "service.client.camera.cli", *ANYHOW, "--to", address, *full]
+    full = ("--jsonl", tmp_path / "lines", "--repeat", "0", "--quiet")  # nobody reads them
     reader = os.open(tmp_path / "lines", os.O_RDWR)
 
     def stalled() -> bool:
@@ -388,14 +402,8 @@ def test_a_second_signal_ends_it_though_a_line_can_not_be_written(
         ready = select.select([], [reader], [], 0)[1]
         return not ready
 
-    with subprocess.Popen([*command, folder / "a.png"], stderr=subprocess.PIPE, text=True) as popen:
-        wait_until(stalled)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            popen.send_signal(number)
-        said = popen.communicate(timeout=30)[1]
+    assert_ends_at_once(command(address, *full, folder / "a.png"), lambda: wait_until(stalled))
     os.close(reader)
-    assert popen.returncode == 1
-    assert said == "drd-camera: stopped at once: the pictures under way have no verdict\n"
 
 
 def test_a_watch_that_is_stopped_before_a_picture_is_complete_is_1(address: str, tmp_path: Path) -> None:
@@ -406,8 +414,7 @@ def test_a_watch_that_is_stopped_before_a_picture_is_complete_is_1(address: str,
         put(tmp_path / "first.png", DARK).replace(spool / "first.png")
         wait_until(lambda: len(rows(kept)) == 1)
         put(tmp_path / "last.png", DARK).replace(spool / "last.png")
-        popen.send_signal(signal.SIGTERM)
-        assert popen.wait(30) == 1
+        assert stopped(popen) == 1
 
 
 def test_links_are_followed_once_and_dangling_ones_reported(
@@ -605,11 +612,8 @@ def test_a_failed_start_is_one_line(
         ["--key", "key.pem", "."],
     ],
 )
-def test_misuse_is_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(["--product", "tile", *arguments])
+def test_misuse_is_2(arguments: list[str], misuse: Callable[..., str]) -> None:
+    said = misuse(main, "--product", "tile", *arguments)
 
-    assert ended.value.code == 2
-    said = capsys.readouterr().err
     assert "usage" in said
     assert "invalid _" not in said  # argparse's words for a function's name

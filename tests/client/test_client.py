@@ -6,13 +6,11 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
-from socket import create_server, socket
+from socket import socket
 from typing import Any, get_args
 
 import pytest
@@ -21,6 +19,7 @@ from service import client
 from service.client import AsyncClient, Client, Frame
 from tests.bundles import make_bundle
 from tests.client.conftest import frame, refusals
+from tests.client.fakes import answering
 from tests.e2e.serving import Running, serving, wait_until
 from tests.service.engines import POISON, Gate
 from tests.service.images import plain
@@ -198,10 +197,7 @@ def test_a_stream_may_be_interrupted_while_it_waits(
     assert (popen.returncode, said) == (status, "")
 
 
-def test_an_unreachable_service_is_reported_soon_and_retried(
-    free_port: int, door: str, tmp_path: Path
-) -> None:
-    make_bundle(tmp_path)
+def test_an_unreachable_service_is_reported_soon_and_retried(free_port: int, door: str, models: Path) -> None:
     with Client(f"{door}://127.0.0.1:{free_port}", deadline=60, retries=1000) as drd:
         with (
             Client(f"{door}://127.0.0.1:{free_port}", retries=1) as hasty,
@@ -211,7 +207,7 @@ def test_an_unreachable_service_is_reported_soon_and_retried(
         with ThreadPoolExecutor(1) as caller:
             patient = caller.submit(drd.inspect, frame(1))
             where: dict[str, Any] = {"http": (), "grpc": (), door: f"127.0.0.1:{free_port}"}
-            with serving(tmp_path, **where):
+            with serving(models, **where):
                 assert patient.result().verdict == "OK"
 
 
@@ -254,23 +250,6 @@ def test_a_broken_connection_is_not_retried(door: str) -> None:
 def test_answers_of_another_server_are_rejected(running: Running) -> None:
     with Client(f"grpc://{running.url.removeprefix('http://')}") as drd, pytest.raises(client.ClientError):
         drd.inspect(frame(1))
-
-
-@contextmanager
-def answering(answer: bytes) -> Iterator[str]:
-    """Something that gives this answer to one request; its address."""
-
-    def serve() -> None:
-        peer, _ = listening.accept()
-        with peer, peer.makefile("rb") as asked:
-            while asked.readline().strip():
-                pass
-            peer.sendall(answer)
-
-    with create_server(("127.0.0.1", 0)) as listening, ThreadPoolExecutor(1) as threads:
-        under_way = threads.submit(serve)
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-        under_way.result()
 
 
 def test_an_answer_that_cannot_be_decoded_is_unexpected() -> None:

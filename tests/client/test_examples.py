@@ -2,18 +2,20 @@
 
 import os
 import runpy
-import socket
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from tests.e2e.serving import Running
+from service.client import Frame
+from tests.client.fakes import answering
+from tests.e2e.serving import Running, wait_until
 from tests.service.images import plain
 
 EXAMPLES = Path(__file__).parents[2] / "deploy/examples"
@@ -76,7 +78,8 @@ def test_curl_shows_its_token_to_the_service_only(pictures: dict[str, Path]) -> 
     with answering(HEAD % (b"200 OK", len(WHOLE)) + WHOLE, 0, note) as url:
         ended = run(
             EXAMPLES / "inspect.sh", "tile", pictures["dark"],
-            DRD_URL=url, DRD_TOKEN="its-token", DRD_DEADLINE_MS="30000", http_proxy="http://127.0.0.1:1",
+            DRD_URL=url, DRD_TOKEN="its-token", DRD_DEADLINE_MS="30000",
+            http_proxy="http://127.0.0.1:1", no_proxy="", NO_PROXY="",
         )  # fmt: skip
 
     assert ended.stdout == f"OK\t{pictures['dark']}\n"
@@ -96,29 +99,6 @@ def test_curl_without_a_service(free_port: int, pictures: dict[str, Path]) -> No
 
 WHOLE = b'{"frame_id":"","verdict":"OK"}'
 HEAD = b"HTTP/1.1 %s\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
-
-
-@contextmanager
-def answering(answer: bytes, after: float, note: Callable[[bytes], None] = lambda _: None) -> Iterator[str]:
-    """The URL of a service that notes the head of one request and answers it with this, `after` seconds."""
-    with socket.create_server(("127.0.0.1", 0)) as listening, ThreadPoolExecutor(1) as pool:
-        listening.settimeout(60)
-
-        def serve() -> None:
-            connection, _ = listening.accept()
-            with connection, connection.makefile("rb") as request:
-                head = b"".join(iter(request.readline, b"\r\n"))
-                length = next(
-                    int(line.split()[1]) for line in head.lower().splitlines() if b"length:" in line
-                )
-                request.read(length)
-                note(head)
-                threading.Event().wait(after)
-                connection.sendall(answer)
-
-        served = pool.submit(serve)
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-        served.result()
 
 
 @pytest.mark.parametrize(
@@ -172,15 +152,21 @@ def test_python_passes_no_part_late(
 ) -> None:
     """The second part's answer comes in time, but while the gate is busy with the first."""
     example = runpy.run_path(str(EXAMPLES / "inspect_parts.py"))
-    main, said = example["main"], list[str]()
+    main, said, taken = example["main"], list[str](), list[Frame]()
+    clock = SimpleNamespace(monotonic=time.monotonic)
+
+    def camera(*given: Any) -> Iterator[Frame]:
+        for frame in example["camera"](*given):
+            taken.append(frame)
+            yield frame
 
     def gate(line: str) -> None:
         said.append(line)
-        if len(said) == 1:
-            threading.Event().wait(2.5)
+        wait_until(lambda: len(taken) == 2)
+        clock.monotonic = lambda: time.monotonic() + 60
 
-    monkeypatch.setitem(main.__globals__, "TAKT", 2.0)
-    monkeypatch.setitem(main.__globals__, "print", gate)
+    for name, value in {"TAKT": 30, "camera": camera, "print": gate, "time": clock}.items():
+        monkeypatch.setitem(main.__globals__, name, value)
     pictures["bright"].write_bytes(plain(30))
     main(address, "tile", str(pictures["dark"]), str(pictures["bright"]))
 

@@ -7,10 +7,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from tests.bundles import make_bundle
 from tests.client.conftest import unused_port
 from tests.e2e.serving import process, serving, wait_until
+from tests.http_server import http_server
 from tests.service.engines import Gate
 from tests.service.images import plain
 
@@ -126,18 +127,8 @@ def place(request: pytest.FixtureRequest, pictures: Path) -> Iterator[Path | str
     if request.param == "folder":
         yield pictures
         return
-    with serving_files(partial(SimpleHTTPRequestHandler, directory=pictures)) as url:
+    with http_server(partial(SimpleHTTPRequestHandler, directory=pictures)) as url:
         yield url
-
-
-@contextmanager
-def serving_files(handler: Callable[..., SimpleHTTPRequestHandler]) -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture
@@ -246,7 +237,7 @@ def test_what_is_no_picture_is_not_inspected(free_port: int, models: Path, pictu
             popen.send_signal(signal.SIGTERM)
             assert popen.wait(30) == 0
         with (
-            serving_files(Odd) as url,
+            http_server(Odd) as url,
             gateway(free_port, service.target, url, FOREVER),
         ):
             parts.trigger("odd", "dark.png")

@@ -18,7 +18,6 @@ from service import client
 from service.client import AsyncClient, Client, Frame, Outcome
 from service.rpc.pb import inspection_pb2 as pb
 from service.rpc.pb.inspection_pb2_grpc import InspectionServiceStub
-from tests.bundles import make_bundle
 from tests.client.conftest import frame
 from tests.e2e.serving import Running, process, serving, wait_until
 from tests.service.engines import POISON, Gate
@@ -255,8 +254,7 @@ def test_streams_that_were_left_keep_no_connection_open(address: str) -> None:
         assert drd.inspect(frame(30)).verdict == "OK"
 
 
-def test_a_stream_goes_on_after_its_maximum_age(tmp_path: Path) -> None:
-    make_bundle(tmp_path)
+def test_a_stream_goes_on_after_its_maximum_age(models: Path) -> None:
     ends = time.monotonic() + 1.5
 
     def camera() -> Iterator[Frame]:
@@ -266,7 +264,7 @@ def test_a_stream_goes_on_after_its_maximum_age(tmp_path: Path) -> None:
             yield frame(20 + number % 230, frame_id=str(number), deadline=30)
 
     with (
-        serving(tmp_path, max_connection_age_seconds=0.2) as running,
+        serving(models, max_connection_age_seconds=0.2) as running,
         Client(f"grpc://{running.target}", retries=100) as drd,
     ):
         outcomes = list(drd.stream(camera()))
@@ -276,9 +274,8 @@ def test_a_stream_goes_on_after_its_maximum_age(tmp_path: Path) -> None:
 
 @pytest.mark.system
 @pytest.mark.parametrize("door", ["http", "grpc"])
-def test_a_stream_outlives_the_service(tmp_path: Path, door: str, free_port: int) -> None:
+def test_a_stream_outlives_the_service(models: Path, door: str, free_port: int) -> None:
     """Frames fail while the service is down, and are answered again after its restart."""
-    make_bundle(tmp_path)
     here = (f"--{door}", f"127.0.0.1:{free_port}")
     other = ("--grpc" if door == "http" else "--http", "127.0.0.1:0")
     ended = threading.Event()
@@ -291,7 +288,7 @@ def test_a_stream_outlives_the_service(tmp_path: Path, door: str, free_port: int
 
     with Client(f"{door}://127.0.0.1:{free_port}", retries=2) as drd:
         outcomes = drd.stream(camera(), window=2)
-        with process("--models", tmp_path, *here, *other) as service:
+        with process("--models", models, *here, *other) as service:
             assert level(next(outcomes)) == 200
             service.popen.send_signal(signal.SIGKILL)
             service.popen.wait()
@@ -299,7 +296,7 @@ def test_a_stream_outlives_the_service(tmp_path: Path, door: str, free_port: int
             away = next(
                 outcome.error for outcome in outcomes if isinstance(outcome.error, client.Unreachable)
             )
-        with process("--models", tmp_path, *here, *other):
+        with process("--models", models, *here, *other):
             assert level(next(outcome for outcome in outcomes if outcome.answer)) == 200
         ended.set()
         list(outcomes)
@@ -308,9 +305,8 @@ def test_a_stream_outlives_the_service(tmp_path: Path, door: str, free_port: int
     assert away is not None
 
 
-def test_a_drained_service_loses_nothing(tmp_path: Path) -> None:
+def test_a_drained_service_loses_nothing(models: Path) -> None:
     """Every frame sent during the shutdown is answered or refused; none has an unknown outcome."""
-    make_bundle(tmp_path)
     seen = threading.Event()
 
     def camera() -> Iterator[Frame]:
@@ -321,7 +317,7 @@ def test_a_drained_service_loses_nothing(tmp_path: Path) -> None:
 
     picture = plain(200)
     outcomes = list[Outcome]()
-    with process("--models", tmp_path, DRD_LAME_DUCK_SECONDS="0.1") as service:
+    with process("--models", models, DRD_LAME_DUCK_SECONDS="0.1") as service:
         with Client(f"grpc://{service.target}", retries=0) as drd:
             for outcome in drd.stream(camera(), window=8):
                 outcomes.append(outcome)

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email.message import Message
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from http.server import BaseHTTPRequestHandler
 from typing import Any, Literal
 
 import grpc
@@ -20,6 +19,7 @@ from service.client import Client
 from service.rpc.pb import inspection_pb2 as pb
 from tests.client.conftest import frame
 from tests.client.fakes import Fake, listening, ok, serving
+from tests.http_server import http_server
 
 WHOLE: dict[str, Any] = {
     "request_id": "r",
@@ -74,17 +74,8 @@ def answering(*answers: Answer) -> Iterator[tuple[str, list[Message]]]:
             self.end_headers()
             self.wfile.write(content)
 
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}", heads
-        finally:
-            server.shutdown()
-            thread.join()
+    with http_server(Handler) as url:
+        yield url, heads
 
 
 @pytest.mark.parametrize(

@@ -8,33 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from export.bundle import Finding, Region, Size
+from export.bundle import Region
 from service import history as module
 from service.errors import Busy, NotFound
 from service.history import MAX_WATCHERS, NOT_INSPECTED, History
 from service.record import Record
-from service.values import Inspection, Result, SentImage, Timings
+from service.values import Inspection
+from tests.console.records import record
 from tests.service.loop import on_a_loop
-
-
-def record(size: int = 100, product: str = "tile") -> Record:
-    """A record whose image has `size` bytes."""
-    finding = Finding("OK", "", unfamiliar=(), score=0.1, raw_score=0.1, small=False, regions=())
-    result = Result(
-        product=product,
-        version=1,
-        bundle_digest="",
-        engine="onnx-f32",
-        finding=finding,
-        raw_threshold=0.5,
-        guard_band=0.0,
-        size=Size(1, 1),
-        sha256="",
-        timings=Timings(),
-        batch_size=1,
-    )
-    image = SentImage(bytes(size), result.size, heatmap=b"")
-    return Record(request_id="", frame_id="", door="http", result=result, image=image)
 
 
 def everything(product: str) -> bool:

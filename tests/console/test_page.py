@@ -14,7 +14,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from numpy.typing import NDArray
 from PIL import Image
-from playwright.sync_api import FilePayload, Page, Route, expect
+from playwright.sync_api import Page, Route, expect
 
 from export.bundle.reading import judge
 from service.history import MAX_WATCHERS
@@ -36,8 +36,12 @@ def part(defects: int = 1) -> bytes:
     return encoded(Image.fromarray(pixels).convert("RGB"))
 
 
-def picture(name: str, content: bytes) -> FilePayload:
-    return {"name": name, "mimeType": "image/png", "buffer": content}
+def choose(page: Page, name: str, content: bytes) -> None:
+    """Has a picture from disk inspected."""
+    page.get_by_role("button", name="Inspect a picture").click()
+    page.get_by_label("Product", exact=True).select_option("tile")
+    kind = "image/tiff" if name.endswith(".tif") else "image/png"
+    page.locator("#inspect-file").set_input_files({"name": name, "mimeType": kind, "buffer": content})
 
 
 def send(
@@ -72,17 +76,13 @@ def lamp(page: Page, verdict: str, line: str = "") -> None:
 def test_a_picture_from_disk_gets_its_verdict(running: Running, open_page: Open, viewport: Any) -> None:
     page = open_page(running.url, viewport)
     expect(page.locator("#plate-text")).to_have_text("Waiting")
-    page.get_by_role("button", name="Inspect a picture").click()
-    page.get_by_label("Product", exact=True).select_option("tile")
-    page.locator("#inspect-file").set_input_files(picture("bad.png", part(3)))
+    choose(page, "bad.png", part(3))
     lamp(page, "NG", "bad.png")
     expect(page.locator("#regions tr")).to_have_count(3)
     expect(page.locator("#frame")).to_have_js_property("naturalWidth", 96)
     expect(page.locator(".row-item:visible")).to_have_count(1)
 
-    page.get_by_role("button", name="Inspect a picture").click()
-    page.get_by_label("Product", exact=True).select_option("tile")
-    page.locator("#inspect-file").set_input_files(picture("good.png", part(0)))
+    choose(page, "good.png", part(0))
     lamp(page, "OK", "good.png")
     expect(page.locator(".row-item:visible")).to_have_count(2)
 
@@ -103,11 +103,7 @@ def test_a_picture_can_be_dropped(running: Running, open_page: Open) -> None:
 
 def test_a_tiff_that_no_browser_shows_is_shown(running: Running, open_page: Open) -> None:
     page = open_page(running.url)
-    page.get_by_role("button", name="Inspect a picture").click()
-    tiff = encoded(Image.open(BytesIO(part(3))), "TIFF")
-    page.locator("#inspect-file").set_input_files(
-        {"name": "part.tif", "mimeType": "image/tiff", "buffer": tiff}
-    )
+    choose(page, "part.tif", encoded(Image.open(BytesIO(part(3))), "TIFF"))
     expect(page.locator("#frame")).to_have_js_property("naturalWidth", 96)
 
 
@@ -119,12 +115,7 @@ def test_a_tiff_is_shown_whatever_came_after_it(running: Running, open_page: Ope
 
     page = open_page(running.url)
     page.route("**/v1/verdicts?*", after_others)
-    page.get_by_role("button", name="Inspect a picture").click()
-    page.get_by_label("Product", exact=True).select_option("tile")
-    tiff = encoded(Image.open(BytesIO(part(3))), "TIFF")
-    page.locator("#inspect-file").set_input_files(
-        {"name": "part.tif", "mimeType": "image/tiff", "buffer": tiff}
-    )
+    choose(page, "part.tif", encoded(Image.open(BytesIO(part(3))), "TIFF"))
     lamp(page, "NG", "part.tif")
     expect(page.locator("#frame")).to_have_js_property("naturalWidth", 96)
 
@@ -132,11 +123,7 @@ def test_a_tiff_is_shown_whatever_came_after_it(running: Running, open_page: Ope
 def test_a_tiff_that_is_not_remembered_has_no_picture(models: Path, open_page: Open) -> None:
     with serving(models, history_bytes=0) as running:
         page = open_page(running.url)
-        page.get_by_role("button", name="Inspect a picture").click()
-        tiff = encoded(Image.open(BytesIO(part(3))), "TIFF")
-        page.locator("#inspect-file").set_input_files(
-            {"name": "part.tif", "mimeType": "image/tiff", "buffer": tiff}
-        )
+        choose(page, "part.tif", encoded(Image.open(BytesIO(part(3))), "TIFF"))
         expect(page.locator("#no-picture")).to_contain_text("is not kept")
         page.reload()
         expect(page.locator("#tally [data-verdict=NG] dd")).to_have_text("1")
@@ -156,8 +143,7 @@ def test_a_picture_from_the_camera(running: Running, open_page: Open) -> None:
 
 def test_what_is_no_picture_is_said_so(running: Running, open_page: Open) -> None:
     page = open_page(running.url, expected="status of 400")
-    page.get_by_role("button", name="Inspect a picture").click()
-    page.locator("#inspect-file").set_input_files(picture("bad.png", b"not at all"))
+    choose(page, "bad.png", b"not at all")
     expect(page.locator("#inspect-note")).to_contain_text("not a readable JPEG")
     expect(page.locator("#plate-text")).to_have_text("Waiting")
 

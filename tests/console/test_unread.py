@@ -15,7 +15,7 @@ from service import unread
 from service.console.events import STEP, listed
 from tests.access.certificates import Authority
 from tests.bundles import make_bundle
-from tests.console.test_history import record
+from tests.console.records import record
 from tests.e2e.serving import serving, wait_until
 from tests.service.images import encoded
 from tests.service.loop import on_a_loop

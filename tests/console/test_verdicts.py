@@ -208,9 +208,8 @@ def test_a_watcher_who_leaves_gives_its_place_back(running: Running) -> None:
     wait_until(lambda: history.watchers == 0)
 
 
-def test_the_end_of_the_service_ends_the_events(tmp_path: Path) -> None:
-    make_bundle(tmp_path, "tile")
-    with serving(tmp_path) as running:
+def test_the_end_of_the_service_ends_the_events(models: Path) -> None:
+    with serving(models) as running:
         url = running.url
         stream = listening(url)
         events = stream.__enter__()
@@ -247,18 +246,16 @@ def test_everybody_sees_the_products_of_their_token(tmp_path: Path) -> None:
         assert httpx.get(url).status_code == 200, "the page itself, where one signs in"
 
 
-def test_a_service_that_may_keep_nothing_keeps_nothing(tmp_path: Path) -> None:
-    make_bundle(tmp_path, "tile")
-    with serving(tmp_path, history_bytes=0) as running:
+def test_a_service_that_may_keep_nothing_keeps_nothing(models: Path) -> None:
+    with serving(models, history_bytes=0) as running:
         assert inspect(running.url, plain(200)).json()["verdict"] == "NG"
         wait_until(lambda: bool(httpx.get(f"{running.url}/v1/verdicts").json()["counts"]))
         assert httpx.get(f"{running.url}/v1/verdicts").json()["records"] == []
 
 
-def test_frames_that_fit_no_more_are_forgotten(tmp_path: Path) -> None:
-    make_bundle(tmp_path, "tile")
+def test_frames_that_fit_no_more_are_forgotten(models: Path) -> None:
     sent = encoded(Image.fromarray(plain_frame(90, (200, 200))), "BMP")
-    with serving(tmp_path, history_bytes=3 * len(sent)) as running:
+    with serving(models, history_bytes=3 * len(sent)) as running:
         for number in range(6):
             inspect(running.url, sent, **{"x-request-id": str(number)})
         wait_until(lambda: running.service.history.newest == 6)

@@ -117,7 +117,7 @@ def drd_serve(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         timeout=60,
-        env=_environment(),
+        env=without_settings(),
         check=False,
     )
 
@@ -127,7 +127,7 @@ def process(*arguments: str | Path, **environment: str) -> Iterator[Process]:
     """Starts it on free ports and waits until it prints the line to try."""
     command = [sys.executable, "-m", "service.cli", "--http", ANYWHERE, "--grpc", ANYWHERE, *arguments]
     with NamedTemporaryFile("w") as errors:
-        yield from _started(command, errors, _environment() | environment)
+        yield from _started(command, errors, without_settings() | environment)
 
 
 def _started(command: list[str | Path], errors: IO[str], environment: dict[str, str]) -> Iterator[Process]:
@@ -157,7 +157,8 @@ def first_lines(popen: subprocess.Popen[str]) -> tuple[str, ...]:
         too_long.cancel()
 
 
-def _environment() -> dict[str, str]:
+def without_settings() -> dict[str, str]:
+    """The environment, for a `drd-serve` that has the settings it is given and no others."""
     return {name: value for name, value in os.environ.items() if not name.startswith("DRD_")}
 
 

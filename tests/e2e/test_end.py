@@ -4,7 +4,6 @@ import asyncio
 import os
 import signal
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -21,16 +20,14 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from service.http import protocol
 from service.rpc.pb import inspection_pb2 as pb
 from service.rpc.pb.inspection_pb2_grpc import InspectionServiceStub
-from tests.bundles import make_bundle
 from tests.e2e.serving import process, serving, wait_until
 from tests.service.engines import Gate
 from tests.service.images import plain
 from tests.service.processes import forkservers, workers
 
 
-def test_sigterm_under_load_loses_nothing(tmp_path: Path) -> None:
-    make_bundle(tmp_path)
-    with process("--models", tmp_path, DRD_LAME_DUCK_SECONDS="0.3") as service:
+def test_sigterm_under_load_loses_nothing(models: Path) -> None:
+    with process("--models", models, DRD_LAME_DUCK_SECONDS="0.3") as service:
         with ThreadPoolExecutor(8) as callers:
             answered = [callers.submit(post_until_refused, service.url, number) for number in range(8)]
             wait_until(lambda: len(service.log()) > 50)
@@ -43,22 +40,21 @@ def test_sigterm_under_load_loses_nothing(tmp_path: Path) -> None:
     assert sorted(received) == sorted(inspected)
 
 
-def test_a_fork_server_that_hangs_does_not_hold_the_end(tmp_path: Path) -> None:
-    make_bundle(tmp_path)
-    with process("--models", tmp_path, DRD_LAME_DUCK_SECONDS="0", DRD_WORKERS="1") as service:
+def test_a_fork_server_that_hangs_holds_neither_frames_nor_the_end(models: Path) -> None:
+    """But where its only worker has died, which it would have to replace."""
+    with process("--models", models, DRD_LAME_DUCK_SECONDS="0", DRD_WORKERS="1") as service:
         (forkserver,) = forkservers(service.popen.pid)
         (worker,) = workers(1, service.popen.pid)
+        url, in_short = f"{service.url}/v1/inspect?product=tile", {"X-Deadline-Ms": "500"}
         os.kill(forkserver, signal.SIGSTOP)
+        before = httpx.post(url, content=plain(200), timeout=30)
         os.kill(worker, signal.SIGKILL)
-        in_short = {"X-Deadline-Ms": "500"}
-        answer = httpx.post(
-            f"{service.url}/v1/inspect?product=tile", content=plain(7), headers=in_short, timeout=30
-        )
+        answer = httpx.post(url, content=plain(7), headers=in_short, timeout=30)
         service.popen.terminate()
         ended = service.popen.wait(30)
         wait_until(lambda: not Path(f"/proc/{forkserver}").exists())
 
-    assert (answer.status_code, ended) == (504, 0)
+    assert (before.json()["verdict"], answer.status_code, ended) == ("NG", 504, 0)
 
 
 def post_until_refused(url: str, caller: int) -> list[str]:
@@ -76,32 +72,28 @@ def post_until_refused(url: str, caller: int) -> list[str]:
     return answered
 
 
-def test_while_a_lame_duck_it_serves_but_is_not_ready(tmp_path: Path) -> None:
-    make_bundle(tmp_path)
+def test_while_a_lame_duck_it_serves_but_is_not_ready(models: Path) -> None:
     with (
-        process("--models", tmp_path, DRD_LAME_DUCK_SECONDS="30") as service,
+        process("--models", models, DRD_LAME_DUCK_SECONDS="600") as service,
         httpx.Client(base_url=service.url) as kept,
     ):
         before = kept.post("/v1/inspect?product=tile", content=plain(200))
         service.popen.send_signal(signal.SIGTERM)
         wait_until(lambda: httpx.get(f"{service.url}/health/ready").status_code == 503)
         served = kept.post("/v1/inspect?product=tile", content=plain(200))
-        started = time.monotonic()
         service.popen.send_signal(signal.SIGTERM)  # the second signal shortens the shutdown
-        assert service.popen.wait(10) == 0
+        assert service.popen.wait(60) == 0
 
     assert served.json()["verdict"] == "NG"
     assert "connection" not in before.headers
     assert served.headers["connection"] == "close", (
         "the caller does not use a connection that is about to end"
     )
-    assert time.monotonic() - started < 5
 
 
 def test_the_first_request_of_a_new_connection_is_answered(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make_bundle(tmp_path)
     monkeypatch.setattr(protocol, "_FIRST_REQUEST_SECONDS", 30)
     head = b"GET /health/live HTTP/1.1\r\nHost: it\r\n\r\n"
 
@@ -116,7 +108,7 @@ def test_the_first_request_of_a_new_connection_is_answered(
         return True
 
     with ThreadPoolExecutor(1) as callers:
-        with serving(tmp_path) as running:
+        with serving(models) as running:
             connection = running.connected()
             door = running.service.http_door
             assert door is not None
@@ -126,8 +118,7 @@ def test_the_first_request_of_a_new_connection_is_answered(
         connection.close()
 
 
-def test_a_hurried_end_leaves_requests_under_way_a_second(tmp_path: Path) -> None:
-    make_bundle(tmp_path)
+def test_a_hurried_end_leaves_requests_under_way_a_second(models: Path) -> None:
     gate = Gate()
 
     def answered_late(frame: Future[httpx.Response]) -> bool:
@@ -138,7 +129,7 @@ def test_a_hurried_end_leaves_requests_under_way_a_second(tmp_path: Path) -> Non
         return not answered
 
     with ThreadPoolExecutor(2) as others:
-        with serving(tmp_path, gate.start, drain_seconds=600) as running:
+        with serving(models, gate.start, drain_seconds=600) as running:
             gate.shut()
             url = f"{running.url}/v1/inspect?product=tile"
             frame = others.submit(httpx.post, url, content=plain(200), timeout=60)
@@ -149,11 +140,10 @@ def test_a_hurried_end_leaves_requests_under_way_a_second(tmp_path: Path) -> Non
         assert frame.result().json().get("verdict") == "NG"
 
 
-def test_frames_that_the_end_cuts_off_are_told_so_and_counted(tmp_path: Path) -> None:
-    make_bundle(tmp_path)
+def test_frames_that_the_end_cuts_off_are_told_so_and_counted(models: Path) -> None:
     gate = Gate()
     with ThreadPoolExecutor(2) as callers:
-        with serving(tmp_path, gate.start, drain_seconds=0.5, engine_hang_seconds=0.3) as running:
+        with serving(models, gate.start, drain_seconds=0.5, engine_hang_seconds=0.3) as running:
             gate.shut()
             url = f"{running.url}/v1/inspect?product=tile"
             over_http = callers.submit(httpx.post, url, content=plain(1), timeout=60)
@@ -174,8 +164,7 @@ def test_frames_that_the_end_cuts_off_are_told_so_and_counted(tmp_path: Path) ->
     assert running.sample("drd_rejected_total", product="tile", reason="draining") == 2
 
 
-def test_a_stream_is_answered_to_its_end(tmp_path: Path) -> None:
-    make_bundle(tmp_path)
+def test_a_stream_is_answered_to_its_end(models: Path) -> None:
     sent = Counter[str]()
     stop = threading.Event()
 
@@ -186,7 +175,7 @@ def test_a_stream_is_answered_to_its_end(tmp_path: Path) -> None:
                 image=plain(200), product="tile", frame_id=str(sent["frames"]), include=[""]
             )
 
-    with process("--models", tmp_path, DRD_LAME_DUCK_SECONDS="0.1") as service:
+    with process("--models", models, DRD_LAME_DUCK_SECONDS="0.1") as service:
         with grpc.insecure_channel(service.target) as channel:
             answers = InspectionServiceStub(channel).InspectStream(frames())
             seen = [next(answers)]
@@ -205,8 +194,7 @@ def test_a_stream_is_answered_to_its_end(tmp_path: Path) -> None:
     assert numbers == list(range(1, len(seen) + 1))
 
 
-def test_a_stream_whose_caller_has_sent_all_ends_well(tmp_path: Path) -> None:
-    make_bundle(tmp_path)
+def test_a_stream_whose_caller_has_sent_all_ends_well(models: Path) -> None:
     gate, sent = Gate(), threading.Event()
     frame = pb.InspectRequest(image=plain(200), product="tile", include=[""])
 
@@ -225,21 +213,20 @@ def test_a_stream_whose_caller_has_sent_all_ends_well(tmp_path: Path) -> None:
             return [answer.result.verdict async for answer in answers], await answers.code()
 
     with ThreadPoolExecutor(1) as others:
-        with serving(tmp_path, gate.start, drain_seconds=600) as running:
+        with serving(models, gate.start, drain_seconds=600) as running:
             gate.shut()
             told = others.submit(asyncio.run, stream(running.target))
             assert sent.wait(30)
         assert told.result() == (["NG"], grpc.StatusCode.OK)
 
 
-def test_a_connection_outlives_the_streams_that_the_end_has_ended(tmp_path: Path) -> None:
+def test_a_connection_outlives_the_streams_that_the_end_has_ended(models: Path) -> None:
     """A caller that is still writing gets the status and no broken pipe. Other calls are still served, but
     not the one by which clients find out whether they may open a stream."""
-    make_bundle(tmp_path)
     gate = Gate()
     frame = pb.InspectRequest(image=plain(200), product="tile", include=[""])
     with ThreadPoolExecutor(1) as others, ExitStack() as channels:
-        with serving(tmp_path, gate.start, drain_seconds=600) as running:
+        with serving(models, gate.start, drain_seconds=600) as running:
             idle, busy = (
                 InspectionServiceStub(channels.enter_context(grpc.insecure_channel(running.target)))
                 for _ in range(2)
@@ -269,9 +256,8 @@ def test_a_connection_outlives_the_streams_that_the_end_has_ended(tmp_path: Path
     assert (asked, verdict) == (ended, "NG")
 
 
-def test_calls_that_come_at_the_end_are_told_to_come_again(tmp_path: Path) -> None:
+def test_calls_that_come_at_the_end_are_told_to_come_again(models: Path) -> None:
     """gRPC by itself would cancel them: nobody would know whether they had been inspected."""
-    make_bundle(tmp_path)
     ending = threading.Event()
     frame = pb.InspectRequest(image=plain(200), product="tile", include=[""])
 
@@ -285,7 +271,7 @@ def test_calls_that_come_at_the_end_are_told_to_come_again(tmp_path: Path) -> No
                 return error.code(), "RetryInfo" in str(error.trailing_metadata())
 
     with ThreadPoolExecutor(8) as callers, ExitStack() as channels:
-        with serving(tmp_path) as running:
+        with serving(models) as running:
             options = [("grpc.use_local_subchannel_pool", 1)]
             stubs = [
                 InspectionServiceStub(channels.enter_context(grpc.insecure_channel(running.target, options)))
@@ -296,11 +282,10 @@ def test_calls_that_come_at_the_end_are_told_to_come_again(tmp_path: Path) -> No
         assert {end.result() for end in ends} == {(grpc.StatusCode.UNAVAILABLE, True)}
 
 
-def test_a_watch_of_its_health_is_told_and_does_not_hold_the_end(tmp_path: Path) -> None:
-    make_bundle(tmp_path)
+def test_a_watch_of_its_health_is_told_and_does_not_hold_the_end(models: Path) -> None:
     status, code = health_pb2.HealthCheckResponse, None
     with (
-        process("--models", tmp_path, DRD_LAME_DUCK_SECONDS="0", DRD_DRAIN_SECONDS="60") as service,
+        process("--models", models, DRD_LAME_DUCK_SECONDS="0", DRD_DRAIN_SECONDS="60") as service,
         grpc.insecure_channel(service.target) as channel,
     ):
         health: Any = health_pb2_grpc.HealthStub(channel)

@@ -1,8 +1,6 @@
 """An engine that hangs: the service reports it, and can still be stopped."""
 
 import logging
-import os
-import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,10 +18,9 @@ from export.bundle import Bundle, Prediction, Predictor
 from service import app, catalog
 from service.access.tokens import make_token
 from tests.bundles import make_bundle
-from tests.e2e.serving import Running, process, serving, wait_until
+from tests.e2e.serving import Running, serving, wait_until
 from tests.service.engines import POISON, Gate
 from tests.service.images import plain
-from tests.service.processes import forkservers
 
 
 def health(running: Running, name: str) -> httpx.Response:
@@ -32,13 +29,12 @@ def health(running: Running, name: str) -> httpx.Response:
 
 @pytest.mark.parametrize("gpu", ["", "tile"])
 def test_a_hanging_engine_fails_liveness_until_it_returns(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, gpu: str
+    models: Path, caplog: pytest.LogCaptureFixture, gpu: str
 ) -> None:
-    make_bundle(tmp_path)
     gate = Gate(gpu=gpu)
     with (
         caplog.at_level(logging.WARNING),
-        serving(tmp_path, gate.start, engine_hang_seconds=0.3) as running,
+        serving(models, gate.start, engine_hang_seconds=0.3) as running,
         insecure_channel(running.target) as channel,
         ThreadPoolExecutor(1) as caller,
     ):
@@ -59,10 +55,9 @@ def test_a_hanging_engine_fails_liveness_until_it_returns(
     assert sum("the engine hangs" in message for message in caplog.messages) == 1
 
 
-def test_an_engine_that_fails_on_every_batch_fails_liveness_until_it_answers(tmp_path: Path) -> None:
+def test_an_engine_that_fails_on_every_batch_fails_liveness_until_it_answers(models: Path) -> None:
     """As after a GPU was lost."""
-    make_bundle(tmp_path)
-    with serving(tmp_path, Gate().start) as running, httpx.Client(base_url=running.url) as http:
+    with serving(models, Gate().start) as running, httpx.Client(base_url=running.url) as http:
 
         def inspect(level: int) -> int:
             return http.post("/v1/inspect?product=tile", content=plain(level)).status_code
@@ -96,8 +91,7 @@ def test_an_engine_that_fails_is_the_reason_whatever_the_token_is_for(tmp_path: 
     assert told == {"the engine has failed on the last 20 batches"}
 
 
-def test_a_version_that_loads_for_minutes_holds_back_neither_health_nor_the_end(tmp_path: Path) -> None:
-    make_bundle(tmp_path)
+def test_a_version_that_loads_for_minutes_holds_back_neither_health_nor_the_end(models: Path) -> None:
     gate, loading, go_on = Gate(), Event(), Event()
 
     def start(bundle: Bundle, engine: str) -> Predictor:
@@ -108,10 +102,10 @@ def test_a_version_that_loads_for_minutes_holds_back_neither_health_nor_the_end(
 
     with (
         ThreadPoolExecutor(1) as caller,
-        serving(tmp_path, start, engine_hang_seconds=0.3, drain_seconds=0.5) as running,
+        serving(models, start, engine_hang_seconds=0.3, drain_seconds=0.5) as running,
         insecure_channel(running.target) as channel,
     ):
-        make_bundle(tmp_path)
+        make_bundle(models)
         assert loading.wait(20)
         gate.shut()
         caller.submit(httpx.post, f"{running.url}/v1/inspect?product=tile", content=plain(200))
@@ -152,12 +146,11 @@ def test_a_product_that_hangs_at_the_start_keeps_no_other_from_being_served(
 
 
 @pytest.mark.parametrize("hurried", [False, True])
-def test_a_hanging_engine_does_not_keep_the_service_from_its_end(tmp_path: Path, hurried: bool) -> None:
-    make_bundle(tmp_path)
+def test_a_hanging_engine_does_not_keep_the_service_from_its_end(models: Path, hurried: bool) -> None:
     gate = Gate()
     patience = 600 if hurried else 0.5
     with ThreadPoolExecutor(1) as caller:
-        with serving(tmp_path, gate.start, engine_hang_seconds=0.3, drain_seconds=patience) as running:
+        with serving(models, gate.start, engine_hang_seconds=0.3, drain_seconds=patience) as running:
             gate.shut()
             url = f"{running.url}/v1/inspect?product=tile"
             frame = caller.submit(httpx.post, url, content=plain(200), timeout=60)
@@ -185,23 +178,9 @@ class _Ending(Predictor):
         return super().predict(frames)
 
 
-def test_when_the_engine_s_thread_ends_its_batch_and_all_later_frames_fail(tmp_path: Path) -> None:
-    make_bundle(tmp_path)
-    with serving(tmp_path, _Ending) as running:
+def test_when_the_engine_s_thread_ends_its_batch_and_all_later_frames_fail(models: Path) -> None:
+    with serving(models, _Ending) as running:
         url = f"{running.url}/v1/inspect?product=tile"
         assert httpx.post(url, content=plain(200)).status_code == 500
         assert httpx.post(url, content=plain(200)).status_code == 503
         assert health(running, "live").status_code == 503
-
-
-def test_a_hanging_fork_server_blocks_neither_frames_nor_the_shutdown(tmp_path: Path) -> None:
-    make_bundle(tmp_path)
-    with process("--models", tmp_path, DRD_LAME_DUCK_SECONDS="0") as service:
-        (forkserver,) = forkservers(service.popen.pid)
-        os.kill(forkserver, signal.SIGSTOP)
-        answer = httpx.post(f"{service.url}/v1/inspect?product=tile", content=plain(200))
-        service.popen.send_signal(signal.SIGTERM)
-        assert service.popen.wait(60) == 0
-
-    assert answer.json()["verdict"] == "NG"
-    assert not Path(f"/proc/{forkserver}").exists()

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import grpc
 import httpx
@@ -22,23 +23,32 @@ from tests.service.engines import Gate
 from tests.service.images import encoded, plain
 
 CONNECTIONS = 12
+LIMITS: dict[str, Any] = {
+    "max_connections": CONNECTIONS,
+    "max_url_bytes": 300,
+    "max_head_bytes": 4000,
+    "max_calls": 4,
+}
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     models = tmp_path_factory.mktemp("models")
     make_bundle(models)
-    with serving(
-        models,
-        max_connections=CONNECTIONS,
-        max_url_bytes=300,
-        max_head_bytes=4000,
-        head_seconds=0.5,
-        receive_seconds=0.5,
-        answer_seconds=0.5,
-        idle_seconds=1,
-        max_calls=4,
-    ) as service:
+    return models
+
+
+@pytest.fixture(scope="module")
+def running(models: Path) -> Iterator[Running]:
+    short: dict[str, Any] = dict.fromkeys(("head_seconds", "receive_seconds", "answer_seconds"), 0.5)
+    with serving(models, **LIMITS, **short, idle_seconds=1) as service:
+        yield service
+
+
+@pytest.fixture
+def patient(models: Path) -> Iterator[Running]:
+    """With limits of size and number only: tests look at requests that are under way."""
+    with serving(models, **LIMITS) as service:
         yield service
 
 
@@ -100,10 +110,10 @@ def test_a_refusal_that_waits_for_an_earlier_answer_is_counted_once(running: Run
     assert refused(running, 400) == before + 1
 
 
-def test_a_head_that_never_ends_is_cut_off_by_its_size(running: Running) -> None:
-    with running.connected() as connection:
+def test_a_head_that_never_ends_is_cut_off_by_its_size(patient: Running) -> None:
+    with patient.connected() as connection:
         connection.sendall(b"GET / HTTP/1.1\r\nLong: ")
-        wait_until(lambda: in_phase(running, "HEAD") == 1)
+        wait_until(lambda: in_phase(patient, "HEAD") == 1)
         connection.sendall(b"x" * 4001)
         assert is_problem(connection.makefile("rb").read(), 431)
 
@@ -163,17 +173,17 @@ def test_an_answer_that_is_not_taken_is_dropped(running: Running) -> None:
             connection.sendall(request * 1_000_000)  # more than the kernel buffers
 
 
-def test_one_connection_too_many_is_refused_unless_another_is_idle(running: Running) -> None:
+def test_one_connection_too_many_is_refused_unless_another_is_idle(patient: Running) -> None:
     with ExitStack() as open_connections:
-        busy = [open_connections.enter_context(running.connected()) for _ in range(CONNECTIONS)]
+        busy = [open_connections.enter_context(patient.connected()) for _ in range(CONNECTIONS)]
         for connection in busy:
             connection.sendall(b"GET / HTTP/1.1\r\n")
-        wait_until(lambda: in_phase(running, "HEAD") == CONNECTIONS)
-        assert is_problem(answer_to(running), 503)
-    wait_until(lambda: in_phase(running, "HEAD") == 0)
+        wait_until(lambda: in_phase(patient, "HEAD") == CONNECTIONS)
+        assert is_problem(answer_to(patient), 503)
+    wait_until(lambda: in_phase(patient, "HEAD") == 0)
     with ExitStack() as open_connections:
-        idle = [open_connections.enter_context(running.connected()) for _ in range(5 * CONNECTIONS)]
-        response = httpx.post(f"{running.url}/v1/inspect?product=tile", content=plain(200), timeout=30)
+        idle = [open_connections.enter_context(patient.connected()) for _ in range(5 * CONNECTIONS)]
+        response = httpx.post(f"{patient.url}/v1/inspect?product=tile", content=plain(200), timeout=30)
         assert response.json()["verdict"] == "NG"
         assert idle[0].recv(1) == b""
 
@@ -195,8 +205,7 @@ def test_metadata_of_a_call_is_limited(running: Running) -> None:
         assert stub.Inspect(request, timeout=30).verdict == "NG"
 
 
-def test_answers_count_for_the_limit_of_bytes_until_they_are_read(tmp_path: Path) -> None:
-    make_bundle(tmp_path)
+def test_answers_count_for_the_limit_of_bytes_until_they_are_read(models: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (2000, 2000, 3)).astype(np.uint8)
     image = encoded(Image.fromarray(noise), "JPEG")
     url, head = (
@@ -204,7 +213,7 @@ def test_answers_count_for_the_limit_of_bytes_until_they_are_read(tmp_path: Path
         f"Host: x\r\nAccept: image/png\r\nContent-Length: {len(image)}\r\n",
     )
     limit = len(image) + AROUND_IMAGE
-    with serving(tmp_path, max_queued_bytes=limit, max_image_bytes=len(image)) as running:
+    with serving(models, max_queued_bytes=limit, max_image_bytes=len(image)) as running:
         inspector = running.service.inspector
         with running.connected() as caller:
             caller.sendall(f"POST {url} HTTP/1.1\r\n{head}\r\n".encode() + image)
@@ -225,12 +234,11 @@ def test_answers_count_for_the_limit_of_bytes_until_they_are_read(tmp_path: Path
         wait_until(lambda: inspector.admission.bytes == 0)
 
 
-def test_a_frame_over_grpc_counts_for_the_limit_of_bytes_until_it_is_answered(tmp_path: Path) -> None:
-    make_bundle(tmp_path)
+def test_a_frame_over_grpc_counts_for_the_limit_of_bytes_until_it_is_answered(models: Path) -> None:
     gate, frame = Gate(), pb.InspectRequest(image=plain(200, (256, 256), "BMP"), product="tile")
     size = len(frame.image)
     with (
-        serving(tmp_path, gate.start, max_queued_bytes=2 * size - 1, max_image_bytes=size) as running,
+        serving(models, gate.start, max_queued_bytes=2 * size - 1, max_image_bytes=size) as running,
         grpc.insecure_channel(running.target) as channel,
     ):
         stub = InspectionServiceStub(channel)
@@ -248,8 +256,7 @@ def test_a_frame_over_grpc_counts_for_the_limit_of_bytes_until_it_is_answered(tm
         assert stub.Inspect(frame).verdict == "NG"
 
 
-def test_answers_of_a_stream_that_does_not_read_count_for_the_limit_of_bytes(tmp_path: Path) -> None:
-    make_bundle(tmp_path)
+def test_answers_of_a_stream_that_does_not_read_count_for_the_limit_of_bytes(models: Path) -> None:
     image = encoded(Image.effect_noise((700, 700), 90), "JPEG")
     limit = 9 * len(image)  # their overlays are several times as large
     gate, ended = Gate(), Event()
@@ -261,7 +268,7 @@ def test_answers_of_a_stream_that_does_not_read_count_for_the_limit_of_bytes(tmp
         ended.wait(60)
 
     with (
-        serving(tmp_path, gate.start, max_queued_bytes=limit, max_image_bytes=len(image)) as running,
+        serving(models, gate.start, max_queued_bytes=limit, max_image_bytes=len(image)) as running,
         grpc.insecure_channel(running.target, no_growing_window) as channel,
     ):
         admission = running.service.inspector.admission
@@ -277,12 +284,11 @@ def test_answers_of_a_stream_that_does_not_read_count_for_the_limit_of_bytes(tmp
         ended.set()
 
 
-def test_the_largest_image_is_accepted_in_a_form_and_in_a_message_too(tmp_path: Path) -> None:
-    make_bundle(tmp_path)
+def test_the_largest_image_is_accepted_in_a_form_and_in_a_message_too(models: Path) -> None:
     image = plain(200)
     size = len(image)
     with (
-        serving(tmp_path, max_image_bytes=size, max_queued_bytes=size + AROUND_IMAGE) as running,
+        serving(models, max_image_bytes=size, max_queued_bytes=size + AROUND_IMAGE) as running,
         grpc.insecure_channel(running.target) as channel,
     ):
         form = httpx.post(f"{running.url}/v1/inspect?product=tile", files={"image": image})

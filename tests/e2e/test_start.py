@@ -25,7 +25,7 @@ from service.client import Client, Frame
 from service.listen import CannotListen, listen, name_of
 from service.settings import Address, Settings
 from tests.bundles import edit_manifest, make_bundle
-from tests.e2e.serving import ANYWHERE, drd_serve, process, serving, wait_until
+from tests.e2e.serving import ANYWHERE, drd_serve, process, serving, wait_until, without_settings
 from tests.service.images import plain
 
 REPOSITORY = Path(__file__).parents[2]
@@ -81,10 +81,9 @@ def test_the_log_says_why_an_engine_that_comes_first_is_not_used(tmp_path: Path)
     assert any(line.startswith("tile version 1 does not use tensorrt-fp16-sm10: ") for line in said)
 
 
-def test_the_environment_does_what_the_options_do(tmp_path: Path) -> None:
-    make_bundle(tmp_path)
+def test_the_environment_does_what_the_options_do(models: Path) -> None:
 
-    with process(DRD_MODELS=str(tmp_path), DRD_MAX_IMAGE_BYTES="100", DRD_TLS_CERT="x.pem") as service:
+    with process(DRD_MODELS=str(models), DRD_MAX_IMAGE_BYTES="100", DRD_TLS_CERT="x.pem") as service:
         response = httpx.post(f"{service.url}/v1/inspect?product=tile", content=bytes(101))
         said = [line["message"] for line in service.log()]
 
@@ -92,8 +91,7 @@ def test_the_environment_does_what_the_options_do(tmp_path: Path) -> None:
     assert "not settings of drd-serve, so ignored: DRD_TLS_CERT" in said
 
 
-def test_it_works_with_the_largest_numbers_that_are_accepted(tmp_path: Path) -> None:
-    make_bundle(tmp_path)
+def test_it_works_with_the_largest_numbers_that_are_accepted(models: Path) -> None:
     largest = {
         f"DRD_{name.upper()}": str(bound.le)
         for name, field in Settings.model_fields.items()
@@ -102,7 +100,7 @@ def test_it_works_with_the_largest_numbers_that_are_accepted(tmp_path: Path) -> 
     }
     feasible = {"DRD_WORKERS": "2", "DRD_LAME_DUCK_SECONDS": "0"}
 
-    with process("--models", tmp_path, **largest | feasible) as service:
+    with process("--models", models, **largest | feasible) as service:
         over_http = httpx.post(f"{service.url}/v1/inspect?product=tile&include=overlay", content=plain(200))
         with Client(f"grpc://{service.target}") as client:
             over_grpc = client.inspect(Frame(plain(200), "tile"))
@@ -187,11 +185,11 @@ def started(
     make_bundle(models)
     command = [sys.executable, "-m", "service.cli", "--models", str(models)]
     command += ["--http", f"unix:{models}/http", "--grpc", f"unix:{models}/grpc"]
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("DRD_")}
+    environment = without_settings() | environment
     with (
         (models / "log").open("wb") as log,
         httpx.Client(base_url="http://it", transport=httpx.HTTPTransport(uds=f"{models}/http")) as client,
-        subprocess.Popen(["sh", "-c", shell, "sh", *command], stderr=log, env=clean | environment) as popen,
+        subprocess.Popen(["sh", "-c", shell, "sh", *command], stderr=log, env=environment) as popen,
     ):
 
         def listens() -> bool:
@@ -355,14 +353,6 @@ def test_a_bundle_with_one_byte_changed_is_refused(tmp_path: Path) -> None:
         assert "model.onnx is damaged" in service.lines[-1]
         response = httpx.post(f"{service.url}/v1/inspect?product=tile", content=plain(1))
         assert (response.status_code, response.headers["content-type"]) == (503, "application/problem+json")
-
-
-def test_golden_frames_that_score_otherwise_are_refused(tmp_path: Path) -> None:
-    make_bundle(tmp_path, golden_scores=(0.0, 0.9, 0.8, 1.0))
-
-    with process("--models", tmp_path) as service:
-        assert service.lines[-1].startswith("not ready")
-        assert " scores " in service.lines[-1]
 
 
 def test_it_runs_where_training_cannot_be_imported(tmp_path: Path) -> None:

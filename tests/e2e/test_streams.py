@@ -18,7 +18,6 @@ from service.rpc.pb import inspection_pb2 as pb
 from service.rpc.pb.inspection_pb2_grpc import InspectionServiceStub
 from service.rpc.stream import Stream, Turn
 from service.values import Inspection
-from tests.bundles import make_bundle
 from tests.e2e.serving import serving, wait_until
 from tests.service.engines import Gate
 from tests.service.images import encoded, plain
@@ -28,15 +27,14 @@ def request(level: int, frame_id: str) -> pb.InspectRequest:
     return pb.InspectRequest(image=plain(level), product="tile", frame_id=frame_id, include=[""])
 
 
-def test_ten_streams_at_different_speeds_each_get_their_own_answers(tmp_path: Path) -> None:
-    make_bundle(tmp_path)
+def test_ten_streams_at_different_speeds_each_get_their_own_answers(models: Path) -> None:
 
     def camera(number: int) -> list[pb.InspectStreamResponse]:
         frames = (request(1 + number, f"{number}/{frame}") for frame in range(10 * (1 + number)))
         with grpc.insecure_channel(running.target) as channel:
             return list(InspectionServiceStub(channel).InspectStream(frames))
 
-    with serving(tmp_path, stream_window=4) as running, ThreadPoolExecutor(10) as cameras:
+    with serving(models, stream_window=4) as running, ThreadPoolExecutor(10) as cameras:
         answers = list(cameras.map(camera, range(10)))
 
     for number, own in enumerate(answers):
@@ -46,8 +44,7 @@ def test_ten_streams_at_different_speeds_each_get_their_own_answers(tmp_path: Pa
         assert {round(255 * answer.result.raw_score) for answer in own} == {1 + number}
 
 
-def test_a_bug_fails_its_frame_and_not_its_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make_bundle(tmp_path)
+def test_a_bug_fails_its_frame_and_not_its_stream(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     def broken(inspection: Inspection, request_id: str, frame_id: str) -> pb.InspectResponse:
         if frame_id == "1":
@@ -55,7 +52,7 @@ def test_a_bug_fails_its_frame_and_not_its_stream(tmp_path: Path, monkeypatch: p
         return response_of(inspection, request_id, frame_id)
 
     monkeypatch.setattr(servicer, "response_of", broken)
-    with serving(tmp_path) as running, grpc.insecure_channel(running.target) as channel:
+    with serving(models) as running, grpc.insecure_channel(running.target) as channel:
         frames = (request(2, str(number)) for number in range(4))
         answers = list(InspectionServiceStub(channel).InspectStream(frames))
 
@@ -89,8 +86,7 @@ def test_a_stream_that_is_cut_leaves_no_frame_behind() -> None:
     asyncio.run(cut())
 
 
-def test_a_greedy_stream_takes_its_window_and_no_more(tmp_path: Path) -> None:
-    make_bundle(tmp_path)
+def test_a_greedy_stream_takes_its_window_and_no_more(models: Path) -> None:
     gate = Gate()
 
     def frames() -> Iterator[pb.InspectRequest]:
@@ -99,7 +95,7 @@ def test_a_greedy_stream_takes_its_window_and_no_more(tmp_path: Path) -> None:
         yield from (request(2, str(number)) for number in range(1, 50))
 
     with (
-        serving(tmp_path, gate.start, stream_window=4) as running,
+        serving(models, gate.start, stream_window=4) as running,
         grpc.insecure_channel(running.target) as channel,
     ):
         gate.shut()
@@ -118,8 +114,7 @@ def test_a_greedy_stream_takes_its_window_and_no_more(tmp_path: Path) -> None:
     assert place <= 2
 
 
-def test_a_stream_that_grew_old_is_answered_and_asked_to_reconnect(tmp_path: Path) -> None:
-    make_bundle(tmp_path)
+def test_a_stream_that_grew_old_is_answered_and_asked_to_reconnect(models: Path) -> None:
     sent = list[str]()
 
     def frames() -> Iterator[pb.InspectRequest]:
@@ -129,7 +124,7 @@ def test_a_stream_that_grew_old_is_answered_and_asked_to_reconnect(tmp_path: Pat
 
     seen = list[str]()
     with (
-        serving(tmp_path, max_connection_age_seconds=0.3) as running,
+        serving(models, max_connection_age_seconds=1) as running,
         grpc.insecure_channel(running.target) as channel,
     ):
         answers = InspectionServiceStub(channel).InspectStream(frames())
@@ -142,8 +137,7 @@ def test_a_stream_that_grew_old_is_answered_and_asked_to_reconnect(tmp_path: Pat
 
 
 @pytest.mark.system
-def test_a_waiting_stream_may_ping_every_ten_seconds(tmp_path: Path) -> None:
-    make_bundle(tmp_path)
+def test_a_waiting_stream_may_ping_every_ten_seconds(models: Path) -> None:
     ended = Event()
     often = [("grpc.keepalive_time_ms", 10_000), ("grpc.http2.max_pings_without_data", 0)]
 
@@ -152,14 +146,13 @@ def test_a_waiting_stream_may_ping_every_ten_seconds(tmp_path: Path) -> None:
         if not ended.wait(55):  # a server that minds says so at the third ping
             yield request(200, "after")
 
-    with serving(tmp_path) as running, grpc.insecure_channel(running.target, often) as channel:
+    with serving(models) as running, grpc.insecure_channel(running.target, often) as channel:
         answers = InspectionServiceStub(channel).InspectStream(frames())
         answers.add_callback(ended.set)
         assert [answer.frame_id for answer in answers] == ["before", "after"]
 
 
-def test_a_verdict_that_waits_for_a_slow_reader_past_its_deadline_is_not_given(tmp_path: Path) -> None:
-    make_bundle(tmp_path)
+def test_a_verdict_that_waits_for_a_slow_reader_past_its_deadline_is_not_given(models: Path) -> None:
     gate = Gate()
     large = encoded(Image.effect_noise((1500, 1500), 90))  # so is its overlay: gRPC buffers one or two …
     no_growing_window = [("grpc.http2.bdp_probe", 0)]  # … if its window does not grow with what it measures
@@ -178,7 +171,7 @@ def test_a_verdict_that_waits_for_a_slow_reader_past_its_deadline_is_not_given(t
         return running.sample(name, product="tile", **labels)
 
     with (
-        serving(tmp_path, gate.start) as running,
+        serving(models, gate.start) as running,
         grpc.insecure_channel(running.target, no_growing_window) as channel,
     ):
         lane = running.service.inspector.catalog.lane("tile")
@@ -193,8 +186,7 @@ def test_a_verdict_that_waits_for_a_slow_reader_past_its_deadline_is_not_given(t
     assert running.service.history.counts["tile"][NOT_INSPECTED] == 1
 
 
-def test_a_stream_that_nobody_reads_gives_back_what_it_holds(tmp_path: Path) -> None:
-    make_bundle(tmp_path)
+def test_a_stream_that_nobody_reads_gives_back_what_it_holds(models: Path) -> None:
     large = encoded(Image.effect_noise((1500, 1500), 90))
     over = Event()
 
@@ -205,7 +197,7 @@ def test_a_stream_that_nobody_reads_gives_back_what_it_holds(tmp_path: Path) -> 
             )
         over.wait(60)
 
-    with serving(tmp_path, answer_seconds=2) as running, grpc.insecure_channel(running.target) as channel:
+    with serving(models, answer_seconds=2) as running, grpc.insecure_channel(running.target) as channel:
         answers = InspectionServiceStub(channel).InspectStream(frames())
         answers.add_callback(over.set)
         next(answers)

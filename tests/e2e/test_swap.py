@@ -3,24 +3,20 @@
 import os
 import shutil
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.bundles import make_bundle
+from tests.bundles import make_bundle, make_version, score_of
 from tests.e2e.serving import Running, serving, wait_until
 from tests.service.engines import Gate
 from tests.service.images import plain
-
-
-@pytest.fixture
-def models(tmp_path: Path) -> Path:
-    make_bundle(tmp_path)
-    return tmp_path
 
 
 @pytest.fixture
@@ -47,17 +43,16 @@ def versions(running: Running) -> dict[int, dict[str, Any]]:
     return {version["version"]: version for version in product["versions"]}
 
 
-def test_a_new_version_takes_over_and_the_old_one_can_be_asked_for_a_while(
-    running: Running, models: Path
-) -> None:
-    make_bundle(models)
-    wait_until(lambda: serves(running, 2))
-    pinned = inspect(running, "&version=1")
+def test_a_new_version_takes_over_and_the_old_one_can_be_asked_for_a_while(models: Path) -> None:
+    with serving(models, keep_old_seconds=3) as running:
+        make_bundle(models)
+        wait_until(lambda: serves(running, 2))
+        pinned = inspect(running, "&version=1")
 
-    assert (pinned.status_code, pinned.json()["version"]) == (200, 1)
-    wait_until(lambda: list(versions(running)) == [2])
-    assert inspect(running, "&version=1").status_code == 404
-    assert inspect(running, "&version=2").status_code == 200
+        assert (pinned.status_code, pinned.json()["version"]) == (200, 1)
+        wait_until(lambda: list(versions(running)) == [2])
+        assert inspect(running, "&version=1").status_code == 404
+        assert inspect(running, "&version=2").status_code == 200
 
 
 def test_a_version_that_fails_keeps_the_old_one_serving(running: Running, models: Path) -> None:
@@ -161,30 +156,38 @@ def test_a_bundle_of_another_product_or_version_is_refused(running: Running, mod
     assert "the manifest says tile version 1" in httpx.get(url).json()["versions"][0]["reason"]
 
 
-def test_swaps_under_load_lose_nothing(running: Running, models: Path, gate: Gate) -> None:
-    ended = threading.Event()
+def test_swaps_under_load_lose_nothing_and_inspect_nothing_twice(
+    running: Running, models: Path, gate: Gate
+) -> None:
+    """Nor is an answer of one version given with the number of another."""
+    ended, counts = threading.Event(), [Counter[int]() for _ in range(4)]
 
-    def caller() -> int:
-        asked = 0
+    def caller(answered: Counter[int]) -> None:
         with httpx.Client(base_url=running.url, timeout=20) as http:
             while not ended.is_set():
-                level = 1 + asked % 12
+                level = 1 + answered.total() % 12
                 response = http.post("/v1/inspect?product=tile&include=", content=plain(level))
                 assert response.status_code == 200, response.text
-                assert round(255 * response.json()["raw_score"]) == level
-                asked += 1
-        return asked
+                version = response.json()["version"]
+                assert response.json()["raw_score"] == pytest.approx(score_of(level, version), abs=1e-4)
+                answered[version] += 1
 
-    with ThreadPoolExecutor(4) as callers:
-        answered = [callers.submit(caller) for _ in range(4)]
+    def has_answered(version: int) -> bool:
+        return any(one.done() for one in calling) or any(answered[version] for answered in counts)
+
+    with ThreadPoolExecutor(len(counts)) as callers:
+        calling = [callers.submit(caller, answered) for answered in counts]
         try:
-            for version in range(2, 22):
-                make_bundle(models, version=version)
-                wait_until(lambda version=version: serves(running, version))  # type: ignore[misc]
+            for version in range(2, 32):
+                make_version(models, version)
+                wait_until(partial(has_answered, version))
                 shutil.rmtree(models / "tile" / str(version - 1))
         finally:
             ended.set()
-        assert sum(asked.result() for asked in answered) > 100
+        for one in calling:
+            one.result()
 
-    wait_until(lambda: list(versions(running)) == [21])
-    assert len(gate.closed) == 20
+    inspected = partial(running.sample, "drd_requests_total", product="tile", door="http", outcome="ok")
+    wait_until(lambda: inspected() == sum(answered.total() for answered in counts))
+    wait_until(lambda: list(versions(running)) == [31])
+    assert len(gate.closed) == 30

@@ -5,9 +5,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from threading import Thread
 from typing import NoReturn
 
 import grpc
@@ -25,6 +24,7 @@ from service.rpc.pb.inspection_pb2_grpc import InspectionServiceStub
 from service.values import STAGES
 from tests.bundles import make_bundle
 from tests.e2e.serving import Running, process, serving, wait_until
+from tests.http_server import http_server
 from tests.service.engines import POISON, Gate
 from tests.service.images import plain
 
@@ -134,32 +134,26 @@ def test_a_failure_of_ours_is_an_error_and_the_callers_is_not(
     assert span.status.status_code is status
 
 
-def test_the_standard_environment_sends_them_to_a_collector(tmp_path: Path) -> None:
-    make_bundle(tmp_path)
+def test_the_standard_environment_sends_them_to_a_collector(models: Path) -> None:
     received = list[ExportTraceServiceRequest]()
 
     class Collector(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["content-length"]))
-            received.append(ExportTraceServiceRequest.FromString(body))
+            received.append(
+                ExportTraceServiceRequest.FromString(self.rfile.read(int(self.headers["content-length"])))
+            )
             self.send_response(200)
             self.end_headers()
 
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    with HTTPServer(("127.0.0.1", 0), Collector) as collector:
-        thread = Thread(target=collector.serve_forever)
-        thread.start()
-        endpoint = f"http://127.0.0.1:{collector.server_port}"
-        with process("--models", tmp_path, OTEL_EXPORTER_OTLP_ENDPOINT=endpoint) as service:
-            url = f"{service.url}/v1/inspect?product=tile"
-            httpx.post(url, content=plain(200), headers=PARENT)
-            service.popen.terminate()
-            assert service.popen.wait(20) == 0  # remaining spans are sent at shutdown
-            log = service.log()
-        collector.shutdown()
-        thread.join()
+    with (
+        http_server(Collector) as endpoint,
+        process("--models", models, OTEL_EXPORTER_OTLP_ENDPOINT=endpoint) as service,
+    ):
+        url = f"{service.url}/v1/inspect?product=tile"
+        httpx.post(url, content=plain(200), headers=PARENT)
+        service.popen.terminate()
+        assert service.popen.wait(20) == 0  # remaining spans are sent at shutdown
+        log = service.log()
 
     (resource,) = received[0].resource_spans
     assert ("service.name", "drd-inspect") in {
@@ -172,12 +166,11 @@ def test_the_standard_environment_sends_them_to_a_collector(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("variable", ["OTEL_BSP_MAX_EXPORT_BATCH_SIZE=5000", "OTEL_ATTRIBUTE_COUNT_LIMIT=-1"])
 def test_a_value_that_the_library_refuses_does_not_keep_the_service_from_starting(
-    tmp_path: Path, variable: str
+    models: Path, variable: str
 ) -> None:
-    make_bundle(tmp_path)
     name, _, value = variable.partition("=")
 
-    with process("--models", tmp_path, **{name: value}, OTEL_TRACES_EXPORTER="otlp") as service:
+    with process("--models", models, **{name: value}, OTEL_TRACES_EXPORTER="otlp") as service:
         answer = httpx.post(f"{service.url}/v1/inspect?product=tile", content=plain(200))
         (warning,) = (line for line in service.log() if line["level"] == "warning")
 

@@ -3,7 +3,6 @@
 import re
 import socket
 import ssl
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.error import HTTPError
@@ -33,7 +32,7 @@ MUCH = 30 * 2**20
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     models = tmp_path_factory.mktemp("models")
     make_bundle(models)
-    with serving(models) as service:
+    with serving(models, receive_seconds=600) as service:
         yield service
 
 
@@ -185,7 +184,7 @@ def connections(running: Running) -> int:
     return len(door.server_state.connections)
 
 
-@pytest.mark.parametrize(("silent", "missing"), [(50.0, b"456789"), (50.0, b""), (0.1, b"")])
+@pytest.mark.parametrize(("silent", "missing"), [(600.0, b"456789"), (600.0, b""), (0.1, b"")])
 def test_a_connection_ends_with_the_body_or_when_nothing_more_comes(
     running: Running, monkeypatch: pytest.MonkeyPatch, silent: float, missing: bytes
 ) -> None:
@@ -193,13 +192,11 @@ def test_a_connection_ends_with_the_body_or_when_nothing_more_comes(
     stuck = silent < 1
     body = b"123" if missing or stuck else b"123456789"
     wait_until(lambda: connections(running) == 0)
-    started = time.monotonic()
     with running.connected() as connection:
         connection.sendall(post(b"Connection: close\r\nContent-Length: 9\r\n", body, b"/nowhere"))
         assert connection.recv(12) == b"HTTP/1.1 404"
         connection.sendall(missing)
         wait_until(lambda: connections(running) == 0)
-    assert time.monotonic() - started < 8  # receive_seconds is longer
 
 
 @pytest.mark.parametrize(

@@ -30,9 +30,8 @@ def gate() -> Gate:
 
 
 @pytest.fixture
-def running(tmp_path: Path, gate: Gate) -> Iterator[Running]:
-    make_bundle(tmp_path)
-    with serving(tmp_path, gate.start) as service:
+def running(models: Path, gate: Gate) -> Iterator[Running]:
+    with serving(models, gate.start) as service:
         yield service
 
 
@@ -45,9 +44,8 @@ def is_served(url: str) -> bool:
     return bool(httpx.post(f"{url}{URL}", content=plain(200), timeout=30).json()["verdict"] == "NG")
 
 
-def test_a_thousand_idle_connections_at_both_doors_are_in_nobodys_way(tmp_path: Path) -> None:
-    make_bundle(tmp_path)
-    with process("--models", tmp_path) as service:
+def test_a_thousand_idle_connections_at_both_doors_are_in_nobodys_way(models: Path) -> None:
+    with process("--models", models) as service:
         files = taken(service.popen.pid).files
         with ExitStack() as idle:
             for _ in range(500):
@@ -182,14 +180,13 @@ time.time = lambda: whole() + next(ages)
 
 
 @pytest.mark.system
-def test_a_service_that_is_killed_while_it_loads_comes_back_with_what_is_whole(tmp_path: Path) -> None:
-    make_bundle(tmp_path)
-    with process("--models", tmp_path, DRD_WATCH_SECONDS="0.01") as service:
+def test_a_service_that_is_killed_while_it_loads_comes_back_with_what_is_whole(models: Path) -> None:
+    with process("--models", models, DRD_WATCH_SECONDS="0.01") as service:
         stop = threading.Event()
 
         def swap() -> None:
             while not stop.is_set():
-                make_bundle(tmp_path)
+                make_bundle(models)
 
         swapping = threading.Thread(target=swap)
         swapping.start()
@@ -201,19 +198,18 @@ def test_a_service_that_is_killed_while_it_loads_comes_back_with_what_is_whole(t
         finally:
             stop.set()
             swapping.join()
-    (tmp_path / "tile" / "999").mkdir()
-    (tmp_path / "tile" / "999" / "manifest.json").write_bytes(b'{"half":')
-    newest = max(int(path.name) for path in (tmp_path / "tile").iterdir() if path.name != "999")
+    (models / "tile" / "999").mkdir()
+    (models / "tile" / "999" / "manifest.json").write_bytes(b'{"half":')
+    newest = max(int(path.name) for path in (models / "tile").iterdir() if path.name != "999")
 
-    with process("--models", tmp_path) as again:
+    with process("--models", models) as again:
         product = httpx.get(f"{again.url}/v1/products/tile").json()
         assert (product["version"], product["state"]) == (newest, "READY")
         assert is_served(again.url)
 
 
-def test_nothing_is_left_running_when_the_service_is_killed(tmp_path: Path) -> None:
-    make_bundle(tmp_path)
-    with process("--models", tmp_path) as service:
+def test_nothing_is_left_running_when_the_service_is_killed(models: Path) -> None:
+    with process("--models", models) as service:
         assert is_served(service.url)
         family = descendants(service.popen.pid)
         assert len(family) >= 2

@@ -101,15 +101,8 @@ def _polyglots(name: str, body: bytes) -> Iterator[Case]:
 
 
 def _declared(name: str, body: bytes) -> Iterator[Case]:
-    for kind in (
-        "image/jpeg",
-        "image/png",
-        "image/bmp",
-        "image/tiff",
-        "image/gif",
-        "text/html",
-        "multipart/form-data",
-    ):
+    images = [f"image/{kind}" for kind in ("jpeg", "png", "bmp", "tiff", "gif")]
+    for kind in (*images, "text/html", "multipart/form-data"):
         yield Case(f"{name} as {kind}", body, kind)
     yield Case(f"{name} as nonsense", body, "\x7f;;;=" + "x" * 500)
 
@@ -265,48 +258,13 @@ def _tiff_directories() -> Iterator[Case]:
         struct.pack("<HHHII", 1, 256, 4, 1, 8) + struct.pack("<I", 8 + 18 * (n + 1)) for n in range(20_000)
     )
     yield Case("a TIFF of 20,000 directories", struct.pack("<2sHI", b"II", 42, 8) + many)
-    for compression in (
-        0,
-        5,
-        6,
-        7,
-        8,
-        99,
-        32_766,
-        32_809,
-        32_946,
-        34_676,
-        34_712,
-        34_925,
-        50_000,
-        50_001,
-        65_535,
-    ):
+    compressions = (0, 5, 6, 7, 8, 99, 32_766, 32_809, 32_946, 34_676, 34_712, 34_925, 50_000, 50_001, 65_535)
+    for compression in compressions:
         for bits in (1, 8, 16, 64):
             tags = {**plain_tags, 258: bits, 259: compression}
             yield Case(f"a TIFF compressed as {compression}, {bits} bits", tiff(tags, [bytes(range(64))]))
-    for tag in (
-        254,
-        258,
-        262,
-        266,
-        273,
-        274,
-        277,
-        278,
-        279,
-        282,
-        284,
-        317,
-        320,
-        322,
-        330,
-        338,
-        339,
-        347,
-        532,
-        700,
-    ):
+    ids = (254, 258, 262, 266, 273, 274, 277, 278, 279, 282, 284, 317, 320, 322, 330, 338, 339, 347, 532, 700)
+    for tag in ids:
         for value in EDGES:
             yield Case(f"a TIFF with {value:#x} in tag {tag}", tiff({**plain_tags, tag: value}, [bytes(64)]))
 

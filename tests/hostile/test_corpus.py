@@ -22,10 +22,9 @@ MIN_CASES = 5000
 MEBIBYTE = 2**20
 
 
-def test_every_hostile_request_is_answered_and_the_next_good_one_is_right(tmp_path: Path) -> None:
-    make_bundle(tmp_path)
+def test_every_hostile_request_is_answered_and_the_next_good_one_is_right(models: Path) -> None:
     cases = list(corpus(seed=7))
-    with process("--models", tmp_path, DRD_DECODE_SECONDS="2") as service:
+    with process("--models", models, DRD_DECODE_SECONDS="2") as service:
         send(service, cases[: len(cases) // 4])
         before = taken(service.popen.pid)
         statuses = send(service, cases)

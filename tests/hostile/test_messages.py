@@ -11,7 +11,7 @@ import pytest
 
 from service.rpc.pb import inspection_pb2 as pb
 from tests.bundles import make_bundle
-from tests.e2e.serving import Process, process
+from tests.e2e.serving import Process, process, wait_until
 from tests.hostile.images import good_pictures
 from tests.hostile.watching import taken
 from tests.service.images import plain
@@ -127,7 +127,7 @@ def test_frames_that_are_no_http2_end_their_connection_only(service: Process) ->
                 connection.sendall((PREFACE if number % 2 else b"") + _frames(chance))
         assert good(channel)
     assert service.popen.poll() is None
-    assert taken(service.popen.pid).files <= files + 10
+    wait_until(lambda: taken(service.popen.pid).files <= files + 10)
 
 
 def _frames(chance: random.Random) -> bytes:

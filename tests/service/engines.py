@@ -37,7 +37,7 @@ class Gate:
 
     def wait_for_batch(self) -> None:
         """Returns when another batch has reached the gate."""
-        assert self._reached.acquire(timeout=10)
+        assert self._reached.acquire(timeout=60)
 
     def start(self, bundle: Bundle, engine: str) -> Predictor:
         """Passed to the service instead of `Bundle.start`."""

@@ -21,12 +21,12 @@ from service.app import Service
 from service.errors import NotServing
 from service.lane import Lane
 from service.version import State
-from tests.access.test_signature import key_pair
+from tests.access.certificates import key_pair
 from tests.bundles import edit_manifest, make_bundle
 from tests.service.engines import Gate
+from tests.service.folders import make_unreadable
 from tests.service.inspecting import inspecting
 from tests.service.loop import on_a_loop
-from tests.service.test_folder import make_unreadable
 
 
 @dataclass
@@ -63,15 +63,14 @@ def shown(service: Service, version: int, state: State) -> float | None:
 
 @on_a_loop
 async def test_an_engine_that_cannot_be_measured_is_closed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def measure(self: Lane) -> None:
         raise MemoryError
 
     monkeypatch.setattr(Lane, "measure", measure)
-    make_bundle(tmp_path)
     gate = Gate()
-    async with loaded(tmp_path, gate) as service:
+    async with loaded(models, gate) as service:
         assert states(service) == [(1, "FAILED")]
         assert len(gate.closed) == 1
 
@@ -251,10 +250,9 @@ NO_ROOM = BundleError("no engine can be used (onnx-cuda-fp16: CUDA failure 2: ou
     "error", [OSError(errno.EIO, "Input/output error"), MemoryError(), NO_ROOM], ids=repr
 )
 @on_a_loop
-async def test_an_error_of_the_machine_is_tried_again_after_a_while(tmp_path: Path, error: Exception) -> None:
-    make_bundle(tmp_path)
+async def test_an_error_of_the_machine_is_tried_again_after_a_while(models: Path, error: Exception) -> None:
 
-    async with loaded(tmp_path, Failing(errors=[error])) as service:
+    async with loaded(models, Failing(errors=[error])) as service:
         await retried(service)
 
 
@@ -323,10 +321,9 @@ async def test_a_bundle_that_is_wrong_is_not_tried_again(tmp_path: Path) -> None
 
 
 @on_a_loop
-async def test_an_engine_s_pace_is_known_before_it_serves(tmp_path: Path) -> None:
-    make_bundle(tmp_path)
+async def test_an_engine_s_pace_is_known_before_it_serves(models: Path) -> None:
 
-    async with loaded(tmp_path) as service:
+    async with loaded(models) as service:
         paces = service.inspector.catalog.lane("tile").pace.infer.values()
         assert all(pace.seconds > 0 for pace in paces)
 

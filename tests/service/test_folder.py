@@ -1,13 +1,12 @@
 """The scan of the models folder."""
 
-import os
-from contextlib import chdir
 from pathlib import Path
 
 import pytest
 
 from export.bundle import MAX_VERSION
 from service.folder import scan
+from tests.service.folders import make_unreadable
 
 
 @pytest.mark.parametrize(
@@ -65,11 +64,3 @@ def test_links_to_nothing_are_no_versions(tmp_path: Path) -> None:
     (tmp_path / "tile" / "2").symlink_to("/nowhere")
     (tmp_path / "tile" / "3").symlink_to("3")
     assert scan(tmp_path) == {"tile": {1: ()}}
-
-
-def make_unreadable(folder: Path) -> None:
-    """For the superuser as well: the path of what it contains is too long."""
-    with chdir(folder):
-        for _ in range(os.pathconf(folder, "PC_PATH_MAX") // 200 + 1):
-            Path("x" * 200).mkdir()
-            os.chdir("x" * 200)

@@ -17,6 +17,11 @@ from tests.service.inspecting import Inspect, ask_at_random, inspecting
 from tests.service.loop import on_a_loop
 
 
+@pytest.fixture
+def gate() -> Gate:
+    return Gate()
+
+
 @asynccontextmanager
 async def busy(gate: Gate, inspect: Inspect) -> AsyncIterator[asyncio.Task[Result]]:
     """The engine is busy with an image of level 1, whose result is given, until the block ends."""
@@ -42,10 +47,8 @@ def level(result: Result) -> int:
 
 
 @on_a_loop
-async def test_batches_form_while_the_engine_is_busy(tmp_path: Path) -> None:
-    make_bundle(tmp_path)
-    gate = Gate()
-    async with inspecting(tmp_path, gate) as (service, inspect):
+async def test_batches_form_while_the_engine_is_busy(models: Path, gate: Gate) -> None:
+    async with inspecting(models, gate) as (service, inspect):
         async with busy(gate, inspect) as first:
             others = [asyncio.create_task(inspect(level)) for level in range(2, 9)]
             await queued(service, 7)
@@ -57,10 +60,8 @@ async def test_batches_form_while_the_engine_is_busy(tmp_path: Path) -> None:
 
 
 @on_a_loop
-async def test_batches_count_as_failed_in_a_row_not_their_frames(tmp_path: Path) -> None:
-    make_bundle(tmp_path)
-    gate = Gate()
-    async with inspecting(tmp_path, gate) as (service, inspect):
+async def test_batches_count_as_failed_in_a_row_not_their_frames(models: Path, gate: Gate) -> None:
+    async with inspecting(models, gate) as (service, inspect):
         async with busy(gate, inspect):
             poisoned = [asyncio.create_task(inspect(POISON)) for _ in range(24)]
             await queued(service, 24)
@@ -73,17 +74,16 @@ async def test_batches_count_as_failed_in_a_row_not_their_frames(tmp_path: Path)
 
 
 @on_a_loop
-async def test_the_earliest_deadline_goes_first_across_products(tmp_path: Path) -> None:
+async def test_the_earliest_deadline_goes_first_across_products(tmp_path: Path, gate: Gate) -> None:
     for product in ("bolt", "tile"):
         make_bundle(tmp_path, product)
-    gate = Gate()
-    async with inspecting(tmp_path, gate) as (service, inspect):
+    async with inspecting(tmp_path, gate, default_deadline_ms=100_000) as (service, inspect):
         async with busy(gate, inspect) as first:
             others = [
-                asyncio.create_task(inspect(20, "tile")),  # no deadline: queued as if 1 s
-                asyncio.create_task(inspect(30, "bolt", budget=20)),
-                asyncio.create_task(inspect(40, "bolt", budget=0.9)),
-                asyncio.create_task(inspect(50, "tile", budget=0.8)),
+                asyncio.create_task(inspect(20, "tile")),  # no deadline: queued as if 100 s
+                asyncio.create_task(inspect(30, "bolt", budget=200)),
+                asyncio.create_task(inspect(40, "bolt", budget=90)),
+                asyncio.create_task(inspect(50, "tile", budget=80)),
             ]
             await queued(service, 4)
         await asyncio.gather(first, *others)
@@ -92,10 +92,8 @@ async def test_the_earliest_deadline_goes_first_across_products(tmp_path: Path) 
 
 
 @on_a_loop
-async def test_an_image_whose_caller_left_never_reaches_the_engine(tmp_path: Path) -> None:
-    make_bundle(tmp_path)
-    gate = Gate()
-    async with inspecting(tmp_path, gate, max_queued_frames=3) as (service, inspect):
+async def test_an_image_whose_caller_left_never_reaches_the_engine(models: Path, gate: Gate) -> None:
+    async with inspecting(models, gate, max_queued_frames=3) as (service, inspect):
         async with busy(gate, inspect) as first:
             leaves = asyncio.create_task(inspect(2))
             stays = asyncio.create_task(inspect(3))
@@ -112,25 +110,20 @@ async def test_an_image_whose_caller_left_never_reaches_the_engine(tmp_path: Pat
 
 
 @on_a_loop
-async def test_a_deadline_passes_while_the_engine_is_busy(tmp_path: Path) -> None:
-    make_bundle(tmp_path)
-    gate = Gate()
-    async with inspecting(tmp_path, gate) as (_, inspect):
+async def test_a_deadline_passes_while_the_engine_is_busy(models: Path, gate: Gate) -> None:
+    async with inspecting(models, gate) as (_, inspect):
         async with busy(gate, inspect) as first:
-            started = time.monotonic()
             with pytest.raises(DeadlinePassed):
                 await inspect(2, budget=0.1)
-            assert time.monotonic() - started < 1
+            assert gate.batches == []  # it still is
         await first
 
     assert gate.batches == [(1,)]
 
 
 @on_a_loop
-async def test_a_deadline_that_cannot_be_met_is_refused_at_once(tmp_path: Path) -> None:
-    make_bundle(tmp_path)
-    gate = Gate()
-    async with inspecting(tmp_path, gate) as (service, inspect):
+async def test_a_deadline_that_cannot_be_met_is_refused_at_once(models: Path, gate: Gate) -> None:
+    async with inspecting(models, gate) as (service, inspect):
         for pace in service.inspector.catalog.lane("tile").pace.infer.values():
             pace.seconds = 0.5
         async with busy(gate, inspect) as first:
@@ -142,29 +135,28 @@ async def test_a_deadline_that_cannot_be_met_is_refused_at_once(tmp_path: Path) 
 
 
 @on_a_loop
-async def test_many_callers_without_deadlines_leave_the_engine_to_one_with_a_deadline(tmp_path: Path) -> None:
+async def test_many_callers_without_deadlines_leave_the_engine_to_one_with_a_deadline(
+    models: Path, gate: Gate
+) -> None:
     """Also when what they have waiting takes longer than the deadline they are queued with."""
-    make_bundle(tmp_path)
-    make_bundle(tmp_path, "bolt")
-    gate = Gate()
-    async with inspecting(tmp_path, gate, default_deadline_ms=50) as (service, inspect):
+    make_bundle(models, "bolt")
+    async with inspecting(models, gate, default_deadline_ms=500) as (service, inspect):
         for product in ("tile", "bolt"):
             for size, pace in service.inspector.catalog.lane(product).pace.infer.items():
-                pace.seconds = 0.2 * size
+                pace.seconds = 2 * size
         async with busy(gate, inspect) as first:
             patient = [asyncio.create_task(inspect(1)) for _ in range(64)]
             await queued(service, 64)
-            urgent = asyncio.create_task(inspect(9, "bolt", budget=5))
+            urgent = asyncio.create_task(inspect(9, "bolt", budget=50))
             await queued(service, 65)
         await asyncio.gather(first, urgent, *patient)
 
-    assert gate.batches.index((9,)) == 3  # of ten; within 5 s of forecast time are 12 of the patient ones
+    assert gate.batches.index((9,)) == 3  # of ten; within 50 s of forecast time are 12 of the patient ones
 
 
 @on_a_loop
-async def test_a_forecast_that_was_wrong_is_unlearned(tmp_path: Path) -> None:
-    make_bundle(tmp_path)
-    async with inspecting(tmp_path, Gate()) as (service, inspect):
+async def test_a_forecast_that_was_wrong_is_unlearned(models: Path) -> None:
+    async with inspecting(models, Gate()) as (service, inspect):
         for pace in service.inspector.catalog.lane("tile").pace.infer.values():
             pace.seconds = 50.0
         answered = False
@@ -177,10 +169,10 @@ async def test_a_forecast_that_was_wrong_is_unlearned(tmp_path: Path) -> None:
 
 
 @on_a_loop
-async def test_a_frame_on_which_the_engine_fails_does_not_fail_its_neighbours(tmp_path: Path) -> None:
-    make_bundle(tmp_path)
-    gate = Gate()
-    async with inspecting(tmp_path, gate) as (service, inspect):
+async def test_a_frame_on_which_the_engine_fails_does_not_fail_its_neighbours(
+    models: Path, gate: Gate
+) -> None:
+    async with inspecting(models, gate) as (service, inspect):
         async with busy(gate, inspect) as first:
             others = [asyncio.create_task(inspect(level)) for level in (2, POISON, 4, 5)]
             await queued(service, 4)
@@ -196,11 +188,10 @@ async def test_a_frame_on_which_the_engine_fails_does_not_fail_its_neighbours(tm
 
 
 @on_a_loop
-async def test_an_engine_on_the_cpu_does_not_hold_up_one_on_the_gpu(tmp_path: Path) -> None:
-    make_bundle(tmp_path, "tile")
-    make_bundle(tmp_path, "bolt")
+async def test_an_engine_on_the_cpu_does_not_hold_up_one_on_the_gpu(models: Path, gate: Gate) -> None:
+    make_bundle(models, "bolt")
     gate = Gate(gpu="bolt")
-    async with inspecting(tmp_path, gate) as (_, inspect):
+    async with inspecting(models, gate) as (_, inspect):
         gate.shut()
         asked = [asyncio.create_task(inspect(1, product)) for product in ("tile", "bolt")]
         for _ in asked:
@@ -210,10 +201,8 @@ async def test_an_engine_on_the_cpu_does_not_hold_up_one_on_the_gpu(tmp_path: Pa
 
 
 @on_a_loop
-async def test_not_a_number_fails_its_image_only(tmp_path: Path) -> None:
-    make_bundle(tmp_path)
-    gate = Gate()
-    async with inspecting(tmp_path, gate) as (service, inspect):
+async def test_not_a_number_fails_its_image_only(models: Path, gate: Gate) -> None:
+    async with inspecting(models, gate) as (service, inspect):
         async with busy(gate, inspect) as first:
             shared = [asyncio.create_task(inspect(level)) for level in (NOT_A_NUMBER, 99)]
             await queued(service, 2)
@@ -226,10 +215,8 @@ async def test_not_a_number_fails_its_image_only(tmp_path: Path) -> None:
 
 
 @on_a_loop
-async def test_what_was_accepted_is_answered_before_the_engine_is_closed(tmp_path: Path) -> None:
-    make_bundle(tmp_path)
-    gate = Gate()
-    async with inspecting(tmp_path, gate) as (_, inspect):
+async def test_what_was_accepted_is_answered_before_the_engine_is_closed(models: Path, gate: Gate) -> None:
+    async with inspecting(models, gate) as (_, inspect):
         gate.shut()
         asked = [asyncio.create_task(inspect(level)) for level in range(1, 8)]
         await asyncio.to_thread(gate.wait_for_batch)
@@ -250,9 +237,8 @@ def test_nothing_is_swapped_or_lost_under_random_cancels_failures_and_deadlines(
 
 
 @on_a_loop
-async def test_failures_before_the_queue_keep_their_kind(tmp_path: Path) -> None:
-    make_bundle(tmp_path)
-    async with inspecting(tmp_path, Gate()) as (service, inspect):
+async def test_failures_before_the_queue_keep_their_kind(models: Path) -> None:
+    async with inspecting(models, Gate()) as (service, inspect):
         with pytest.raises(NotFound):
             await inspect(1, "nothing")
         with pytest.raises(BadImage):

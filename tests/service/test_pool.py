@@ -310,7 +310,10 @@ async def test_a_fork_server_that_hangs_is_replaced() -> None:
 
 
 @on_a_loop
-async def test_a_failed_start_neither_delays_nor_fails_jobs_of_other_workers(ends: Ends) -> None:
+async def test_a_failed_start_neither_delays_nor_fails_jobs_of_other_workers(
+    ends: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.workers.pool._PAUSE_SECONDS", 60)
     starts = iter([ends.start, real])
     failed = 0
 

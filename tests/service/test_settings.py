@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -29,15 +30,12 @@ def test_what_looks_like_a_setting_and_is_none_is_found() -> None:
 @pytest.mark.parametrize("value", [str(10**18), "9" * 20, "1e18", "inf", "nan", "-1", "-inf"])
 @pytest.mark.parametrize("name", NUMBERS)
 def test_a_number_that_cannot_work_is_refused_in_one_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, value: str
+    monkeypatch: pytest.MonkeyPatch, misuse: Callable[..., str], name: str, value: str
 ) -> None:
     monkeypatch.setenv(f"DRD_{name.upper()}", value)
 
-    with pytest.raises(SystemExit) as ended:
-        main(["--models", "nowhere"])
+    said = misuse(main, "--models", "nowhere").splitlines()[-1]
 
-    said = capsys.readouterr().err.splitlines()[-1]
-    assert ended.value.code == 2
     assert said.startswith(f"drd-serve: error: DRD_{name.upper()}: Input should")  # none of them is an option
 
 
@@ -70,29 +68,21 @@ def test_an_option_may_hold_several_addresses_as_the_environment_may(monkeypatch
 
 
 def test_an_empty_address_closes_a_door_only_in_the_environment(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, misuse: Callable[..., str]
 ) -> None:
     monkeypatch.setenv("DRD_GRPC", "")
     assert Settings(models=Path()).grpc == ()
-
-    with pytest.raises(SystemExit) as ended:
-        main(["--models", "nowhere", "--grpc", ""])
-
-    assert ended.value.code == 2
-    assert "'' is not an address" in capsys.readouterr().err
+    assert "'' is not an address" in misuse(main, "--models", "nowhere", "--grpc", "")
 
 
 @pytest.mark.parametrize("name", ["nosuch", "", "tensorrt-fp16-smNN"])
 def test_an_engine_that_does_not_exist_is_refused_at_the_start(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+    monkeypatch: pytest.MonkeyPatch, misuse: Callable[..., str], name: str
 ) -> None:
     monkeypatch.setenv("DRD_ENGINE", name)
 
-    with pytest.raises(SystemExit) as ended:
-        main(["--models", "nowhere"])
+    said = misuse(main, "--models", "nowhere").splitlines()[-1]
 
-    assert ended.value.code == 2
-    said = capsys.readouterr().err.splitlines()[-1]
     assert said.startswith(
         f"drd-serve: error: --engine (or DRD_ENGINE): there is no engine {name!r}; known: "
     )
@@ -104,21 +94,12 @@ def test_an_engine_that_exists_need_not_be_in_a_bundle_yet(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("variable", "arguments", "option"),
-    [("DRD_TOKENS", ["--models", "nowhere"], "--tokens"), ("DRD_HTTP", ["--models", ""], "--models")],
+    ("variable", "models", "option"), [("DRD_TOKENS", "nowhere", "--tokens"), ("DRD_HTTP", "", "--models")]
 )
 def test_what_is_empty_is_no_file(
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    variable: str,
-    arguments: list[str],
-    option: str,
+    monkeypatch: pytest.MonkeyPatch, misuse: Callable[..., str], variable: str, models: str, option: str
 ) -> None:
     """What a template has left empty must neither let everybody in nor stand for the folder here."""
     monkeypatch.setenv(variable, "")
-
-    with pytest.raises(SystemExit) as ended:
-        main(arguments)
-
-    assert ended.value.code == 2
-    assert f"{option} (or DRD_{option[2:].upper()}): it is empty" in capsys.readouterr().err.splitlines()[-1]
+    said = misuse(main, "--models", models).splitlines()[-1]
+    assert f"{option} (or DRD_{option[2:].upper()}): it is empty" in said

@@ -18,14 +18,15 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import httpx
 import matplotlib as mpl
 from matplotlib import pyplot as plt
 
+from tests.bundles import make_version
 from tests.e2e.serving import Process, process
 from tests.hostile.watching import Taken, taken
 from tests.service.images import plain
 from tests.soak.callers import CALLERS, Doors, time_to_recover
-from tests.system.test_swaps import make_version, serves
 
 MEBIBYTE = 2**20
 LOOK_SECONDS = 2.0
@@ -130,6 +131,10 @@ def swapper(doors: Doors, models: Path, service: Process) -> None:
         shutil.rmtree(models / "tile" / str(serving))
         serving = version
         doors.note("swaps")
+
+
+def serves(service: Process, version: int) -> bool:
+    return bool(httpx.get(f"{service.url}/v1/products/tile", timeout=20).json()["version"] == version)
 
 
 def overload(doors: Doors, folder: Path, seconds: float) -> float:

@@ -14,11 +14,12 @@ import httpx
 
 from service.rpc.pb import inspection_pb2 as pb
 from service.rpc.pb.inspection_pb2_grpc import InspectionServiceStub
+from tests.bundles import score_of
 from tests.hostile.corpus import corpus
 from tests.service.images import plain
-from tests.system.test_swaps import LEVEL, STEP
 
 PATH = "/v1/inspect?product=tile&include="
+LEVEL = 100
 _TOLERANCE = 1e-4
 
 
@@ -56,7 +57,7 @@ class Doors:
 
 def check(doors: Doors, who: str, level: int, version: int, raw_score: float) -> None:
     """The score of an answer identifies its frame, and the version its model."""
-    right = level / 255 + STEP * (version % 2 == 0)
+    right = score_of(level, version)
     doors.note(f"{who}: right" if abs(raw_score - right) < _TOLERANCE else f"{who}: WRONG")
     if abs(raw_score - right) >= _TOLERANCE:
         doors.complain(f"{who}: {raw_score} instead of {right} from version {version}")

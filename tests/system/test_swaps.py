@@ -15,27 +15,13 @@ import pytest
 
 from service.app import Service, open_service
 from service.settings import Settings
-from tests.bundles import grey_level_network, make_bundle
+from tests.bundles import make_version, score_of
 from tests.e2e.serving import Process, process, wait_until
 from tests.service.images import plain
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(150)]
 
-LEVEL, STEP = 100, 0.05
 SWAPS, SECONDS_BETWEEN = 30, 2.0
-
-
-def make_version(models: Path, version: int) -> Path:
-    """A bundle whose answers tell its version: even ones add STEP to every score."""
-    bias = STEP * (version % 2 == 0)
-    scores = [level / 255 + bias for level in (0, 40, 200, 255)]
-    return make_bundle(
-        models,
-        version=version,
-        network=grey_level_network((32, 32), bias=bias),
-        golden_scores=scores,
-        golden_map_bias=bias,
-    )
 
 
 @dataclass
@@ -50,7 +36,7 @@ class Caller:
         with httpx.Client(base_url=url, timeout=20) as http:
             while not ended.is_set():
                 self.sent.append(f"{self.name}-{len(self.sent)}")
-                self._ask(http, self.sent[-1], level=1 + len(self.sent) % LEVEL)
+                self._ask(http, self.sent[-1], level=1 + len(self.sent) % 100)
 
     def _ask(self, http: httpx.Client, request_id: str, level: int) -> None:
         headers = {"X-Request-Id": request_id}
@@ -58,7 +44,7 @@ class Caller:
         assert response.status_code == 200, response.text
         answer = response.json()
         assert answer["request_id"] == request_id
-        whole = level / 255 + STEP * (answer["version"] % 2 == 0)
+        whole = score_of(level, answer["version"])
         assert answer["raw_score"] == pytest.approx(whole, abs=1e-4), "an answer of another version's model"
         self.versions[answer["version"]] += 1
 

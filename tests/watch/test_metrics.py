@@ -69,9 +69,8 @@ def test_late_verdicts_reviews_and_the_engines_time_are_counted(running: Running
     )
 
 
-def test_late_is_what_the_histograms_edge_at_the_takt_says(tmp_path: Path) -> None:
-    make_bundle(tmp_path, "tile")
-    with serving(tmp_path, takt_ms=60_000) as running:
+def test_late_is_what_the_histograms_edge_at_the_takt_says(models: Path) -> None:
+    with serving(models, takt_ms=60_000) as running:
         httpx.post(f"{running.url}/v1/inspect?product=tile", content=plain(40)).raise_for_status()
         now = scrape(running)
 
@@ -79,11 +78,10 @@ def test_late_is_what_the_histograms_edge_at_the_takt_says(tmp_path: Path) -> No
     assert now['drd_request_seconds_bucket{door="http",le="60.0",product="tile"}'] == 1
 
 
-def test_a_part_whose_caller_leaves_is_not_inspected_on_the_operator_page(tmp_path: Path) -> None:
-    make_bundle(tmp_path, "tile")
+def test_a_part_whose_caller_leaves_is_not_inspected_on_the_operator_page(models: Path) -> None:
     gate, frame = Gate(), plain(40)
     head = f"POST /v1/inspect?product=tile HTTP/1.1\r\nHost: x\r\nContent-Length: {len(frame)}\r\n\r\n"
-    with serving(tmp_path, gate.start) as running:
+    with serving(models, gate.start) as running:
         gate.shut()
         url = httpx.URL(running.url)
         with socket.create_connection((url.host, url.port), timeout=30) as caller:
