@@ -122,10 +122,11 @@ fuzz: $(READY)  ## coverage-guided fuzzing of the image reader and the manifest 
 	$(BIN)/python -m tests.hostile.fuzz images --minutes $(or $(MINUTES),5)
 	$(BIN)/python -m tests.hostile.fuzz manifests --minutes $(or $(MINUTES),5)
 
-bench: $(FIGURES)  ## tables: engines, serving, a training step (measure on a quiet machine)
+bench: $(FIGURES)  ## tables: engines, serving, a training step, 100,000 requests (measure on a quiet machine)
 	$(BIN)/python -m tests.bench.training
 	$(BIN)/python -m tests.bench.runtimes $(MODELS)/$(PRODUCT)/1
 	$(BIN)/python -m tests.bench.serving $(MODELS)/$(PRODUCT)/1
+	$(BIN)/python -m tests.bench.callers
 
 bench-quality: | $(DATA)  ## the ablation ladder, RD to the recipe, on the example; other data: tests/bench/quality.py --help
 	$(BIN)/python -m tests.bench.quality $(DATA)
