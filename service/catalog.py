@@ -234,7 +234,8 @@ class Catalog:
     async def _unload(self, version: Version) -> None:
         with suppress(TimeoutError):
             await asyncio.wait_for(version.unload_now.wait(), self._keep_old_seconds)
-        lane, version.lane = version.lane, None
+        lane = version.emptying = version.lane
+        version.lane = None
         assert lane is not None
         await lane.emptied()
         if await asyncio.to_thread(self._slots.of(lane).remove, lane):  # a hanging engine can't be freed

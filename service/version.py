@@ -38,6 +38,8 @@ class Version:
     absent: bool = False
     """Whether the last scan did not find it: one scan may miss what is being replaced."""
     lane: Lane | None = None
+    emptying: Lane | None = None
+    """The lane that takes no more requests, until it is freed: for metrics."""
     unload_now: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when a replaced version need not be kept any longer for requests with its number."""
 

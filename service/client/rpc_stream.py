@@ -158,7 +158,7 @@ class _Stream:
 
     def _settle(self, response: pb.InspectStreamResponse) -> None:
         self._missed = None
-        sent = self._waiting.get(response.request_id)
+        sent = self._waiting.get(response.request_id or response.result.request_id)
         if sent is None or sent.answer.done():
             return  # its caller does not wait any more
         if response.HasField("error"):

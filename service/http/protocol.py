@@ -33,7 +33,7 @@ from service.settings import Settings
 
 ARRIVED = "drd.arrived"
 """Key in a request's scope: the instant of `time.monotonic` at which its head was complete."""
-REASONS = {400: "malformed", 408: "slow", 414: "url", 431: "head", 503: "connections"}
+REASONS = {400: "malformed", 408: "slow", 414: "url", 429: "pipelined", 431: "head", 503: "connections"}
 """What a status sent from here is counted as, in `drd_rejected_total`."""
 _MAX_HEADERS, _MAX_PIPELINED = 100, 16
 _GRACE_SECONDS = 2.0  # the application's own limit comes first, as it counts and logs the request
@@ -140,7 +140,7 @@ class Protocol(HttpToolsProtocol):
         if self.phase is Phase.BODY:
             return
         if len(self.pipeline) == _MAX_PIPELINED:  # uvicorn reads on after each answer
-            self._stop(503, "too many requests wait on this connection")
+            self._stop(429, "too many requests wait on this connection")
         super().on_message_begin()
         self._head_bytes = self._header_bytes = 0
         self._goes_on = False
@@ -220,7 +220,8 @@ class Protocol(HttpToolsProtocol):
 
     def _linger(self) -> bool:
         """Begins to linger if a request is still arriving; else returns False."""
-        if self.phase not in (Phase.HEAD, Phase.BODY):
+        unread = self._refused and self.cycle is not None  # what came behind the refused request
+        if self.phase not in (Phase.HEAD, Phase.BODY) and not unread:
             return False
         self._disconnect()
         if self.transport.can_write_eof():  # not under TLS
