@@ -227,6 +227,7 @@ def test_a_compressed_body_is_refused_by_its_name(running: Running) -> None:
     assert "Content-Encoding 'gzip'" in refusal.json()["detail"]
     assert httpx.post(url, content=PICTURE, headers={"content-encoding": "Identity"}, timeout=30).is_success
 
+
 def test_answers_before_too_many_requests_are_not_lost(running: Running) -> None:
     """What comes behind them is left unread: the kernel would reset the connection."""
     assert answers(running, (LIVE + b"\r\n") * 40 + bytes(2 * MUCH)) == [200] * 17
