@@ -86,9 +86,9 @@ class Catalog:
                 )
             return chosen.lane
         for candidate in reversed(known.versions):
-            if candidate.number == version and candidate.lane is not None:
-                return candidate.lane
-        loaded = ", ".join(str(each.number) for each in known.versions if each.lane is not None)
+            if candidate.number == version and (lane := candidate.open_lane) is not None:
+                return lane
+        loaded = ", ".join(str(each.number) for each in known.versions if each.open_lane is not None)
         raise NotFound(f"version {version} of product {product!r} is not loaded, only {loaded or 'none'}")
 
     async def refresh(self, patience: float | None = None) -> None:
@@ -233,9 +233,9 @@ class Catalog:
 
     async def _unload(self, version: Version) -> None:
         with suppress(TimeoutError):
-            await asyncio.wait_for(version.unload_now.wait(), self._keep_old_seconds)
-        lane = version.emptying = version.lane
-        version.lane = None
+            await asyncio.wait_for(version.unloading.wait(), self._keep_old_seconds)
+        version.unloading.set()
+        lane = version.lane
         assert lane is not None
         await lane.emptied()
         if await asyncio.to_thread(self._slots.of(lane).remove, lane):  # a hanging engine can't be freed

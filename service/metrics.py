@@ -117,8 +117,7 @@ class Metrics:
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """The gauges of the known versions, made when they are asked for."""
         versions = list(self.versions())
-        every = (version.lane or version.emptying for version in reversed(versions))  # the newest last
-        lanes = [lane for lane in every if lane]
+        lanes = [lane for version in reversed(versions) if (lane := version.lane)]  # the newest last
         queued = {(version.product,): 0 for version in versions}
         for lane in lanes:
             queued[(lane.product,)] += lane.pending

@@ -49,7 +49,7 @@ class Product:
         """None of those that are DRAINING is kept any longer."""
         for version in self.versions:
             if version.state == "DRAINING":
-                version.unload_now.set()
+                version.unloading.set()
 
     def candidates(
         self, folder: Path, on_disk: Mapping[int, Found], removed: Container[Version]

@@ -25,7 +25,7 @@ _RETRY_SECONDS = 30
 
 @dataclass(slots=True, eq=False)
 class Version:
-    """A version and its state. `lane` is set while it can answer."""
+    """A version and its state. `lane` is set while it is loaded."""
 
     product: str
     number: int
@@ -38,10 +38,13 @@ class Version:
     absent: bool = False
     """Whether the last scan did not find it: one scan may miss what is being replaced."""
     lane: Lane | None = None
-    emptying: Lane | None = None
-    """The lane that takes no more requests, until it is freed: for metrics."""
-    unload_now: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when a replaced version need not be kept any longer for requests with its number."""
+    unloading: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when it takes no more requests: once replaced, it is kept for a while for those with its number."""
+
+    @property
+    def open_lane(self) -> Lane | None:
+        """Its lane, while that takes requests."""
+        return None if self.unloading.is_set() else self.lane
 
     @property
     def engine(self) -> str | None:

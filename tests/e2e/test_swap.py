@@ -94,6 +94,8 @@ def test_a_removed_product_leaves_cleanly(running: Running, models: Path, gate: 
         shutil.rmtree(models / "tile")
         wait_until(lambda: versions(running).get(1, {}).get("state") == "DRAINING")
         assert inspect(running).status_code == 503
+        assert inspect(running, "&version=1").status_code == 404
+        assert running.sample("drd_queue_depth", product="tile") == 1  # the last one still waits
         make_bundle(models, "bolt")
         wait_until(lambda: httpx.get(f"{running.url}/health/ready?product=bolt").status_code == 200)
         assert httpx.get(f"{running.url}/health/ready").status_code == 200

@@ -432,9 +432,3 @@ async def test_gauges_are_of_the_moment_they_are_asked_for(tmp_path: Path) -> No
         version.state = "DRAINING"
         assert shown(service, 1, "DRAINING") == 1
         assert shown(service, 1, "READY") == 0
-        version.emptying, version.lane = version.lane, None
-        assert version.emptying is not None
-        version.emptying.pending = 3
-        assert service.metrics.registry.get_sample_value("drd_queue_depth", {"product": "tile"}) == 3
-        version.emptying.pending = 0
-        version.emptying, version.lane = None, version.emptying
