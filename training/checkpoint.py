@@ -30,7 +30,7 @@ from training.splits import Split
 from training.tensors import write_tensors
 from training.version import program_version
 
-FORMAT: Literal[14] = 14
+FORMAT: Literal[15] = 15
 """Raised when a field comes, goes or gets another meaning, or the network or its training changes."""
 TENSORS, DESCRIPTION = "checkpoint.safetensors", "checkpoint.json"
 METRICS, REPORT = "metrics.json", "report.png"
@@ -55,7 +55,7 @@ class Checkpoint(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal[14] = FORMAT
+    format: Literal[15] = FORMAT
     product: str
     recipe: Recipe
     rule: ScoreRule

@@ -32,6 +32,7 @@ from training.evaluate import Predict, evaluate, read_frames, score_images
 from training.files import file_digest, write_json
 from training.geometry import Geometry
 from training.model.heatmap import Heatmap
+from training.model.teacher import STRIDES
 from training.model.weights import load_teacher
 from training.recipe import PRESETS, Recipe, RecipeError, load_recipe
 from training.run import TrainOptions, train, usable_device
@@ -201,7 +202,7 @@ def nearest_neighbours(
         some.append(every[torch.randperm(len(every), generator=generator)[:count]])
     bank = torch.cat(some)
     # The product's own last step, so that only the distances differ.
-    heatmap = Heatmap(recipe.height, recipe.width, 1, candidates(recipe)[0]).to(device)
+    heatmap = Heatmap(recipe.height, recipe.width, STRIDES[1:2], candidates(recipe)[0]).to(device)
 
     def predict(frames: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         distance = 1 - (vectors(frames) @ bank.T).amax(-1)

@@ -157,15 +157,15 @@ def test_the_heat_is_where_the_distance_is_and_only_in_its_image() -> None:
 
 
 @pytest.mark.parametrize("sigma", [4.0, 8.0])
-def test_the_heatmap_is_the_mean_map_smoothed_and_upsampled(sigma: float) -> None:
-    maps = [torch.rand(2, 16, 24, generator=torch.Generator().manual_seed(seed)) for seed in range(2)]
-    heatmap, _ = Heatmap(64, 96, 2, ScoreRule(sigma=sigma))(maps)
-    side = torch.arange(-int(sigma), int(sigma) + 1)  # four times sigma, on a grid of every fourth pixel
-    bell = torch.exp(-0.5 * (side / (sigma / 4)) ** 2)
+def test_the_heatmap_is_the_mean_of_the_upsampled_maps_smoothed(sigma: float) -> None:
+    maps = [torch.rand(2, 64 // s, 96 // s, generator=torch.Generator().manual_seed(s)) for s in (8, 16)]
+    heatmap, _ = Heatmap(64, 96, (8, 16), ScoreRule(sigma=sigma))(maps)
+    reach = int(4 * sigma)
+    bell = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma) ** 2)
     kernel = torch.outer(bell, bell) / bell.sum() ** 2
-    padded = F.pad(((maps[0] + maps[1]) / 2)[:, None], [int(sigma)] * 4, mode="replicate")
-    expected = F.interpolate(F.conv2d(padded, kernel[None, None]), (64, 96), mode="bilinear")[:, 0]
-    torch.testing.assert_close(heatmap, expected, rtol=0, atol=1e-6)
+    first, second = (F.interpolate(one[:, None], (64, 96), mode="bilinear") for one in maps)
+    expected = F.conv2d(F.pad((first + second) / 2, [reach] * 4, mode="replicate"), kernel[None, None])[:, 0]
+    torch.testing.assert_close(heatmap, expected, rtol=0, atol=1e-5)
 
 
 def test_an_image_scores_alike_in_any_company() -> None:

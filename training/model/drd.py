@@ -10,7 +10,7 @@ from training.model.fusion import Bottleneck
 from training.model.heatmap import Heatmap, ScoreRule, distances
 from training.model.memory import Memory
 from training.model.student import Student
-from training.model.teacher import Teacher
+from training.model.teacher import STRIDES, Teacher
 from training.recipe import Recipe
 
 
@@ -28,8 +28,8 @@ class DRD(nn.Module):
             bound(self.bottleneck)
             bound(self.student)
         self.memory = Memory(recipe.memory, mirror.channels[1:], levels) if recipe.memory else None
-        maps = levels + (self.memory is not None)
-        self.heatmap = Heatmap(recipe.height, recipe.width, maps, rule)
+        strides = STRIDES[-levels:] + STRIDES[-1:] * (self.memory is not None)
+        self.heatmap = Heatmap(recipe.height, recipe.width, strides, rule)
 
     def restore(self, features: list[Tensor]) -> list[Tensor]:
         """The student's reconstruction of the teacher's features, shaped as `targets` of them."""

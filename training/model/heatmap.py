@@ -14,7 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-_FINEST_STRIDE = 4
+from training.model.teacher import STRIDES
+
+_POOLED = 4
+"""Pixels of a side of the squares whose means `top_fraction` takes: fewer to sort."""
 _QUANTILE = 0.995
 _MIN_RANGE = 1e-3
 """Lower limit of `scale`, so that rounding is not amplified on very uniform products."""
@@ -34,8 +37,7 @@ class ScoreRule(BaseModel):
     """Fraction of the pixels in the region of interest; the mean of as many hottest ones is the score. 0: the
     maximum."""
     refinement: bool = False
-    """DRD's refinement: times 1 + the peak of the level whose map varies least. As published but for the
-    Gaussian, which is applied before the upsampling here and not after it: a maximum differs by 1 %."""
+    """DRD's refinement, as published: times 1 + the peak of the level whose map varies least."""
 
 
 def distance(teacher: Tensor, student: Tensor) -> Tensor:
@@ -54,14 +56,14 @@ def resized(maps: Tensor, size: Sequence[int]) -> Tensor:
 
 
 class Heatmap(nn.Module):
-    """Fuses, smooths and scores.
+    """Upsamples, smooths, fuses and scores.
 
-    The maps are fused on the teacher's finest grid (stride 4). The smoothing there and the upsampling after
-    it are linear, and the same for all rows, as for all columns: one matrix from either side does both.
+    Upsampling and smoothing are linear, and the same for all rows, as for all columns: one matrix from either
+    side does both.
 
     Args:
         height, width: the network's input size.
-        maps: how many `DRD.maps` gives; all count alike.
+        strides: of each map that `DRD.maps` gives; all maps count alike.
     """
 
     scale: Tensor
@@ -69,15 +71,16 @@ class Heatmap(nn.Module):
     roi: Tensor
     """`[H, W]`: 1 where a defect counts, 0 elsewhere."""
     rows: Tensor
-    """`[H, H/4]`: the grid's rows → the heatmap's."""
+    """`[H, Σ H/s_k]`: the rows of each map → the heatmap's."""
     columns: Tensor
-    """`[W, W/4]`: likewise."""
+    """`[W, Σ W/s_k]`: likewise."""
 
-    def __init__(self, height: int, width: int, maps: int = 3, rule: ScoreRule | None = None) -> None:
+    def __init__(
+        self, height: int, width: int, strides: Sequence[int] = STRIDES, rule: ScoreRule | None = None
+    ) -> None:
         super().__init__()
-        self.size = (height, width)
-        self.grid = (height // _FINEST_STRIDE, width // _FINEST_STRIDE)
-        self.register_buffer("scale", torch.ones(maps))
+        self.size, self.strides = (height, width), tuple(strides)
+        self.register_buffer("scale", torch.ones(len(strides)))
         self.register_buffer("roi", torch.ones(height, width), persistent=False)  # set at export only
         self.roi_share = 1.0
         """Fraction of the pixels that lie in the region of interest."""
@@ -91,7 +94,7 @@ class Heatmap(nn.Module):
     def set_rule(self, rule: ScoreRule) -> None:
         """From now on scores follow `rule`. The fitted `scale` stays: it does not depend on the rule."""
         self.rule = rule
-        rows, columns = (_smooth_and_upsample(size, rule.sigma).to(self.roi.device) for size in self.size)
+        rows, columns = (self._matrix(size).to(self.roi.device) for size in self.size)
         self.register_buffer("rows", rows, persistent=False)
         self.register_buffer("columns", columns, persistent=False)
 
@@ -104,15 +107,15 @@ class Heatmap(nn.Module):
 
     def forward(self, maps: list[Tensor]) -> tuple[Tensor, Tensor]:
         """`DRD.maps` → heatmap `[N, H, W]` and score `[N]`."""
-        on_grid = (one if one.shape[-2:] == self.grid else resized(one, self.grid) for one in maps)
-        grids = torch.stack(list(on_grid), 1)  # [N, maps, H/4, W/4]
-        scaled = grids / self.scale.view(1, -1, 1, 1) if self.rule.normalise else grids
-        heatmap = self.rows @ scaled.mean(1) @ self.columns.T * self.roi
+        matrices = torch.split(self.rows, [one.shape[1] for one in maps], 1)
+        ranges = self.scale if self.rule.normalise else torch.ones_like(self.scale)
+        tall = [rows @ (one / over) for rows, one, over in zip(matrices, maps, ranges, strict=True)]
+        heatmap = torch.cat(tall, 2) @ self.columns.T / len(maps) * self.roi  # sums over the maps, too
         return heatmap, self._score(heatmap, maps)
 
     def _score(self, heatmap: Tensor, maps: list[Tensor]) -> Tensor:
         if self.rule.top_fraction > 0:
-            pooled = F.avg_pool2d(heatmap.unsqueeze(1), _FINEST_STRIDE).flatten(1)
+            pooled = F.avg_pool2d(heatmap.unsqueeze(1), _POOLED).flatten(1)
             hottest = max(1, round(self.rule.top_fraction * self.roi_share * pooled.shape[1]))
             score = pooled.topk(hottest).values.mean(1)
         else:
@@ -132,15 +135,15 @@ class Heatmap(nn.Module):
         """The region of interest on a level's grid, `[h, w]`."""
         return F.interpolate(self.roi[None, None], size, mode="nearest")[0, 0]
 
-
-def _smooth_and_upsample(size: int, sigma: float) -> Tensor:
-    """Matrix `[size, size/4]` that smooths a line of the grid with a Gaussian and upsamples it linearly to
-    `size` pixels. The ends are padded by replication, so that values near the border are not lowered."""
-    kernel = _gaussian(sigma / _FINEST_STRIDE)
-    reach = kernel.numel() // 2
-    points = torch.eye(size // _FINEST_STRIDE).unsqueeze(1)
-    smooth = F.conv1d(F.pad(points, (reach, reach), mode="replicate"), kernel.view(1, 1, -1))
-    return F.interpolate(smooth, size, mode="linear", align_corners=False).squeeze(1).T.contiguous()
+    def _matrix(self, size: int) -> Tensor:
+        """`[size, Σ size/s_k]`: upsamples a line of each map to `size` pixels linearly, and smooths it. The
+        ends are padded by replication, so that values near the border are not lowered."""
+        kernel = _gaussian(self.rule.sigma)
+        reach = kernel.numel() // 2
+        points = [torch.eye(size // stride).unsqueeze(1) for stride in self.strides]
+        lines = torch.cat([F.interpolate(p, size, mode="linear", align_corners=False) for p in points])
+        smooth = F.conv1d(F.pad(lines, (reach, reach), mode="replicate"), kernel.view(1, 1, -1))
+        return smooth.squeeze(1).T.contiguous()
 
 
 def _gaussian(sigma: float) -> Tensor:
