@@ -25,7 +25,7 @@ class Candidate:
 
     entry: EngineEntry
     parity: EngineParity | None
-    """None: it failed, or reversed a verdict."""
+    """None if the engine failed, or reversed a verdict."""
     rejection: str | None
     """The reason why it must be left out; None: it may serve."""
 
@@ -103,7 +103,7 @@ def _can_serve_here(candidate: Candidate) -> bool:
 
 
 def _times(entries: Sequence[EngineEntry], baseline: Baseline) -> Times:
-    """Without engines that can't be opened, or run, while the others are open: memory may be too small."""
+    """Engines that can't run while the others are open, for lack of memory, are left out."""
     engines = dict[str, Engine]()
     with ExitStack() as stack:
         for entry in entries:

@@ -13,10 +13,10 @@ import onnx
 import torch
 
 from export.accept import Candidate, verify_engines
-from export.bundle.engines.specs import EVERYWHERE
+from export.bundle.engines.specs import FALLBACK
 from export.bundle.manifest import (
+    FLOAT16_GRAPH,
     GRAPH,
-    HALF_GRAPH,
     INT8_GRAPH,
     BundleError,
     EngineEntry,
@@ -134,7 +134,7 @@ def _checked_name(product: str) -> str:
 
 
 def _refuse_unwritable(*folders: Path) -> None:
-    """Now, and not after minutes; they are made when there is something to put in them."""
+    """Fails early; the folders are made only when there is something to put in them."""
     for folder in folders:
         places = (folder, *folder.absolute().parents)
         there = next(path for path in places if path.exists() or path.is_symlink())  # a link to nothing, too
@@ -152,7 +152,7 @@ def _apply(roi: Roi, drd: DRD, good: Sequence[Path]) -> None:
 def _calibrated(
     options: ExportOptions, drd: DRD, geometry: Geometry, parts: Mapping[Path, str]
 ) -> Calibration:
-    """On the images in `parts`, which says which part each shows."""
+    """Calibrates on the images in `parts`, which says which part each shows."""
     inside = drd.heatmap.roi.numpy() > 0
     scored = score_images(drd.predict, list(parts), geometry, "calibrate")
     calibration = calibrate(scored, parts, options.max_false_reject, inside)
@@ -170,7 +170,7 @@ def _write_graphs(drd: DRD, geometry: Geometry, root: Path) -> None:
     say("Graph", "tracing the network, about ten seconds …")
     graph = trace(drd, geometry)
     onnx.save(graph, root / GRAPH)
-    onnx.save(to_float16(graph), root / HALF_GRAPH)
+    onnx.save(to_float16(graph), root / FLOAT16_GRAPH)
 
 
 def _verified_engines(
@@ -201,8 +201,8 @@ def _write_parity(root: Path, candidates: Sequence[Candidate], frames: int) -> t
         for candidate in candidates
         if candidate.parity is not None and candidate.rejection is None
     ]
-    if EVERYWHERE not in {parity.id for _, parity in kept if parity.status == "verified"}:
-        raise BundleError(f"{EVERYWHERE} does not agree with the checkpoint, so there is no bundle")
+    if FALLBACK not in {parity.id for _, parity in kept if parity.status == "verified"}:
+        raise BundleError(f"{FALLBACK} does not agree with the checkpoint, so there is no bundle")
     used = {root / name for entry, _ in kept for name in (entry.file, entry.plan and entry.plan.file) if name}
     for path in {root / INT8_GRAPH, *root.glob("engines/*")} - used:
         path.unlink(missing_ok=True)

@@ -54,7 +54,7 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 
 
 def new_parser() -> argparse.ArgumentParser:
-    """Of the command line; what it gives are the fields of `ExportOptions`."""
+    """The command line; its options are the fields of `ExportOptions`."""
     parser = argparse.ArgumentParser(
         "drd-export",
         description="Makes a bundle, MODELS_DIR/PRODUCT/VERSION, from a checkpoint: fits thresholds on good "

@@ -38,7 +38,7 @@ FAILURES = (
     FrameFailed,
     OSError,
 )
-"""Any other exception, but that memory was not enough, is a bug and shows its traceback."""
+"""Any other exception, except for lack of memory, is a bug and shows its traceback."""
 
 
 def message_of(error: Exception) -> str:

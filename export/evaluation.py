@@ -16,7 +16,7 @@ from training.geometry import Geometry
 from training.metrics import Quality
 
 _LABEL = "evaluate"
-"""Of the progress bar."""
+"""Label of the progress bar."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +150,7 @@ def _evaluated(
 
 
 def _result(sample: Sample, scored: Scored, predictor: Predictor | None) -> ImageResult:
-    """With a verdict if `predictor` has given the scores."""
+    """The result of one image, with a verdict if `predictor` is given."""
     require_finite(scored.heatmap, scored.score, f"{scored.path}: the network's output for it")
     plain = ImageResult(sample.name, sample.kind, scored.score)
     if predictor is None:

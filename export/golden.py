@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from export.bundle.deviations import Reference
 from export.bundle.manifest import GOLDEN_STEP, GoldenFrame, GoldenKind
 from export.bundle.reading import require_finite
 from training.evaluate import Predict
@@ -27,14 +28,10 @@ Chosen = tuple[GoldenKind, str, NDArray[np.uint8]]
 
 
 @dataclass(frozen=True, slots=True)
-class Golden:
-    """`frames` uint8 `[F, H, W, 3]`, and the checkpoint's raw `heatmaps` `[F, H, W]` and `scores` `[F]` in
-    float32, each frame computed alone."""
+class Golden(Reference):
+    """Every pixel of the heatmaps, each frame computed alone, and what the manifest says of the frames."""
 
     entries: tuple[GoldenFrame, ...]
-    frames: NDArray[np.uint8]
-    heatmaps: NDArray[np.float32]
-    scores: NDArray[np.float32]
 
     def save(self, root: Path) -> None:
         """Writes frames and heatmaps into the bundle at `root`."""
@@ -76,10 +73,10 @@ def choose_golden(
         for number, ((kind, source, _), (_, score)) in enumerate(zip(chosen, predictions, strict=True))
     )
     return Golden(
-        tuple(entries),
         np.stack([frame for _, _, frame in chosen]),
-        np.concatenate([heatmap for heatmap, _ in predictions]),
         np.concatenate([score for _, score in predictions]),
+        np.concatenate([heatmap for heatmap, _ in predictions]),
+        tuple(entries),
     )
 
 

@@ -103,7 +103,7 @@ def _versions(product: Path) -> list[int]:
 
 
 def _withdrawn(product: Path) -> list[int]:
-    """Those kept beside the folder `product`, where deploy/kubernetes/withdraw puts them."""
+    """Withdrawn versions: deploy/kubernetes/withdraw keeps them beside the folder `product`."""
     mark = f".withdrawn-{product.name}-"
     return _numbers(path.name.removeprefix(mark) for path in product.parent.glob(f"{mark}*"))
 

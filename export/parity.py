@@ -20,9 +20,8 @@ from export.bundle.engines.engine import Engine, EngineFailed, Prediction, run_e
 from export.bundle.engines.onnx_runtime import CPU, OnnxRuntimeEngine
 from export.bundle.engines.opening import open_engine
 from export.bundle.engines.specs import Precision, spec_of
-from export.bundle.facts import Facts
 from export.bundle.manifest import (
-    HALF_GRAPH,
+    FLOAT16_GRAPH,
     MAX_GUARD_BAND,
     MAX_HEATMAP_DEVIATION,
     BatchSize,
@@ -32,6 +31,7 @@ from export.bundle.manifest import (
 )
 from export.bundle.reading import judge
 from export.bundle.scale import THRESHOLD
+from export.bundle.strict import StrictModel
 from export.float16 import simulate_float16
 from export.golden import Golden
 from training.geometry import Geometry
@@ -41,7 +41,7 @@ class ParityError(ValueError):
     """An engine reverses a verdict of the checkpoint (OK and NG), so no bundle may be made."""
 
 
-class EngineParity(Facts):
+class EngineParity(StrictModel):
     """The comparison of one engine with the checkpoint. Deviations are the largest, on the 0 to 1 scales: of
     scores on golden frames; of heatmaps also on the validation frames, unless the engine computes in float32.
 
@@ -72,7 +72,7 @@ class EngineParity(Facts):
         return None
 
 
-class Parity(Facts):
+class Parity(StrictModel):
     """The content of `parity.json`; `frames` is the number of golden frames."""
 
     frames: int
@@ -81,7 +81,7 @@ class Parity(Facts):
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """What the engines of the unfinished bundle at `root` have to reproduce."""
+    """The predictions that engines of the unfinished bundle at `root` have to reproduce."""
 
     root: Path
     geometry: Geometry
@@ -119,10 +119,10 @@ def check_float16_graph(baseline: Baseline) -> EngineParity:
     Raises ParityError, EngineFailed, and BundleError if it can't be opened.
     """
     with TemporaryDirectory(prefix="drd-half-") as folder:
-        path = Path(folder) / HALF_GRAPH
-        onnx.save(simulate_float16(onnx.load(baseline.root / HALF_GRAPH)), path)
+        path = Path(folder) / FLOAT16_GRAPH
+        onnx.save(simulate_float16(onnx.load(baseline.root / FLOAT16_GRAPH)), path)
         with closing(OnnxRuntimeEngine(path, baseline.geometry, CPU)) as engine:
-            return _compared(HALF_GRAPH, "fp16", (1,), engine, baseline)
+            return _compared(FLOAT16_GRAPH, "fp16", (1,), engine, baseline)
 
 
 def _compared(
@@ -156,10 +156,9 @@ def _on_golden_frames(
 ) -> Iterator[Deviation]:
     """Raises ParityError on a flip."""
     golden = baseline.golden
-    reference = Reference(golden.frames, golden.scores, golden.heatmaps)
     windows = list(cyclic_windows(len(golden.frames), batch_sizes, every=True))
     progress = tqdm(windows, desc=f"parity of {name}", unit="batch", leave=False, disable=None)
-    for seen in deviations(run, reference, baseline.thresholds, progress):
+    for seen in deviations(run, golden, baseline.thresholds, progress):
         if is_flip(seen.expected, seen.score):
             frame = f"{golden.entries[seen.index].file} ({golden.entries[seen.index].source})"
             raise ParityError(

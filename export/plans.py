@@ -15,7 +15,7 @@ from export.bundle.engines.engine import first_line
 from export.bundle.engines.nvidia import RTX_PLUGIN, compute_capability
 from export.bundle.engines.specs import spec_of
 from export.bundle.engines.tensorrt import PROVIDERS
-from export.bundle.manifest import BATCH_SIZES, HALF_GRAPH, BundleError, EngineEntry, Flavour, Plan
+from export.bundle.manifest import BATCH_SIZES, FLOAT16_GRAPH, BundleError, EngineEntry, Flavour, Plan
 from export.bundle.tensors import FRAMES, OUTPUTS
 from training.files import file_digest
 from training.geometry import Geometry
@@ -74,7 +74,7 @@ def build_plan(name: str, root: Path, geometry: Geometry) -> EngineEntry:
     plan = Plan(
         file=f"engines/{name}.engine",
         flavour=flavour,
-        graph=file_digest(root / HALF_GRAPH),
+        graph=file_digest(root / FLOAT16_GRAPH),
         version=module.__version__,
         compute_capability=_capability(target),
         precision="fp16",
@@ -82,7 +82,7 @@ def build_plan(name: str, root: Path, geometry: Geometry) -> EngineEntry:
     )
     wrapper = f"engines/{name}.onnx"
     try:
-        content = _serialized(module, flavour, target, root / HALF_GRAPH, geometry)
+        content = _serialized(module, flavour, target, root / FLOAT16_GRAPH, geometry)
     except BundleError:
         raise
     except Exception as error:  # such as TypeError, if the driver is too old for this TensorRT

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from export.bundle.engines.specs import ENGINES, EVERYWHERE, spec_of
+from export.bundle.engines.specs import ENGINES, FALLBACK, spec_of
 from export.bundle.manifest import FLOAT32_CONVOLUTIONS, GRAPH, INT8_GRAPH, BundleError, EngineEntry
 from export.plans import build_plan, plans_for_here, why_not_buildable
 from export.quantise import quantise
@@ -41,7 +41,7 @@ def prepare(
     at `root`, which has the graphs. Int8 ranges come from `good` frames uint8 `[F, H, W, 3]`. Raises
     BundleError if one of `wanted` can't be made."""
     every = [*plans_for_here(), *(name for name, spec in ENGINES.items() if not spec.is_plan)]
-    names = dict.fromkeys([*(every if wanted is None else wanted), EVERYWHERE])
+    names = dict.fromkeys([*(every if wanted is None else wanted), FALLBACK])
     entries, left_out = list[EngineEntry](), dict[str, str]()
     for name in names:
         try:

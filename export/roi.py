@@ -17,13 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError, model_validator
 
-from export.bundle.facts import Facts
 from export.bundle.manifest import Point, RegionOfInterest
+from export.bundle.strict import StrictModel
 from training.geometry import Geometry, Size, upright_size
 from training.messages import first_error
 
 _FINE = 8
-"""So many points across and down a pixel tell whether it is covered by half or more."""
+"""Sample points per pixel and direction, to tell whether half of it is covered."""
 
 _SAME_SHAPE = 0.02
 """Difference of aspect ratios up to which the shape is the same, at whatever resolution."""
@@ -36,7 +36,7 @@ class RoiError(ValueError):
     """The file does not describe a valid region of interest."""
 
 
-class _Shape(Facts):
+class _Shape(StrictModel):
     rectangle: tuple[float, float, Length, Length] | None = None
     polygon: Annotated[tuple[Point, ...], Field(min_length=3)] | None = None
 
@@ -53,7 +53,7 @@ class _Shape(Facts):
         return (x, y), (x + width, y), (x + width, y + height), (x, y + height)
 
 
-class _Drawing(Facts):
+class _Drawing(StrictModel):
     unit: Literal["fraction", "pixel"]
     image_size: tuple[Side, Side] | None = None
     shapes: Annotated[tuple[_Shape, ...], Field(min_length=1)]

@@ -50,7 +50,7 @@ class Holding:
         self.bytes += size
 
     def answer(self, size: int) -> None:
-        """From now on `size` bytes. They may exceed the limit: it is the next requests that are refused."""
+        """Holds `size` bytes from now on, even above the limit: later requests are refused instead."""
         self._admission.bytes += size - self.bytes
         self.bytes = size
 

@@ -52,7 +52,7 @@ class Catalog:
         self._retiring = set[asyncio.Task[None]]()
 
     def products(self) -> list[Product]:
-        """By name. Thread-safe: metrics ask from a thread of theirs."""
+        """Sorted by name. Thread-safe: metrics are scraped in another thread."""
         return sorted(self._products.values(), key=lambda product: product.name)
 
     def product(self, name: str) -> Product:
@@ -121,10 +121,10 @@ class Catalog:
             self._following = {name: task for name, task in self._following.items() if task not in done}
             await asyncio.gather(*done)  # raises what a bug has raised
 
-    def _report(self, trouble: str, product: str = "") -> None:
-        """Logs a trouble with a folder, "" for none."""
-        if self._log_once.changed(trouble, product) and trouble:
-            _logger.error(trouble)
+    def _report(self, problem: str, product: str = "") -> None:
+        """Logs a problem with a folder, once; "" for none."""
+        if self._log_once.changed(problem, product) and problem:
+            _logger.error(problem)
 
     async def close(self) -> None:
         """Unloads everything, once all accepted requests have been answered."""
@@ -218,7 +218,7 @@ class Catalog:
             del self._products[product.name]
 
     def _stop(self, product: Product) -> None:
-        """No version serves, or is kept any longer."""
+        """Stops serving, and releases replaced versions that are still kept."""
         serving, product.serving = product.serving, None
         if serving is not None:
             self._retire(serving)

@@ -176,7 +176,7 @@ def _versions(service: Service) -> Iterator[str]:
 
 
 def _line_to_try(service: Service) -> Iterator[str]:
-    """If there is a product and a TCP address."""
+    """A curl line, if there is a product and a TCP address."""
     addresses = [address for address in service.http if address.port]
     lanes = [version.lane for version in service.inspector.catalog.versions() if version.lane]
     if not addresses or not lanes:

@@ -44,7 +44,7 @@ def _versions(product: Path) -> dict[int, Found] | str:
 
 
 def found_at(version: Path) -> Found | None:
-    """None: no folder is there."""
+    """The version's fingerprint, or why it can't be read; None if there is no folder."""
     try:
         return tuple(sorted(_files(version))) if _is_folder(version) else None
     except OSError as error:
@@ -66,12 +66,12 @@ def _is_version(name: str) -> bool:
 
 
 def _files(folder: Path) -> Iterator[tuple[str, int, int, int]]:
-    """Without those that vanish meanwhile: a copy under way has temporary names."""
+    """Skips files that vanish meanwhile: a copy under way has temporary names."""
     for root, _, names in os.walk(folder, onerror=_raise_unless_gone):
         for name in names:
             with suppress(FileNotFoundError):
-                facts = (Path(root) / name).lstat()
-                yield f"{root}/{name}", facts.st_size, facts.st_mtime_ns, facts.st_ino
+                status = (Path(root) / name).lstat()
+                yield f"{root}/{name}", status.st_size, status.st_mtime_ns, status.st_ino
 
 
 def _raise_unless_gone(error: OSError) -> None:

@@ -103,7 +103,7 @@ class History:
         raise NotFound(f"verdict {record_id[:40]!r} is not kept")
 
     def image(self, record_id: str, sees: Sees) -> SentImage:
-        """That record's image; NotFound also when it was dropped for newer ones."""
+        """The record's image; NotFound also when it was dropped for newer ones."""
         image = self.get(record_id, sees).image
         if image is None:
             raise NotFound(f"the images of verdict {record_id!r} are not kept any more")

@@ -19,7 +19,7 @@ from service.settings import Settings
 from service.slot import Slots
 from service.values import Inspection, Request, Result, SentImage
 from service.version import Start
-from service.workers.facade import Workers
+from service.workers.workers import Workers
 
 _logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import numpy as np
 from export.bundle import Predictor
 from service.batching import BatchQueue
 from service.pace import Pace
-from service.values import Decoded, Predicted, Request, Timings
+from service.values import Decoded, EngineOutput, Request, Timings
 
 
 class Progress(IntEnum):
@@ -32,7 +32,7 @@ class Pending:
     """Its sort key in every queue, by `Admission.order`. An instant of `time.monotonic`."""
     since: float
     """When the last step ended; an instant of `time.monotonic`."""
-    predicted: asyncio.Future[Predicted]
+    predicted: asyncio.Future[EngineOutput]
     """Its result is set by the slot."""
     progress: Progress = Progress.DECODE
     timings: Timings = field(default_factory=Timings)
@@ -41,7 +41,7 @@ class Pending:
 
     @property
     def overlay(self) -> bool:
-        """Whether one is drawn."""
+        """Whether an overlay is drawn."""
         return "overlay" in self.request.parts
 
     def advance(self, progress: Progress, *spent: float) -> None:
@@ -67,7 +67,7 @@ class Lane:
         self.queue = BatchQueue[Pending](predictor.batch_sizes)
         self.pace = Pace(predictor.batch_sizes)
         self.safety_factor = 1.0
-        """On the forecasts of admission, steered by how many answers come late."""
+        """Multiplies admission's forecasts; steered by how many answers come late."""
         self.last_probe = time.monotonic()
         """When a request was last admitted though it looked late, at first when the lane was made; an instant
         of `time.monotonic`."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from service.settings import Address
 
 SOCKET_MODE = 0o660
-"""Of unix sockets: the owner and the group may connect."""
+"""Mode of unix sockets: the owner and the group may connect."""
 _BACKLOG = 2048
 
 

@@ -17,17 +17,17 @@ _OWN = set(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 
 
 class LogOnce:
-    """Tells whether a trouble is new: one that lasts is to be logged once, not at every look."""
+    """Tells whether a problem is new: one that lasts is logged once, not at every check."""
 
     def __init__(self) -> None:
-        self._troubles = dict[str, str]()
+        self._problems = dict[str, str]()
 
-    def changed(self, trouble: str, place: str = "") -> bool:
-        """Whether `trouble`, "" for none, differs from what was there at `place` in the call before."""
-        before = self._troubles.pop(place, "")
-        if trouble:
-            self._troubles[place] = trouble
-        return trouble != before
+    def changed(self, problem: str, place: str = "") -> bool:
+        """Whether `problem`, "" for none, differs from that of the previous call for `place`."""
+        before = self._problems.pop(place, "")
+        if problem:
+            self._problems[place] = problem
+        return problem != before
 
 
 def showable(text: str) -> str:

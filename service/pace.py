@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 _WEIGHT = 0.1  # of a new measurement: roughly the last ten count
 _MOST = 10
-"""Times the average that a measurement counts for. Otherwise a single one that lasted seconds, as the machine
-stood still, would have all tight deadlines refused for seconds afterwards."""
+"""A measurement counts as at most so many times the average. Otherwise one that lasted seconds, since the
+machine stood still, would have all tight deadlines refused for seconds afterwards."""
 
 
 class Average:

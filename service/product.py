@@ -24,7 +24,7 @@ class Product:
 
     @property
     def state(self) -> State:
-        """That of the newest version, unless one serves."""
+        """READY if a version serves, else the newest version's state."""
         return "READY" if self.serving else self.newest_first[0].state
 
     def knows(self, number: int, found: Found) -> bool:
@@ -32,21 +32,21 @@ class Product:
         return any((version.number, version.found) == (number, found) for version in self.versions)
 
     def note_absent(self, on_disk: Container[int]) -> list[Version]:
-        """Notes which are absent; returns those that were absent in the scan before, too."""
+        """Notes which are absent; returns those that were absent in the previous scan, too."""
         removed = [version for version in self.versions if version.absent and version.number not in on_disk]
         for version in self.versions:
             version.absent = version.number not in on_disk
         return removed
 
     def drop_outdated_failures(self, on_disk: Mapping[int, Found], removed: Container[Version]) -> None:
-        """Those that were removed, or changed since they failed."""
+        """Drops FAILED versions that were removed, or have changed since they failed."""
         for version in list(self.versions):
             changed = on_disk.get(version.number, version.found) != version.found
             if version.state == "FAILED" and (changed or version in removed):
                 self.versions.remove(version)
 
     def unload_replaced(self) -> None:
-        """None of those that are DRAINING is kept any longer."""
+        """Releases replaced versions that are still kept: they are DRAINING."""
         for version in self.versions:
             if version.state == "DRAINING":
                 version.unloading.set()

@@ -17,7 +17,7 @@ class Record:
     frame_id: str
     door: Door
     result: Result
-    """With the regions of the highest peaks only."""
+    """Keeps only the regions with the highest peaks."""
     image: SentImage | None
     number: int = 0
     at: float = field(default_factory=time.time)
@@ -31,7 +31,7 @@ class Record:
         return cls(request_id, frame_id, door, result, inspection.image)
 
     def facts(self, history_id: str) -> dict[str, Any]:
-        """As JSON for the operator page."""
+        """The record's fields, as JSON for the operator page."""
         return self.result.facts(self.request_id, self.frame_id) | {
             "id": f"{history_id}-{self.number}",
             "at": self.at,

@@ -81,7 +81,7 @@ Seconds = Annotated[float, Field(gt=0, le=_MAX_SECONDS, allow_inf_nan=False)]
 SecondsOrZero = Annotated[float, Field(ge=0, le=_MAX_SECONDS, allow_inf_nan=False)]
 Milliseconds = Annotated[float, Field(gt=0, le=1000 * _MAX_SECONDS, allow_inf_nan=False)]
 Count = Annotated[int, Field(gt=0, le=2**31 - 2)]
-"""As gRPC's numbers, an int32, whose largest it takes for "no limit"."""
+"""An int32, as in gRPC, which takes the largest for "no limit"."""
 Memory = Annotated[int, Field(gt=0, le=2**40)]
 
 

@@ -18,7 +18,7 @@ from service.errors import DeadlinePassed, InspectionFailed, NotServing
 from service.lane import Lane, Pending, Progress
 from service.metrics import Metrics
 from service.threads import settle
-from service.values import Predicted
+from service.values import EngineOutput
 
 _LOOK_SECONDS = 0.5
 _MAX_FAILURES = 20
@@ -57,7 +57,7 @@ class Slot:
         self._lanes = list[Lane]()
         self._running: Lane | None = None
         self._batch = list[Pending]()
-        """What the engine works on: it must be answered even if the thread ends."""
+        """The batch on the engine: it must be answered even if the thread ends."""
         self._changed = threading.Condition()
         self._closing = False
         self._failed = False
@@ -97,7 +97,7 @@ class Slot:
                 self._changed.wait(_LOOK_SECONDS)
             return self._running is not lane
 
-    async def run(self, pending: Pending) -> Predicted:
+    async def run(self, pending: Pending) -> EngineOutput:
         """The engine's output for a decoded image. Cancelling it frees its place in the queue at once."""
         with self._changed:
             if self._failed:
@@ -179,17 +179,17 @@ class Slot:
         self._metrics.engine_busy_seconds.labels(lane.product).inc(seconds)
         outputs = zip(prediction.heatmap, prediction.score, strict=True)
         _settle_on_loop(
-            batch, [Predicted(heatmap, float(score), seconds, len(batch)) for heatmap, score in outputs]
+            batch, [EngineOutput(heatmap, float(score), seconds, len(batch)) for heatmap, score in outputs]
         )
 
 
-def _settle_on_loop(batch: list[Pending], outcomes: Sequence[Predicted | Exception]) -> None:
+def _settle_on_loop(batch: list[Pending], outcomes: Sequence[EngineOutput | Exception]) -> None:
     """Sets the results of a batch, on the event loop."""
     with suppress(RuntimeError):  # the loop is closed: a hanging call has returned after the shutdown
         batch[0].predicted.get_loop().call_soon_threadsafe(_settle, batch, outcomes)
 
 
-def _settle(batch: list[Pending], outcomes: Sequence[Predicted | Exception]) -> None:
+def _settle(batch: list[Pending], outcomes: Sequence[EngineOutput | Exception]) -> None:
     for pending, outcome in zip(batch, outcomes, strict=True):
         settle(pending.predicted, outcome)
 

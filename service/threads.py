@@ -6,10 +6,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeVar
 
-Result = TypeVar("Result")
+T = TypeVar("T")
 
 
-def settle(future: asyncio.Future[Result], outcome: Result | Exception) -> None:
+def settle(future: asyncio.Future[T], outcome: T | Exception) -> None:
     """Call on the event loop of `future`. Does nothing if it is done or cancelled already."""
     if future.done():
         return
@@ -19,15 +19,15 @@ def settle(future: asyncio.Future[Result], outcome: Result | Exception) -> None:
         future.set_result(outcome)
 
 
-async def run_in_daemon_thread(work: Callable[[], Result]) -> Result:
+async def run_in_daemon_thread(work: Callable[[], T]) -> T:
     """What `work` returns or raises. As `asyncio.to_thread`, but its thread does not hold the process's exit:
     native code that loads an engine, a network share that is away and a fork server that hangs cannot be
     interrupted."""
     loop = asyncio.get_running_loop()
-    done: asyncio.Future[Result] = loop.create_future()
+    done: asyncio.Future[T] = loop.create_future()
 
     def run() -> None:
-        outcome: Result | Exception
+        outcome: T | Exception
         try:
             outcome = work()
         except BaseException as error:  # noqa: BLE001  # a panic of Rust code is no Exception

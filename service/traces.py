@@ -17,7 +17,7 @@ _logger = logging.getLogger(__name__)
 
 
 class Traces(Protocol):
-    """Where the spans of requests go."""
+    """Sink for the spans of requests."""
 
     def record(self, facts: Facts, seconds: float, carrier: Carrier, failure: str | None) -> str:
         """Records the span of a request that has just ended after `seconds`; returns the trace's id."""

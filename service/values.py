@@ -83,7 +83,7 @@ class PngPicture:
 
 
 @dataclass(frozen=True, slots=True)
-class Predicted:
+class EngineOutput:
     """The engine's raw output for one frame. `seconds` and `batch_size` are those of its batch."""
 
     heatmap: NDArray[np.float32]
@@ -173,7 +173,7 @@ class Inspection:
     image: SentImage
 
     def facts(self, request_id: str, frame_id: str) -> dict[str, Any]:
-        """Those of its result, with the regions only if they were asked for."""
+        """The result's fields, with the regions only if they were asked for."""
         return self.result.facts(request_id, frame_id, regions="regions" in self.parts)
 
 

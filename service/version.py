@@ -17,7 +17,7 @@ from service.lane import Lane
 from service.logs import showable
 
 State = Literal["STARTING", "READY", "DRAINING", "FAILED"]
-"""Of a version, and of the service as a whole."""
+"""State of a version, and of the service as a whole."""
 Start = Callable[[Bundle, str], Predictor]
 """Starts a bundle's engine: `Bundle.start`, or a replacement in tests and benchmarks."""
 _RETRY_SECONDS = 30
@@ -43,7 +43,7 @@ class Version:
 
     @property
     def open_lane(self) -> Lane | None:
-        """Its lane, while that takes requests."""
+        """The lane, while it takes requests."""
         return None if self.unloading.is_set() else self.lane
 
     @property
@@ -62,7 +62,7 @@ class Version:
         return self.lane.digest if self.lane else None
 
     def open(self, trusted: TrustedKey | None, start: Start, engine: str) -> Lane:
-        """Its started and measured engine. Raises BundleError, or anything that a runtime raises."""
+        """Starts and times its engine. Raises BundleError, or anything that a runtime raises."""
         if isinstance(self.found, str):
             raise BundleError(self.found)
         bundle = Bundle.open(self.path, trusted)
@@ -86,7 +86,7 @@ class Version:
             return False
 
     def fail(self, error: Exception) -> None:
-        """FAILED, because of `error`."""
+        """Marks it FAILED because of `error`."""
         told = showable(str(error))
         self.state = "FAILED"
         self.reason = told if isinstance(error, BundleError) else f"{type(error).__name__}: {told}"

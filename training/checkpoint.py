@@ -47,7 +47,7 @@ class ImageRecord(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     name: str
     frame_sha256: str
-    """Of its pixels at the network's size, as training read them."""
+    """Digest of its pixels at the network's size, as training read them."""
 
 
 class Checkpoint(BaseModel):
@@ -66,7 +66,7 @@ class Checkpoint(BaseModel):
     splits: Annotated[dict[Split, tuple[ImageRecord, ...]], Field(min_length=3)]
     libraries: dict[str, str]
     tensors_sha256: str = ""
-    """Of the file beside `checkpoint.json`; empty before they are saved."""
+    """Digest of the file beside `checkpoint.json`; empty before that is saved."""
     directory: Path = Path()
 
     @property
@@ -75,7 +75,7 @@ class Checkpoint(BaseModel):
 
     @property
     def learned(self) -> tuple[ImageRecord, ...]:
-        """The images that training has learned from or chosen by."""
+        """The images that training has fitted weights or the score rule on."""
         return self.splits["fit"] + self.splits["select"]
 
     def model(self) -> DRD:
@@ -110,15 +110,15 @@ class Checkpoint(BaseModel):
             CheckpointError: some are missing or changed; the message names the first of them.
         """
         samples = [Sample(self.data_root / record.name, record.name) for record in self.splits[split]]
-        for path, record in zip((sample.path for sample in samples), self.splits[split], strict=True):
-            if not path.is_file():
-                raise CheckpointError(f"{path}: missing; training had it for '{split}'")
+        for sample, record in zip(samples, self.splits[split], strict=True):
+            if not sample.path.is_file():
+                raise CheckpointError(f"{sample.path}: missing; training had it for '{split}'")
             try:
-                digest = image_digest(path, self.geometry)
+                digest = image_digest(sample.path, self.geometry)
             except UnreadableImage as error:
                 raise CheckpointError(f"{error}; training had it for '{split}'") from error
             if digest != record.frame_sha256:
-                raise CheckpointError(f"{path}: changed since training, which had it for '{split}'")
+                raise CheckpointError(f"{sample.path}: changed since training, which had it for '{split}'")
         return samples
 
 
@@ -160,7 +160,7 @@ def save_checkpoint(checkpoint: Checkpoint, drd: DRD) -> Checkpoint:
 
 
 def records(samples: Sequence[Sample], frames: Tensor) -> tuple[ImageRecord, ...]:
-    """Of `samples` and their `frames`, uint8 RGB `[n, H, W, 3]`."""
+    """Records of `samples`, from their `frames`, uint8 RGB `[n, H, W, 3]`."""
     return tuple(
         ImageRecord(name=sample.name, frame_sha256=frame_digest(frame))
         for sample, frame in zip(samples, frames.numpy(), strict=True)
@@ -168,7 +168,7 @@ def records(samples: Sequence[Sample], frames: Tensor) -> tuple[ImageRecord, ...
 
 
 def libraries() -> dict[str, str]:
-    """Versions of what can change a result."""
+    """Versions of the libraries that can change a result."""
     return {
         "python": ".".join(map(str, sys.version_info[:3])),
         **{name: version(name) for name in ("torch", "timm", "numpy", "pillow")},

@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _check_targets(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """Ends the program where what is written would lie among the pictures, or can't be. May raise OSError."""
+    """Exit with status 2 if output would land among the pictures or can't be written. May raise OSError."""
     learned_from = {(options.data / name).resolve() for name in ("", "train/good", "train/ok")}
     for option, folder in (("--out", options.out), ("--preview", options.preview and options.preview.parent)):
         if folder is not None and folder.resolve() in learned_from:

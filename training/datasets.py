@@ -89,7 +89,7 @@ def _is_image(path: Path) -> bool:
 
 
 def _is_hidden(path: Path) -> bool:
-    """As what Jupyter and macOS leave behind."""
+    """Such files are left behind by Jupyter and macOS."""
     return path.name.startswith(".")
 
 
@@ -98,7 +98,7 @@ def _images(folder: Path) -> list[Path]:
 
 
 def _others(folder: Path) -> str:
-    """What a folder of images holds besides, in words; hidden files are not looked at."""
+    """Description of what else a folder of images holds, hidden files aside."""
     others = [path for path in folder.iterdir() if not _is_image(path) and not _is_hidden(path)]
     files = sum(path.is_file() for path in others)
     folders = sum(any(map(_is_image, path.rglob("*"))) for path in others if path.is_dir())
@@ -154,7 +154,7 @@ def _check_masks(folder: Path, masks: Mapping[str, Path]) -> None:
 
 
 def _left_out(root: Path, good: Path, kinds: Sequence[Path]) -> str:
-    """What else the folders `good`, test and test/KIND hold, in words."""
+    """Description of what else the folders `good`, test and test/KIND hold."""
     said = [_others(good)]
     if (root / "test").is_dir() and (stray := _images(root / "test")):
         said.append(f"{len(stray)} pictures in test itself")

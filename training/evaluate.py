@@ -43,18 +43,13 @@ def read_samples(
     error that names the file: its image can't be read, or its mask, or that is not its image's."""
     for sample in samples:
         try:
-            frame = _read_sample(sample, geometry)
+            size, frame = _resized(sample.path, geometry)
+            if sample.mask is not None:
+                read_mask(sample.mask, geometry, size)
         except (UnreadableImage, DatasetError) as error:
             unreadable(error)
         else:
             yield sample, frame
-
-
-def _read_sample(sample: Sample, geometry: Geometry) -> NDArray[np.uint8]:
-    rgb = read_rgb(sample.path)
-    if sample.mask is not None:
-        read_mask(sample.mask, geometry, Size.of(rgb))
-    return geometry.apply(rgb)
 
 
 def score_images(

@@ -40,16 +40,16 @@ _TIFF_COMPRESSIONS = {
 """Accepted in a TIFF: libtiff would also open WebP, Zstandard, LZMA and others, untested here."""
 
 MAX_IMAGE_PIXELS = 40_000_000
-"""Of an image to learn from or measure on, and by default of one that the service accepts."""
+"""Limit for images to learn from or measure on, and the service's default limit."""
 
 SIDE_STEP = 32
 """Sides of the input are multiples of it: the greatest stride, that of the embedding."""
 MAX_INPUT_SIDE = 4096
-"""Of the input, in pixels."""
+"""Longest side of the input, in pixels."""
 
 _SIXTEEN_BIT_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 _EIGHT_BITS = ((np.arange(65536) * 255 + 32767) // 65535).astype(np.uint8)
-"""What each 16-bit grey becomes: a table needs no wider copy of the image."""
+"""8-bit value of each 16-bit grey: a lookup table needs no wider copy of the image."""
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -59,20 +59,20 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What makes an image upright, by its EXIF orientation."""
+"""The transposition that makes an image upright, by EXIF orientation."""
 DAMAGED = (OSError, ValueError, SyntaxError, KeyError, TypeError, IndexError, OverflowError, struct.error)
-"""What Pillow raises on damaged files; UnreadableImage is among them."""
+"""The exceptions that Pillow raises on damaged files; ValueError covers UnreadableImage."""
 
 
 class Size(NamedTuple):
-    """Of an image, in pixels; width first, as in Pillow and on the wire."""
+    """An image's size in pixels; width first, as in Pillow and on the wire."""
 
     width: int
     height: int
 
     @staticmethod
     def of(pixels: NDArray[np.generic]) -> "Size":
-        """Of an array `[height, width, …]`."""
+        """The size of an array `[height, width, …]`."""
         return Size(pixels.shape[1], pixels.shape[0])
 
 
@@ -149,7 +149,7 @@ def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
             cannot be decoded.
     """
     try:
-        upright = turned(image)
+        upright = exif_transposed(image)
         if upright.mode == "F":
             raise UnreadableImage("floating-point pixels have no known range; send 8 or 16 bits per channel")
         if upright.mode in _SIXTEEN_BIT_MODES:
@@ -174,8 +174,8 @@ def check_compression(image: Image.Image) -> None:
         raise UnreadableImage(f"a TIFF compressed as {image.info.get('compression')!s:.50} is not supported")
 
 
-def turned(image: Image.Image) -> Image.Image:
-    """`image`, decoded, by its EXIF orientation. Raises one of many exceptions if it is damaged."""
+def exif_transposed(image: Image.Image) -> Image.Image:
+    """`image`, decoded and made upright. Raises one of `DAMAGED` if it is damaged."""
     image.load()  # turns a TIFF by itself
     # Not by ImageOps.exif_transpose: it writes the EXIF data anew, and fails where they are slightly damaged.
     method = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
@@ -207,7 +207,7 @@ def open_image(path: Path) -> Iterator[Image.Image]:
 
 
 def upright_size(path: Path) -> Size:
-    """Of what `read_rgb` gives, without decoding it. Raises UnreadableImage likewise."""
+    """The size of what `read_rgb` returns, without decoding it. Raises UnreadableImage likewise."""
     with _opened(path) as image:
         # Pillow gives the size of a TIFF as it will be when it is turned, of others as it is stored.
         lies = image.format != "TIFF" and image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)

@@ -17,9 +17,9 @@ from training.recipe import Recipe
 from training.synthesis import add_noise, synthesise
 
 _MAX_CACHE_BYTES = 1 << 30
-"""Of memory for the teacher's features of all images."""
+"""Limit for the cached teacher features of all images."""
 _FINAL_FRACTION = 0.1
-"""Of the initial learning rate, at the end of the cosine schedule."""
+"""Fraction of the initial learning rate at the end of the cosine schedule."""
 
 
 class TrainingError(ValueError):
@@ -90,8 +90,8 @@ class Trainer:
                 memory.fit_expected(self._all_distances())
 
     def _recompute_statistics(self) -> list[Tensor]:
-        """Of batch normalisation, since training mixed both streams. Returns candidates for the memory, one
-        tensor per batch: the same pass gives them."""
+        """Recompute batch-norm statistics, since training mixed both streams. Returns candidates for the
+        memory from the same pass, one tensor per batch."""
         for norm in self.trainable.modules():
             if isinstance(norm, nn.BatchNorm2d):
                 norm.reset_running_stats()

@@ -7,7 +7,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from training.datasets import DatasetError
-from training.geometry import DAMAGED, Geometry, Size, UnreadableImage, grey_as_rgb, open_image, turned
+from training.geometry import (
+    DAMAGED,
+    Geometry,
+    Size,
+    UnreadableImage,
+    exif_transposed,
+    grey_as_rgb,
+    open_image,
+)
 
 
 def read_mask(path: Path, geometry: Geometry, image_size: Size | None = None) -> NDArray[np.bool_]:
@@ -36,7 +44,7 @@ def read_mask(path: Path, geometry: Geometry, image_size: Size | None = None) ->
 def _marked(image: Image.Image) -> NDArray[np.bool_]:
     """The pixels of a mask, upright, that are not black and not transparent."""
     least = 127 if image.format == "JPEG" else 0  # JPEG leaves faint traces around what was drawn
-    upright = turned(image)
+    upright = exif_transposed(image)
     if upright.mode in ("1", "L", "F") or upright.mode.startswith("I"):
         return np.asarray(upright) > least
     pixels = np.asarray(upright.convert("RGBA"))

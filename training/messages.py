@@ -1,4 +1,4 @@
-"""What people read: errors of libraries in one line, and in whatever encoding their terminal has."""
+"""Messages for people: library errors in one line, printable in any terminal encoding."""
 
 import io
 import re
@@ -9,7 +9,7 @@ from pydantic import ValidationError
 _NO_MEMORY = re.compile(
     "DefaultCPUAllocator|bad_alloc|out of memory|ALLOC_FAILED|failed to allocate memory", re.IGNORECASE
 )
-"""In the errors of torch, ONNX Runtime, CUDA and its libraries, most of which have no class for it."""
+"""Matches errors of torch, ONNX Runtime and CUDA's libraries, most of which have no class of their own."""
 
 
 def first_error(error: ValidationError) -> str:
@@ -21,7 +21,7 @@ def first_error(error: ValidationError) -> str:
 
 
 def one_line(error: Exception) -> str:
-    """Its message, which may have many lines, shortened; the kind of error if it has none."""
+    """The message, joined to one line and shortened; the error's type if it has none."""
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
@@ -31,6 +31,6 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def print_in_any_encoding() -> None:
-    """From now on, a character that the terminal's encoding lacks is a question mark, not an error."""
+    """Make stdout print a question mark for characters that its encoding lacks, instead of failing."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")

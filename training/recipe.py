@@ -39,7 +39,7 @@ class Recipe(BaseModel):
     (`resnet18.tv_in1k`: torchvision's first); without one timm chooses."""
     pre_relu: bool = True
     """The teacher's levels are taken before the ReLU that each ends in, where there is one (ResNets): what it
-    cuts off tells places apart, too (Heo et al., ICCV 2019)."""
+    cuts off tells positions apart, too (Heo et al., ICCV 2019)."""
     height: int = 256
     width: int = 256
     """Pixels of the input's sides, multiples of 32, from 32 to 4096."""
@@ -123,7 +123,7 @@ class Recipe(BaseModel):
     @model_validator(mode="after")
     def _size_is_possible(self) -> Self:
         _ = self.geometry
-        if self.batch * self.height * self.width == SIDE_STEP**2:  # one place in the embedding
+        if self.batch * self.height * self.width == SIDE_STEP**2:  # one position in the embedding
             raise ValueError(f"one picture of {SIDE_STEP}×{SIDE_STEP} is too little to normalise a batch by")
         return self
 

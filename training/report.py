@@ -63,7 +63,7 @@ def write_report(path: Path, title: str, figures: Figures, drd: DRD, geometry: G
 
 
 def _examples(test: ScoredSet) -> dict[str, list[Example]]:
-    """What is worth looking at: of each kind, the clearest and the least clear."""
+    """The examples worth looking at: the clearest and the least clear of each kind."""
     scored = sorted(zip(test.samples, test.scores.tolist(), strict=True), key=lambda one: one[1])
     bad = [(sample.path, score) for sample, score in scored if sample.defective]
     good = [(sample.path, score) for sample, score in scored if not sample.defective]

@@ -47,7 +47,7 @@ class ResumeFile:
             with safe_open(self.path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 — not a dict
-        except SafetensorError:  # cut off while being written: start from the beginning
+        except SafetensorError:  # damaged: start from the beginning
             return []
         if metadata.get("identity") != self.identity:
             return []

@@ -24,7 +24,6 @@ from training.checkpoint import (
     records,
     save_checkpoint,
 )
-from training.choose import Candidate, choose_rule, damage_of, level_changes
 from training.datasets import DatasetError, Sample, open_dataset
 from training.evaluate import BATCH, evaluate, score_images
 from training.files import file_digest, write_json
@@ -38,11 +37,12 @@ from training.preview import write_preview
 from training.recipe import Recipe, RecipeError, load_recipe
 from training.report import Figures, write_report
 from training.resume import ResumeFile
+from training.score_rule import Candidate, choose_rule, damage_of, level_changes
 from training.shape import shaped, some_sizes, stretching
 from training.version import program_version
 
 FAILURES = (BackboneError, DatasetError, RecipeError, TrainingError, UnreadableImage, OSError)
-"""What `train` raises. Any other exception, but that memory was not enough, is a bug."""
+"""What `train` raises. Any other exception, except for lack of memory, is a bug."""
 
 _FOURTEEN_BITS = 64
 """White of a 14-bit image that was stored in 16 bits as it is, on the 0–255 scale."""
@@ -75,7 +75,7 @@ class TrainOptions:
 
 
 def train(options: TrainOptions) -> Checkpoint:
-    """Run it, printing progress. Raises one of `FAILURES`."""
+    """Train and write the checkpoint, printing progress. Raises one of `FAILURES`."""
     recipe = options.resolved_recipe()
     if options.preview is not None:
         if recipe.synthesis == "none":

@@ -36,7 +36,7 @@ class Dataset:
     train: tuple[Sample, ...]
     test: tuple[Sample, ...]
     left_out: str = ""
-    """What else lies among the images, in words; empty: nothing."""
+    """Description of whatever else lies among the images; empty if nothing does."""
 
     def __str__(self) -> str:
         defective = sum(sample.defective for sample in self.test)

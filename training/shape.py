@@ -72,7 +72,7 @@ def some_sizes(images: Sequence[Path]) -> list[Size]:
     """Sizes of up to 32 of the images, upright. Unreadable ones are skipped here: reading them all reports
     them."""
     sizes = list[Size]()
-    for path in images[:: -(-len(images) // _MAX_SIZES) or 1]:
+    for path in images[:: -(-len(images) // _MAX_SIZES)]:
         try:
             sizes.append(upright_size(path))
         except UnreadableImage:

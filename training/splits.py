@@ -28,7 +28,7 @@ def split(total: int, seed: int, parts: Sequence[str] | None = None) -> dict[Spl
         raise ValueError(f"{total} good images: at least 10 are needed to learn, choose and calibrate")
     blocks = _blocks(total) if parts is None else _parts(parts)
     sizes = [len(block) for block in blocks]
-    wanted = max(1, round(0.2 * total), 100 if total >= 400 else 0)
+    wanted = max(round(0.2 * total), 100 if total >= 400 else 0)
     limit = wanted + wanted // 2  # of calibrate
     at_most = _most_to_select(sizes, limit)
     random.Random(seed).shuffle(blocks)
@@ -51,7 +51,7 @@ def split(total: int, seed: int, parts: Sequence[str] | None = None) -> dict[Spl
 
 def _most_to_select(sizes: Sequence[int], limit: int) -> int:
     """Most images of `select`, for blocks of these `sizes`; only those up to `limit` don't have to train."""
-    usual = min(48, max(1, round(0.1 * sum(sizes))))
+    usual = min(48, round(0.1 * sum(sizes)))
     third_of_divisible = sum(size for size in sizes if size <= limit) // 3
     return max(min(usual, third_of_divisible), min(sizes))  # at least the smallest block
 

@@ -4,7 +4,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 
 def program_version() -> str:
-    """As installed; `unknown` for a source tree that was never installed."""
+    """The installed version; `unknown` for a source tree that was never installed."""
     try:
         return version("drd-inspect")
     except PackageNotFoundError:

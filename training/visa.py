@@ -9,7 +9,7 @@ from training.samples import Dataset, DatasetError, Sample
 
 _COLUMNS = {"object", "split", "label", "image", "mask"}
 _KINDS = {"normal": "good", "anomaly": "defect"}
-"""What a label says of an image, as `Sample.kind`."""
+"""`Sample.kind` by label."""
 
 
 def table_of(root: Path) -> Path:
@@ -61,7 +61,7 @@ def _rows(table: Path) -> dict[int, dict[str, str]]:
 
 
 def _word(column: str, row: Mapping[str, str], known: Collection[str], where: str) -> str:
-    """What a column says, which is one of the `known` words; in capitals, and with blanks around it, too."""
+    """The column's value, one of the `known` words; case and surrounding blanks are ignored."""
     word = row[column].strip().lower()
     if word not in known:
         raise DatasetError(f"{where}: the {column} is {row[column]!r}, and not {' or '.join(known)}")

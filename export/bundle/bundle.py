@@ -108,7 +108,7 @@ class Bundle:
         return np.asarray(heatmaps)
 
     def reference(self) -> Reference:
-        """What engines have to reproduce. Raises BundleError."""
+        """The predictions that engines have to reproduce. Raises BundleError."""
         scores = np.array([golden.raw_score for golden in self.manifest.golden])
         return Reference(self.golden_frames(), scores, self.golden_heatmaps())
 
@@ -191,7 +191,7 @@ class Predictor:
         return largest
 
     def _predict_golden(self, frames: NDArray[np.uint8]) -> Prediction:
-        """`predict`, but for the error."""
+        """`predict`, with a failure as BundleError."""
         try:
             return self.predict(frames)
         except EngineFailed as error:

@@ -18,7 +18,7 @@ _NEW_SECONDS = 60.0
 
 
 def private_copy(root: Path, names: Iterable[str]) -> tuple[Path, Callable[[], None]]:
-    """A folder with copies of those files, and what removes it.
+    """A folder with copies of those files, and the function that removes it.
 
     Its lock is held until then or until the process ends, however that happens: a process that was killed
     leaves its copies to the next one to remove.

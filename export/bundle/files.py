@@ -14,7 +14,7 @@ from export.bundle.manifest import MANIFEST, SEAL, SIGNATURE, BundleError
 from training.files import file_digest
 
 _MAX_BYTES = 16 * 2**20
-"""Of a file that is read as a whole."""
+"""Limit for a file that is read as a whole."""
 
 
 def read_sealed_manifest(root: Path) -> bytes:
@@ -31,12 +31,12 @@ def read_regular(path: Path, missing: str = "") -> bytes:
     """The content of a small file of the bundle. Raises BundleError, also if it is a link or special file;
     `missing` says it if it is not there."""
     try:
-        facts = path.lstat()
+        status = path.lstat()
     except FileNotFoundError as error:
         raise BundleError(missing or f"there is no file {path.name}") from error
-    if not stat.S_ISREG(facts.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         raise _not_regular(path.name)
-    if facts.st_size > _MAX_BYTES:
+    if status.st_size > _MAX_BYTES:
         raise BundleError(f"{path.name} is too large")
     return path.read_bytes()
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from export.bundle.facts import Facts
+from export.bundle.strict import StrictModel
 from training.geometry import Size
 
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32) / 255  # ITU-R BT.601, of 8-bit values
@@ -23,14 +23,14 @@ class FrameStatistics:
     aspect: float
 
 
-class Range(Facts):
+class Range(StrictModel):
     """A closed interval."""
 
     low: float
     high: float
 
 
-class FrameRanges(Facts):
+class FrameRanges(StrictModel):
     """The interval of each statistic in which a frame is like those of calibration."""
 
     brightness: Range

@@ -6,16 +6,16 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, AwareDatetime, Field, ValidationError, model_validator
 
-from export.bundle.facts import Facts
 from export.bundle.frame import FrameRanges
 from export.bundle.scale import Scale
+from export.bundle.strict import StrictModel
 from training.geometry import Geometry
 from training.messages import first_error
 from training.names import PRODUCT_NAME
 
 SCHEMA_VERSION: Literal[1] = 1
 """Raised when a field comes, goes or gets another meaning: other programs refuse fields they don't know."""
-GRAPH, HALF_GRAPH, INT8_GRAPH = "model.onnx", "model.fp16.onnx", "model.int8.onnx"
+GRAPH, FLOAT16_GRAPH, INT8_GRAPH = "model.onnx", "model.fp16.onnx", "model.int8.onnx"
 MANIFEST = "manifest.json"
 SEAL = "manifest.sha256"
 """The manifest's digest, in the format of `sha256sum -c`: a damaged or edited manifest is rejected."""
@@ -34,10 +34,10 @@ MAX_VERSION = 999_999_999
 """The highest version; the lowest is 1. Nine digits, which fit every integer type of the interfaces."""
 
 MAX_GUARD_BAND = 0.02
-"""On the 0 to 1 scale. An engine that needs a wider one deviates too much from the checkpoint."""
+"""Widest guard band, on the 0 to 1 scale: an engine that needs more deviates too much."""
 
 MAX_HEATMAP_DEVIATION = 0.02
-"""Of any pixel, on the 0 to 1 scale: regions and masks come from the map."""
+"""Limit for any pixel, on the 0 to 1 scale: regions and masks come from the map."""
 
 FLOAT32_CONVOLUTIONS = 3
 """How many of the teacher's convolutions stay in float32 at least where the rest is bfloat16.
@@ -68,7 +68,7 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 ProductName = Annotated[str, Field(pattern=f"^{PRODUCT_NAME.pattern}$")]
 
 
-class Thresholds(Facts):
+class Thresholds(StrictModel):
     """Score scales of images and of pixels; `max_false_reject` is the error budget, a fraction."""
 
     image: Scale
@@ -82,7 +82,7 @@ class Thresholds(Facts):
 Flavour = Literal["tensorrt", "tensorrt-rtx"]
 
 
-class Plan(Facts):
+class Plan(StrictModel):
     """A TensorRT engine built at export: it runs only where all of this is the same."""
 
     file: BundlePath
@@ -97,7 +97,7 @@ class Plan(Facts):
     """Batch sizes: smallest, preferred, largest."""
 
 
-class EngineEntry(Facts):
+class EngineEntry(StrictModel):
     """One way to run the network. `guard_band` and `heatmap_deviation` (the largest at export) are on the 0
     to 1 scales. If export could not run the engine, `heatmap_deviation` is None, and `guard_band` is None or
     the least it may have: what its graph needs on the CPU."""
@@ -115,7 +115,7 @@ class EngineEntry(Facts):
 GoldenKind = Literal["good", "defective", "pseudo-abnormal", "near-threshold"]
 
 
-class GoldenFrame(Facts):
+class GoldenFrame(StrictModel):
     """A network input stored as PNG, and the checkpoint's raw float32 score of it."""
 
     file: BundlePath
@@ -124,7 +124,7 @@ class GoldenFrame(Facts):
     raw_score: float
 
 
-class Provenance(Facts):
+class Provenance(StrictModel):
     """How the bundle was made. `checkpoint`: digest of its tensors; `libraries`: version by name."""
 
     created: AwareDatetime
@@ -139,7 +139,7 @@ Point = tuple[float, float]
 """x and y."""
 
 
-class RegionOfInterest(Facts):
+class RegionOfInterest(StrictModel):
     """The inspected part of the image. The graph contains it as a mask; here it is recorded for people.
 
     `polygons`: corners as fractions of the sent image's width and height; `share`: fraction of the
@@ -150,7 +150,7 @@ class RegionOfInterest(Facts):
     share: Annotated[float, Field(gt=0, le=1)]
 
 
-class Manifest(Facts):
+class Manifest(StrictModel):
     """The content of `manifest.json`: all that the service knows of a bundle before it opens another file."""
 
     schema_version: Literal[1] = SCHEMA_VERSION

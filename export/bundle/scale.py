@@ -6,12 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import model_validator
 
-from export.bundle.facts import Facts
+from export.bundle.strict import StrictModel
 
 THRESHOLD = 0.5
 
 
-class Scale(Facts):
+class Scale(StrictModel):
     """Maps raw values to 0 … 1: the calibration median to 0, the threshold to 0.5, infinity to 1."""
 
     median: float

@@ -99,7 +99,7 @@ def _until(options: argparse.Namespace) -> date | None:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Until others that change the file are done. Locks its folder: the file itself may be replaced."""
+    """Excludes others that change the file. Locks its folder: the file itself may be replaced."""
     folder = os.open(path.resolve().parent, os.O_RDONLY)
     try:
         with suppress(OSError):  # a network share may not lock folders

@@ -18,7 +18,7 @@ from service.record import Record
 RATE, BATCH = 4, 100
 FIRST_BATCH = 1000
 STEP = 20
-"""Records, between two turns of the event loop."""
+"""Records serialised before the event loop gets a turn."""
 BEAT_SECONDS = 2.0
 """An event comes at least this often; otherwise the page assumes that the service is gone."""
 MAX_AGE_SECONDS = 300.0
@@ -53,7 +53,7 @@ async def events(
 
 
 async def listed(records: Iterable[Record], history_id: str, **more: object) -> bytes:
-    """As JSON, in steps between which the event loop goes on: all of it may take a tenth of a second."""
+    """The records as JSON, made in steps, between which the event loop goes on: all may take 0.1 s."""
     facts = list[orjson.Fragment]()
     for number, record in enumerate(records):
         if number % STEP == 0:

@@ -24,7 +24,7 @@ _HEADERS = {
     "cache-control": "no-cache",  # revalidated each time with an ETag, so that the page is never outdated
 }
 _TYPES = {".woff2": "font/woff2", ".js": "text/javascript", ".svg": "image/svg+xml"}
-"""Those that not every Python or system knows, or knows by another name."""
+"""Media types that some Pythons or systems lack, or know by another name."""
 
 
 class Page(StaticFiles):

@@ -34,7 +34,7 @@ from service.settings import Settings
 ARRIVED = "drd.arrived"
 """Key in a request's scope: the instant of `time.monotonic` at which its head was complete."""
 REASONS = {400: "malformed", 408: "slow", 414: "url", 429: "pipelined", 431: "head", 503: "connections"}
-"""What a status sent from here is counted as, in `drd_rejected_total`."""
+"""Label in `drd_rejected_total` of each status sent from here."""
 _MAX_HEADERS, _MAX_PIPELINED = 100, 16
 _GRACE_SECONDS = 2.0  # the application's own limit comes first, as it counts and logs the request
 _TLS_END_SECONDS = 0.5
@@ -203,7 +203,7 @@ class Protocol(HttpToolsProtocol):
 
     def sweep(self, now: float) -> None:
         """Ends the connection if it exceeds a time limit. `now` is an instant of `time.monotonic`."""
-        if self._untaken(now) > self.settings.answer_seconds:
+        if self._seconds_unread(now) > self.settings.answer_seconds:
             self.transport.abort()
         elif not self.pipeline and now - self.since > self.seconds[self.phase]:
             if self.phase is Phase.IDLE:
@@ -272,7 +272,7 @@ class Protocol(HttpToolsProtocol):
         longest.transport.close()
         return True
 
-    def _untaken(self, now: float) -> float:
+    def _seconds_unread(self, now: float) -> float:
         """Seconds for which the caller has not read what was written."""
         if not self.transport.get_write_buffer_size():
             self._unread = None

@@ -5,6 +5,6 @@
 An image that makes one loop, exhaust memory or crash ends only that process. The fork server has done all
 imports, so a new worker starts within milliseconds.
 
-In the service:     facade ──▶ pool ──▶ job, channel; starting asks the fork server
+In the service:     workers ──▶ pool ──▶ job, channel; starting asks the fork server
 In the processes:   forkserver ──▶ worker ──▶ image, channel
 """

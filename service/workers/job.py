@@ -27,12 +27,12 @@ class Done(Generic[Made]):
 
 @dataclass(slots=True, eq=False)
 class Job(Generic[Made]):
-    """`understand` converts head and payload into the result, raising any exception if they are invalid."""
+    """`parse` converts head and payload into the result, raising any exception if they are invalid."""
 
     order: float
     head: Head
     payload: Sequence[Bytes]
-    understand: Callable[[Head, memoryview], Made]
+    parse: Callable[[Head, memoryview], Made]
     decodes: bool
     """Whether it opens an image: a failure is then blamed on the image."""
     answer: asyncio.Future[Done[Made]]
@@ -51,7 +51,7 @@ class Job(Generic[Made]):
         spent = tuple(map(float, head["spent"]))
         if not (all(step >= 0 for step in spent) and sum(spent) <= seconds):
             raise ValueError(f"{spent} s within {seconds} s")
-        return Done(self.understand(head, payload), spent)
+        return Done(self.parse(head, payload), spent)
 
     def failure(self, limit: float, *, too_long: bool, killed: bool) -> ServiceError:
         """The error when a worker has died on this job: after its time `limit` in seconds, or before; or was

@@ -67,7 +67,7 @@ class Pool:
         order: float,
         head: Head,
         payload: Sequence[Bytes],
-        understand: Callable[[Head, memoryview], Made],
+        parse: Callable[[Head, memoryview], Made],
         *,
         decodes: bool,
         learn: Callable[[float], object],
@@ -77,7 +77,7 @@ class Pool:
         if self._closed:
             raise shutting_down()
         answer: asyncio.Future[Done[Made]] = asyncio.get_running_loop().create_future()
-        job = Job(order, head, payload, understand, decodes, answer, learn)
+        job = Job(order, head, payload, parse, decodes, answer, learn)
         entry = self._waiting.offer(job, order=order)
         self._assign()
         try:
@@ -218,7 +218,7 @@ class Pool:
             self._assign()
 
     def _gone(self, worker: _Worker) -> None:
-        """Its process has ended. The channel tells by what, unless the fork server hangs."""
+        """The worker's process has ended. The channel tells why, unless the fork server hangs."""
         loop = asyncio.get_running_loop()
         assert worker.channel.process is not None
         loop.remove_reader(worker.channel.process)

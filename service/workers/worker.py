@@ -29,7 +29,7 @@ from service.workers.image import ImageLimits, decode, decode_rgb, preview_jpeg
 Reply = tuple[Head, Sequence[Bytes]]
 """What is sent back: a head, and the payload in parts."""
 _ALLOWANCE_AFTER_DECODE = 4
-"""Times the CPU time: the image was decoded in time before, and encoding takes longer."""
+"""Factor on the CPU time: the image was decoded in time before, and encoding takes longer."""
 REGION = np.dtype([(field.name, "<f8" if field.name == "peak" else "<u4") for field in fields(Region)])
 """A region as it is sent, in binary: there may be thousands."""
 _numbers = attrgetter(*(field.name for field in fields(Region)))

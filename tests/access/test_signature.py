@@ -244,7 +244,7 @@ def test_the_service_says_why_it_refuses(owner: SigningKey, tmp_path: Path) -> N
         wait_until(lambda: bolt()["state"] == "READY")
 
 
-def test_keys_that_can_not_be_used_are_told_apart(tmp_path: Path) -> None:
+def test_keys_that_cannot_be_used_are_told_apart(tmp_path: Path) -> None:
     private, public = key_pair(tmp_path)
     other = ed25519.Ed25519PrivateKey.generate()
     (tmp_path / "ed.pem").write_bytes(other.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))

@@ -346,7 +346,7 @@ def test_unix_sockets_stay_plain(plant: Authority, models: Path, tmp_path: Path)
             assert http.get("http://camera/health/live").status_code == 200
 
 
-def test_what_can_not_be_used_is_said_in_one_line(plant: Authority, tmp_path: Path) -> None:
+def test_what_cannot_be_used_is_said_in_one_line(plant: Authority, tmp_path: Path) -> None:
     server, other = plant.issue("server"), plant.issue("other")
     text, locked = tmp_path / "text", tmp_path / "locked"
     text.write_text("-----BEGIN CERTIFICATE-----\nno\n-----END CERTIFICATE-----\n")

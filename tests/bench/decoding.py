@@ -20,8 +20,8 @@ from export.bundle import Bundle, Geometry
 from service.lane import Lane, Pending
 from service.settings import Settings
 from service.values import Request
-from service.workers.facade import Workers
 from service.workers.image import ImageLimits, decode
+from service.workers.workers import Workers
 from tests.bench.serving import make_images
 from tests.bundles import make_bundle
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from export.bundle import BATCH_SIZES, BundleError
 from export.bundle.engines.nvidia import compute_capability
 from export.bundle.engines.opening import open_engine
-from export.bundle.manifest import GRAPH, HALF_GRAPH, EngineEntry
+from export.bundle.manifest import FLOAT16_GRAPH, GRAPH, EngineEntry
 from export.float16 import to_float16
 from export.plans import build_plan
 from export.trace import trace
@@ -49,10 +49,10 @@ def runners(drd: DRD, recipe: Recipe, root: Path, target: str) -> Iterator[tuple
     """Each way of running `drd`, or why it can't be."""
     graph = trace(drd, recipe.geometry)
     onnx.save(graph, root / GRAPH)
-    onnx.save(to_float16(graph), root / HALF_GRAPH)
+    onnx.save(to_float16(graph), root / FLOAT16_GRAPH)
     for name in ("onnx-cuda-fp16", f"tensorrt-fp16-sm{target}", f"tensorrt-rtx-fp16-sm{target}"):
         try:
-            entry = EngineEntry(id=name, file=HALF_GRAPH)
+            entry = EngineEntry(id=name, file=FLOAT16_GRAPH)
             if name.startswith("tensorrt"):
                 entry = build_plan(name, root, recipe.geometry)
             yield name, open_engine(entry, root, recipe.geometry).run

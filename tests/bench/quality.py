@@ -26,7 +26,6 @@ from torch.nn import functional as F
 
 import training
 from training.checkpoint import METRICS, libraries, load_checkpoint
-from training.choose import candidates, choose_rule
 from training.datasets import Dataset, DatasetError, Sample, open_dataset
 from training.evaluate import Predict, evaluate, read_frames, score_images
 from training.files import file_digest, write_json
@@ -36,6 +35,7 @@ from training.model.teacher import STRIDES
 from training.model.weights import load_teacher
 from training.recipe import PRESETS, Recipe, RecipeError, load_recipe
 from training.run import TrainOptions, train, usable_device
+from training.score_rule import candidates, choose_rule
 from training.shape import shaped, some_sizes
 from training.splits import split
 

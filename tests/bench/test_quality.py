@@ -14,12 +14,12 @@ from tests.bench import quality
 from tests.bench.quality import REREAD, YARDSTICK, kept, ladder, main, open_all, reread, train_rung
 from tests.export.checkpoints import make_dataset
 from training.checkpoint import load_checkpoint
-from training.choose import choose_rule
 from training.datasets import DatasetError
 from training.evaluate import evaluate, read_frames, score_images
 from training.files import write_json
 from training.recipe import PRESETS
 from training.run import TrainOptions
+from training.score_rule import choose_rule
 
 BACKBONE = "test_resnet"
 

@@ -197,7 +197,7 @@ def test_late_is_counted_from_when_a_picture_was_due(
     assert sent() - before < 100
 
 
-def test_a_list_that_can_not_be_read_is_one_line(address: str) -> None:
+def test_a_list_that_cannot_be_read_is_one_line(address: str) -> None:
     listed = command(address, "--quiet", "-")
     shell = ["sh", "-c", 'exec "$0" "$@" <&-', *listed]
 
@@ -288,7 +288,7 @@ def link(path: Path, target: Path) -> None:
     (path.parent / "link").replace(path)
 
 
-def test_what_can_not_be_read_does_not_stop_a_watch(address: str, tmp_path: Path) -> None:
+def test_what_cannot_be_read_does_not_stop_a_watch(address: str, tmp_path: Path) -> None:
     """It counts as not inspected, and is sent if it is written after all."""
     spool, kept = tmp_path / "spool", tmp_path / "all.csv"
     spool.mkdir()
@@ -390,7 +390,7 @@ def assert_ends_at_once(sending: list[str], wait: Callable[[], object]) -> None:
     assert said == "drd-camera: stopped at once: the pictures under way have no verdict\n"
 
 
-def test_a_second_signal_ends_it_though_a_line_can_not_be_written(
+def test_a_second_signal_ends_it_though_a_line_cannot_be_written(
     address: str, folder: Path, tmp_path: Path
 ) -> None:
     os.mkfifo(tmp_path / "lines")
@@ -438,7 +438,7 @@ def test_links_are_followed_once_and_dangling_ones_reported(
     }
 
 
-def test_a_subfolder_that_can_not_be_read_is_a_failed_start(
+def test_a_subfolder_that_cannot_be_read_is_a_failed_start(
     address: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Not even root may: tests may run as root, so the refusal is put in."""
@@ -484,7 +484,7 @@ def test_an_overlay_of_a_long_name_is_saved(address: str, folder: Path, tmp_path
     ]
 
 
-def test_an_overlay_that_can_not_be_saved_does_not_stop_the_run(
+def test_an_overlay_that_cannot_be_saved_does_not_stop_the_run(
     address: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Not even root may write that folder."""
@@ -537,7 +537,7 @@ def test_a_line_that_was_cut_does_not_take_the_next_with_it(
         assert [row["frame_id"] for row in csv.DictReader(lines)] == ["a.png", None, "b.png"]
 
 
-def test_lines_that_can_not_be_written_end_the_run_in_order(address: str, folder: Path) -> None:
+def test_lines_that_cannot_be_written_end_the_run_in_order(address: str, folder: Path) -> None:
     full = ("--repeat", "50", "--jsonl", "/dev/full", "--quiet")
 
     ended = run_camera(address, folder, *full, given="")

@@ -310,7 +310,7 @@ def test_invalid_tokens_are_refused_before_anything_is_sent(token: str) -> None:
     ],
     ids=str,
 )
-def test_options_that_can_not_be_meant_are_refused(wrong: client.Options, said: str) -> None:
+def test_options_that_cannot_be_meant_are_refused(wrong: client.Options, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         Client("http://127.0.0.1:1", **wrong)
 

@@ -126,7 +126,7 @@ def test_curl_accepts_only_a_complete_answer_in_time(
     ("option", "wrong", "status"),
     [("--broker", ":1883", 2), ("--broker", "a..b:1883", 2), ("--broker-ca", "missing.pem", 1)],
 )
-def test_the_gateway_says_what_it_can_not_use(option: str, wrong: str, status: int) -> None:
+def test_the_gateway_says_what_it_cannot_use(option: str, wrong: str, status: int) -> None:
     gateway: list[str | Path] = [sys.executable, EXAMPLES / "mqtt_gateway.py", "--product", "tile"]
 
     ended = run(*gateway, "--pictures", ".", option, wrong)

@@ -101,7 +101,7 @@ def answering(*answers: Answer) -> Iterator[tuple[str, list[Message]]]:
     ],
     ids=str,
 )
-def test_an_ok_that_can_not_be_is_none(odd: dict[str, Any]) -> None:
+def test_an_ok_that_cannot_be_is_none(odd: dict[str, Any]) -> None:
     with answering(Answer(), Answer(body=WHOLE | odd)) as (address, _), Client(address) as drd:
         asked = frame(1, request_id="r", version=1)
         assert drd.inspect(asked).verdict == "OK"
@@ -123,7 +123,7 @@ def test_an_ok_without_everything_is_none_over_grpc_too(
 
 
 @pytest.mark.parametrize("odd", [{"score": math.nan}, {"score": 0.6, "threshold": 0.5}, {"product": "bolt"}])
-def test_an_ok_that_can_not_be_is_none_over_grpc_too(odd: dict[str, Any]) -> None:
+def test_an_ok_that_cannot_be_is_none_over_grpc_too(odd: dict[str, Any]) -> None:
     def answer(request: pb.InspectRequest) -> Iterator[pb.InspectStreamResponse]:
         for response in ok(request):
             response.result.MergeFrom(pb.InspectResponse(**odd))

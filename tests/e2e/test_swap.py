@@ -124,7 +124,7 @@ def test_what_is_loaded_stays_when_the_models_folder_vanishes(running: Running, 
     wait_until(lambda: serves(running, 2))
 
 
-def test_a_product_that_can_not_be_read_stays_and_stops_no_other(
+def test_a_product_that_cannot_be_read_stays_and_stops_no_other(
     running: Running, models: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (models / "tile").rename(models / ".away")

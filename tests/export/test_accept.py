@@ -45,14 +45,14 @@ def golden() -> Golden:
         GoldenFrame(file=f"golden/{level}.png", kind="good", source=f"{level}.jpg", raw_score=level / 255)
         for level in LEVELS
     )
-    return Golden(entries, frames, heatmaps, scores)
+    return Golden(frames, scores, heatmaps, entries)
 
 
 def validation(difference: float = 0.0) -> Reference:
     """The same frames; one of the checkpoint's scores differs by `difference`."""
-    scores = golden().scores.copy()
-    scores[1] += difference
-    return Reference(golden().frames, scores, golden().heatmaps)
+    same = golden()
+    same.scores[1] += difference
+    return same
 
 
 def baseline(root: Path, difference: float = 0.0) -> Baseline:
@@ -440,7 +440,7 @@ def test_an_engine_whose_heatmap_deviates_must_be_left_out(tmp_path: Path) -> No
     onnx.save(grey_level_network((32, 32)), tmp_path / "model.onnx")
     entry, right = EngineEntry(id="onnx-f32", file="model.onnx"), golden()
     for off, rejection in ((0.01, None), (0.03, "its heatmap deviates by more than 0.02")):
-        moved = Golden(right.entries, right.frames, right.heatmaps + np.float32(off), right.scores)
+        moved = replace(right, heatmaps=right.heatmaps + np.float32(off))
         parity = check_parity(entry, replace(baseline(tmp_path), golden=moved))
         assert (parity.status, parity.rejection) == ("verified", rejection)
         assert parity.max_heatmap_deviation == pytest.approx(off, abs=1e-3)

@@ -28,7 +28,7 @@ _LIMITED = (
 def run(
     module: str, *arguments: str | Path, room: int = resource.RLIM_INFINITY
 ) -> subprocess.CompletedProcess[str]:
-    """A room's command; no file it writes can have more than `room` bytes, as if the disk were full then."""
+    """Runs a command; no file it writes can have more than `room` bytes, as if the disk were full then."""
     return subprocess.run(
         [sys.executable, "-c", _LIMITED, str(room), module, *map(str, arguments)],
         capture_output=True,

@@ -217,7 +217,7 @@ async def test_a_product_is_removed_when_two_scans_do_not_find_it(
 
 
 @on_a_loop
-async def test_what_can_not_be_read_is_failed_and_says_why(tmp_path: Path) -> None:
+async def test_what_cannot_be_read_is_failed_and_says_why(tmp_path: Path) -> None:
     serves = make_bundle(tmp_path, version=2)
 
     async with loaded(tmp_path) as service:

@@ -41,7 +41,7 @@ def test_a_file_that_vanishes_during_the_scan_is_left_out(tmp_path: Path) -> Non
     assert {Path(name).name for name, *_ in versions[1]} >= {"0", "1", "2"}
 
 
-def test_a_version_that_can_not_be_read_is_an_error_of_its_own(tmp_path: Path) -> None:
+def test_a_version_that_cannot_be_read_is_an_error_of_its_own(tmp_path: Path) -> None:
     for version in "12":
         (tmp_path / "tile" / version).mkdir(parents=True)
     make_unreadable(tmp_path / "tile" / "1")
@@ -51,7 +51,7 @@ def test_a_version_that_can_not_be_read_is_an_error_of_its_own(tmp_path: Path) -
     assert versions[2] == ()
 
 
-def test_a_product_that_can_not_be_listed_is_an_error(tmp_path: Path) -> None:
+def test_a_product_that_cannot_be_listed_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "tile").symlink_to("tile")
     (tmp_path / "bolt" / "1").mkdir(parents=True)
     found = scan(tmp_path)

@@ -23,13 +23,13 @@ from export.bundle import Bundle, FrameStatistics, Geometry, Size
 from service.errors import BadImage, InspectionFailed, NotServing, ServiceError, TooLarge
 from service.lane import Lane, Pending
 from service.settings import Settings
-from service.values import Decoded, Predicted, Request
+from service.values import Decoded, EngineOutput, Request
 from service.workers.channel import Channel, Ended, Head, shared_memory
-from service.workers.facade import Workers
 from service.workers.image import ImageLimits
 from service.workers.pool import _MAX_WALL_TIME, Pool
 from service.workers.starting import new_worker
 from service.workers.worker import REGION, Bounds
+from service.workers.workers import Workers
 from tests.bundles import make_bundle
 from tests.e2e.serving import wait_until
 from tests.service.images import plain
@@ -56,13 +56,13 @@ async def running(count: int, start: Callable[[], Channel]) -> AsyncIterator[Poo
 async def decode(pool: Pool, level: int = 7, *, decodes: bool = True, side: int = SIDE) -> int:
     """The grey level of a plain image that a worker has decoded."""
 
-    def understand(head: Head, payload: memoryview) -> int:
+    def parse(head: Head, payload: memoryview) -> int:
         if len(payload) != side * side * 3 or head["width"] != SIDE:
             raise ValueError
         return payload[0]
 
     head = {"do": "decode", "geometry": Geometry(side, side), "declared": None}
-    asked = pool.ask(0, head, (plain(level),), understand, decodes=decodes, learn=nothing)
+    asked = pool.ask(0, head, (plain(level),), parse, decodes=decodes, learn=nothing)
     return (await asked).made
 
 
@@ -256,7 +256,7 @@ async def test_impossible_regions_end_the_worker(
         predicted = asyncio.get_running_loop().create_future()
         pending = Pending(request, lane, 0, 0, predicted)
         pending.decoded = Decoded(np.zeros(0, np.uint8), Size(SIDE, SIDE), "", FrameStatistics(0, 0, 0, 1))
-        job = asyncio.create_task(workers.read(pending, Predicted(heatmap, 0.1, seconds=0, batch_size=1)))
+        job = asyncio.create_task(workers.read(pending, EngineOutput(heatmap, 0.1, seconds=0, batch_size=1)))
         ends.channels[0].send(facts | await ends.asked(), [bytes(heatmap.nbytes), regions])
         assert (await job).made.finding.verdict == verdict
     await workers.close()

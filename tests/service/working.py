@@ -17,10 +17,10 @@ from export.bundle import Bundle, Geometry, Predictor, Size
 from export.bundle.scale import Scale
 from service.lane import Lane, Pending
 from service.settings import MEBIBYTE, Settings
-from service.values import Decoded, Part, Predicted, Rendered, Request
-from service.workers.facade import Workers
+from service.values import Decoded, EngineOutput, Part, Rendered, Request
 from service.workers.image import ImageLimits
 from service.workers.job import Done
+from service.workers.workers import Workers
 from tests.bundles import make_bundle
 from tests.service.images import encoded, plain
 
@@ -61,7 +61,7 @@ class Working:
     ) -> Rendered:
         async def asked() -> Done[Rendered]:
             pending = self._pending(Request(body, "", 0, parts=parts), decoded=decoded)
-            return await self.pool.read(pending, Predicted(heatmap, raw_score, seconds=0, batch_size=1))
+            return await self.pool.read(pending, EngineOutput(heatmap, raw_score, seconds=0, batch_size=1))
 
         return self.run(asked()).made
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from tests.bench.quality import STEPS
-from training.choose import candidates
 from training.model.heatmap import ScoreRule
 from training.recipe import PRESETS, Recipe, RecipeError, load_recipe
+from training.score_rule import candidates
 
 
 def test_the_presets_are_the_four_of_the_documentation() -> None:

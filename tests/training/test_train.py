@@ -22,7 +22,6 @@ from safetensors.torch import load_file, save_file
 from tests.export.checkpoints import break_network, make_checkpoint, make_dataset
 from tests.threads import on_all_cores
 from training.checkpoint import FORMAT, CheckpointError, load_checkpoint, save_checkpoint
-from training.choose import choose_rule
 from training.cli import main
 from training.datasets import open_dataset, parts_of
 from training.evaluate import read_frames
@@ -31,6 +30,7 @@ from training.geometry import Geometry
 from training.model.weights import load_teacher
 from training.recipe import PRESETS
 from training.run import TrainOptions, resume_file
+from training.score_rule import choose_rule
 from training.splits import split
 from training.tensors import write_tensors
 

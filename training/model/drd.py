@@ -41,11 +41,11 @@ class DRD(nn.Module):
         return features[-self.student.levels :]
 
     def distances(self, teacher: list[Tensor], student: list[Tensor]) -> list[Tensor]:
-        """1 − cosine at each place of each restored level, `[N, H/s_k, W/s_k]`, 0–2, finest first."""
+        """1 − cosine at each position of each restored level, `[N, H/s_k, W/s_k]`, 0–2, finest first."""
         return distances(self.targets(teacher), student)
 
     def compare(self, teacher: list[Tensor], student: list[Tensor]) -> list[Tensor]:
-        """`distances`; with a memory, weighted by what is usual there, and the memory's own map last."""
+        """`distances`; with a memory, each over its expected value, and the memory's own map last."""
         plain = self.distances(teacher, student)
         if self.memory is None:
             return plain

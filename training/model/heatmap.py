@@ -41,7 +41,7 @@ class ScoreRule(BaseModel):
 
 
 def distance(teacher: Tensor, student: Tensor) -> Tensor:
-    """1 − cosine over channels, at each place: `[N, C, h, w]` twice → `[N, h, w]`, 0–2."""
+    """1 − cosine over channels, at each position: `[N, C, h, w]` twice → `[N, h, w]`, 0–2."""
     return 1 - F.cosine_similarity(teacher, student, dim=1)
 
 
@@ -87,12 +87,12 @@ class Heatmap(nn.Module):
         self.set_rule(rule or ScoreRule())
 
     def set_roi(self, roi: Tensor) -> None:
-        """From now on only a defect where `roi` `[H, W]` is 1 counts. Before calibration: scores change."""
+        """Count defects only where `roi` `[H, W]` is 1. Call before calibration, since scores change."""
         self.roi.copy_(roi)
         self.roi_share = float(self.roi.mean())
 
     def set_rule(self, rule: ScoreRule) -> None:
-        """From now on scores follow `rule`. The fitted `scale` stays: it does not depend on the rule."""
+        """Score by `rule`. The fitted `scale` stays: it does not depend on the rule."""
         self.rule = rule
         rows, columns = (self._matrix(size).to(self.roi.device) for size in self.size)
         self.register_buffer("rows", rows, persistent=False)

@@ -1,14 +1,14 @@
-"""The memory beside the student: feature vectors of good parts (after PatchCore, Roth et al., CVPR 2022).
+"""The memory bank beside the student: features of good parts (after PatchCore, Roth et al., CVPR 2022).
 
 It gives a distance of its own: a student that has learned to restore good parts also restores some damage,
-but what no good part ever showed is far from every stored vector. The descriptor of a place contains, with a
-small weight, its whole image: a dark area is normal in a dark image, not in a bright one.
+but what no good part ever showed is far from every stored vector. The descriptor of a position contains, with
+a small weight, its whole image: a dark area is normal in a dark image, not in a bright one.
 
-It tells which distances the student usually has at places that look alike, and these are divided by them: a
+It predicts the student's distances from positions that look alike, and these are divided by the prediction: a
 scratchy texture or a bright exposure is hard to restore on good parts, too.
 
-It tells how long features usually are there, and all distances are multiplied by the root of the length over
-the usual one: they are of directions only, though damage also makes features longer.
+It predicts the norm of the features likewise, and all distances are multiplied by the square root of the norm
+over its prediction: cosines ignore norms, though damage also makes them larger.
 """
 
 import math
@@ -26,21 +26,21 @@ _FADED = 9.0
 """`sharpness` times the radius of the coreset: a vector one radius further away weighs e⁻⁹ as much. Tied to
 the radius, since how far good parts lie apart depends on teacher and product."""
 _MAX_SHARPNESS = 10_000.0
-"""Also where all candidates were stored and there is no radius: cosines of float32 are exact to 10⁻⁷."""
+"""Cap for when all candidates were stored and the radius is 0: float32 cosines are exact to 10⁻⁷."""
 _IMAGE_FRACTION = 0.08
-"""Part of a descriptor's squared length that describes the whole image."""
+"""Fraction of a descriptor's squared norm that describes the whole image."""
 _PRIOR = 0.2
 """Weight of the overall mean in an expected value, as a fraction of a vector's mean number of visits: rarely
 visited ones are shrunk towards it."""
 _DUPLICATE = 1e-6
 """Distance of two descriptors that differ by rounding only."""
 _MIN_EXPECTED = 0.1
-"""Of an expected value over its mean: dividing by it raises a distance at most tenfold."""
+"""Least expected value over its mean: dividing by it raises a distance at most tenfold."""
 
 
 class Memory(nn.Module):
-    """`size` stored vectors of good parts, and what to expect near each: the student's distances and the
-    length of the teacher's features.
+    """`size` stored vectors of good parts, and what to expect near each: the student's distances and the norm
+    of the teacher's features.
 
     Args:
         size: how many are stored.
@@ -54,7 +54,7 @@ class Memory(nn.Module):
     """`[]`: inverse temperature of the softmax and of the soft minimum over stored vectors."""
     expected: Tensor
     """`[levels + 1, size]`: near each vector, the student's expected distances, each over its mean, and last
-    the expected length."""
+    the expected norm."""
 
     def __init__(self, size: int, channels: tuple[int, int], levels: int) -> None:
         super().__init__()
@@ -65,25 +65,25 @@ class Memory(nn.Module):
 
     def forward(self, features: list[Tensor], distances: list[Tensor]) -> list[Tensor]:
         """The teacher's features and the student's distances `[N, h, w]` → each of these divided by its
-        expected value, and last the distance to the memory `[N, H/16, W/16]`; all of them times the root of
-        the features' length over its expected value.
+        expected value, and last the distance to the memory `[N, H/16, W/16]`; all of them times the square
+        root of the features' norm over its expected value.
 
         The distance to the memory is a soft minimum (log-mean-exp) of 1 − cosine over all vectors: many near
         ones make it smaller than one does.
         """
-        local, whole, length = _descriptors(features)
+        local, whole, norm = _descriptors(features)
         logits = self._logits(local, whole)
         nearest = logits.amax(-1, keepdim=True)  # subtracted, so that exponentials fit float32
-        similarity = torch.exp(logits - nearest)
-        total = similarity.sum(-1, keepdim=True)  # [N, h·w, 1]
-        *usual, usual_length = (similarity @ self.expected.T / total).unbind(-1)
-        excess = torch.sqrt(length / usual_length)  # [N, h·w]
-        nearness = ((nearest + torch.log(total / len(self.vectors))) / self.sharpness).squeeze(-1)
+        weights = torch.exp(logits - nearest)
+        total = weights.sum(-1, keepdim=True)  # [N, h·w, 1]
+        *expected, expected_norm = (weights @ self.expected.T / total).unbind(-1)
+        excess = torch.sqrt(norm / expected_norm)  # [N, h·w]
+        similarity = ((nearest + torch.log(total / len(self.vectors))) / self.sharpness).squeeze(-1)
         grid = _grid(features)
-        divisors = (torch.unflatten(expected / excess, 1, grid) for expected in usual)
+        divisors = (torch.unflatten(each / excess, 1, grid) for each in expected)
         pairs = zip(distances, divisors, strict=True)
         maps = [each / resized(divisor, each.shape[-2:]) for each, divisor in pairs]
-        return [*maps, torch.unflatten((1 - nearness) * excess, 1, grid)]
+        return [*maps, torch.unflatten((1 - similarity) * excess, 1, grid)]
 
     def sample(self, features: list[Tensor], images: int, generator: torch.Generator) -> Tensor:
         """Random descriptors of a batch out of `images`, candidates for `fit_coreset`: `[n, C]`."""
@@ -110,19 +110,19 @@ class Memory(nn.Module):
         """Fit the expected values to `forward`'s arguments for good parts."""
         visits, total = torch.zeros_like(self.expected[0]), torch.zeros_like(self.expected)
         for features, distances in batches:
-            local, whole, length = _descriptors(features)
+            local, whole, norm = _descriptors(features)
             weights = torch.softmax(self._logits(local, whole), -1)  # [N, h·w, size]
             there = [F.adaptive_avg_pool2d(each, _grid(features)).flatten(1) for each in distances]
             visits += weights.sum((0, 1))
-            total += torch.einsum("knp,npm->km", torch.stack([*there, length]), weights)
+            total += torch.einsum("knp,npm->km", torch.stack([*there, norm]), weights)
         mean, prior = (total.sum(1) / visits.sum()).unsqueeze(1), _PRIOR * visits.mean()
         expected = (total + prior * mean) / (visits + prior)
         mean = mean.clamp_min(1e-6)
         self.expected.copy_((expected / mean).clamp_min(_MIN_EXPECTED))
-        self.expected[-1] *= mean[-1]  # a length stays a length
+        self.expected[-1] *= mean[-1]  # a norm is not relative
 
     def _logits(self, local: Tensor, whole: Tensor) -> Tensor:
-        """`sharpness` times the cosine of every place to every vector: `[N, H/16·W/16, size]`.
+        """`sharpness` times the cosine of every position to every vector: `[N, H/16·W/16, size]`.
 
         The vectors come last, to be summed over: engines are slower over channels.
         """
@@ -137,21 +137,21 @@ def _grid(features: list[Tensor]) -> tuple[int, int]:
 
 
 def _descriptors(features: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """Of each place's 3×3 surroundings on the coarsest grid, `[N, H/16·W/16, C2 + C3]`, and of the whole
-    image, `[N, 1, C3]`: concatenated, they are unit vectors. And the length of the features there, the
-    geometric mean of both levels', `[N, H/16·W/16]`."""
+    """Of each position's 3×3 neighbourhood on the coarsest grid, `[N, H/16·W/16, C2 + C3]`, and of the whole
+    image, `[N, 1, C3]`: concatenated, they are unit vectors. And the norm of the features, the geometric mean
+    of both levels', `[N, H/16·W/16]`."""
     # Each level is normalised before they are joined, so that neither dominates the other.
-    surroundings = (F.avg_pool2d(f, 3, 1, 1, count_include_pad=False) for f in features[1:])
-    (second, second_length), (third, third_length) = map(_polar, surroundings)
-    joined, _ = _polar(torch.cat([F.avg_pool2d(second, 2), third], 1))
-    image, _ = _polar(features[2].mean((2, 3), keepdim=True))
+    neighbourhoods = (F.avg_pool2d(f, 3, 1, 1, count_include_pad=False) for f in features[1:])
+    (second, second_norm), (third, third_norm) = map(_unit_and_norm, neighbourhoods)
+    joined, _ = _unit_and_norm(torch.cat([F.avg_pool2d(second, 2), third], 1))
+    image, _ = _unit_and_norm(features[2].mean((2, 3), keepdim=True))
     local, whole = joined * math.sqrt(1 - _IMAGE_FRACTION), image * math.sqrt(_IMAGE_FRACTION)
-    length = torch.sqrt(F.avg_pool2d(second_length, 2) * third_length)
-    return local.flatten(2).transpose(1, 2), whole.flatten(2).transpose(1, 2), length.flatten(1)
+    norm = torch.sqrt(F.avg_pool2d(second_norm, 2) * third_norm)
+    return local.flatten(2).transpose(1, 2), whole.flatten(2).transpose(1, 2), norm.flatten(1)
 
 
-def _polar(vectors: Tensor) -> tuple[Tensor, Tensor]:
-    """Unit vectors and lengths, `[N, C, h, w]` → that and `[N, 1, h, w]`. `F.normalize` would trace the
+def _unit_and_norm(vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """Vectors `[N, C, h, w]` as unit vectors, and their norms `[N, 1, h, w]`. `F.normalize` would trace the
     frames' shape into the graph."""
-    length: Tensor = torch.linalg.vector_norm(vectors, dim=1, keepdim=True).clamp_min(1e-12)
-    return vectors / length, length
+    norm: Tensor = torch.linalg.vector_norm(vectors, dim=1, keepdim=True).clamp_min(1e-12)
+    return vectors / norm, norm

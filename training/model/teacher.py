@@ -111,7 +111,7 @@ def _probe() -> Tensor:
 
 
 def architecture(backbone: str) -> str:
-    """Its name without the tag, which tells apart weights of one network."""
+    """`backbone` without its tag, which names one of the network's sets of weights."""
     return backbone.partition(".")[0]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 _CGROUPS, _OWN = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 _ENTRY = re.compile(r"^\d+:(.*?):/(.*)$", re.MULTILINE)
-"""In `_OWN`: names of controllers, in version 1 only, and the path of the process's group."""
+"""A line of `_OWN`: names of controllers (cgroup v1 only), and the path of the process's group."""
 
 
 def cores_allowed(cgroups: Path = _CGROUPS, own: Path = _OWN) -> int:
@@ -27,7 +27,7 @@ def engine_threads() -> int:
 
 
 def _quotas(cgroups: Path, own: Path) -> Iterator[float]:
-    """In cores. A container sees its group as the root, in version 1 under the path that the host sees."""
+    """Quotas in cores. A container sees its group as the root, with cgroup v1 under the host's path."""
     try:
         entries = _ENTRY.findall(own.read_text(encoding="utf-8", errors="surrogateescape"))
     except OSError:  # not Linux

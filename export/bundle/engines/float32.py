@@ -9,7 +9,7 @@ from export.bundle.tensors import TEACHER
 
 _CONVOLUTIONS = {"Convolution", "GroupConvolution"}
 _BIAS = {"Constant", "Reshape"}
-"""What an addition of a bias adds."""
+"""Operations that supply a bias to an addition."""
 
 _MARK = "DisablePrecisionConversion_0"
 # Attribute of operations that keep their precision. OpenVINO's Python API cannot create it, but can copy it

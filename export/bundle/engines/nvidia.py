@@ -13,7 +13,7 @@ _MAJOR, _MINOR = 75, 76
 """CUdevice_attribute: CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR."""
 
 _PARTS = ("Major", "Minor", "Patch", "Build")
-"""Of a version number: the library has a function for each."""
+"""Parts of a version number: the library has a function for each."""
 
 
 def compute_capability() -> str:

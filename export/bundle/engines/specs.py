@@ -1,10 +1,10 @@
-"""What each engine is: the one table of engines, by id."""
+"""The table of engines, by id."""
 
 import re
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from export.bundle.manifest import GRAPH, HALF_GRAPH, INT8_GRAPH, Flavour
+from export.bundle.manifest import FLOAT16_GRAPH, GRAPH, INT8_GRAPH, Flavour
 
 Precision = Literal["f32", "bf16", "fp16", "int8"]
 
@@ -25,19 +25,19 @@ class EngineSpec:
         return self.runtime in get_args(Flavour)
 
 
-EVERYWHERE = "onnx-f32"
+FALLBACK = "onnx-f32"
 """The engine in every bundle: it runs on any machine."""
 
 _TARGET, _ANY_TARGET = re.compile(r"-sm\d{2,3}$"), "-smNN"
 
 ENGINES = {
-    "onnx-cuda-fp16": EngineSpec("onnxruntime", HALF_GRAPH, "fp16", gpu=True),
+    "onnx-cuda-fp16": EngineSpec("onnxruntime", FLOAT16_GRAPH, "fp16", gpu=True),
     "openvino-int8": EngineSpec("openvino", INT8_GRAPH, "int8"),
     "openvino-bf16": EngineSpec("openvino", GRAPH, "bf16"),
     "openvino-f32": EngineSpec("openvino", GRAPH, "f32"),
-    EVERYWHERE: EngineSpec("onnxruntime", GRAPH, "f32"),
-    f"tensorrt-fp16{_ANY_TARGET}": EngineSpec("tensorrt", HALF_GRAPH, "fp16", gpu=True),
-    f"tensorrt-rtx-fp16{_ANY_TARGET}": EngineSpec("tensorrt-rtx", HALF_GRAPH, "fp16", gpu=True),
+    FALLBACK: EngineSpec("onnxruntime", GRAPH, "f32"),
+    f"tensorrt-fp16{_ANY_TARGET}": EngineSpec("tensorrt", FLOAT16_GRAPH, "fp16", gpu=True),
+    f"tensorrt-rtx-fp16{_ANY_TARGET}": EngineSpec("tensorrt-rtx", FLOAT16_GRAPH, "fp16", gpu=True),
 }
 """In the order in which they are built and, untimed, listed; NN stands for a compute capability."""
 
@@ -47,7 +47,7 @@ class UnknownEngineError(ValueError):
 
 
 def spec_of(name: str) -> EngineSpec:
-    """What the engine with the id `name` is. Raises UnknownEngineError."""
+    """The spec of the engine with the id `name`. Raises UnknownEngineError."""
     known = ENGINES.get(_TARGET.sub(_ANY_TARGET, name))
     if known is None or name.endswith(_ANY_TARGET):
         raise UnknownEngineError(f"there is no engine {name!r}; known: {', '.join(ENGINES)}")

@@ -11,7 +11,7 @@ from typing import Any
 from export.bundle.engines.engine import first_line
 from export.bundle.engines.nvidia import RTX_PLUGIN, compute_capability, load_libraries
 from export.bundle.engines.onnx_runtime import OnnxRuntimeEngine
-from export.bundle.manifest import HALF_GRAPH, BundleError, EngineEntry, Plan
+from export.bundle.manifest import FLOAT16_GRAPH, BundleError, EngineEntry, Plan
 from training.files import file_digest
 from training.geometry import Geometry
 
@@ -23,7 +23,7 @@ def open_plan(entry: EngineEntry, root: Path, geometry: Geometry) -> OnnxRuntime
     plan = entry.plan
     if plan is None:
         raise BundleError(f"{entry.id} has no plan")
-    check_plan(plan, entry, file_digest(root / HALF_GRAPH))
+    check_plan(plan, entry, file_digest(root / FLOAT16_GRAPH))
     _must_equal(plan, "TensorRT", plan.version, load_libraries(plan.flavour))
     _must_equal(plan, "compute capability", plan.compute_capability, compute_capability())
     provider = PROVIDERS[plan.flavour]
@@ -33,7 +33,7 @@ def open_plan(entry: EngineEntry, root: Path, geometry: Geometry) -> OnnxRuntime
 
 def check_plan(plan: Plan, entry: EngineEntry, graph: str) -> None:
     """Raises BundleError unless `plan` was built from the graph with digest `graph` for all batch sizes."""
-    _must_equal(plan, HALF_GRAPH, plan.graph, graph)
+    _must_equal(plan, FLOAT16_GRAPH, plan.graph, graph)
     smallest, _, largest = plan.profile
     if not (smallest <= min(entry.batch_sizes) and max(entry.batch_sizes) <= largest):
         raise BundleError(

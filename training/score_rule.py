@@ -83,7 +83,7 @@ def choose_rule(drd: DRD, recipe: Recipe, select: Tensor, seed: int) -> list[Can
 
 
 def level_changes(drd: DRD, select: Tensor) -> int:
-    """For how many of `select` DRD's refinement takes another level with networks computed in bfloat16."""
+    """Number of `select` images on which bfloat16 networks make DRD's refinement pick another level."""
     device, changes = drd.heatmap.scale.device.type, 0
     for frames in tqdm(torch.split(select, _BATCH), "precision", unit="batch", leave=False, disable=None):
         chosen = []

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from training.choose import Candidate, candidates, choose_rule, damage_of, level_changes
 from training.model.drd import DRD
 from training.model.teacher import Teacher
 from training.recipe import Recipe
+from training.score_rule import Candidate, candidates, choose_rule, damage_of, level_changes
 
 RECIPE = Recipe(backbone="test_resnet", height=64, width=64, memory=0)
 

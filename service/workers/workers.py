@@ -15,7 +15,7 @@ from pydantic import BaseModel, NonNegativeInt, PositiveInt
 from export.bundle import MAX_INPUT_SIDE, Finding, FrameStatistics, Region, Size
 from service.lane import Pending
 from service.settings import Settings
-from service.values import Decoded, Part, PngPicture, Predicted, Rendered
+from service.values import Decoded, EngineOutput, Part, PngPicture, Rendered
 from service.workers.channel import Channel, Head
 from service.workers.image import ImageLimits
 from service.workers.job import Done
@@ -24,7 +24,7 @@ from service.workers.starting import new_worker
 from service.workers.worker import REGION, Bounds
 
 _MAX_IMAGES = 16
-"""In one file: pages of a TIFF, frames of an animated PNG. The first is inspected."""
+"""Most images in one file: pages of a TIFF, frames of an animated PNG. The first is inspected."""
 _ROOM = 16 * MAX_INPUT_SIDE**2  # bytes beside image or overlay: maps, their pictures, a manifest, regions
 
 
@@ -52,12 +52,12 @@ class Workers:
         """The network's input; `spent` has one step."""
         request, geometry, pace = pending.request, pending.lane.manifest.geometry, pending.lane.pace.decode
         head = {"do": "decode", "geometry": geometry, "declared": request.declared}
-        understand = partial(_decoded, (geometry.height, geometry.width, 3))
+        parse = partial(_decoded, (geometry.height, geometry.width, 3))
         return await self._pool.ask(
-            pending.order, head, (request.image,), understand, decodes=True, learn=pace.learn
+            pending.order, head, (request.image,), parse, decodes=True, learn=pace.learn
         )
 
-    async def read(self, pending: Pending, predicted: Predicted) -> Done[Rendered]:
+    async def read(self, pending: Pending, predicted: EngineOutput) -> Done[Rendered]:
         """The finding and its pictures, of a decoded image; `spent` has two steps: reading, encoding.
 
         For an overlay, the image is decoded a second time: keeping the pixels of all that are queued could
@@ -79,9 +79,9 @@ class Workers:
         }
         pixels = np.ascontiguousarray(heatmap, np.float32).data.cast("B")
         payload = pixels, lane.manifest_json, request.image if overlay else b""
-        understand = partial(_read, heatmap.shape, decoded.size, parts - {"regions"})
+        parse = partial(_read, heatmap.shape, decoded.size, parts - {"regions"})
         learn = lane.pace.reading(overlay=overlay).learn
-        return await self._pool.ask(pending.order, head, payload, understand, decodes=overlay, learn=learn)
+        return await self._pool.ask(pending.order, head, payload, parse, decodes=overlay, learn=learn)
 
     async def preview(self, image: bytes, side: int) -> bytes:
         """A JPEG of `image` with at most `side` pixels per side, made when no request waits for a worker.
