@@ -188,7 +188,12 @@ async def _docs() -> HTMLResponse:
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return problems.problem(error.status_code, str(error.detail), headers=dict(error.headers or {}))
+    headers, detail, path = dict(error.headers or {}), str(error.detail), request.url.path[:100]
+    if error.status_code == 404:  # of the router, which gives no more than the status in words
+        detail = f"there is no path {path!r} here{': see /docs' if request.app.openapi_url else ''}"
+    elif error.status_code == 405:
+        detail = f"{path!r} does not take {request.method[:20]}: use {headers.get('Allow', 'GET')}"
+    return problems.problem(error.status_code, detail, headers=headers)
 
 
 async def _on_validation_error(request: Request, error: Exception) -> Response:

@@ -59,7 +59,8 @@ def parse_query(scope: Scope) -> dict[str, str]:
     if unknown := query.keys() - PARAMETERS:
         raise BadParameter(f"unknown parameter {min(unknown)[:100]!r}: use {', '.join(PARAMETERS)}")
     if len(query) < len(pairs):
-        raise BadParameter("a parameter is given twice")
+        names = [name for name, _ in pairs]
+        raise BadParameter(f"the parameter {max(names, key=names.count)!r} is given more than once")
     return query
 
 

@@ -65,6 +65,9 @@ class Server:
                 ("grpc.max_metadata_size", settings.max_head_bytes),
                 ("grpc.absolute_max_metadata_size", settings.max_head_bytes),
                 ("grpc.server_handshake_timeout_ms", min(int(1000 * settings.head_seconds), _MAX_INT)),
+                # Else a stream's window grows to megabytes: hundreds of frames that are not read yet, with
+                # deadlines that have not begun. What is larger than the first 64 KiB still gets a window.
+                ("grpc.http2.bdp_probe", 0),
                 # Strangers, or a caller that forgets its channels, would take all connections there may be.
                 ("grpc.max_connection_idle_ms", min(int(1000 * settings.idle_seconds), _MAX_INT)),
                 # A camera that loses power does not close its connection.

@@ -84,6 +84,8 @@ def preview_jpeg(rgb: NDArray[np.uint8], side: int) -> bytes:
 
 
 def _opened(body: bytes, declared: str | None, limits: ImageLimits) -> Image.Image:
+    if not body:
+        raise BadImage("the image is empty: no byte of it was sent")
     try:
         image = Image.open(BytesIO(body), formats=IMAGE_FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:

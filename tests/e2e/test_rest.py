@@ -292,6 +292,19 @@ def test_errors_are_problem_documents(http: httpx.Client, case: str) -> None:
         assert problem["request_id"] == response.headers["x-request-id"]
 
 
+@pytest.mark.parametrize(
+    ("case", "named"),
+    [
+        ("nothing", "empty"),
+        ("a parameter twice", "'product'"),
+        ("the wrong method", "use POST"),
+        ("an unknown path", "'/v2/inspect'"),
+    ],
+)
+def test_an_error_names_what_is_wrong(http: httpx.Client, case: str, named: str) -> None:
+    assert named in WRONG[case][1](http).json()["detail"]
+
+
 def test_a_full_queue_and_a_passed_deadline_are_answered_at_once(http: httpx.Client, gate: Gate) -> None:
     gate.shut()
     with ThreadPoolExecutor(9) as callers:

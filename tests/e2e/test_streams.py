@@ -1,11 +1,12 @@
 """Many streams at once, and streams that reach their maximum age."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+import time
+from collections.abc import AsyncIterator, Iterator, Sized
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
 from pathlib import Path
-from threading import Event
+from threading import Event, Thread
 
 import grpc
 import pytest
@@ -21,6 +22,14 @@ from service.values import Inspection
 from tests.e2e.serving import serving, wait_until
 from tests.service.engines import Gate
 from tests.service.images import encoded, plain
+
+
+def wait_until_still(growing: Sized) -> None:
+    """Returns when `growing` has had the same length for half a second."""
+    before = -1
+    while before != len(growing):
+        before = len(growing)
+        time.sleep(0.5)
 
 
 def request(level: int, frame_id: str) -> pb.InspectRequest:
@@ -112,6 +121,40 @@ def test_a_greedy_stream_takes_its_window_and_no_more(models: Path) -> None:
 
     place = next(place for place, batch in enumerate(gate.batches) if 9 in batch)
     assert place <= 2
+
+
+def test_no_more_frames_wait_unread_however_many_have_passed(models: Path) -> None:
+    gate, shut = Gate(), Event()
+    image = encoded(Image.effect_noise((128, 128), 90))  # 17 KiB, so that 64 KiB are not even four
+    sent = list[int]()
+
+    def frames() -> Iterator[pb.InspectRequest]:
+        for _ in range(500):  # gRPC measures what the connection can carry
+            yield pb.InspectRequest(image=image, product="unknown")
+        shut.wait(60)
+        for number in range(200):
+            sent.append(number)
+            yield pb.InspectRequest(image=image, product="tile", include=[""])
+
+    with (
+        serving(models, gate.start, stream_window=4) as running,
+        grpc.insecure_channel(running.target) as channel,
+    ):
+        answers = list[pb.InspectStreamResponse]()
+        responses = InspectionServiceStub(channel).InspectStream(frames())
+        reader = Thread(target=lambda: answers.extend(responses))
+        reader.start()
+        wait_until(lambda: len(answers) == 500)
+        gate.shut()
+        shut.set()
+        gate.wait_for_batch()
+        wait_until_still(sent)
+        unanswered = len(sent)
+        gate.open()
+        reader.join(60)
+
+    assert len(answers) == 700
+    assert unanswered < 20
 
 
 def test_a_stream_that_grew_old_is_answered_and_asked_to_reconnect(models: Path) -> None:
