@@ -38,8 +38,13 @@ class Pace:
         return self.overlay if overlay else self.read
 
     def batch(self, frames: int) -> float:
-        """Seconds the engine takes for the batch that `frames` waiting frames would form."""
-        return next(pace.seconds for size, pace in reversed(self.infer.items()) if size <= frames)
+        """Seconds the engine takes for the batch that `frames` waiting frames would form.
+
+        No longer than for them in smaller ones: a size may have been measured while the machine was busy, and
+        as long as its frames are refused, no such batch is formed that would correct it.
+        """
+        largest = max(size for size in self.infer if size <= frames)
+        return min(pace.seconds * largest / size for size, pace in self.infer.items() if size <= largest)
 
     @property
     def per_frame(self) -> float:

@@ -159,8 +159,8 @@ class _Stream:
     def _settle(self, response: pb.InspectStreamResponse) -> None:
         self._missed = None
         sent = self._waiting.get(response.request_id or response.result.request_id)
-        if sent is None or sent.answer.done():
-            return  # its caller does not wait any more
+        if sent is None or sent.answer.done() or response.frame_id != sent.message.frame_id:
+            return  # its caller does not wait any more; another frame may have got the request id since
         if response.HasField("error"):
             sent.answer.set_exception(error_of(response.error))
         else:

@@ -8,9 +8,10 @@
 There is no timer per request: each connection notes when it entered its phase, and `sweep` checks all of
 them every half second.
 
-A connection that is to be closed in HEAD or BODY lingers: it is shut for writing, and what arrives is thrown
-away until the request or the caller's connection ends. The kernel would reset a connection closed with
-unread data, and a caller that is still sending would lose the answer (RFC 9112, 9.6).
+A connection that is to be closed in HEAD or BODY, or with requests that wait, lingers: it is shut for
+writing, and what arrives is thrown away until the request or the caller's connection ends. The kernel would
+reset a connection closed with unread data, and a caller that is still sending would lose the answer (RFC
+9112, 9.6).
 """
 
 import math
@@ -219,8 +220,8 @@ class Protocol(HttpToolsProtocol):
         super()._start_asgi_task(cycle, app)
 
     def _linger(self) -> bool:
-        """Begins to linger if a request is still arriving; else returns False."""
-        unread = self._refused and self.cycle is not None  # what came behind the refused request
+        """Begins to linger if a request is still arriving, or may be unread; else returns False."""
+        unread = self.pipeline or (self._refused and self.cycle is not None)  # what came behind the last one
         if self.phase not in (Phase.HEAD, Phase.BODY) and not unread:
             return False
         self._disconnect()

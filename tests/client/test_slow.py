@@ -2,8 +2,10 @@
 
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import grpc
+import pytest
 from google.rpc.status_pb2 import Status
 
 from service import client
@@ -32,17 +34,20 @@ class Hanging(Fake):
             pass
 
 
-def test_a_late_error_is_not_that_of_the_next_frame_of_its_name() -> None:
+@pytest.mark.parametrize("differs", ["frame_id", "request_id"])
+def test_a_late_error_is_not_that_of_the_next_frame_of_its_name(differs: str) -> None:
+    names: list[dict[str, Any]] = [
+        {"frame_id": "part", "request_id": "line"} | {differs: name} for name in ("first", "second")
+    ]
+
     def answer(request: pb.InspectRequest) -> Iterator[pb.InspectStreamResponse]:
-        if request.request_id == "second":
-            yield pb.InspectStreamResponse(request_id="first", error=Status(code=13))
+        if getattr(request, differs) == "second":
+            yield pb.InspectStreamResponse(**names[0], error=Status(code=13))
             yield from ok(request)
 
-    first = frame(1, frame_id="", request_id="first", deadline=0.1)
-    second = frame(2, frame_id="", request_id="second")
-
+    frames = [frame(1, **names[0], deadline=0.1), frame(2, **names[1])]
     with serving(Fake(answer)) as address, Client(address) as drd:
-        late, following = drd.stream([first, second], window=1)
+        late, following = drd.stream(frames, window=1)
 
     assert isinstance(late.error, client.DeadlinePassed)
     assert following.error is None

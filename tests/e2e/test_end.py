@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import grpc.aio
@@ -24,6 +24,8 @@ from tests.e2e.serving import process, serving, wait_until
 from tests.service.engines import Gate
 from tests.service.images import plain
 from tests.service.processes import forkservers, workers
+
+LIVE = b"GET /health/live HTTP/1.1\r\nHost: it\r\n\r\n"
 
 
 def test_sigterm_under_load_loses_nothing(models: Path) -> None:
@@ -91,15 +93,37 @@ def test_while_a_lame_duck_it_serves_but_is_not_ready(models: Path) -> None:
     )
 
 
+def test_the_last_answer_of_a_connection_is_not_lost_to_requests_behind_it(models: Path) -> None:
+    """Left unread, they would have the kernel reset the connection."""
+    gate, picture = Gate(), plain(200)
+    head = f"POST /v1/inspect?product=tile HTTP/1.1\r\nHost: it\r\nContent-Length: {len(picture)}\r\n\r\n"
+
+    with serving(models, gate.start) as running, running.connected() as connection:
+        door = running.service.http_door
+        assert door is not None
+        door.leave()
+        gate.shut()
+        connection.sendall(head.encode() + picture)
+        gate.wait_for_batch()
+        (held,) = door.server_state.connections
+        connection.sendall(LIVE)
+        wait_until(lambda: bool(cast(protocol.Protocol, held).pipeline))
+        connection.sendall(LIVE)
+        gate.open()
+        received = connection.makefile("rb").read()
+
+    assert received.count(b"HTTP/1.1 200 OK") == 1
+    assert b"\r\nconnection: close\r\n" in received
+
+
 def test_the_first_request_of_a_new_connection_is_answered(
     models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(protocol, "_FIRST_REQUEST_SECONDS", 30)
-    head = b"GET /health/live HTTP/1.1\r\nHost: it\r\n\r\n"
 
     def answered_late() -> bytes:
         wait_until(refuses)
-        connection.sendall(head)
+        connection.sendall(LIVE)
         return connection.makefile("rb").read()
 
     def refuses() -> bool:

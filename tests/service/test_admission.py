@@ -216,6 +216,19 @@ def test_the_forecast_by_hand(tmp_path: Path, workers: int, expected: float) -> 
         assert admission.check(tile, now + 50, overlay=False) == pytest.approx(expected)
 
 
+def test_a_size_that_is_never_formed_is_not_forecast_by_a_measurement_on_a_busy_machine(line: Line) -> None:
+    """Two cameras with one trigger: while the second is refused, no batch of two corrects it."""
+    for size in (2, 4, 8):
+        line.lane.pace.infer[size].seconds = 1.0
+    now = line.clock[0]
+    with closing(new_event_loop()) as loop:
+        first = Pending(Request(b"", line.lane.product, now), line.lane, now, now, loop.create_future())
+        with line.admission.admitted(first):
+            forecast = line.admission.check(line.lane, now + 0.3, overlay=False)
+
+    assert forecast == pytest.approx(3 * line.lane.pace.infer[1].seconds)
+
+
 def test_large_overlays_do_not_count_for_requests_without(line: Line) -> None:
     line.lane.pace.overlay.seconds = 4
     deadline = line.clock[0] + 0.15
