@@ -30,7 +30,7 @@ from export.golden import HEATMAPS, choose_golden, spread
 from export.pack import file_digests, newest_version, next_version, publish, refuse_taken, staging_folder
 from export.parity import Baseline, EngineParity, Parity
 from export.prepare import check_buildable, prepare
-from export.report import say, show_golden, show_parity, show_thresholds
+from export.report import say, show_golden, show_highest, show_parity, show_thresholds
 from export.roi import Roi, read_roi
 from export.sources import calibration_images, defective_images
 from export.trace import trace
@@ -163,6 +163,7 @@ def _calibrated(
             f"--min-area asks for a defect of {options.min_area}"
         )
     show_thresholds(calibration.thresholds)
+    show_highest(calibration.scores)
     return calibration
 
 

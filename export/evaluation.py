@@ -1,13 +1,18 @@
 """Quality figures of a checkpoint or a bundle on labelled images."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from scipy.stats import binom
+
 from export.bundle.bundle import Bundle, Predictor
 from export.bundle.frame import frame_statistics
+from export.bundle.manifest import Thresholds
 from export.bundle.reading import Verdict, read, require_finite
+from export.report import rejected_at_most
 from export.sources import readable, unseen
 from training.checkpoint import load_checkpoint
 from training.datasets import Dataset, DatasetError, Sample, open_dataset
@@ -18,11 +23,14 @@ from training.metrics import Quality
 _LABEL = "evaluate"
 """Label of the progress bar."""
 
+_CHANCE = 0.001
+"""Rarer than this, the share of good parts that are NG is said to be no chance."""
+
 
 @dataclass(frozen=True, slots=True)
 class ImageResult:
     """One image. `kind` is "good" or the defect's name; `score` (0 to 1), `verdict` and `reason` are None
-    for a checkpoint, which has no threshold."""
+    for a checkpoint, which has no threshold. `unfamiliar` names what makes it `unlike_training`."""
 
     name: str
     kind: str
@@ -30,6 +38,7 @@ class ImageResult:
     score: float | None = None
     verdict: Verdict | None = None
     reason: str | None = None
+    unfamiliar: tuple[str, ...] = ()
 
     @property
     def defective(self) -> bool:
@@ -44,6 +53,8 @@ class Evaluation:
     """What was measured: the product and, of a bundle, version, digest and engine."""
     quality: Quality
     images: tuple[ImageResult, ...]
+    thresholds: Thresholds | None = None
+    """A bundle's."""
 
     @property
     def judged(self) -> bool:
@@ -75,6 +86,12 @@ class Evaluation:
         if self.judged:
             yield f"  {'':12} {'images':>7} {'OK':>8} {'REVIEW':>8} {'NG':>8}"
             yield from self._verdict_rows()
+            yield from self._reasons()
+        if self._broken_promise():
+            yield (
+                "WARNING: more good parts are NG than the error budget explains: they are unlike those that "
+                "set the threshold (another day, lamp or lot?); learn from such parts, too"
+            )
 
     def _verdict_rows(self) -> Iterator[str]:
         counts = {"good": self.quality.n_good, "defective": self.quality.n_defective}
@@ -84,6 +101,24 @@ class Evaluation:
             )
             if count:
                 yield f"  {name:12} {count:7} " + " ".join(f"{fraction:8.1%}" for fraction in fractions)
+
+    def _reasons(self) -> Iterator[str]:
+        """Why images are REVIEW."""
+        reasons = Counter(
+            " ".join([image.reason or "", *image.unfamiliar])
+            for image in self.images
+            if image.verdict == "REVIEW"
+        )
+        for reason, count in reasons.most_common():
+            yield f"  REVIEW       {count:7} {reason}"
+
+    def _broken_promise(self) -> bool:
+        """Whether good parts like those of calibration would hardly ever be NG as often as these."""
+        if self.thresholds is None:
+            return False
+        verdicts = [image.verdict for image in self.images if not image.defective]
+        usual = rejected_at_most(self.thresholds)
+        return bool(binom.sf(verdicts.count("NG") - 1, len(verdicts), usual) < _CHANCE)
 
 
 def evaluate_checkpoint(folder: Path, data: Path, skip: bool) -> Evaluation:
@@ -109,7 +144,7 @@ def evaluate_bundle(folder: Path, data: Path, skip: bool, engine: str) -> Evalua
         print(f"{manifest.product} version {manifest.version} on {predictor.engine_id}\n{dataset}")
         samples = _labelled(dataset, manifest.geometry, skip)
         if not dataset.test:
-            print("WARNING: pictures that were learned from or calibrated with flatter the figures")
+            print("WARNING: if some were learned from or calibrated with, they flatter the figures")
         subject = {
             "product": manifest.product,
             "version": manifest.version,
@@ -118,7 +153,8 @@ def evaluate_bundle(folder: Path, data: Path, skip: bool, engine: str) -> Evalua
         }
         paths = [sample.path for sample in samples]
         scored = score_images(predictor.predict, paths, manifest.geometry, _LABEL, predictor.batch_sizes)
-        return _evaluated(subject, samples, scored, manifest.geometry, predictor)
+        evaluation = _evaluated(subject, samples, scored, manifest.geometry, predictor)
+    return replace(evaluation, thresholds=manifest.thresholds)
 
 
 def _labelled(dataset: Dataset, geometry: Geometry, skip: bool) -> Sequence[Sample]:
@@ -163,4 +199,10 @@ def _result(sample: Sample, scored: Scored, predictor: Predictor | None) -> Imag
         predictor.guard_band,
         scored.source_size,
     )
-    return replace(plain, score=finding.score, verdict=finding.verdict, reason=finding.reason)
+    return replace(
+        plain,
+        score=finding.score,
+        verdict=finding.verdict,
+        reason=finding.reason,
+        unfamiliar=finding.unfamiliar,
+    )

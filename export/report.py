@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import ROUND_CEILING, Decimal
+from pathlib import Path
 
 from scipy.stats import beta
 
@@ -39,13 +40,20 @@ def show_thresholds(thresholds: Thresholds) -> None:
 
 
 def rejected_at_most(thresholds: Thresholds) -> float:
-    """The fraction of good parts that a promised threshold rejects at most, with 95 % confidence.
+    """The fraction of good parts that the threshold rejects at most, with 95 % confidence.
 
-    The threshold is the k-th largest of n scores: the fraction of new ones above it is Beta(k, n + 1 − k).
+    The threshold is the k-th largest of n scores, or above the largest if nothing is promised: the fraction
+    of new ones above it is Beta(k, n + 1 − k).
     """
     n = thresholds.calibration_size
-    k = allowed_rejects(n, thresholds.max_false_reject)
+    k = max(1, allowed_rejects(n, thresholds.max_false_reject))
     return float(beta.ppf(_CONFIDENCE, k, n + 1 - k))
+
+
+def show_highest(scores: Mapping[Path, float]) -> None:
+    """The good images that set the threshold: a defective one among them would let others pass."""
+    highest = sorted(scores, key=scores.__getitem__, reverse=True)[:3]
+    say("Highest", ", ".join(f"{path.name} {scores[path]:.2f}" for path in highest) + ": are these good?")
 
 
 def show_golden(entries: Sequence[GoldenFrame]) -> None:

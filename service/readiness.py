@@ -41,7 +41,7 @@ class Readiness:
             for version in self._catalog.versions()
             if version.state in ("STARTING", "FAILED")
         )
-        return f"no product can be inspected: {reasons or 'the models folder is empty'}"
+        return f"no product can be inspected: {reasons or 'the models folder holds no PRODUCT/VERSION'}"
 
     def check_product(self, product: str) -> None:
         """Raises NotFound or NotServing unless `product` can be inspected."""

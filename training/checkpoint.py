@@ -21,7 +21,7 @@ from torch import Tensor
 from training.datasets import Sample
 from training.files import file_digest, write_atomically
 from training.geometry import Geometry, UnreadableImage, frame_digest, image_digest
-from training.messages import first_error, one_line
+from training.messages import first_error, one_line, out_of_memory
 from training.model.drd import DRD as DRD  # what a checkpoint gives
 from training.model.heatmap import ScoreRule
 from training.model.teacher import BackboneError, Teacher
@@ -84,6 +84,7 @@ class Checkpoint(BaseModel):
         Raises:
             CheckpointError: no such backbone in this timm, or tensors missing, damaged, of another network or
                 of another training.
+            MemoryError: there is too little for it.
         """
         path = self.directory / TENSORS
         try:
@@ -93,6 +94,8 @@ class Checkpoint(BaseModel):
         except BackboneError as error:
             raise CheckpointError(f"{self.directory}: {error}") from error
         except (OSError, SafetensorError, RuntimeError) as error:
+            if out_of_memory(error):
+                raise MemoryError from error
             raise CheckpointError(
                 f"{path}: does not hold this network's tensors ({one_line(error)})"
             ) from error
@@ -139,6 +142,8 @@ def load_checkpoint(directory: Path) -> Checkpoint:
                 "or use the one that made it"
             ) from error
         raise CheckpointError(f"{path}: {first_error(error)}") from error
+    except (OverflowError, RecursionError) as error:  # which pydantic lets through
+        raise CheckpointError(f"{path}: same_part: not a regular expression ({error})") from error
     return checkpoint.model_copy(update={"directory": directory})
 
 

@@ -1,6 +1,7 @@
 """`drd-train`: good images → checkpoint."""
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -39,11 +40,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _check_targets(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     """Exit with status 2 if output would land among the pictures or can't be written. May raise OSError."""
-    learned_from = {(options.data / name).resolve() for name in ("", "train/good", "train/ok")}
+    # Not by Path.resolve, which raises RuntimeError for a link to itself.
+    learned_from = {os.path.realpath(options.data / name) for name in ("", "train/good", "train/ok")}
     for option, folder in (("--out", options.out), ("--preview", options.preview and options.preview.parent)):
-        if folder is not None and folder.resolve() in learned_from:
+        if folder is not None and os.path.realpath(folder) in learned_from:
             parser.error(f"{option}: not into {folder}, whose pictures are learned from")
-        if folder is not None and folder.exists() and not folder.is_dir():
+        if folder is not None and os.path.lexists(folder) and not folder.is_dir():
             parser.error(f"{option}: {folder} is no folder")
     if options.preview is not None and options.preview.is_dir():
         parser.error(f"--preview: {options.preview} is a folder")

@@ -7,9 +7,11 @@ import sys
 from pydantic import ValidationError
 
 _NO_MEMORY = re.compile(
-    "DefaultCPUAllocator|bad_alloc|out of memory|ALLOC_FAILED|failed to allocate memory", re.IGNORECASE
+    "DefaultCPUAllocator|bad_alloc|out of memory|ALLOC_FAILED|failed to allocate memory|"
+    "cannot allocate memory|could not create a primitive$",
+    re.IGNORECASE,
 )
-"""Matches errors of torch, ONNX Runtime and CUDA's libraries, most of which have no class of their own."""
+"""Matches errors of torch, oneDNN, ONNX Runtime and CUDA's libraries, most of which have no class."""
 
 
 def first_error(error: ValidationError) -> str:

@@ -100,7 +100,8 @@ def _until(options: argparse.Namespace) -> date | None:
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Excludes others that change the file. Locks its folder: the file itself may be replaced."""
-    folder = os.open(path.resolve().parent, os.O_RDONLY)
+    # Not by Path.resolve, which raises RuntimeError for a link to itself.
+    folder = os.open(Path(os.path.realpath(path)).parent, os.O_RDONLY)
     try:
         with suppress(OSError):  # a network share may not lock folders
             fcntl.flock(folder, fcntl.LOCK_EX)

@@ -92,6 +92,14 @@ def test_whoever_could_read_the_file_still_can_when_a_token_is_removed(tmp_path:
     assert [each.name for each in file.parent.iterdir()] == ["tokens"]
 
 
+def test_a_link_to_itself_is_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "tokens").symlink_to("tokens")
+    assert main(["token", "add", "line-3", "--file", str(tmp_path / "tokens")]) == 1
+    assert capsys.readouterr().err == (
+        f"drd-serve token: {tmp_path / 'tokens'}: Too many levels of symbolic links\n"
+    )
+
+
 def test_a_token_that_there_is_not_is_not_said_to_be_removed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

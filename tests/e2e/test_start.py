@@ -333,8 +333,11 @@ def test_misuse_ends_with_two_and_a_hint(arguments: list[str]) -> None:
 
 
 def test_an_empty_models_folder_is_waited_on(tmp_path: Path) -> None:
+    """One product's folder looks the same."""
+    (tmp_path / "1/golden").mkdir(parents=True)
     with process("--models", tmp_path, DRD_WATCH_SECONDS="0.05") as service:
-        assert service.lines[-1] == "not ready: no product can be inspected: the models folder is empty"
+        reason = "no product can be inspected: the models folder holds no PRODUCT/VERSION"
+        assert service.lines[-1] == f"not ready: {reason}"
         assert httpx.get(f"{service.url}/health/live").status_code == 200
         unready = httpx.get(f"{service.url}/health/ready")
         assert (unready.status_code, unready.json()["status"]) == (503, 503)

@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from export.bundle import Bundle, frame_statistics, read
+from export.bundle.frame import Range
 from export.evaluate_cli import main
-from tests.bundles import edit_manifest, make_bundle, plain_frame
+from tests.bundles import ANYTHING, edit_manifest, make_bundle, plain_frame
 from tests.export.checkpoints import break_network
 from tests.export.machine import needs
 from training.checkpoint import load_checkpoint
@@ -76,6 +77,28 @@ def test_rates_by_hand(tmp_path: Path) -> None:
     assert facts["review_rate_defective"] == 1 / 4
     assert facts["image_auroc"] == 17 / 20
     assert (facts["pixel_auroc"], facts["pixel_ap"], facts["aupro"]) == (None, None, None)
+
+
+@pytest.mark.parametrize(("rejected", "told"), [(1, False), (6, True)])
+def test_more_rejects_than_the_budget_explains_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], rejected: int, told: bool
+) -> None:
+    """Of 20 good parts, where 1 % may be NG."""
+    levels = [*range(10, 30 - rejected), *range(200, 200 + rejected)]
+    save_plain(tmp_path / "data", {"train/good": [10], "test/good": levels, "test/blot": [250]})
+    evaluated(make_bundle(tmp_path / "models"), tmp_path / "data", tmp_path)
+    said = "WARNING: more good parts are NG than the error budget explains"
+    assert (said in capsys.readouterr().out) == told
+
+
+def test_why_parts_are_to_be_reviewed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    usual = ANYTHING.model_copy(update={"brightness": Range(low=0.05, high=1.0)})
+    bundle = make_bundle(tmp_path / "models", guard_band=0.01, frame_ranges=usual)
+    save_plain(tmp_path / "data", {".": [2, 3, 40, 127]})
+    facts = evaluated(bundle, tmp_path / "data", tmp_path)
+    assert [image["unfamiliar"] for image in facts["images"]].count(["brightness"]) == 2
+    out = capsys.readouterr().out
+    assert "REVIEW             2 unlike_training brightness\n  REVIEW             1 guard_band\n" in out
 
 
 def test_an_engine_for_single_frames_is_measured_with_single_frames(tmp_path: Path) -> None:

@@ -84,6 +84,7 @@ def test_the_output_has_what_a_process_engineer_needs(
         f"12 good images of {data}; 48 used in training, or copies, left out",
         "at most 1.00% of good parts NG; REVIEW comes on top",
         "NOT guaranteed: 12 calibration parts guarantee 7.70% at best",
+        "Highest      ",
         "16 frames: 4 near-threshold, 4 good, 4 defective, 4 pseudo-abnormal",
         "onnx-f32                 verified",
         str(tmp_path / "models" / "plate" / "7"),

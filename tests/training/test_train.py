@@ -275,6 +275,33 @@ def test_a_network_that_cannot_be_read_is_refused_in_one_line(data: Path, tmp_pa
         checkpoint.model()
 
 
+@pytest.mark.parametrize(
+    ("call", "error"),
+    [
+        ("training.checkpoint.load_file", "unable to mmap 9 bytes: Cannot allocate memory (12)"),
+        ("timm.create_model", "DefaultCPUAllocator: can't allocate memory: you tried …"),
+        ("training.model.teacher._probe", "could not create a primitive"),
+    ],
+)
+def test_too_little_memory_is_not_taken_for_another_network(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, error: str
+) -> None:
+    checkpoint = load_checkpoint(make_checkpoint(tmp_path, data))
+    monkeypatch.setattr(call, Mock(side_effect=RuntimeError(error)))
+    with pytest.raises(MemoryError):
+        checkpoint.model()
+
+
+@pytest.mark.parametrize("pattern", [f"a{{{10**20}}}", "(" * 2000 + ")" * 2000])
+def test_a_pattern_that_cannot_be_used_is_refused_in_one_line(
+    trained: Path, tmp_path: Path, pattern: str
+) -> None:
+    facts = json.loads((trained / "checkpoint.json").read_bytes())
+    (tmp_path / "checkpoint.json").write_text(json.dumps(facts | {"same_part": pattern}))
+    with pytest.raises(CheckpointError, match=r"checkpoint\.json: same_part: not a regular expression"):
+        load_checkpoint(tmp_path)
+
+
 def test_a_recipe_s_name_is_not_a_formula(data: Path, weights: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "a$x_$.toml"
     recipe.write_text('preset = "quick"\n')
@@ -484,6 +511,21 @@ def test_nothing_is_written_among_the_images(
     folder = data / "train/good"
     said = misuse(main, *options(folder, weights, tmp_path / "out"), option, folder / path)
     assert f"{option}: not into {folder}, whose pictures are learned from" in said
+
+
+def test_links_that_lead_nowhere_are_no_folders(
+    data: Path,
+    weights: Path,
+    tmp_path: Path,
+    misuse: Callable[..., str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for link, target in (("itself", "itself"), ("nowhere", "gone")):
+        (tmp_path / link).symlink_to(target)
+        said = misuse(main, *options(data, weights, tmp_path / link))
+        assert f"--out: {tmp_path / link} is no folder" in said
+        assert main(options(tmp_path / link, weights, tmp_path / "out")) == 1
+        assert capsys.readouterr().err == f"drd-train: {tmp_path / link}: no such folder\n"
 
 
 def test_a_mask_of_another_shape_stops_the_run(

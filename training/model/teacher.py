@@ -13,7 +13,7 @@ from timm.models import FeatureListNet
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.messages import one_line
+from training.messages import one_line, out_of_memory
 
 STRIDES = (4, 8, 16)
 _PROBE = 64
@@ -99,6 +99,8 @@ class Teacher(nn.Module):
             with torch.inference_mode():
                 shapes = [tuple(feature.shape) for feature in self(_probe())]
         except (RuntimeError, ValueError, AssertionError) as error:
+            if out_of_memory(error):
+                raise MemoryError from error
             raise BackboneError(
                 f"backbone {self.backbone!r} does not take every input size: {one_line(error)}"
             ) from error
@@ -133,6 +135,8 @@ def _truncated(backbone: str) -> nn.Module:
     try:
         net = timm.create_model(backbone, features_only=True, pretrained=False)
     except (RuntimeError, ValueError, AttributeError, AssertionError) as error:
+        if out_of_memory(error):
+            raise MemoryError from error
         raise BackboneError(f"backbone {backbone!r} gives no feature maps: {error}") from error
     reductions = list(_feature_info(net).reduction())
     if not set(STRIDES) <= set(reductions):
