@@ -15,6 +15,8 @@ from training.geometry import Geometry
 from training.model.drd import DRD
 
 _SHOWN = 5
+_LEGIBLE = 40
+"""Characters of a file name, from its end, that fit under a picture."""
 _WIDTH, _CURVES = 12.0, 3.6  # inches: of the sheet, and the curves' height
 _GOOD, _DEFECTIVE = "#0072b2", "#d55e00"  # Okabe–Ito: distinguishable for colour-blind people
 
@@ -45,7 +47,7 @@ def write_report(path: Path, title: str, figures: Figures, drd: DRD, geometry: G
     chosen = _examples(figures.test) if figures.test else _suspects(figures.good, figures.good_scores)
     landscape = geometry.width > geometry.height
     tall, wide = (2 * geometry.height, geometry.width) if landscape else (geometry.height, 2 * geometry.width)
-    below = len(chosen) * (_WIDTH / _SHOWN * tall / wide + 0.3)
+    below = len(chosen) * (_WIDTH / _SHOWN * tall / wide + 0.45)
     figure = Figure(figsize=(_WIDTH, _CURVES + below), layout="constrained")
     figure.suptitle(title, parse_math=False)
     upper, lower = np.asarray(figure.subfigures(2, 1, height_ratios=(_CURVES, below)))
@@ -55,10 +57,9 @@ def write_report(path: Path, title: str, figures: Figures, drd: DRD, geometry: G
     _histogram(right, figures.good_scores, figures.test)
     grid = lower.subplots(len(chosen), _SHOWN, squeeze=False)
     for row, (name, examples) in zip(grid, chosen.items(), strict=True):
-        paths, scores = zip(*examples, strict=True)
-        frames = read_frames(paths, geometry)
+        frames = read_frames([path for path, _ in examples], geometry)
         heat = drd.predict(frames)[0] / float(figures.good_scores.max())
-        draw_examples(row, name, scores, frames, heat, 0 if landscape else 1)
+        draw_examples(row, name, examples, frames, heat, 0 if landscape else 1)
     figure.savefig(path, dpi=90)
 
 
@@ -99,18 +100,22 @@ def _histogram(axes: Axes, good: NDArray[np.float64], test: ScoredSet | None) ->
 def draw_examples(
     row: Sequence[Axes],
     name: str,
-    scores: Sequence[float],
+    examples: Sequence[Example],
     frames: NDArray[np.uint8],
     heat: NDArray[np.float32],
     side: int,
 ) -> None:
-    """Each frame and, along axis `side` of the frame, what is hot in it, over its score."""
+    """Each frame and, along axis `side` of the frame, what is hot in it, between its score and file name."""
     for axes in row:
         axes.axis("off")
     row[0].set_title(name, loc="left", fontsize=9, fontweight="bold")
-    for axes, score, frame, hot in zip(row, scores, frames, heat, strict=False):  # there may be fewer frames
+    for axes, (path, score), frame, hot in zip(row, examples, frames, heat, strict=False):  # or fewer frames
         axes.imshow(np.concatenate([frame, _overlay(frame, hot)], side))
         axes.set_title(f"{score:.3g}", loc="right", fontsize=8)
+        file = path.name[-_LEGIBLE:].encode("ascii", "replace").decode()  # the font has few scripts
+        axes.text(
+            0.5, -0.02, file, transform=axes.transAxes, ha="center", va="top", fontsize=6, parse_math=False
+        )
 
 
 def _overlay(frame: NDArray[np.uint8], heat: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import timm
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -26,7 +25,6 @@ from training.cli import main
 from training.datasets import open_dataset, parts_of
 from training.evaluate import read_frames
 from training.files import write_json
-from training.geometry import Geometry
 from training.model.weights import load_teacher
 from training.recipe import PRESETS
 from training.run import TrainOptions, resume_file
@@ -624,21 +622,22 @@ def test_without_test_images_the_report_shows_the_good_parts_with_the_highest_sc
 ) -> None:
     """A mislabelled one is among them."""
     folder = make_dataset(tmp_path / "plate", good=60, test=1) / "train/good"
-    shown = dict[str, tuple[list[float], NDArray[np.uint8]]]()
+    shown = dict[str, Sequence[tuple[Path, float]]]()
 
-    def noted(_: object, name: str, scores: Sequence[float], frames: NDArray[np.uint8], *__: object) -> None:
-        shown[name] = list(scores), frames
+    def noted(_: object, name: str, examples: Sequence[tuple[Path, float]], *__: object) -> None:
+        shown[name] = examples
 
     monkeypatch.setattr("training.report.draw_examples", noted)
     good = open_dataset(folder).train
     mislabelled = good[split(len(good), 0)["select"][0]].path
     mislabelled.write_bytes((tmp_path / "plate/test/blot/000.png").read_bytes())
     assert main(options(folder, weights, tmp_path / "out", "--epochs", "1")) == 0
-    ((name, (scores, frames)),) = shown.items()
+    ((name, examples),) = shown.items()
+    scores = [score for _, score in examples]
     assert name == "good parts, highest scores"
     assert scores == sorted(scores, reverse=True)
     assert len(scores) == 5
-    assert np.array_equal(frames[0], read_frames([mislabelled], Geometry(64, 64))[0])
+    assert examples[0][0] == mislabelled
 
 
 def test_images_of_unlike_shapes_are_said_to_be_stretched(
