@@ -100,6 +100,11 @@ def allowed_rejects(count: int, budget: float) -> int:
     return math.floor((count + 1) * Fraction(str(budget)))
 
 
+def parts_needed(budget: float) -> int:
+    """The least number of calibration parts with which `budget` is promised."""
+    return math.ceil(1 / Fraction(str(budget))) - 1
+
+
 def conformal_threshold(values: Sequence[float], budget: float) -> float:
     """The split-conformal threshold: a new good part exceeds it with a probability of at most
     `budget`.

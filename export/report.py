@@ -9,7 +9,7 @@ from scipy.stats import beta
 
 from export.accept import Candidate
 from export.bundle.manifest import FLOAT32_CONVOLUTIONS, EngineEntry, GoldenFrame, Thresholds
-from export.calibrate import allowed_rejects
+from export.calibrate import allowed_rejects, parts_needed
 from export.parity import EngineParity
 
 _CONFIDENCE = 0.95
@@ -27,12 +27,10 @@ def show_thresholds(thresholds: Thresholds) -> None:
         say("", f"guaranteed on average by {thresholds.calibration_size} calibration parts;")
         say("", f"with {100 * _CONFIDENCE:.0f} % confidence at most {_percent(rejected_at_most(thresholds))}")
     else:
-        least = 1 / (thresholds.calibration_size + 1)
-        say(
-            "",
-            f"NOT guaranteed: {thresholds.calibration_size} calibration parts guarantee {_percent(least)} "
-            "at best;",
-        )
+        least = _percent(1 / (thresholds.calibration_size + 1))
+        needed = parts_needed(thresholds.max_false_reject)
+        say("", f"NOT guaranteed: {thresholds.calibration_size} calibration parts guarantee {least} at best;")
+        say("", f"it takes {needed} of them; till then,")
         say("", "the threshold is the largest score of a good part plus a margin")
     say("Threshold", f"{'':6} {'reject over':>12} {'median good':>12}   raw values")
     for name, scale in (("image", thresholds.image), ("pixel", thresholds.pixel)):

@@ -14,7 +14,14 @@ from export.bundle import Size, frame_statistics
 from export.bundle.frame import FrameRanges
 from export.bundle.manifest import Thresholds
 from export.bundle.scale import Scale
-from export.calibrate import CalibrationError, calibrate, conformal_threshold, frame_ranges, is_promised
+from export.calibrate import (
+    CalibrationError,
+    calibrate,
+    conformal_threshold,
+    frame_ranges,
+    is_promised,
+    parts_needed,
+)
 from export.report import rejected_at_most, show_highest, show_thresholds
 from training.evaluate import Scored
 
@@ -65,6 +72,13 @@ def test_a_new_good_part_is_rejected_within_the_budget(values: list[float], budg
     ]
     if is_promised(len(values) - 1, budget):
         assert sum(rejected) <= budget * len(values)
+
+
+@given(budget=st.floats(1e-6, 0.49))
+def test_no_fewer_parts_than_needed_promise_a_budget(budget: float) -> None:
+    needed = parts_needed(budget)
+    assert is_promised(needed, budget)
+    assert not is_promised(needed - 1, budget)
 
 
 @given(
