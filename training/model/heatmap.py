@@ -109,8 +109,8 @@ class Heatmap(nn.Module):
         """`DRD.maps` → heatmap `[N, H, W]` and score `[N]`."""
         matrices = torch.split(self.rows, [one.shape[1] for one in maps], 1)
         ranges = self.scale if self.rule.normalise else torch.ones_like(self.scale)
-        tall = [rows @ (one / over) for rows, one, over in zip(matrices, maps, ranges, strict=True)]
-        heatmap = torch.cat(tall, 2) @ self.columns.T / len(maps) * self.roi  # sums over the maps, too
+        tall = [rows @ (one / reach) for rows, one, reach in zip(matrices, maps, ranges, strict=True)]
+        heatmap = torch.cat(tall, 2) @ self.columns.T / len(maps) * self.roi  # the product sums over the maps
         return heatmap, self._score(heatmap, maps)
 
     def _score(self, heatmap: Tensor, maps: list[Tensor]) -> Tensor:
