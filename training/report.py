@@ -28,14 +28,19 @@ Example = tuple[Path, float]
 class Figures:
     """What training achieved.
 
-    `losses`: the mean of each epoch. `good`: the `select` images, and `good_scores` float64 `[n]` their raw
-    scores. `test`: the labelled test set's; None without one.
+    `losses`: the mean of each epoch. `learned`, `held_back`: the good images that trained the network, and
+    the `select` images, the highest score first. `test`: the labelled test set's; None without one.
     """
 
     losses: Sequence[float]
-    good: Sequence[Path]
-    good_scores: NDArray[np.float64]
+    learned: Sequence[Example]
+    held_back: Sequence[Example]
     test: ScoredSet | None
+
+    @property
+    def suspects(self) -> Sequence[Example]:
+        """The learned images with the highest scores: a defective one mostly stands out there still."""
+        return self.learned[:_SHOWN]
 
 
 def write_report(path: Path, title: str, figures: Figures, drd: DRD, geometry: Geometry) -> None:
@@ -44,7 +49,8 @@ def write_report(path: Path, title: str, figures: Figures, drd: DRD, geometry: G
     The greatest score of `select` is drawn as the provisional threshold (the one that counts is fitted at
     export, on `calibrate`).
     """
-    chosen = _examples(figures.test) if figures.test else _suspects(figures.good, figures.good_scores)
+    chosen = _examples(figures)
+    held_back = np.array([score for _, score in figures.held_back])
     landscape = geometry.width > geometry.height
     tall, wide = (2 * geometry.height, geometry.width) if landscape else (geometry.height, 2 * geometry.width)
     below = len(chosen) * (_WIDTH / _SHOWN * tall / wide + 0.45)
@@ -54,33 +60,32 @@ def write_report(path: Path, title: str, figures: Figures, drd: DRD, geometry: G
     left, right = upper.subplots(1, 2)
     left.plot(range(1, len(figures.losses) + 1), figures.losses, color="black")
     left.set(xlabel="epoch", ylabel="mean loss", title="Training")
-    _histogram(right, figures.good_scores, figures.test)
+    _histogram(right, held_back, figures.test)
     grid = lower.subplots(len(chosen), _SHOWN, squeeze=False)
     for row, (name, examples) in zip(grid, chosen.items(), strict=True):
         frames = read_frames([path for path, _ in examples], geometry)
-        heat = drd.predict(frames)[0] / float(figures.good_scores.max())
+        heat = drd.predict(frames)[0] / float(held_back.max())
         draw_examples(row, name, examples, frames, heat, 0 if landscape else 1)
     figure.savefig(path, dpi=90)
 
 
-def _examples(test: ScoredSet) -> dict[str, list[Example]]:
-    """The examples worth looking at: the clearest and the least clear of each kind."""
-    scored = sorted(zip(test.samples, test.scores.tolist(), strict=True), key=lambda one: one[1])
-    bad = [(sample.path, score) for sample, score in scored if sample.defective]
-    good = [(sample.path, score) for sample, score in scored if not sample.defective]
-    examples = {
-        "defective, highest": bad[::-1][:_SHOWN],
-        "defective, lowest": bad[:_SHOWN],
-        "good, lowest": good[:_SHOWN],
-        "good, highest": good[::-1][:_SHOWN],
-    }
+def _examples(figures: Figures) -> dict[str, Sequence[Example]]:
+    """The examples worth looking at: the clearest and the least clear of each kind, and the good ones with
+    the highest scores, where a defective one among them would show."""
+    examples: dict[str, Sequence[Example]] = {"good, held back, highest": figures.held_back[:_SHOWN]}
+    if figures.test:
+        pairs = zip(figures.test.samples, figures.test.scores.tolist(), strict=True)
+        scored = sorted(pairs, key=lambda pair: pair[1])
+        bad = [(sample.path, score) for sample, score in scored if sample.defective]
+        good = [(sample.path, score) for sample, score in scored if not sample.defective]
+        examples = {
+            "defective, highest": bad[::-1][:_SHOWN],
+            "defective, lowest": bad[:_SHOWN],
+            "good, lowest": good[:_SHOWN],
+            "good, highest": good[::-1][:_SHOWN],
+        }
+    examples["good, learned, highest"] = figures.suspects
     return {name: chosen for name, chosen in examples.items() if chosen}
-
-
-def _suspects(good: Sequence[Path], scores: NDArray[np.float64]) -> dict[str, list[Example]]:
-    """Without a test set: good parts with the highest scores, where a defective one among them would show."""
-    scored = sorted(zip(good, scores.tolist(), strict=True), key=lambda one: -one[1])
-    return {"good parts, highest scores": scored[:_SHOWN]}
 
 
 def _histogram(axes: Axes, good: NDArray[np.float64], test: ScoredSet | None) -> None:

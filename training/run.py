@@ -4,7 +4,7 @@ import fcntl
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,10 +35,11 @@ from training.model.teacher import BackboneError
 from training.model.weights import load_teacher
 from training.preview import write_preview
 from training.recipe import Recipe, RecipeError, load_recipe
-from training.report import Figures, write_report
+from training.report import Example, Figures, write_report
 from training.resume import ResumeFile
 from training.score_rule import Candidate, choose_rule, damage_of, level_changes
 from training.shape import shaped, some_sizes, stretching
+from training.splits import Split
 from training.version import program_version
 
 FAILURES = (BackboneError, DatasetError, RecipeError, TrainingError, UnreadableImage, OSError)
@@ -140,7 +141,7 @@ def _train(recipe: Recipe, options: TrainOptions, device: torch.device) -> Check
     checkpoint = save_checkpoint(checkpoint, drd)
     if checkpoint.rule.refinement:
         _warn_if_levels_change(drd, select.pixels)
-    figures = _measure(drd, recipe.geometry, losses, select, test)
+    figures = _measure(drd, recipe.geometry, losses, subsets, test)
     _report(checkpoint, drd, figures, candidates)
     state.path.unlink()
     return checkpoint
@@ -213,17 +214,28 @@ def _learn(trainer: Trainer, state: ResumeFile) -> list[float]:
 
 
 def _measure(
-    drd: DRD, geometry: Geometry, losses: list[float], select: Subset, samples: tuple[Sample, ...]
+    drd: DRD,
+    geometry: Geometry,
+    losses: list[float],
+    subsets: Mapping[Split, Subset],
+    samples: tuple[Sample, ...],
 ) -> Figures:
-    """What training achieved, on the `select` images and the test set's `samples`, of which there may be
-    none."""
-    batches = torch.split(select.pixels, BATCH)  # in memory still
-    good_scores = np.concatenate([drd.predict(batch.numpy())[1] for batch in batches]).astype(np.float64)
+    """What training achieved, on the good images of `subsets` and the test set's `samples`, of which there
+    may be none."""
     test = None
     if samples:
         scored = score_images(drd.predict, [sample.path for sample in samples], geometry, "measuring")
         test = evaluate(samples, scored, geometry)
-    return Figures(losses, [sample.path for sample in select.samples], good_scores, test)
+    return Figures(losses, _ranked(drd, subsets["fit"]), _ranked(drd, subsets["select"]), test)
+
+
+def _ranked(drd: DRD, subset: Subset) -> list[Example]:
+    """The images with their raw scores, the highest first."""
+    frames = torch.split(subset.pixels, BATCH)  # in memory still
+    batches = tqdm(frames, "measuring", unit="batch", leave=False, disable=None)
+    scores = np.concatenate([drd.predict(batch.numpy())[1] for batch in batches]).tolist()
+    paths = [sample.path for sample in subset.samples]
+    return sorted(zip(paths, scores, strict=True), key=lambda example: -example[1])
 
 
 def _report(checkpoint: Checkpoint, drd: DRD, figures: Figures, candidates: Sequence[Candidate]) -> None:
@@ -236,4 +248,6 @@ def _report(checkpoint: Checkpoint, drd: DRD, figures: Figures, candidates: Sequ
     for name, value in (quality or {}).items():
         if value is not None:
             print(f"  {name:<14} {value:.4f}" if isinstance(value, float) else f"  {name:<14} {value}")
+    suspects = ", ".join(f"{path.name} {score:.3g}" for path, score in figures.suspects)
+    print(f"highest of those learned from: {suspects}: are these good?")
     print(f"checkpoint in {out}; look at {out / REPORT}")

@@ -231,7 +231,7 @@ def test_defective_parts_are_found_where_training_had_them_but_unreadable_ones(w
     """New good pictures in a plain folder: the known defective parts are those of the old data set."""
     assert "2 defective" in wordy.output
     assert "no defective part is known" not in wordy.output
-    (line,) = (line for line in wordy.output.splitlines() if "001.png" in line)
+    (line,) = (line for line in wordy.output.splitlines() if "blot/001.png" in line)
     assert line.startswith(f"Left out     {wordy.data / 'test/blot/001.png'}: ")
 
 

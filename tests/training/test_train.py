@@ -618,9 +618,9 @@ def test_a_plain_folder_of_good_images_is_enough(
 
 
 def test_without_test_images_the_report_shows_the_good_parts_with_the_highest_scores(
-    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A mislabelled one is among them."""
+    """A mislabelled one is among them, whether it was held back or learned from."""
     folder = make_dataset(tmp_path / "plate", good=60, test=1) / "train/good"
     shown = dict[str, Sequence[tuple[Path, float]]]()
 
@@ -628,16 +628,21 @@ def test_without_test_images_the_report_shows_the_good_parts_with_the_highest_sc
         shown[name] = examples
 
     monkeypatch.setattr("training.report.draw_examples", noted)
-    good = open_dataset(folder).train
-    mislabelled = good[split(len(good), 0)["select"][0]].path
-    mislabelled.write_bytes((tmp_path / "plate/test/blot/000.png").read_bytes())
+    good, places = open_dataset(folder).train, split(60, 0)
+    held_back, learned = good[places["select"][0]].path, good[places["fit"][0]].path
+    held_back.write_bytes((tmp_path / "plate/test/blot/000.png").read_bytes())
+    with Image.open(held_back) as picture:  # no copy, which would be left out
+        picture.transpose(Image.Transpose.ROTATE_180).save(learned)
     assert main(options(folder, weights, tmp_path / "out", "--epochs", "1")) == 0
-    ((name, examples),) = shown.items()
-    scores = [score for _, score in examples]
-    assert name == "good parts, highest scores"
-    assert scores == sorted(scores, reverse=True)
-    assert len(scores) == 5
-    assert examples[0][0] == mislabelled
+    assert list(shown) == ["good, held back, highest", "good, learned, highest"]
+    for examples, mislabelled in zip(shown.values(), (held_back, learned), strict=True):
+        scores = [score for _, score in examples]
+        assert scores == sorted(scores, reverse=True)
+        assert len(scores) == 5
+        assert examples[0][0] == mislabelled
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("highest of those"))
+    assert line.startswith(f"highest of those learned from: {learned.name} ")
+    assert line.endswith(": are these good?")
 
 
 def test_images_of_unlike_shapes_are_said_to_be_stretched(
