@@ -39,7 +39,7 @@ class Figures:
 
     @property
     def suspects(self) -> Sequence[Example]:
-        """The learned images with the highest scores: a defective one mostly stands out there still."""
+        """The learned images with the highest scores: a defective one often stands out there still."""
         return self.learned[:_SHOWN]
 
 
