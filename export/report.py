@@ -51,7 +51,7 @@ def rejected_at_most(thresholds: Thresholds) -> float:
 def show_highest(scores: Mapping[Path, float]) -> None:
     """The good images that set the threshold: a defective one among them would let others pass."""
     highest = sorted(scores, key=scores.__getitem__, reverse=True)[:3]
-    say("Highest", ", ".join(f"{path.name} {scores[path]:.2f}" for path in highest) + ": are these good?")
+    say("Highest", ", ".join(f"{path.name} {scores[path]:.3g}" for path in highest) + ": are these good?")
 
 
 def show_golden(entries: Sequence[GoldenFrame]) -> None:

@@ -169,6 +169,10 @@ class Protocol(HttpToolsProtocol):
         super().on_headers_complete()
         self._enter(Phase.BODY)
 
+    def on_body(self, body: bytes) -> None:
+        if not self.transport.is_closing():  # else it is thrown away: kept, it would end the reading
+            super().on_body(body)
+
     def on_message_complete(self) -> None:
         if self.parser.should_upgrade():  # its body follows
             return

@@ -116,6 +116,28 @@ def test_the_last_answer_of_a_connection_is_not_lost_to_requests_behind_it(model
     assert b"\r\nconnection: close\r\n" in received
 
 
+def test_a_long_body_behind_the_last_answer_is_read_to_its_end(models: Path) -> None:
+    """Its caller may read the answer only after it has sent everything."""
+    gate, picture, body = Gate(), plain(200), bytes(8_000_000)
+    head = "POST /v1/inspect?product=tile HTTP/1.1\r\nHost: it\r\nContent-Length: {}\r\n\r\n"
+
+    with serving(models, gate.start) as running, running.connected() as connection:
+        door = running.service.http_door
+        assert door is not None
+        door.leave()
+        gate.shut()
+        connection.sendall(head.format(len(picture)).encode() + picture)
+        gate.wait_for_batch()
+        (held,) = door.server_state.connections
+        connection.sendall(head.format(len(body)).encode())
+        wait_until(lambda: bool(cast(protocol.Protocol, held).pipeline))
+        gate.open()
+        connection.sendall(body)
+        received = connection.makefile("rb").read()
+
+    assert received.count(b"HTTP/1.1 200 OK") == 1
+
+
 def test_the_first_request_of_a_new_connection_is_answered(
     models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

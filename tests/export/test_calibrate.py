@@ -238,4 +238,4 @@ def test_a_bound_is_rounded_up(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_good_parts_that_set_the_threshold_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     """A defective one among them would let others pass."""
     show_highest({Path("good") / f"{number}.png": float(number) for number in (3, 9, 1, 2)})
-    assert capsys.readouterr().out == "Highest      9.png 9.00, 3.png 3.00, 2.png 2.00: are these good?\n"
+    assert capsys.readouterr().out == "Highest      9.png 9, 3.png 3, 2.png 2: are these good?\n"

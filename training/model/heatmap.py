@@ -6,6 +6,7 @@ its fitted numbers are buffers.
 
 import math
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Annotated
 
 import numpy as np
@@ -107,7 +108,8 @@ class Heatmap(nn.Module):
 
     def forward(self, maps: list[Tensor]) -> tuple[Tensor, Tensor]:
         """`DRD.maps` → heatmap `[N, H, W]` and score `[N]`."""
-        matrices = torch.split(self.rows, [one.shape[1] for one in maps], 1)
+        ends = accumulate(one.shape[1] for one in maps)  # not torch.split: tracing it prints warnings
+        matrices = [self.rows[:, end - one.shape[1] : end] for end, one in zip(ends, maps, strict=True)]
         ranges = self.scale if self.rule.normalise else torch.ones_like(self.scale)
         tall = [rows @ (one / reach) for rows, one, reach in zip(matrices, maps, ranges, strict=True)]
         heatmap = torch.cat(tall, 2) @ self.columns.T / len(maps) * self.roi  # the product sums over the maps
