@@ -30,7 +30,7 @@ from export.golden import HEATMAPS, choose_golden, spread
 from export.pack import file_digests, newest_version, next_version, publish, refuse_taken, staging_folder
 from export.parity import Baseline, EngineParity, Parity
 from export.prepare import check_buildable, prepare
-from export.report import say, show_golden, show_highest, show_parity, show_thresholds
+from export.report import say, show_golden, show_parity, show_thresholds
 from export.roi import Roi, read_roi
 from export.sources import calibration_images, defective_images
 from export.trace import trace
@@ -38,6 +38,7 @@ from export.validation import validation_frames
 from training.checkpoint import DRD, RESUME, Checkpoint, load_checkpoint
 from training.evaluate import read_frames, score_images
 from training.geometry import Geometry
+from training.messages import suspects
 from training.names import UNKNOWN, is_product_name
 
 _RUNTIMES = ("onnx", "onnxruntime", "openvino", "tensorrt")
@@ -163,7 +164,7 @@ def _calibrated(
             f"--min-area asks for a defect of {options.min_area}"
         )
     show_thresholds(calibration.thresholds)
-    show_highest(calibration.scores)
+    say("Highest", suspects(calibration.scores.items()))  # a defective one would let others pass
     return calibration
 
 

@@ -153,8 +153,7 @@ def evaluate_bundle(folder: Path, data: Path, skip: bool, engine: str) -> Evalua
         }
         paths = [sample.path for sample in samples]
         scored = score_images(predictor.predict, paths, manifest.geometry, _LABEL, predictor.batch_sizes)
-        evaluation = _evaluated(subject, samples, scored, manifest.geometry, predictor)
-    return replace(evaluation, thresholds=manifest.thresholds)
+        return _evaluated(subject, samples, scored, manifest.geometry, predictor)
 
 
 def _labelled(dataset: Dataset, geometry: Geometry, skip: bool) -> Sequence[Sample]:
@@ -182,7 +181,9 @@ def _evaluated(
             images.append(_result(sample, scored, predictor))
             yield scored
 
-    return Evaluation(subject, evaluate(samples, judged(), geometry).quality, tuple(images))
+    figures = evaluate(samples, judged(), geometry).quality
+    thresholds = None if predictor is None else predictor.bundle.manifest.thresholds
+    return Evaluation(subject, figures, tuple(images), thresholds)
 
 
 def _result(sample: Sample, scored: Scored, predictor: Predictor | None) -> ImageResult:

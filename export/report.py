@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import ROUND_CEILING, Decimal
-from pathlib import Path
 
 from scipy.stats import beta
 
@@ -46,12 +45,6 @@ def rejected_at_most(thresholds: Thresholds) -> float:
     n = thresholds.calibration_size
     k = max(1, allowed_rejects(n, thresholds.max_false_reject))
     return float(beta.ppf(_CONFIDENCE, k, n + 1 - k))
-
-
-def show_highest(scores: Mapping[Path, float]) -> None:
-    """The good images that set the threshold: a defective one among them would let others pass."""
-    highest = sorted(scores, key=scores.__getitem__, reverse=True)[:3]
-    say("Highest", ", ".join(f"{path.name} {scores[path]:.3g}" for path in highest) + ": are these good?")
 
 
 def show_golden(entries: Sequence[GoldenFrame]) -> None:

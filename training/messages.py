@@ -3,6 +3,8 @@
 import io
 import re
 import sys
+from collections.abc import Iterable
+from pathlib import Path
 
 from pydantic import ValidationError
 
@@ -12,6 +14,8 @@ _NO_MEMORY = re.compile(
     re.IGNORECASE,
 )
 """Matches errors of torch, oneDNN, ONNX Runtime and CUDA's libraries, most of which have no class."""
+
+_SUSPECTS = 5
 
 
 def first_error(error: ValidationError) -> str:
@@ -30,6 +34,12 @@ def one_line(error: Exception) -> str:
 def out_of_memory(error: BaseException) -> bool:
     """Whether it means that memory, or a GPU's, was not enough."""
     return isinstance(error, MemoryError) or bool(_NO_MEMORY.search(str(error)))
+
+
+def suspects(scores: Iterable[tuple[Path, float]]) -> str:
+    """Asks about the good images with the highest `scores`: a defective one often is among them."""
+    highest = sorted(scores, key=lambda scored: -scored[1])[:_SUSPECTS]
+    return ", ".join(f"{path.name} {score:.3g}" for path, score in highest) + ": are these good?"
 
 
 def print_in_any_encoding() -> None:

@@ -37,11 +37,6 @@ class Figures:
     held_back: Sequence[Example]
     test: ScoredSet | None
 
-    @property
-    def suspects(self) -> Sequence[Example]:
-        """The learned images with the highest scores: a defective one often stands out there still."""
-        return self.learned[:_SHOWN]
-
 
 def write_report(path: Path, title: str, figures: Figures, drd: DRD, geometry: Geometry) -> None:
     """Loss curve, score histogram, and the best and worst examples with their heat.
@@ -84,7 +79,7 @@ def _examples(figures: Figures) -> dict[str, Sequence[Example]]:
             "good, lowest": good[:_SHOWN],
             "good, highest": good[::-1][:_SHOWN],
         }
-    examples["good, learned, highest"] = figures.suspects
+    examples["good, learned, highest"] = figures.learned[:_SHOWN]
     return {name: chosen for name, chosen in examples.items() if chosen}
 
 

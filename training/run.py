@@ -30,6 +30,7 @@ from training.files import file_digest, write_json
 from training.geometry import Geometry, UnreadableImage
 from training.images import Subset, divide, read_good, read_test
 from training.loop import Trainer, TrainingError
+from training.messages import suspects
 from training.model.drd import DRD
 from training.model.teacher import BackboneError
 from training.model.weights import load_teacher
@@ -248,6 +249,5 @@ def _report(checkpoint: Checkpoint, drd: DRD, figures: Figures, candidates: Sequ
     for name, value in (quality or {}).items():
         if value is not None:
             print(f"  {name:<14} {value:.4f}" if isinstance(value, float) else f"  {name:<14} {value}")
-    suspects = ", ".join(f"{path.name} {score:.3g}" for path, score in figures.suspects)
-    print(f"highest of those learned from: {suspects}: are these good?")
+    print(f"highest of those learned from: {suspects(figures.learned)}")
     print(f"checkpoint in {out}; look at {out / REPORT}")

@@ -22,7 +22,7 @@ from export.calibrate import (
     is_promised,
     parts_needed,
 )
-from export.report import rejected_at_most, show_highest, show_thresholds
+from export.report import rejected_at_most, show_thresholds
 from training.evaluate import Scored
 
 Frame = NDArray[np.uint8]
@@ -233,9 +233,3 @@ def test_a_small_budget_is_not_shown_as_0(
 def test_a_bound_is_rounded_up(capsys: pytest.CaptureFixture[str]) -> None:
     show_thresholds(thresholds(100, 0.001, promised=False))
     assert "100 calibration parts guarantee 1.00% at best" in capsys.readouterr().out  # it is 0.990099 %
-
-
-def test_the_good_parts_that_set_the_threshold_are_named(capsys: pytest.CaptureFixture[str]) -> None:
-    """A defective one among them would let others pass."""
-    show_highest({Path("good") / f"{number}.png": float(number) for number in (3, 9, 1, 2)})
-    assert capsys.readouterr().out == "Highest      9.png 9, 3.png 3, 2.png 2: are these good?\n"
