@@ -4,7 +4,7 @@ import fcntl
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,31 +16,26 @@ from tqdm import tqdm
 
 from training.checkpoint import (
     FORMAT,
-    METRICS,
-    REPORT,
     RESUME,
     Checkpoint,
     libraries,
     records,
     save_checkpoint,
 )
-from training.datasets import DatasetError, Sample, open_dataset
-from training.evaluate import BATCH, evaluate, score_images
-from training.files import file_digest, write_json
-from training.geometry import Geometry, UnreadableImage
-from training.images import Subset, divide, read_good, read_test
+from training.datasets import DatasetError, open_dataset
+from training.files import file_digest
+from training.geometry import UnreadableImage
+from training.images import divide, read_good, read_test
 from training.loop import Trainer, TrainingError
-from training.messages import suspects
 from training.model.drd import DRD
 from training.model.teacher import BackboneError
 from training.model.weights import load_teacher
+from training.outcome import measure, tell
 from training.preview import write_preview
 from training.recipe import Recipe, RecipeError, load_recipe
-from training.report import Example, Figures, write_report
 from training.resume import ResumeFile
-from training.score_rule import Candidate, choose_rule, damage_of, level_changes
+from training.score_rule import choose_rule, damage_of, level_changes
 from training.shape import shaped, some_sizes, stretching
-from training.splits import Split
 from training.version import program_version
 
 FAILURES = (BackboneError, DatasetError, RecipeError, TrainingError, UnreadableImage, OSError)
@@ -142,8 +137,8 @@ def _train(recipe: Recipe, options: TrainOptions, device: torch.device) -> Check
     checkpoint = save_checkpoint(checkpoint, drd)
     if checkpoint.rule.refinement:
         _warn_if_levels_change(drd, select.pixels)
-    figures = _measure(drd, recipe.geometry, losses, subsets, test)
-    _report(checkpoint, drd, figures, candidates)
+    figures = measure(drd, recipe.geometry, losses, subsets, test)
+    tell(checkpoint, drd, figures, candidates)
     state.path.unlink()
     return checkpoint
 
@@ -212,42 +207,3 @@ def _learn(trainer: Trainer, state: ResumeFile) -> list[float]:
                 print(f"epoch {len(losses)}/{trainer.last_epoch}: loss {losses[-1]:.3f}", flush=True)
     trainer.conclude()
     return losses
-
-
-def _measure(
-    drd: DRD,
-    geometry: Geometry,
-    losses: list[float],
-    subsets: Mapping[Split, Subset],
-    samples: tuple[Sample, ...],
-) -> Figures:
-    """What training achieved, on the good images of `subsets` and the test set's `samples`, of which there
-    may be none."""
-    test = None
-    if samples:
-        scored = score_images(drd.predict, [sample.path for sample in samples], geometry, "measuring")
-        test = evaluate(samples, scored, geometry)
-    return Figures(losses, _ranked(drd, subsets["fit"]), _ranked(drd, subsets["select"]), test)
-
-
-def _ranked(drd: DRD, subset: Subset) -> list[Example]:
-    """The images with their raw scores, the highest first."""
-    frames = torch.split(subset.pixels, BATCH)  # in memory still
-    batches = tqdm(frames, "measuring", unit="batch", leave=False, disable=None)
-    scores = np.concatenate([drd.predict(batch.numpy())[1] for batch in batches]).tolist()
-    paths = [sample.path for sample in subset.samples]
-    return sorted(zip(paths, scores, strict=True), key=lambda example: -example[1])
-
-
-def _report(checkpoint: Checkpoint, drd: DRD, figures: Figures, candidates: Sequence[Candidate]) -> None:
-    """Draw, write and print what training achieved; `candidates` begin with the chosen one."""
-    out, recipe = checkpoint.directory, checkpoint.recipe
-    write_report(out / REPORT, f"{checkpoint.product}: {recipe.name}", figures, drd, recipe.geometry)
-    tried = [{"auroc_select": candidate.auroc, **candidate.rule.model_dump()} for candidate in candidates]
-    quality = figures.test.quality.as_dict() if figures.test else None
-    write_json(out / METRICS, {"test": quality, "epoch_losses": figures.losses, "rules_tried": tried})
-    for name, value in (quality or {}).items():
-        if value is not None:
-            print(f"  {name:<14} {value:.4f}" if isinstance(value, float) else f"  {name:<14} {value}")
-    print(f"highest of those learned from: {suspects(figures.learned)}")
-    print(f"checkpoint in {out}; look at {out / REPORT}")
