@@ -16,6 +16,7 @@ from starlette.types import ASGIApp
 
 from export.bundle import Bundle, TrustedKey
 from service.access.access import Access
+from service.archive import Archive
 from service.calls import Calls
 from service.history import History
 from service.http.app import make_admin_app, make_app
@@ -51,7 +52,8 @@ class Service:
         trusted = TrustedKey(settings.trusted_key) if settings.trusted_key else None
         self.inspector = Inspector(settings, self.metrics, start, trusted)
         self.history = History(settings.history_bytes)
-        self._calls = Calls(self.inspector, self.metrics, self.history, traces)
+        self._archive = _archive(settings, self.metrics)
+        self._calls = Calls(self.inspector, self.metrics, self.history, self._archive, traces)
         self.http: tuple[Address, ...] = ()
         self.grpc: tuple[Address, ...] = ()
         self.admin: tuple[Address, ...] = ()
@@ -67,6 +69,8 @@ class Service:
             _logger.warning("tokens are sent in clear text, unless a proxy adds TLS: see --tls-certificate")
         if self._calls.traces is not None:
             stack.push_async_callback(asyncio.to_thread, self._calls.traces.close)
+        if self._archive is not None:
+            stack.push_async_callback(asyncio.to_thread, self._archive.close)
         stack.push_async_callback(self.inspector.close)
         stack.push_async_callback(self.inspector.catalog.close)
         if settings.admin is not None:
@@ -167,6 +171,12 @@ def _tls(settings: Settings) -> Tls | None:
         return None
     assert settings.tls_key is not None
     return Tls(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
+
+
+def _archive(settings: Settings, metrics: Metrics) -> Archive | None:
+    if settings.archive is None:
+        return None
+    return Archive(settings.archive, settings.archive_bytes, settings.archive_verdicts, metrics)
 
 
 @asynccontextmanager

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from export.bundle import UNKNOWN
+from service.archive import Archive
 from service.errors import Denied, InspectionFailed, Outcome, Refused, ServiceError
 from service.history import NOT_INSPECTED, History
 from service.inspector import Inspector
@@ -22,11 +23,12 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Calls:
-    """What all calls share: the inspector, metrics, history and traces."""
+    """What all calls share."""
 
     inspector: Inspector
     metrics: Metrics
     history: History
+    archive: Archive | None
     traces: Traces | None
 
     def begin(self, door: Door, arrived: float | None = None) -> "Call":
@@ -100,7 +102,10 @@ class Call:
         if outcome == "ok":
             assert self.inspection is not None
             metrics.answered(self.door, self.inspection.result)
-            history.add(Record.of(self.inspection, self.door, self.request_id, self.frame_id))
+            record = Record.of(self.inspection, self.door, self.request_id, self.frame_id)
+            if self._calls.archive is not None:  # first: the history may have no room for the picture
+                self._calls.archive.add(record)
+            history.add(record)
         elif outcome != "bad_input" and product != UNKNOWN:
             history.count(product, NOT_INSPECTED)
 

@@ -50,6 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error((f"{where}: " if name else "") + first["msg"].removeprefix("Value error, "))
     if not os.path.isdir(settings.models):  # noqa: PTH112  # Path's raises, as where a parent is forbidden
         return _fail(f"there is no models folder {settings.models}")
+    if settings.archive and not _is_writable_folder(settings.archive):
+        return _fail(f"the archive {settings.archive} is not a folder that can be written to")
     set_up_logs(settings.log_level)
     if unknown := unknown_variables(os.environ):
         _logger.warning("not settings of drd-serve, so ignored: %s", ", ".join(unknown))
@@ -61,6 +63,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         _flush_errors()
     return 0
+
+
+def _is_writable_folder(path: Path) -> bool:
+    return os.path.isdir(path) and os.access(path, os.W_OK)  # noqa: PTH112  # as above
 
 
 def _open_standard_streams() -> None:
@@ -135,6 +141,9 @@ def _parser() -> argparse.ArgumentParser:
         "--trusted-key",
         metavar="FILE",
         help="public key, PEM: only bundles signed with its private key (drd-export --sign) are served",
+    )
+    parser.add_argument(
+        "--archive", metavar="FOLDER", help="keep the pictures that are not OK, and their verdicts, there"
     )
     parser.add_argument("--engine", metavar="auto|ID", help="default auto: the best that works here")
     return parser

@@ -1,7 +1,7 @@
 """All Prometheus series, on their own registry. Latencies are in seconds, with a bucket edge at the takt."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import get_args
+from typing import Literal, get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -23,6 +23,8 @@ from service.version import State, Version
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
+Archived = Literal["kept", "dropped", "failed"]
+"""What became of a picture for the archive: "dropped" where too many waited to be written."""
 _EDGES = (0.001, 0.002, 0.004, 0.008, 0.016, 0.03, 0.06, 0.125, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0)
 _SCORES = tuple(i / 20 for i in range(1, 21))
 
@@ -57,6 +59,7 @@ class Metrics:
         self.rejected = counter("rejected", "Requests refused at the door, by reason", "product", "reason")
         self.denied = counter("denied", "Callers without a valid token or the right to ask", "door", "reason")
         self.deadline_missed = counter("deadline_missed", "Frames whose deadline passed", "product")
+        self.archived = counter("archived", "Pictures for the archive", "product", "outcome")
         self.request_seconds = histogram("request_seconds", "Arrival to answer", edges, "product", "door")
         self.stage_seconds = histogram(
             "stage_seconds", "Time of a frame per stage", edges, "product", "stage"
@@ -105,6 +108,8 @@ class Metrics:
             self.request_seconds.labels(product, door)
             for outcome in get_args(Outcome):
                 self.requests.labels(product, door, outcome)
+        for archived in get_args(Archived):
+            self.archived.labels(product, archived)
         for verdict in get_args(Verdict):
             self.verdicts.labels(product, verdict)
         for reason in get_args(Reason):

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from export.bundle import MAX_IMAGE_PIXELS, auto_or_known, cores_allowed
+from export.bundle import MAX_IMAGE_PIXELS, Verdict, auto_or_known, cores_allowed
 
 MEBIBYTE = 2**20
 AROUND_IMAGE = 2**16
@@ -67,6 +67,10 @@ def _addresses(given: object) -> object:
     if isinstance(given, list):
         return tuple(address for text in given for address in _split(text) or [text])
     return tuple(_split(given)) if isinstance(given, str) else given
+
+
+def _several(given: object) -> object:
+    return _split(given) if isinstance(given, str) else given
 
 
 def _split(text: str) -> list[str]:
@@ -172,6 +176,14 @@ class Settings(BaseSettings):
     """How long the shutdown waits for accepted requests to be answered."""
     history_bytes: Annotated[int, Field(ge=0, le=2**40)] = 128 * MEBIBYTE
     """Images of the newest verdicts, kept in memory for the operator page; 0: no images and no verdicts."""
+    archive: File | None = None
+    """A folder for the pictures that get one of `archive_verdicts`, and those verdicts. None: not kept."""
+    archive_bytes: Memory = 10 * 2**30
+    """What the archive may hold; beyond it the oldest pictures are deleted."""
+    archive_verdicts: Annotated[frozenset[Verdict], NoDecode, BeforeValidator(_several)] = frozenset(
+        {"REVIEW", "NG"}
+    )
+    """Separated by commas or spaces."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @model_validator(mode="after")

@@ -17,6 +17,11 @@ Door = Literal["http", "grpc"]
 Part = Literal["heatmap", "mask", "regions", "overlay"]
 PARTS: tuple[Part, ...] = get_args(Part)
 _ID = re.compile(r"[\x20-\x7e]{0,128}")
+_TYPE_BY_FIRST_BYTES = {
+    b"\x89PNG\r\n\x1a\n": "image/png",
+    b"\xff\xd8\xff": "image/jpeg",
+    b"BM": "image/bmp",
+}
 DEFAULT_PARTS: frozenset[Part] = frozenset({"heatmap", "mask", "regions"})
 
 
@@ -156,6 +161,12 @@ class SentImage:
     file: bytes
     size: Size
     heatmap: bytes | NDArray[np.float32]
+
+    @property
+    def media_type(self) -> str:
+        """One of `service.workers.image.IMAGE_TYPES`; the file has been decoded."""
+        known = (kind for first, kind in _TYPE_BY_FIRST_BYTES.items() if self.file.startswith(first))
+        return next(known, "image/tiff")
 
     @property
     def nbytes(self) -> int:

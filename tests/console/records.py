@@ -1,13 +1,13 @@
 """Records of verdicts, as the history keeps them."""
 
-from export.bundle import Finding, Size
+from export.bundle import Finding, Size, Verdict
 from service.record import Record
 from service.values import Result, SentImage, Timings
 
 
-def record(size: int = 100, product: str = "tile") -> Record:
+def record(size: int = 100, product: str = "tile", verdict: Verdict = "OK") -> Record:
     """A record whose image has `size` bytes."""
-    finding = Finding("OK", "", unfamiliar=(), score=0.1, raw_score=0.1, small=False, regions=())
+    finding = Finding(verdict, "", unfamiliar=(), score=0.1, raw_score=0.1, small=False, regions=())
     result = Result(
         product=product,
         version=1,

@@ -1,0 +1,139 @@
+"""The archive: the pictures that got certain verdicts, and those verdicts, on disk. No answer waits for it.
+
+    ARCHIVE/2026-11-28/PRODUCT/NG/101530.123-FRAME_ID-1f03a9.png     the picture as it was sent
+    ARCHIVE/2026-11-28/PRODUCT/NG/101530.123-FRAME_ID-1f03a9.json    its verdict, as in an answer
+
+Days and times are in UTC. `add` runs on the event loop, all work with files on a thread of its own: a full
+disk or a network share that is away costs pictures of the archive, which are counted, and no answer.
+"""
+
+import logging
+import re
+import secrets
+import threading
+from collections import deque
+from collections.abc import Collection, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+import orjson
+
+from export.bundle import Verdict
+from service.logs import LogOnce
+from service.metrics import Archived, Metrics
+from service.record import Record
+from service.values import SentImage
+
+_MAX_WAITING_BYTES = 64 * 2**20
+_LAST_SECONDS = 5.0
+_FREED_AT_ONCE = 0.01
+"""Fraction of the room: the oldest pictures are looked up once for many new ones."""
+_SUFFIX = {"image/jpeg": ".jpg", "image/png": ".png", "image/bmp": ".bmp", "image/tiff": ".tif"}
+_OWN = re.compile(r"\d{6}\.\d{3}-[\w.-]*\.(json|jpg|png|bmp|tif)", re.ASCII)
+"""Names of files that may be deleted."""
+_DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
+_NOT_IN_NAMES = re.compile(r"[^\w.-]+", re.ASCII)
+_logger = logging.getLogger(__name__)
+
+
+class Archive:
+    """Keeps at most `max_bytes`, the newest, of the pictures with one of `verdicts`."""
+
+    def __init__(self, folder: Path, max_bytes: int, verdicts: Collection[Verdict], metrics: Metrics) -> None:
+        self._folder, self._max_bytes, self._verdicts = folder, max_bytes, verdicts
+        self._archived, self._log_once = metrics.archived, LogOnce()
+        self._waiting = deque[tuple[Record, SentImage]]()
+        self._waiting_bytes = 0
+        """Of those that wait and the one that is being written."""
+        self._changed = threading.Condition()
+        threading.Thread(target=self._write_all, name="archive", daemon=True).start()
+
+    def add(self, record: Record) -> None:
+        """Takes what is to be kept; if too much waits to be written, it is dropped, and counted."""
+        finding, image = record.result.finding, record.image
+        if finding.verdict not in self._verdicts or image is None:
+            return
+        with self._changed:
+            if self._waiting_bytes and self._waiting_bytes + len(image.file) > _MAX_WAITING_BYTES:
+                self._count(record, "dropped")
+                return
+            self._waiting.append((record, image))
+            self._waiting_bytes += len(image.file)
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Waits until all is written, five seconds at most."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: not self._waiting_bytes, _LAST_SECONDS):
+                _logger.warning("%d pictures for the archive are lost", len(self._waiting))
+
+    def _write_all(self) -> None:
+        size: int | None = None
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting)
+                record, image = self._waiting.popleft()
+            outcome: Archived = "kept"
+            try:
+                if size is None:
+                    size = sum(path.stat().st_size for day in self._days() for path in _files(day))
+                size += self._write(record, image)
+                if size > self._max_bytes:
+                    size -= self._delete(size - int(self._max_bytes * (1 - _FREED_AT_ONCE)))
+                self._log_once.changed("")
+            except OSError as error:
+                outcome, size = "failed", None  # some of it may have been written or deleted
+                if self._log_once.changed(str(error)):
+                    _logger.error("a picture could not be kept in %s: %s", self._folder, error)
+            self._count(record, outcome)
+            with self._changed:
+                self._waiting_bytes -= len(image.file)
+                self._changed.notify_all()
+
+    def _write(self, record: Record, image: SentImage) -> int:
+        """Returns how many bytes were written."""
+        result, at = record.result, datetime.fromtimestamp(record.at, UTC)
+        folder = self._folder / f"{at:%Y-%m-%d}" / result.product / result.finding.verdict
+        folder.mkdir(parents=True, exist_ok=True)
+        time = f"{at:%H%M%S}.{at.microsecond // 1000:03}"
+        frame_id = _NOT_IN_NAMES.sub("_", record.frame_id)[:64]
+        name = "-".join(filter(None, (time, frame_id, secrets.token_hex(3))))
+        facts = result.facts(record.request_id, record.frame_id) | {"at": at.isoformat(), "door": record.door}
+        files = {
+            folder / f"{name}{_SUFFIX[image.media_type]}": image.file,
+            folder / f"{name}.json": orjson.dumps(facts, option=orjson.OPT_INDENT_2),
+        }
+        try:
+            return sum(path.write_bytes(content) for path, content in files.items())
+        except OSError:
+            for path in files:
+                path.unlink(missing_ok=True)
+            raise
+
+    def _delete(self, wanted: int) -> int:
+        """Deletes the oldest files, `wanted` bytes of them or a little more; returns how many."""
+        freed, days = 0, self._days()
+        for day in days:
+            for path in sorted(_files(day), key=lambda path: path.name):
+                if freed >= wanted:
+                    return freed
+                freed += path.stat().st_size
+                path.unlink()
+            if day != days[-1]:
+                for folder in (*day.glob("*/*"), *day.glob("*"), day):
+                    with suppress(OSError):  # what holds files of others stays
+                        folder.rmdir()
+        return freed
+
+    def _days(self) -> list[Path]:
+        """The archive's folders of a day, oldest first."""
+        return sorted(path for path in self._folder.iterdir() if _DAY.fullmatch(path.name))
+
+    def _count(self, record: Record, outcome: Archived) -> None:
+        self._archived.labels(record.result.product, outcome).inc()
+
+
+def _files(day: Path) -> Iterator[Path]:
+    """The archive's own files of one day: DAY/PRODUCT/VERDICT/FILE."""
+    return (path for path in day.glob("*/*/*") if _OWN.fullmatch(path.name))

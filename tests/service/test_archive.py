@@ -1,0 +1,178 @@
+"""The archive keeps the newest pictures on disk, and never costs an answer."""
+
+import json
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import httpx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service import archive as module
+from service.archive import Archive
+from service.cli import main
+from service.metrics import Metrics
+from service.record import Record
+from tests.bundles import make_bundle
+from tests.console.records import record
+from tests.e2e.serving import drd_serve, serving
+from tests.service.images import plain
+
+DAY = 24 * 3600.0
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC).timestamp()
+
+
+def ng(size: int = 1000, at: float = NOON) -> Record:
+    one = record(size, verdict="NG")
+    one.at = at
+    return one
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def kept(folder: Path, max_bytes: int, *records: Record) -> list[str]:
+    """The day, product, verdict and time of each picture in the archive once `records` are added."""
+    archive = Archive(folder, max_bytes, {"NG"}, Metrics(takt_seconds=1))
+    for one in records:
+        archive.add(one)
+    archive.close()
+    pictures = (path.relative_to(folder) for path in files(folder) if path.suffix == ".tif")
+    return [f"{path.parent}/{path.name[:10]}" for path in pictures]
+
+
+def test_pictures_that_are_not_ok_are_kept_with_their_verdicts(tmp_path: Path) -> None:
+    models, archive = tmp_path / "models", tmp_path / "archive"
+    archive.mkdir()
+    make_bundle(models, "tile")
+    bright = plain(200)
+    with serving(models, archive=archive) as running:
+        answers = [
+            httpx.post(f"{running.url}/v1/inspect?product=tile&include=regions&frame_id=a/b", content=body)
+            for body in (plain(40), bright, b"no picture")
+        ]
+        answer = answers[1].json()
+    assert [each.status_code for each in answers] == [200, 200, 400]
+
+    verdict, picture = files(archive)
+    assert picture.read_bytes() == bright
+    assert (picture.suffix, picture.with_suffix(".json")) == (".png", verdict)
+    assert picture.relative_to(archive).parts[1:3] == ("tile", "NG")
+    assert "-a_b-" in picture.name
+    told = json.loads(verdict.read_text())
+    at = datetime.fromisoformat(told.pop("at"))
+    assert picture.relative_to(archive).parts[0] == f"{at:%Y-%m-%d}"
+    assert told == answer | {"door": "http"}
+    assert running.sample("drd_archived_total", product="tile", outcome="kept") == 1
+
+
+def test_which_verdicts_are_kept_is_a_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    models, archive = tmp_path / "models", tmp_path / "archive"
+    archive.mkdir()
+    make_bundle(models, "tile")
+    monkeypatch.setenv("DRD_ARCHIVE_VERDICTS", "OK, REVIEW")
+    with serving(models, archive=archive) as running:
+        for body in (plain(40), plain(200)):
+            httpx.post(f"{running.url}/v1/inspect?product=tile", content=body)
+
+    assert {path.parent.name for path in files(archive)} == {"OK"}
+
+
+def test_the_oldest_pictures_make_room_and_nothing_else_is_deleted(tmp_path: Path) -> None:
+    monday = tmp_path / "2026-03-01" / "tile"
+    monday.mkdir(parents=True)
+    (monday / "notes.txt").write_text("of a person")
+    room = 4000  # for two pictures with their verdicts
+
+    assert kept(tmp_path, room, *(ng(at=NOON + second) for second in range(3))) == [
+        "2026-03-01/tile/NG/120001.000",
+        "2026-03-01/tile/NG/120002.000",
+    ]
+    # What an earlier start has left counts, too; so do its days.
+    assert kept(tmp_path, room, ng(at=NOON + DAY), ng(at=NOON + 2 * DAY)) == [
+        "2026-03-02/tile/NG/120000.000",
+        "2026-03-03/tile/NG/120000.000",
+    ]
+    assert [path.name for path in monday.iterdir()] == ["notes.txt"]
+    assert kept(tmp_path, room, ng(at=NOON + 3 * DAY))[0].startswith("2026-03-03")
+    assert not (tmp_path / "2026-03-02").exists()
+
+
+def test_what_cannot_be_written_is_counted_and_tried_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    metrics, obstacle = Metrics(takt_seconds=1), tmp_path / "2026-03-01"
+    obstacle.write_text("a file where the day's folder should be")
+    archive = Archive(tmp_path, 10**6, {"NG"}, metrics)
+    for _ in range(2):
+        archive.add(ng())
+    archive.close()
+    obstacle.unlink()
+    archive.add(ng())
+    archive.close()
+
+    def count(outcome: str) -> float | None:
+        labels = {"product": "tile", "outcome": outcome}
+        return metrics.registry.get_sample_value("drd_archived_total", labels)
+
+    assert (count("failed"), count("kept")) == (2, 1)
+    assert len(files(tmp_path)) == 2
+    assert [str(tmp_path) in each.message for each in caplog.records] == [True]
+
+
+def test_pictures_that_wait_for_a_slow_disk_are_limited(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_MAX_WAITING_BYTES", 2500)
+    metrics, disk = Metrics(takt_seconds=1), threading.Event()
+
+    class OnASlowDisk(Archive):
+        def _write(self, *given: object) -> int:
+            disk.wait()
+            return super()._write(*given)  # type: ignore[arg-type]
+
+    archive = OnASlowDisk(tmp_path, 10**6, {"NG"}, metrics)
+    for _ in range(5):
+        archive.add(ng(1000))
+    dropped = metrics.registry.get_sample_value(
+        "drd_archived_total", {"product": "tile", "outcome": "dropped"}
+    )
+    disk.set()
+    archive.close()
+    archive.add(ng(5000))  # larger than all that may wait, but nothing does
+    archive.close()
+
+    assert dropped == 3
+    assert len(files(tmp_path)) == 2 * 3
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), max_size=128))
+def test_any_frame_id_makes_a_file_name(frame_id: str) -> None:
+    with TemporaryDirectory() as folder:
+        kept(Path(folder), 10**6, replace(ng(), frame_id=frame_id))
+
+        assert len(list(Path(folder).glob("2026-03-01/tile/NG/120000.000-*"))) == 2
+
+
+@pytest.mark.parametrize("make", [Path.touch, lambda path: None])
+def test_an_archive_that_is_no_folder_ends_the_start(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    archive = tmp_path / "archive"
+    make(archive)
+
+    ended = drd_serve("--models", tmp_path, "--archive", archive)
+
+    assert (ended.returncode, str(archive) in ended.stderr) == (1, True)
+
+
+def test_a_verdict_that_does_not_exist_cannot_be_kept(
+    misuse: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DRD_ARCHIVE_VERDICTS", "BAD")
+    assert "DRD_ARCHIVE_VERDICTS: Input should be 'OK', 'NG' or 'REVIEW'" in misuse(main, "--models", ".")
