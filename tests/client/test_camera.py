@@ -75,6 +75,19 @@ def test_a_folder_is_sent_and_kept(
     assert dict(zip(header.split()[:2], figures.split()[:2], strict=True))["done"] == "3"
 
 
+def test_known_parts_have_to_get_the_verdict_that_is_expected(
+    address: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert camera(address, folder / "deeper", "--expect", "NG") == 0
+    assert camera(address, folder / "a.png", "--expect", "OK") == 0
+    capsys.readouterr()
+
+    assert camera(address, folder, "--expect", "NG") == 3
+
+    told = capsys.readouterr().out.splitlines()[2:]
+    assert sorted(told) == ["expected NG: a.png is OK", "expected NG: b.png is OK"]
+
+
 def test_all_ok_is_0(address: str, folder: Path) -> None:
     assert camera(address, folder / "a.png", folder / "b.png", "--quiet") == 0
 

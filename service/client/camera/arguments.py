@@ -5,13 +5,15 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import get_args
 
 from service.client.address import Address
 from service.client.camera.pictures import LISTED
+from service.client.values import Verdict
 
 _EPILOG = """exit status:
-  0  everything was inspected and is OK
-  3  everything was inspected, and something is NG or REVIEW
+  0  everything was inspected and is OK, or what --expect says
+  3  everything was inspected, and something is not
   1  something was not inspected (refused, late, failed, or the run was stopped
      before the end), nothing could be sent, or an overlay could not be saved
   2  misuse
@@ -94,6 +96,7 @@ def _parser(description: str | None) -> argparse.ArgumentParser:
     add("--count", type=_whole(1), metavar="N", help="stop after N pictures")
     add("--watch", action="store_true", help="send pictures that appear in the folder from now on")
     add("--settle-ms", type=_number(0, 1e6), default=40, metavar="N", help=_SETTLE_HELP)
+    add("--expect", choices=get_args(Verdict), help=_EXPECT_HELP)
     add("--csv", type=Path, metavar="FILE", help="add one line per picture")
     add("--jsonl", type=Path, metavar="FILE", help="the same with regions and timings, as JSON lines")
     add("--overlays", type=Path, metavar="DIR", help=_OVERLAYS_HELP)
@@ -106,6 +109,8 @@ _MIN = 1e-6
 _ADDRESS_HELP = """grpc://HOST:PORT, grpcs://…, grpc+unix:PATH for the gRPC stream; http://HOST:PORT,
 https://…, http+unix:PATH for REST (default grpc://127.0.0.1:8081)"""
 _SETTLE_HELP = "a watched picture is complete when unchanged for N ms (default 40; 0: if renamed into place)"
+_EXPECT_HELP = """the verdict that every picture should get (default OK); pictures that get another are
+named. For checks of the line with known parts"""
 _OVERLAYS_HELP = """save the picture with its heatmap for every NG or REVIEW. Overlays are then requested for
 every picture, which costs the service a few milliseconds each"""
 

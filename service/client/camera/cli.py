@@ -26,7 +26,7 @@ _AT_ONCE = "stopped at once: the pictures under way have no verdict"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0 all OK, 3 something NG or REVIEW, 1 something not inspected, 2 misuse."""
+    """Exit status: 0 all OK, or as expected, 3 some not, 1 something not inspected, 2 misuse."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal need not know every character
     given = parse(__doc__, arguments)
@@ -54,7 +54,7 @@ async def _run(given: argparse.Namespace) -> int:
             pace = Pace(given.rate)
             camera = Camera(client, given.product, given.version, include, deadline, given.window, pace)
             _stop_on_signals(camera)
-            tally = Tally(pace)
+            tally = Tally(pace, given.expect)
             showing = asyncio.create_task(_show(tally, quiet=given.quiet))
             await _note(camera.run(source, given.count), tally, records, watching=watch is not None)
             showing.cancel()
@@ -84,9 +84,9 @@ def _left(given: argparse.Namespace, camera: Camera, watch: Watch | None) -> boo
 
 
 def _status(tally: Tally) -> int:
-    if tally.not_inspected or not tally.done:
+    if tally.inspected < tally.done or not tally.done:
         return 1
-    return 3 if tally.counts["NG"] or tally.counts["REVIEW"] else 0
+    return 0 if tally.as_expected else 3
 
 
 async def _check_product(client: AsyncClient, product: str) -> None:

@@ -10,7 +10,7 @@ from service.client import errors
 from service.client.camera.camera import Pace
 from service.client.values import Outcome, Verdict
 
-_RECENT, _MAX_KEPT = 1000, 100_000
+_RECENT, _MAX_KEPT, _MAX_NAMED = 1000, 100_000, 10
 _COLUMNS = ("seconds", "done", "per s", "OK", "REVIEW", "NG", "refused", "late", "failed")
 _TIMES = ("p50 ms", "p95 ms", "p99 ms", "behind s")
 HEADER = "".join(f"{name:>9}" for name in (*_COLUMNS, *_TIMES))
@@ -21,17 +21,24 @@ class Tally:
     """What became of the pictures of a run."""
 
     pace: Pace
+    expected: Verdict | None = None
+    """The verdict that every picture should get."""
     counts: Counter[str] = field(default_factory=Counter)
     """By verdict, or by refused, late, failed."""
     seconds: deque[float] = field(default_factory=lambda: deque(maxlen=_MAX_KEPT))
     """Seconds from when a picture was due to its answer, of the newest answers."""
     causes: dict[str, str] = field(default_factory=dict)
     """The first message of each kind of error."""
+    unexpected: list[str] = field(default_factory=list)
+    """The first pictures with another verdict than expected."""
     started: float = field(default_factory=time.monotonic)
 
     def note(self, outcome: Outcome) -> None:
         if outcome.answer is not None:
-            self.counts[outcome.answer.verdict] += 1
+            verdict = outcome.answer.verdict
+            self.counts[verdict] += 1
+            if self.expected not in (None, verdict) and len(self.unexpected) < _MAX_NAMED:
+                self.unexpected.append(f"expected {self.expected}: {outcome.frame.frame_id} is {verdict}")
             self.seconds.append(outcome.seconds)
         elif outcome.error is not None:
             self.counts[_fate(outcome.error)] += 1
@@ -42,8 +49,13 @@ class Tally:
         return self.counts.total()
 
     @property
-    def not_inspected(self) -> int:
-        return self.done - sum(self.counts[verdict] for verdict in get_args(Verdict))
+    def inspected(self) -> int:
+        return sum(self.counts[verdict] for verdict in get_args(Verdict))
+
+    @property
+    def as_expected(self) -> bool:
+        """Whether every verdict is the one expected, or OK."""
+        return self.counts[self.expected or "OK"] == self.inspected
 
     def line(self, recent: int | None = _RECENT) -> str:
         """A line below HEADER; percentiles of the last `recent` answers, or of all that are kept."""
@@ -58,7 +70,7 @@ class Tally:
 
     def remarks(self) -> list[str]:
         """Messages to show with the figures."""
-        said = [f"{kind}: {message}" for kind, message in self.causes.items()]
+        said = [f"{kind}: {message}" for kind, message in self.causes.items()] + self.unexpected
         if not self.pace.kept:
             said.append(
                 f"could not keep {self.pace.rate:g} per second: up to {self.pace.max_behind:.2f} s behind; "
