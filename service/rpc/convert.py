@@ -31,11 +31,15 @@ def status_of(error: errors.ServiceError) -> status_pb2.Status:
     status = status_pb2.Status(code=number, message=str(error))
     if isinstance(error, errors.Refused):
         delay = Duration()
-        delay.FromMilliseconds(max(1, round(1000 * error.retry_after)))
+        delay.FromMilliseconds(retry_milliseconds(error))
         detail = Any()
         detail.Pack(error_details_pb2.RetryInfo(retry_delay=delay))
         status.details.append(detail)
     return status
+
+
+def retry_milliseconds(error: errors.Refused) -> int:
+    return max(1, round(1000 * error.retry_after))
 
 
 def response_of(inspection: Inspection, request_id: str, frame_id: str) -> pb.InspectResponse:

@@ -106,10 +106,10 @@ def test_a_full_queue_says_when_to_retry(stub: InspectionServiceStub, gate: Gate
     assert full.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert late.value.code() is late_call.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     metadata: Any = full.value.trailing_metadata()
-    raw = dict(metadata)["grpc-status-details-bin"]
+    trailing = dict(metadata)
     retry = error_details_pb2.RetryInfo()
-    assert status_pb2.Status.FromString(raw).details[0].Unpack(retry)
-    assert retry.retry_delay.ToMilliseconds() > 0
+    assert status_pb2.Status.FromString(trailing["grpc-status-details-bin"]).details[0].Unpack(retry)
+    assert retry.retry_delay.ToMilliseconds() == int(trailing["grpc-retry-pushback-ms"]) > 0
 
 
 def test_the_earlier_of_a_call_s_two_deadlines_counts(stub: InspectionServiceStub, gate: Gate) -> None:
