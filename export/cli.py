@@ -83,8 +83,8 @@ def new_parser() -> argparse.ArgumentParser:
         type=_fraction,
         default=0.01,
         metavar="FRACTION",
-        help="error budget: the fraction of good parts that may be NG, from 0.000001 to below 0.5; what is "
-        "REVIEW comes on top (default %(default)s)",
+        help="error budget, which sets the threshold: the fraction of good parts that may be NG, from "
+        "0.000001 to below 0.5; what is REVIEW comes on top (default %(default)s)",
     )
     parser.add_argument(
         "--min-area",

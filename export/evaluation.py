@@ -79,8 +79,8 @@ class Evaluation:
     def lines(self) -> Iterator[str]:
         """For people: figures and, for a bundle, how often each verdict was given."""
         for name, value in self.quality.as_dict().items():
-            if not name.startswith("n_"):
-                yield f"  {name:12} {'-' if value is None else f'{value:.4f}'}"
+            if value is not None and not name.startswith("n_"):
+                yield f"  {name:12} {value:.4f}"
         if lost := self.quality.n_masks_lost:
             yield f"  {lost} masks have no pixel at the network's size, and no part in the pixel figures"
         if self.judged:

@@ -29,7 +29,7 @@ def show_thresholds(thresholds: Thresholds) -> None:
         least = _percent(1 / (thresholds.calibration_size + 1))
         needed = parts_needed(thresholds.max_false_reject)
         say("", f"NOT guaranteed: {thresholds.calibration_size} calibration parts guarantee {least} at best;")
-        say("", f"it takes {needed} of them; till then,")
+        say("", f"it takes {needed}: train with more, or give new ones with --calibration; till then")
         say("", "the threshold is the largest score of a good part plus a margin")
     say("Threshold", f"{'':6} {'reject over':>12} {'median good':>12}   raw values")
     for name, scale in (("image", thresholds.image), ("pixel", thresholds.pixel)):

@@ -58,7 +58,7 @@ class Catalog:
     def product(self, name: str) -> Product:
         """Raises NotFound."""
         if name not in self._products:
-            raise NotFound(f"there is no product {name!r}; the list of products names those there are")
+            raise NotFound(f"there is no product {name!r}; /v1/products or ListProducts lists them")
         return self._products[name]
 
     def versions(self) -> list[Version]:

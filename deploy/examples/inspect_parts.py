@@ -35,7 +35,8 @@ def main(address: str, product: str, *names: str) -> None:
             elif answer.verdict == "OK":
                 print(f"{part}: pass, {answer.score:.2f} in {1000 * outcome.seconds:.0f} ms")
             else:
-                print(f"{part}: eject, {answer.verdict} {answer.score:.2f}, {len(answer.regions)} regions")
+                why = answer.reason or "over the threshold"
+                print(f"{part}: eject, {answer.verdict} {answer.score:.2f}, {why}")
 
 
 if __name__ == "__main__":

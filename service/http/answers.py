@@ -55,15 +55,18 @@ class Answer(BaseModel):
     version: int
     bundle_digest: str
     engine: str
-    verdict: Verdict
-    reason: str = Field(description="why, if not by the score alone", examples=["small_region"])
+    verdict: Verdict = Field(description="only OK lets a part through")
+    reason: str = Field(
+        description="of a REVIEW: guard_band, small_region or unlike_training; else empty",
+        examples=["small_region"],
+    )
     unfamiliar: list[str] = Field(
         description="frame statistics outside calibration's range, if unlike_training",
         examples=[["brightness"]],
     )
     score: float = Field(ge=0, le=1)
     threshold: float
-    raw_score: float
+    raw_score: float = Field(description="the network's own, on no common scale")
     raw_threshold: float
     image: Image
     regions: list[Region] | None = None

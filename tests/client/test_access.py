@@ -121,6 +121,7 @@ def test_the_camera_gets_in_too(
     tokens: dict[str, str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     own = plant.issue("line-7")
     (tmp_path / "dark.png").write_bytes(plain(30))
@@ -129,6 +130,7 @@ def test_the_camera_gets_in_too(
     given += ["--certificate", str(own.certificate), "--key", str(own.key), str(tmp_path / "dark.png")]
 
     assert main(given) == 1
+    assert "--token-file" in capsys.readouterr().err
     assert main([*given, "--token-file", str(tmp_path / "token")]) == 0
     monkeypatch.setenv("DRD_TOKEN", tokens["all"])
     assert main(given) == 0

@@ -143,6 +143,7 @@ def test_python(address: str, pictures: dict[str, Path]) -> None:
     said = dict(line.split(": ", 1) for line in ended.stdout.splitlines())
     assert said["dark"].startswith("pass, 0.12 in ")
     assert said["bright"].startswith("eject, NG ")
+    assert said["bright"].endswith(", over the threshold")
     assert said["broken"].startswith("eject, not inspected: ")
     assert ended.returncode == 0
 

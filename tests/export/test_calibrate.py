@@ -232,4 +232,6 @@ def test_a_small_budget_is_not_shown_as_0(
 
 def test_a_bound_is_rounded_up(capsys: pytest.CaptureFixture[str]) -> None:
     show_thresholds(thresholds(100, 0.001, promised=False))
-    assert "100 calibration parts guarantee 1.00% at best" in capsys.readouterr().out  # it is 0.990099 %
+    out = capsys.readouterr().out
+    assert "100 calibration parts guarantee 1.00% at best" in out  # it is 0.990099 %
+    assert "--calibration" in out

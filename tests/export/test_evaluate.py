@@ -119,6 +119,7 @@ def test_a_plain_folder_of_good_images_has_rates_only(
     out = capsys.readouterr().out
     assert "plain folder" in out
     assert "flatter the figures" in out
+    assert "auroc" not in out  # there is nothing to print
 
 
 def test_a_checkpoint_is_not_measured_on_what_it_has_learned_from(

@@ -239,7 +239,7 @@ def test_nothing_is_swapped_or_lost_under_random_cancels_failures_and_deadlines(
 @on_a_loop
 async def test_failures_before_the_queue_keep_their_kind(models: Path) -> None:
     async with inspecting(models, Gate()) as (service, inspect):
-        with pytest.raises(NotFound):
+        with pytest.raises(NotFound, match="ListProducts"):
             await inspect(1, "nothing")
         with pytest.raises(BadImage):
             await service.inspector.inspect(Request(b"text", "tile", time.monotonic()))

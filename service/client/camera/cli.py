@@ -17,7 +17,7 @@ from service.client.camera.pictures import LISTED, PictureFile
 from service.client.camera.records import Records
 from service.client.camera.tally import HEADER, Tally
 from service.client.camera.watch import Watch
-from service.client.errors import ClientError
+from service.client.errors import AccessDenied, ClientError
 from service.client.values import Part
 
 _SHOW_SECONDS = 0.5
@@ -32,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parse(__doc__, arguments)
     try:
         return asyncio.run(_run(given))
+    except AccessDenied as error:
+        _say(f"{error} (a token is read from --token-file, or from DRD_TOKEN)")
     except (ClientError, OSError) as error:
         _say(error)
     except KeyboardInterrupt:

@@ -96,13 +96,14 @@ class InspectResponse(_message.Message):
     """SHA-256 of the bundle's manifest"""
     engine: _builtins.str
     verdict: _builtins.str
-    """OK, REVIEW or NG"""
+    """OK, REVIEW or NG: only OK lets a part through"""
     reason: _builtins.str
-    """why, if not by the score alone"""
+    """of a REVIEW: guard_band, small_region or unlike_training; else empty"""
     score: _builtins.float
     """0 to 1; 0.5 is the reject threshold"""
     threshold: _builtins.float
     raw_score: _builtins.float
+    """the network's own, on no common scale"""
     raw_threshold: _builtins.float
     batch_size: _builtins.int
     @_builtins.property
