@@ -26,19 +26,12 @@ def benchmark(
         batch = np.resize(frames, (size, *frames.shape[1:]))
         for turn in range(rounds + 1):
             for name, engine in list(running.items()):
-                time = _milliseconds(engine, batch)
-                if time is None:
+                start = perf_counter()
+                try:
+                    run_engine(engine, batch)
+                except EngineFailed:
                     del running[name]
-                elif turn:  # the first is the warm-up
-                    milliseconds[name, size].append(time)
+                    continue
+                if turn:  # the first is the warm-up
+                    milliseconds[name, size].append(1000 * (perf_counter() - start) / size)
     return {name: tuple(min(milliseconds[name, size]) for size in batch_sizes) for name in running}
-
-
-def _milliseconds(engine: Engine, batch: NDArray[np.uint8]) -> float | None:
-    """Per image; None if the engine fails."""
-    start = perf_counter()
-    try:
-        run_engine(engine, batch)
-    except EngineFailed:
-        return None
-    return 1000 * (perf_counter() - start) / len(batch)

@@ -28,7 +28,7 @@ from export.calibrate import Calibration, CalibrationError, calibrate
 from export.float16 import to_float16
 from export.golden import HEATMAPS, choose_golden, spread
 from export.pack import file_digests, newest_version, next_version, publish, refuse_taken, staging_folder
-from export.parity import Baseline, EngineParity, Parity
+from export.parity import Baseline, Parity
 from export.prepare import check_buildable, prepare
 from export.report import say, show_golden, show_parity, show_thresholds
 from export.roi import Roi, read_roi
@@ -36,8 +36,9 @@ from export.sources import calibration_images, defective_images
 from export.trace import trace
 from export.validation import validation_frames
 from training.checkpoint import DRD, RESUME, Checkpoint, load_checkpoint
-from training.evaluate import read_frames, score_images
+from training.evaluate import score_images
 from training.geometry import Geometry
+from training.images import read_frames
 from training.messages import suspects
 from training.names import UNKNOWN, is_product_name
 
@@ -181,12 +182,13 @@ def _verified_engines(
     """Prepares the `wanted` engines, int8 with the images `to_quantise`, and verifies them."""
     root, geometry = baseline.root, baseline.geometry
     frames = read_frames(spread(to_quantise, _MAX_QUANTISER_FRAMES), geometry)
-    prepared = prepare(wanted, root, geometry, frames)
-    candidates = verify_engines(prepared.entries, baseline)
-    show_parity(candidates, prepared.left_out)
-    engines = _write_parity(root, candidates, len(baseline.golden.frames))
-    kept = {entry.id for entry in engines}
-    if missing := [name for name in wanted or () if name not in kept]:
+    entries, not_made = prepare(wanted, root, geometry, frames)
+    candidates, rejected = verify_engines(entries, baseline)
+    left_out = not_made | rejected
+    show_parity(candidates, left_out)
+    kept = [each for each in candidates if each.entry.id not in left_out]
+    engines = _write_parity(root, kept, len(baseline.golden.frames))
+    if missing := [name for name in wanted or () if name in left_out]:
         raise BundleError(
             f"{', '.join(missing)}: asked for by --engines, and left out for the reason above: there is no "
             "bundle; name others, or none"
@@ -194,28 +196,23 @@ def _verified_engines(
     return engines
 
 
-def _write_parity(root: Path, candidates: Sequence[Candidate], frames: int) -> tuple[EngineEntry, ...]:
+def _write_parity(root: Path, kept: Sequence[Candidate], frames: int) -> tuple[EngineEntry, ...]:
     """Writes `parity.json`, on `frames` golden frames, and returns the engines as the manifest lists them, in
-    the same order; deletes the files of rejected ones. Raises BundleError without the one that runs
-    everywhere."""
-    kept = [
-        (candidate.entry, candidate.parity)
-        for candidate in candidates
-        if candidate.parity is not None and candidate.rejection is None
-    ]
-    if FALLBACK not in {parity.id for _, parity in kept if parity.status == "verified"}:
+    the same order; deletes the files of others. Raises BundleError without the one that runs everywhere."""
+    if FALLBACK not in {each.entry.id for each in kept if each.parity.status == "verified"}:
         raise BundleError(f"{FALLBACK} does not agree with the checkpoint, so there is no bundle")
-    used = {root / name for entry, _ in kept for name in (entry.file, entry.plan and entry.plan.file) if name}
+    used = {root / name for each in kept for name in each.entry.files}
     for path in {root / INT8_GRAPH, *root.glob("engines/*")} - used:
         path.unlink(missing_ok=True)
-    content = Parity(frames=frames, engines=tuple(parity for _, parity in kept))
+    content = Parity(frames=frames, engines=tuple(each.parity for each in kept))
     (root / "parity.json").write_text(content.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    return tuple(_measured(entry, parity) for entry, parity in kept)
+    return tuple(map(_measured, kept))
 
 
-def _measured(entry: EngineEntry, parity: EngineParity) -> EngineEntry:
+def _measured(candidate: Candidate) -> EngineEntry:
+    parity = candidate.parity
     measured = {"guard_band": parity.guard_band, "heatmap_deviation": parity.max_heatmap_deviation}
-    return EngineEntry.model_validate(entry.model_dump() | measured)
+    return EngineEntry.model_validate(candidate.entry.model_dump() | measured)
 
 
 def _provenance(checkpoint: Checkpoint) -> Provenance:

@@ -4,7 +4,6 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from export.bundle.frame import FrameRanges, FrameStatistics, Range, frame_stati
 from export.bundle.manifest import Thresholds
 from export.bundle.reading import require_finite
 from export.bundle.scale import Scale
+from export.conformal import conformal_threshold, is_promised
 from training.evaluate import Scored
 
 _PIXEL_STEP = 4
@@ -85,40 +85,6 @@ def _sampled(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
     coarse = np.zeros_like(inside)
     coarse[::_PIXEL_STEP, ::_PIXEL_STEP] = inside[::_PIXEL_STEP, ::_PIXEL_STEP]
     return coarse if coarse.any() else inside
-
-
-def is_promised(count: int, budget: float) -> bool:
-    """Whether `count` parts guarantee a probability of at most `budget` that a good part is rejected."""
-    return allowed_rejects(count, budget) >= 1
-
-
-def allowed_rejects(count: int, budget: float) -> int:
-    """How many of `count` calibration parts the budget lets reach the threshold: ⌊(n+1)·budget⌋.
-
-    Exact for the decimal number that the user typed: in binary, 100·0.29 is below 29.
-    """
-    return math.floor((count + 1) * Fraction(str(budget)))
-
-
-def parts_needed(budget: float) -> int:
-    """The least number of calibration parts with which `budget` is promised."""
-    return math.ceil(1 / Fraction(str(budget))) - 1
-
-
-def conformal_threshold(values: Sequence[float], budget: float) -> float:
-    """The split-conformal threshold: a new good part exceeds it with a probability of at most
-    `budget`.
-
-    A new value exceeds the k-th largest of n with probability k/(n+1), so k = ⌊(n+1)·budget⌋. For k = 0 there
-    is no guarantee: the threshold is the largest value plus a margin for an exponential tail above the
-    median.
-    """
-    ordered = np.sort(np.asarray(values, dtype=np.float64))
-    if (rejected := allowed_rejects(len(ordered), budget)) >= 1:
-        return float(ordered[-rejected])
-    upper = ordered[len(ordered) // 2 :]
-    decay = max(0.0, float(upper.mean() - np.median(ordered)))
-    return float(ordered[-1]) + decay * math.log(1 / ((len(ordered) + 1) * budget))
 
 
 def frame_ranges(statistics: Sequence[FrameStatistics]) -> FrameRanges:

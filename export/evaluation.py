@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from scipy.stats import binom
@@ -12,7 +12,7 @@ from export.bundle.bundle import Bundle, Predictor
 from export.bundle.frame import frame_statistics
 from export.bundle.manifest import Thresholds
 from export.bundle.reading import Verdict, read, require_finite
-from export.report import rejected_at_most
+from export.conformal import rejected_at_most
 from export.sources import readable, unseen
 from training.checkpoint import load_checkpoint
 from training.datasets import Dataset, DatasetError, Sample, open_dataset
@@ -53,13 +53,8 @@ class Evaluation:
     """What was measured: the product and, of a bundle, version, digest and engine."""
     quality: Quality
     images: tuple[ImageResult, ...]
-    thresholds: Thresholds | None = None
-    """A bundle's."""
-
-    @property
-    def judged(self) -> bool:
-        """Whether the images have verdicts: True for a bundle."""
-        return any(image.verdict for image in self.images)
+    thresholds: Thresholds | None
+    """A bundle's, whose images have verdicts; None for a checkpoint."""
 
     def fraction(self, verdict: Verdict, *, defective: bool) -> float | None:
         """Fraction of the good, or the `defective`, images with this `verdict`; None without images."""
@@ -69,7 +64,7 @@ class Evaluation:
     def as_dict(self) -> dict[str, object]:
         """For JSON: subject, figures, for a bundle also rates at its threshold, every image's result."""
         figures = self.subject | self.quality.as_dict()
-        if self.judged:
+        if self.thresholds:
             figures["false_reject_rate"] = self.fraction("NG", defective=False)
             figures["miss_rate"] = self.fraction("OK", defective=True)
             figures["review_rate_good"] = self.fraction("REVIEW", defective=False)
@@ -83,15 +78,15 @@ class Evaluation:
                 yield f"  {name:12} {value:.4f}"
         if lost := self.quality.n_masks_lost:
             yield f"  {lost} masks have no pixel at the network's size, and no part in the pixel figures"
-        if self.judged:
+        if self.thresholds:
             yield f"  {'':12} {'images':>7} {'OK':>8} {'REVIEW':>8} {'NG':>8}"
             yield from self._verdict_rows()
             yield from self._reasons()
-        if self._broken_promise():
-            yield (
-                "WARNING: more good parts are NG than the error budget explains: they are unlike those that "
-                "set the threshold (another day, lamp or lot?); learn from such parts, too"
-            )
+            if self._breaks_promise(self.thresholds):
+                yield (
+                    "WARNING: more good parts are NG than the error budget explains: they are unlike those "
+                    "that set the threshold (another day, lamp or lot?); learn from such parts, too"
+                )
 
     def _verdict_rows(self) -> Iterator[str]:
         counts = {"good": self.quality.n_good, "defective": self.quality.n_defective}
@@ -112,12 +107,10 @@ class Evaluation:
         for reason, count in reasons.most_common():
             yield f"  REVIEW       {count:7} {reason}"
 
-    def _broken_promise(self) -> bool:
+    def _breaks_promise(self, thresholds: Thresholds) -> bool:
         """Whether good parts like those of calibration would hardly ever be NG as often as these."""
-        if self.thresholds is None:
-            return False
         verdicts = [image.verdict for image in self.images if not image.defective]
-        usual = rejected_at_most(self.thresholds)
+        usual = rejected_at_most(thresholds.calibration_size, thresholds.max_false_reject)
         return bool(binom.sf(verdicts.count("NG") - 1, len(verdicts), usual) < _CHANCE)
 
 
@@ -189,9 +182,8 @@ def _evaluated(
 def _result(sample: Sample, scored: Scored, predictor: Predictor | None) -> ImageResult:
     """The result of one image, with a verdict if `predictor` is given."""
     require_finite(scored.heatmap, scored.score, f"{scored.path}: the network's output for it")
-    plain = ImageResult(sample.name, sample.kind, scored.score)
     if predictor is None:
-        return plain
+        return ImageResult(sample.name, sample.kind, scored.score)
     finding, _ = read(
         scored.heatmap,
         scored.score,
@@ -200,10 +192,12 @@ def _result(sample: Sample, scored: Scored, predictor: Predictor | None) -> Imag
         predictor.guard_band,
         scored.source_size,
     )
-    return replace(
-        plain,
-        score=finding.score,
-        verdict=finding.verdict,
-        reason=finding.reason,
-        unfamiliar=finding.unfamiliar,
+    return ImageResult(
+        sample.name,
+        sample.kind,
+        scored.score,
+        finding.score,
+        finding.verdict,
+        finding.reason,
+        finding.unfamiliar,
     )

@@ -15,7 +15,8 @@ from export.bundle.deviations import Reference
 from export.bundle.manifest import GOLDEN_STEP, GoldenFrame, GoldenKind
 from export.bundle.reading import require_finite
 from training.evaluate import Predict
-from training.geometry import Geometry, read_rgb
+from training.geometry import Geometry
+from training.images import read_rgb
 from training.synthesis import Damage, synthesise
 
 HEATMAPS = "golden/heatmaps.npy"
@@ -63,21 +64,16 @@ def choose_golden(
         *_framed("defective", spread(defective, _MAX_EACH), geometry),
         *_damaged_versions(intact),
     ]
-    predictions = [predict(frame[np.newaxis]) for _, _, frame in chosen]
-    for (kind, source, _), (heatmap, score) in zip(chosen, predictions, strict=True):
-        require_finite(heatmap, float(score[0]), f"{source} ({kind}): the network's output for it")
-    entries = (
-        GoldenFrame(
-            file=f"golden/{number:02}-{kind}.png", kind=kind, source=source, raw_score=float(score[0])
-        )
-        for number, ((kind, source, _), (_, score)) in enumerate(zip(chosen, predictions, strict=True))
-    )
-    return Golden(
-        np.stack([frame for _, _, frame in chosen]),
-        np.concatenate([score for _, score in predictions]),
-        np.concatenate([heatmap for heatmap, _ in predictions]),
-        tuple(entries),
-    )
+    entries, scores, heatmaps = [], [], []
+    for number, (kind, source, frame) in enumerate(chosen):
+        (heatmap,), (score,) = predict(frame[np.newaxis])
+        require_finite(heatmap, score, f"{source} ({kind}): the network's output for it")
+        file = f"golden/{number:02}-{kind}.png"
+        entries.append(GoldenFrame(file=file, kind=kind, source=source, raw_score=float(score)))
+        scores.append(score)
+        heatmaps.append(heatmap)
+    frames = np.stack([frame for _, _, frame in chosen])
+    return Golden(frames, np.stack(scores), np.stack(heatmaps), tuple(entries))
 
 
 def spread(items: Sequence[Item], most: int) -> Sequence[Item]:

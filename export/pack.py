@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from export.bundle.files import seal
-from export.bundle.manifest import MANIFEST, MAX_VERSION, SEAL, Manifest
+from export.bundle.files import checksum
+from export.bundle.manifest import CHECKSUM, MANIFEST, MAX_VERSION, Manifest
 from export.bundle.signature import SigningKey
 from training.files import file_digest
 
@@ -42,7 +42,7 @@ def publish(
         number = version or next_version(product)
         target = product / str(number)
         refuse_taken(product, version)
-        write_manifest(root, manifest.model_copy(update={"version": number}))
+        _write_manifest(root, manifest.model_copy(update={"version": number}))
         if key is not None:
             key.sign(root)
         _flush(root)
@@ -63,11 +63,11 @@ def file_digests(root: Path) -> dict[str, str]:
     return {path.relative_to(root).as_posix(): file_digest(path) for path in paths}
 
 
-def write_manifest(root: Path, manifest: Manifest) -> None:
+def _write_manifest(root: Path, manifest: Manifest) -> None:
     """Writes the manifest, and its digest, into the bundle at `root`."""
     content = (manifest.model_dump_json(indent=2) + "\n").encode()
     (root / MANIFEST).write_bytes(content)
-    (root / SEAL).write_bytes(seal(content))
+    (root / CHECKSUM).write_bytes(checksum(content))
 
 
 def refuse_taken(product: Path, version: int | None) -> None:

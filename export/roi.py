@@ -19,7 +19,8 @@ from pydantic import Field, ValidationError, model_validator
 
 from export.bundle.manifest import Point, RegionOfInterest
 from export.bundle.strict import StrictModel
-from training.geometry import Geometry, Size, upright_size
+from training.geometry import Geometry, Size
+from training.images import upright_size
 from training.messages import first_error
 
 _FINE = 8

@@ -9,7 +9,8 @@ from export.report import say
 from training.checkpoint import Checkpoint, CheckpointError
 from training.datasets import DatasetError, Sample, open_dataset, parts_of
 from training.evaluate import read_samples
-from training.geometry import Geometry, image_digest
+from training.geometry import Geometry
+from training.images import image_digest
 
 _MAX_DEFECTIVE = 64
 """Defective images that are looked at: golden and validation frames are up to 52 of them."""
@@ -27,8 +28,8 @@ def calibration_images(checkpoint: Checkpoint, folder: Path | None, skip: bool =
         say("Calibration", f"{len(samples)} good images that training set aside")
     else:
         given: Sequence[Sample] = open_dataset(folder, checkpoint.product).train
-        if skip:
-            given = readable(given, checkpoint.geometry)
+        if skip and not (given := readable(given, checkpoint.geometry)):
+            raise DatasetError(f"{folder}: no good image can be read")
         samples = unseen(checkpoint, given)
         used = "of parts used in training" if checkpoint.same_part else "used in training"
         left_out = f"{len(given) - len(samples)} {used}, or copies, left out"

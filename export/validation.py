@@ -1,4 +1,4 @@
-"""A check on more frames than the golden ones: a guard band has to cover the deviations there, too.
+"""More frames than the golden ones, for export only: a guard band has to cover the deviations there, too.
 
 Golden frames show how much reduced precision changes a score, but they are few (up to 16). Many more are
 needed to see the worst case, above all defective parts: their activations lie outside the quantiser's ranges.
@@ -13,8 +13,9 @@ from export.bundle.deviations import Reference
 from export.bundle.manifest import GOLDEN_STEP
 from export.bundle.reading import require_finite
 from export.golden import pseudo_abnormal, spread
-from training.evaluate import BATCH, Predict, read_frames
+from training.evaluate import BATCH, Predict
 from training.geometry import Geometry
+from training.images import read_frames
 
 _MAX_EACH = 48
 """Frames of each kind."""

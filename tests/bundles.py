@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from PIL import Image
 
-from export.bundle.files import seal
+from export.bundle.files import checksum
 from export.bundle.frame import FrameRanges, Range
 from export.bundle.manifest import (
+    CHECKSUM,
     GOLDEN_STEP,
     MANIFEST,
-    SEAL,
     EngineEntry,
     GoldenFrame,
     Manifest,
@@ -165,9 +165,9 @@ def _vector(kind: int, values: Sequence[float], name: str = "value") -> onnx.Ten
 
 
 def edit_manifest(bundle: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    """Changes the manifest of `bundle` as its author could: sealed anew."""
+    """Changes the manifest of `bundle` as its author could, with a new checksum."""
     facts = json.loads((bundle / MANIFEST).read_bytes())
     change(facts)
     content = json.dumps(facts).encode()
     (bundle / MANIFEST).write_bytes(content)
-    (bundle / SEAL).write_bytes(seal(content))
+    (bundle / CHECKSUM).write_bytes(checksum(content))

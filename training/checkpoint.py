@@ -16,18 +16,19 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from safetensors.torch import save as serialised
 from torch import Tensor
 
 from training.datasets import Sample
 from training.files import file_digest, write_atomically
-from training.geometry import Geometry, UnreadableImage, frame_digest, image_digest
+from training.geometry import Geometry, UnreadableImage, frame_digest
+from training.images import image_digest
 from training.messages import first_error, one_line, out_of_memory
 from training.model.drd import DRD as DRD  # what a checkpoint gives
 from training.model.heatmap import ScoreRule
 from training.model.teacher import BackboneError, Teacher
 from training.recipe import Recipe
 from training.splits import Split
-from training.tensors import write_tensors
 from training.version import program_version
 
 FORMAT: Literal[15] = 15
@@ -81,10 +82,8 @@ class Checkpoint(BaseModel):
     def model(self) -> DRD:
         """The trained network: CPU, float32, evaluation mode.
 
-        Raises:
-            CheckpointError: no such backbone in this timm, or tensors missing, damaged, of another network or
-                of another training.
-            MemoryError: there is too little for it.
+        Raises CheckpointError if this timm has no such backbone, or tensors are missing, damaged, of another
+        network or of another training; MemoryError if there is too little.
         """
         path = self.directory / TENSORS
         try:
@@ -107,11 +106,8 @@ class Checkpoint(BaseModel):
         return drd.eval()
 
     def samples(self, split: Split) -> list[Sample]:
-        """The images of a split, verified to be the ones that training had.
-
-        Raises:
-            CheckpointError: some are missing or changed; the message names the first of them.
-        """
+        """The images of a split, verified to be the ones that training had. Raises CheckpointError naming the
+        first that is missing or changed."""
         samples = [Sample(self.data_root / record.name, record.name) for record in self.splits[split]]
         for sample, record in zip(samples, self.splits[split], strict=True):
             if not sample.path.is_file():
@@ -148,16 +144,17 @@ def load_checkpoint(directory: Path) -> Checkpoint:
 
 
 def save_checkpoint(checkpoint: Checkpoint, drd: DRD) -> Checkpoint:
-    """Write tensors, then the description: a directory with a description is complete. Returns the
-    checkpoint, with their digest.
+    """Write the tensors, then the description, which names them by their digest. Returns the checkpoint, with
+    it.
 
     What an earlier run left there goes in between, so that no two runs are taken for one.
     """
     directory = checkpoint.directory
     directory.mkdir(parents=True, exist_ok=True)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in drd.state_dict().items()}
-    earlier = [directory / name for name in (DESCRIPTION, METRICS, REPORT)]
-    write_tensors(directory / TENSORS, state, {}, outdated=earlier)
+    write_atomically(directory / TENSORS, serialised(state, {}))
+    for outdated in (DESCRIPTION, METRICS, REPORT):
+        (directory / outdated).unlink(missing_ok=True)
     saved = checkpoint.model_copy(update={"tensors_sha256": file_digest(directory / TENSORS)})
     text = saved.model_dump_json(indent=2, exclude={"directory"})
     write_atomically(directory / DESCRIPTION, text.encode())

@@ -18,14 +18,11 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
 
 
 def open_dataset(root: Path, product: str | None = None) -> Dataset:
-    """Recognise the layout of `root` and list it, in the order of names.
+    """Recognise the layout of `root` and list it, in the order of names. `product` is its name, and in a VisA
+    root also the object to read.
 
-    Args:
-        product: the product's name; in a VisA root also the object to read.
-
-    Raises:
-        DatasetError: no known layout, no good images, a mask missing where its layout demands one, two of
-            them, a wrong row of a table, or a name that is not UTF-8 or has backslashes.
+    Raises DatasetError for no known layout, no good images, a mask missing where its layout demands one, two
+    of them, a wrong row of a table, or a name that is not UTF-8 or has backslashes.
     """
     if not root.is_dir():
         raise DatasetError(f"{root}: no such folder")
@@ -73,13 +70,12 @@ def parts_of(samples: Sequence[Sample], pattern: re.Pattern[str]) -> list[str]:
     if not any(found):
         found = [pattern.search(sample.name) for sample in samples]
     parts = {
-        sample.name: next(filter(None, match.groups()), match[0])
-        for sample, match in zip(samples, found, strict=True)
-        if match
+        place: next(filter(None, match.groups()), match[0]) for place, match in enumerate(found) if match
     }
-    missing = [sample.name for sample in samples if sample.name not in parts]
+    missing = [sample.name for place, sample in enumerate(samples) if place not in parts]
     if missing:
-        example = "".join(f"; in {name} it finds {part!r}" for name, part in list(parts.items())[:1])
+        known = [f"; in {samples[place].name} it finds {part!r}" for place, part in parts.items()]
+        example = known[0] if known else ""
         raise DatasetError(f"--same-part: {pattern.pattern!r} is not found in {missing[0]}{example}")
     return list(parts.values())
 

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from training.datasets import DatasetError, Sample
-from training.geometry import Geometry, Size, UnreadableImage, read_rgb
+from training.geometry import Geometry, Size, UnreadableImage
+from training.images import read_rgb
 from training.masks import read_mask
 from training.metrics import Quality, quality
 
@@ -29,11 +30,6 @@ class Scored:
     frame: NDArray[np.uint8]
     heatmap: NDArray[np.float32]
     score: float
-
-
-def read_frames(paths: Iterable[Path], geometry: Geometry) -> NDArray[np.uint8]:
-    """The frames of images, `[N, H, W, 3]`. Raises UnreadableImage naming the file."""
-    return np.stack([geometry.apply(read_rgb(path)) for path in paths])
 
 
 def read_samples(

@@ -15,11 +15,8 @@ _TRAIN = 468  # of 588 good cells, which leaves 120 to test with
 
 
 def lay_out(target: Path) -> None:
-    """Copy the cells below `target`: train/good, test/good, test/defective. Names are the package's.
-
-    Raises:
-        FileNotFoundError: the `elpv-dataset` package is not installed.
-    """
+    """Copy the cells below `target`: train/good, test/good, test/defective. Names are the package's. Raises
+    FileNotFoundError if the package is not installed."""
     source = _package_data()
     cells: dict[str, list[str]] = {"0.0": [], "1.0": []}
     with (source / "labels.csv").open(encoding="utf-8") as file:
@@ -28,10 +25,10 @@ def lay_out(target: Path) -> None:
                 cells[probability].append(path)
     good = cells["0.0"]
     random.Random(0).shuffle(good)
-    shares = {"train/good": good[:_TRAIN], "test/good": good[_TRAIN:], "test/defective": cells["1.0"]}
+    folders = {"train/good": good[:_TRAIN], "test/good": good[_TRAIN:], "test/defective": cells["1.0"]}
     scratch = target.with_name(target.name + ".part")  # renamed when whole
     shutil.rmtree(scratch, ignore_errors=True)
-    for folder, paths in shares.items():
+    for folder, paths in folders.items():
         (scratch / folder).mkdir(parents=True)
         for path in paths:
             shutil.copy(source / path, scratch / folder)

@@ -22,6 +22,7 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:  # which names no file if the disk is full
+        temporary.unlink(missing_ok=True)  # what there is of it takes room
         raise OSError(f"{path}: cannot be written ({error.strerror})") from error
     temporary.replace(path)
 

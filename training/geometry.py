@@ -7,11 +7,7 @@ NumPy and Pillow only: the service runs this file in an environment without torc
 
 import hashlib
 import struct
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -21,26 +17,6 @@ from PIL import ExifTags, Image
 Filter = Literal["bilinear", "bilinear-point"]
 """`bilinear` averages over the source area when it shrinks (antialiased); `bilinear-point` is the
 paper's: four neighbours of the sample point, whatever the scale."""
-
-IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "TIFF")
-"""Pillow's names of the formats that are ever opened."""
-
-_TIFF_COMPRESSIONS = {
-    "raw",
-    "packbits",
-    "tiff_lzw",
-    "tiff_adobe_deflate",
-    "tiff_deflate",
-    "jpeg",
-    "tiff_ccitt",
-    "group3",
-    "group4",
-    "tiff_raw_16",
-}
-"""Accepted in a TIFF: libtiff would also open WebP, Zstandard, LZMA and others, untested here."""
-
-MAX_IMAGE_PIXELS = 40_000_000
-"""Limit for images to learn from or measure on, and the service's default limit."""
 
 SIDE_STEP = 32
 """Sides of the input are multiples of it: the greatest stride, that of the embedding."""
@@ -144,9 +120,8 @@ def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
     the image happens to hold, so that a dark one stays dark. Transparency is ignored, palette and
     CMYK are converted by Pillow.
 
-    Raises:
-        UnreadableImage: floating-point pixels or integers of more than 16 bits (no known range), or data that
-            cannot be decoded.
+    Raises UnreadableImage for floating-point pixels or integers of more than 16 bits (no known range), and
+    for data that cannot be decoded.
     """
     try:
         upright = exif_transposed(image)
@@ -168,75 +143,9 @@ def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
         raise UnreadableImage(f"picture cannot be decoded: {error}") from error
 
 
-def check_compression(image: Image.Image) -> None:
-    """Raises UnreadableImage for one that is not accepted."""
-    if image.format == "TIFF" and image.info.get("compression") not in _TIFF_COMPRESSIONS:
-        raise UnreadableImage(f"a TIFF compressed as {image.info.get('compression')!s:.50} is not supported")
-
-
 def exif_transposed(image: Image.Image) -> Image.Image:
     """`image`, decoded and made upright. Raises one of `DAMAGED` if it is damaged."""
     image.load()  # turns a TIFF by itself
     # Not by ImageOps.exif_transpose: it writes the EXIF data anew, and fails where they are slightly damaged.
     method = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     return image if method is None else image.transpose(method)
-
-
-@contextmanager
-def open_image(path: Path) -> Iterator[Image.Image]:
-    """The image at `path`, its pixels not yet decoded.
-
-    Raises:
-        UnreadableImage: more than `MAX_IMAGE_PIXELS`, or what `check_compression` refuses; the message does
-            not name the file.
-        one of `DAMAGED`: missing, not one of `IMAGE_FORMATS`, or damaged.
-    """
-    too_large = f"more than {MAX_IMAGE_PIXELS / 1e6:.0f} million pixels"
-    try:
-        # Given a path, Pillow maps the file, and mixes up the rows of a grey TIFF that lies on its side.
-        with path.open("rb") as file:
-            with warnings.catch_warnings():  # of Pillow's own limit, which is higher
-                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-                image = Image.open(file, formats=IMAGE_FORMATS)
-            if image.width * image.height > MAX_IMAGE_PIXELS:
-                raise UnreadableImage(too_large)
-            check_compression(image)
-            yield image
-    except Image.DecompressionBombError as error:
-        raise UnreadableImage(too_large) from error
-
-
-def upright_size(path: Path) -> Size:
-    """The size of what `read_rgb` returns, without decoding it. Raises UnreadableImage likewise."""
-    with _opened(path) as image:
-        # Pillow gives the size of a TIFF as it will be when it is turned, of others as it is stored.
-        lies = image.format != "TIFF" and image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
-        return Size(image.height, image.width) if lies else Size(image.width, image.height)
-
-
-def read_rgb(path: Path) -> NDArray[np.uint8]:
-    """The image at `path` as uint8 RGB `[h, w, 3]`.
-
-    Raises:
-        UnreadableImage: missing, not one of `IMAGE_FORMATS`, too large or damaged; the message names the
-            file.
-    """
-    with _opened(path) as image:
-        return to_rgb(image)
-
-
-def image_digest(path: Path, geometry: Geometry) -> str:
-    """`frame_digest` of the frame that an image becomes. Raises UnreadableImage."""
-    return frame_digest(geometry.apply(read_rgb(path)))
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    """Errors, of the block too, name the file."""
-    try:
-        with open_image(path) as image:
-            yield image
-    except UnreadableImage as error:
-        raise UnreadableImage(f"{path}: {error}") from error
-    except DAMAGED as error:
-        raise UnreadableImage(f"{path}: not a readable image ({error})") from error

@@ -1,110 +1,97 @@
-"""The images of a run: read, copies left out, and divided into the three subsets."""
+"""Image files: which are opened, and what is read from them. NumPy and Pillow only, as geometry.py."""
 
-import re
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import chain
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from tqdm import tqdm
+from PIL import ExifTags, Image
 
-from training.datasets import Sample, parts_of
-from training.evaluate import read_samples
-from training.geometry import Geometry, frame_digest
-from training.loop import TrainingError
-from training.splits import Split, split
+from training.geometry import DAMAGED, Geometry, Size, UnreadableImage, frame_digest, to_rgb
 
-_FEW = 50
-"""Good images with which to start, at least."""
+IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "TIFF")
+"""Pillow's names of the formats that are ever opened."""
 
+_TIFF_COMPRESSIONS = {
+    "raw",
+    "packbits",
+    "tiff_lzw",
+    "tiff_adobe_deflate",
+    "tiff_deflate",
+    "jpeg",
+    "tiff_ccitt",
+    "group3",
+    "group4",
+    "tiff_raw_16",
+}
+"""Accepted in a TIFF: libtiff would also open WebP, Zstandard, LZMA and others, untested here."""
 
-@dataclass(frozen=True, slots=True)
-class Subset:
-    """Images in memory, as frames."""
-
-    samples: list[Sample]
-    pixels: Tensor
-    """uint8 RGB `[n, H, W, 3]`."""
-
-
-def read_good(samples: Sequence[Sample], geometry: Geometry, skip: bool) -> tuple[Subset, Collection[str]]:
-    """All good images but copies of another, and their digests: one copy could train, and another set the
-    threshold. Copies are equal at the network's size, whatever else their files hold."""
-    pixels = np.empty((len(samples), geometry.height, geometry.width, 3), np.uint8)
-    first, copies = dict[str, Sample](), list[Sample]()
-    for sample, frame in _readable(samples, geometry, "good", skip):
-        if first.setdefault(frame_digest(frame), sample) is sample:
-            pixels[len(first) - 1] = frame
-        else:
-            copies.append(sample)
-    if copies:
-        print(f"left out: {len(copies)} copies of other pictures, the first is {copies[0].name}")
-    return Subset(list(first.values()), torch.from_numpy(pixels[: len(first)])), first.keys()
+MAX_IMAGE_PIXELS = 40_000_000
+"""Limit for images to learn from or measure on, and the service's default limit."""
 
 
-def read_test(
-    samples: Sequence[Sample], geometry: Geometry, skip: bool, good: Collection[str]
-) -> tuple[Sample, ...]:
-    """The readable ones. Says if some are among those with the digests `good`."""
-    kept, copies = list[Sample](), list[Sample]()
-    for sample, frame in _readable(samples, geometry, "test", skip):
-        kept.append(sample)
-        if frame_digest(frame) in good:
-            copies.append(sample)
-    if copies:
-        print(
-            f"WARNING: {len(copies)} test pictures are copies of good ones to learn from, which flatters "
-            f"the figures; the first is {copies[0].name}"
-        )
-    return tuple(kept)
+def check_compression(image: Image.Image) -> None:
+    """Raises UnreadableImage for one that is not accepted."""
+    if image.format == "TIFF" and image.info.get("compression") not in _TIFF_COMPRESSIONS:
+        raise UnreadableImage(f"a TIFF compressed as {image.info.get('compression')!s:.50} is not supported")
 
 
-def divide(good: Subset, seed: int, same_part: re.Pattern[str] | None) -> dict[Split, Subset]:
-    """`good` in three, its pixels reordered in place; images of one part go to the same subset.
+@contextmanager
+def open_image(path: Path) -> Iterator[Image.Image]:
+    """The image at `path`, its pixels not yet decoded.
 
-    Raises TrainingError if they are too few or too uneven, and DatasetError if some have no part.
+    Raises UnreadableImage, not naming the file, for more than `MAX_IMAGE_PIXELS` and what `check_compression`
+    refuses; one of `DAMAGED` if it is missing, not one of `IMAGE_FORMATS`, or damaged.
     """
-    total = len(good.samples)
-    parts = parts_of(good.samples, same_part) if same_part else None
-    if parts:
-        print(f"{total} good pictures of {len(set(parts))} parts")
+    too_large = f"more than {MAX_IMAGE_PIXELS / 1e6:.0f} million pixels"
     try:
-        places = split(total, seed, parts)
-    except ValueError as error:
-        option = f"--same-part {same_part.pattern!r}: " if same_part else ""
-        example = f"; in {good.samples[0].name} it finds {parts[0]!r}" if parts else ""
-        raise TrainingError(f"{option}{error}{example}") from error
-    fit, select, calibrate = map(len, places.values())
-    print(f"{fit} to train, {select} to choose the score rule, {calibrate} to set the threshold")
-    if parts and len({parts[place] for place in places["calibrate"]}) < 2:
-        print("WARNING: the last show one part: drd-export will need pictures of others (--calibration)")
-    if total < _FEW:
-        print(f"WARNING: {total} good pictures are few: start with {_FEW}, better 400 or more")
-    pixels, order = good.pixels.numpy(), list(chain(*places.values()))
-    for row in range(pixels.shape[1]):  # one row of all images at a time: no second copy of them
-        pixels[:, row] = pixels[order, row]
-    in_three = torch.split(good.pixels, [fit, select, calibrate])
-    return {
-        name: Subset([good.samples[place] for place in places[name]], chunk)
-        for name, chunk in zip(places, in_three, strict=True)
-    }
+        # Given a path, Pillow maps the file, and mixes up the rows of a grey TIFF that lies on its side.
+        with path.open("rb") as file:
+            with warnings.catch_warnings():  # of Pillow's own limit, which is higher
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+                image = Image.open(file, formats=IMAGE_FORMATS)
+            if image.width * image.height > MAX_IMAGE_PIXELS:
+                raise UnreadableImage(too_large)
+            check_compression(image)
+            yield image
+    except Image.DecompressionBombError as error:
+        raise UnreadableImage(too_large) from error
 
 
-def _readable(
-    samples: Sequence[Sample], geometry: Geometry, name: str, skip: bool
-) -> Iterator[tuple[Sample, NDArray[np.uint8]]]:
-    """Each sample with its frame `[H, W, 3]`. An unreadable image or mask stops the run (TrainingError), or
-    is named and left out."""
-    progress = tqdm(samples, f"reading {name}", unit="image", leave=False, disable=None)
-    return read_samples(progress, geometry, _leave_out if skip else _stop)
+def upright_size(path: Path) -> Size:
+    """The size of what `read_rgb` returns, without decoding it. Raises UnreadableImage likewise."""
+    with _opened(path) as image:
+        # Pillow gives the size of a TIFF as it will be when it is turned, of others as it is stored.
+        lies = image.format != "TIFF" and image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+        return Size(image.height, image.width) if lies else Size(image.width, image.height)
 
 
-def _leave_out(error: Exception) -> None:
-    tqdm.write(f"left out: {error}")
+def read_rgb(path: Path) -> NDArray[np.uint8]:
+    """The image at `path` as uint8 RGB `[h, w, 3]`. Raises UnreadableImage naming the file if it is missing,
+    not one of `IMAGE_FORMATS`, too large or damaged."""
+    with _opened(path) as image:
+        return to_rgb(image)
 
 
-def _stop(error: Exception) -> None:
-    raise TrainingError(f"{error}; repair, scale down or remove it, or give --skip-unreadable") from error
+def read_frames(paths: Iterable[Path], geometry: Geometry) -> NDArray[np.uint8]:
+    """The frames of images, `[N, H, W, 3]`. Raises UnreadableImage naming the file."""
+    return np.stack([geometry.apply(read_rgb(path)) for path in paths])
+
+
+def image_digest(path: Path, geometry: Geometry) -> str:
+    """`frame_digest` of the frame that an image becomes. Raises UnreadableImage."""
+    return frame_digest(geometry.apply(read_rgb(path)))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """Errors, of the block too, name the file."""
+    try:
+        with open_image(path) as image:
+            yield image
+    except UnreadableImage as error:
+        raise UnreadableImage(f"{path}: {error}") from error
+    except DAMAGED as error:
+        raise UnreadableImage(f"{path}: not a readable image ({error})") from error

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from training.loss import distillation_loss, restoration_loss, segmentation_loss, segmentation_target
 from training.model.drd import DRD
+from training.model.heatmap import distances
 from training.randomness import Purpose, generator, seeds
 from training.recipe import Recipe
 from training.synthesis import add_noise, synthesise
@@ -36,15 +37,9 @@ def autocast(device: torch.device, bfloat16: bool) -> AbstractContextManager[obj
 
 
 class Trainer:
-    """Trains `drd`'s fusion and student on good frames.
-
-    Args:
-        drd: the network; its teacher stays as it is.
-        recipe: what `drd` was made by.
-        frames: uint8 RGB `[N, H, W, 3]`, the `fit` images.
-        seed: of the order of images, their damage, the noise and the memory's candidates.
-        device: what computes; `drd` is moved there.
-    """
+    """Trains the fusion and the student of `drd`, which was made by `recipe` and is moved to `device`, on the
+    `fit` images' `frames`, uint8 RGB `[N, H, W, 3]`. Their order and damage, the noise and the memory's
+    candidates follow from `seed`."""
 
     epoch: int
     """Finished epochs."""
@@ -112,7 +107,7 @@ class Trainer:
         """The teacher's features of all clean images and the student's distances to them, in batches."""
         for batch in self.all_frames("memory"):
             teacher, student = self.drd.features(batch)
-            yield teacher, self.drd.distances(teacher, student)
+            yield teacher, distances(teacher, student)
 
     def all_frames(self, label: str) -> Iterator[Tensor]:
         """All clean frames, once, in as many batches as an epoch has. Of even size, since batch normalisation
@@ -146,7 +141,7 @@ class Trainer:
         recipe = self.recipe
         normal = self._normal_features(indices)
         if recipe.synthesis == "none":
-            return distillation_loss(recipe, self.drd.targets(normal), self.restore_in_float32(normal))
+            return distillation_loss(recipe, normal, self.restore_in_float32(normal))
         good = self.frames[indices]
         damage_seeds = seeds(self.seed, Purpose.DAMAGE, step, count=len(indices))
         damaged, mask = synthesise(good, recipe.synthesis, damage_seeds)
@@ -158,7 +153,6 @@ class Trainer:
         ]
         restored = self.restore_in_float32(both)
         clean, repaired = [s[: len(indices)] for s in restored], [s[len(indices) :] for s in restored]
-        normal, pseudo = self.drd.targets(normal), self.drd.targets(pseudo)
         loss = distillation_loss(recipe, normal, clean)
         if recipe.restoration_weight:
             restoration = restoration_loss(normal, repaired, recipe.image_term)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.model.heatmap import distance, distances, resized
+from training.model.heatmap import distance, distances, resized, restored_levels
 from training.recipe import ImageTerm, Recipe
 
 
@@ -26,7 +26,7 @@ def image_distance(teacher: Tensor, student: Tensor, term: ImageTerm) -> Tensor:
 def distillation_loss(recipe: Recipe, teacher: list[Tensor], student: list[Tensor]) -> Tensor:
     """L_KD: the normal stream, Σ_k a_pos·d_pos(T_k, S_k) + a_img·d_img(T_k, S_k)."""
     total = teacher[0].new_zeros(())
-    for t, s in zip(teacher, student, strict=True):
+    for t, s in restored_levels(teacher, student):
         if recipe.position_weight:
             total = total + recipe.position_weight * position_distance(t, s)
         if recipe.image_weight:
@@ -36,7 +36,7 @@ def distillation_loss(recipe: Recipe, teacher: list[Tensor], student: list[Tenso
 
 def restoration_loss(teacher: list[Tensor], restored: list[Tensor], term: ImageTerm) -> Tensor:
     """L_rec: the pseudo stream towards the **clean** image's features, Σ_k d_img(T_k, S'_k)."""
-    terms = [image_distance(t, s, term) for t, s in zip(teacher, restored, strict=True)]
+    terms = [image_distance(t, s, term) for t, s in restored_levels(teacher, restored)]
     return torch.stack(terms).sum()
 
 
@@ -47,13 +47,10 @@ def segmentation_loss(pseudo: list[Tensor], restored: list[Tensor], target: Tens
 
 
 def segmentation_target(recipe: Recipe, normal: Tensor, pseudo: Tensor, mask: Tensor) -> Tensor:
-    """What L_seg aims at: where the images differ (`mask`), or the paper's 1 − cos of the two colours.
+    """What L_seg aims at: where the images differ, `mask` bool `[N, H, W]`, or the paper's 1 − cos of the two
+    colours in `normal` and `pseudo`, RGB `[N, 3, H, W]`, normalised as the teacher's input.
 
     The latter is near zero inside most pastes of grey images, and would teach "nothing here".
-
-    Args:
-        normal, pseudo: RGB `[N, 3, H, W]`, normalised as the teacher's input.
-        mask: bool `[N, H, W]`.
     """
     if recipe.segmentation_target == "mask":
         return mask.float()

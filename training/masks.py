@@ -7,33 +7,20 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from training.datasets import DatasetError
-from training.geometry import (
-    DAMAGED,
-    Geometry,
-    Size,
-    UnreadableImage,
-    exif_transposed,
-    grey_as_rgb,
-    open_image,
-)
+from training.geometry import DAMAGED, Geometry, Size, UnreadableImage, exif_transposed, grey_as_rgb
+from training.images import open_image
 
 
-def read_mask(path: Path, geometry: Geometry, image_size: Size | None = None) -> NDArray[np.bool_]:
-    """The defect mask at the network's size, bool `[H, W]`: resized, then over one half.
-
-    Args:
-        image_size: of the image it belongs to; a mask of another shape is refused.
-
-    Raises:
-        DatasetError: it is not readable, or of another shape; the message names the file.
-    """
+def read_mask(path: Path, geometry: Geometry, image_size: Size) -> NDArray[np.bool_]:
+    """The defect mask at the network's size, bool `[H, W]`: resized, then over one half. Raises DatasetError
+    naming the file if it can't be read, or has not the shape of its image, which is of `image_size`."""
     try:
         with open_image(path) as image:
             mask = _marked(image)
     except DAMAGED as error:
         raise DatasetError(f"{path}: not a readable mask ({error})") from error
     size = Size.of(mask)
-    if image_size and not _same_shape(size, image_size):
+    if not _same_shape(size, image_size):
         raise DatasetError(
             f"{path}: a mask of {size.width}×{size.height} pixels has not the shape of its picture, "
             f"{image_size.width}×{image_size.height}"

@@ -35,12 +35,8 @@ def quality(
     heatmaps: NDArray[np.float32],
     masks: NDArray[np.bool_],
 ) -> Quality:
-    """All figures at once.
-
-    Args:
-        scores, defective: `[n]`.
-        heatmaps, masks: `[m, H, W]`, of the images with a mask (good ones: an empty one); m may be 0.
-    """
+    """All figures at once: of images' `scores` and whether they are `defective`, `[n]`, and of the `heatmaps`
+    and `masks`, `[m, H, W]`, of those with a mask (good ones: an empty one); m may be 0."""
     n_defective = int(defective.sum())
     result = Quality(len(defective) - n_defective, n_defective)
     if result.n_good and result.n_defective:
@@ -79,7 +75,7 @@ def pixel_figures(heatmaps: NDArray[np.float32], masks: NDArray[np.bool_]) -> tu
     # Per value of a defective pixel, the highest first: good pixels above it, and with those equal to it,
     # which one threshold reaches together with the defective ones.
     above, reached = (len(good) - np.searchsorted(good, values[::-1], side) for side in ("right", "left"))
-    recall, overlap = _cumulative(at, None), _cumulative(at, _region_shares(masks))
+    recall, overlap = _cumulative(at, None), _cumulative(at, _region_weights(masks))
     precision = recall * len(at) / (recall * len(at) + reached)
 
     false_positives = np.concatenate([[0], np.stack([above, reached], 1).ravel(), [len(good)]]) / len(good)
@@ -100,10 +96,10 @@ def _cumulative(at: NDArray[np.intp], weights: NDArray[np.float64] | None) -> ND
     return np.asarray(total / total[-1])
 
 
-def _region_shares(masks: NDArray[np.bool_]) -> NDArray[np.float64]:
+def _region_weights(masks: NDArray[np.bool_]) -> NDArray[np.float64]:
     """For each defective pixel, in the order of `heatmaps[masks]`, one over the size of its region."""
-    shares = []
+    weights = []
     for mask in masks[masks.any((1, 2))]:
         labels, _ = ndimage.label(mask, structure=np.ones((3, 3)))
-        shares.append(1 / np.bincount(labels.ravel())[labels[mask]])
-    return np.concatenate(shares)
+        weights.append(1 / np.bincount(labels.ravel())[labels[mask]])
+    return np.concatenate(weights)

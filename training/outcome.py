@@ -11,12 +11,12 @@ from training.datasets import Sample
 from training.evaluate import BATCH, evaluate, score_images
 from training.files import write_json
 from training.geometry import Geometry
-from training.images import Subset
 from training.messages import suspects
 from training.model.drd import DRD
 from training.report import Example, Figures, write_report
 from training.score_rule import Candidate
 from training.splits import Split
+from training.subsets import Subset
 
 
 def measure(
@@ -37,7 +37,7 @@ def measure(
 
 def _ranked(drd: DRD, subset: Subset) -> list[Example]:
     """The images with their raw scores, the highest first."""
-    frames = torch.split(subset.pixels, BATCH)  # in memory still
+    frames = torch.split(subset.frames, BATCH)  # in memory still
     batches = tqdm(frames, "measuring", unit="batch", leave=False, disable=None)
     scores = np.concatenate([drd.predict(batch.numpy())[1] for batch in batches]).tolist()
     paths = [sample.path for sample in subset.samples]

@@ -44,7 +44,7 @@ class Recipe(BaseModel):
     width: int = 256
     """Pixels of the input's sides, multiples of 32, from 32 to 4096."""
     own_shape: bool = True
-    """Long images keep their shape: about as many pixels as height × width, by training/shape.py."""
+    """Long images keep their shape: about as many pixels as height × width, by training/input_size.py."""
     filter: Filter = "bilinear"
     """How pictures are shrunk: `bilinear` averages; `bilinear-point`, the paper's, does not."""
 

@@ -10,8 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from training.evaluate import ScoredSet, read_frames
+from training.evaluate import ScoredSet
 from training.geometry import Geometry
+from training.images import read_frames
 from training.model.drd import DRD
 
 _SHOWN = 5

@@ -9,26 +9,28 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as serialised
 from torch import Tensor
 
+from training.checkpoint import FORMAT
+from training.files import file_digest, write_atomically
 from training.loop import Trainer
-from training.tensors import write_tensors
+from training.recipe import Recipe
+from training.version import program_version
 
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
 class ResumeFile:
-    """State of an unfinished run.
+    """State of an unfinished run, in the file `path`. That of another program, format, recipe or seed, or of
+    other weights or frames, is ignored."""
 
-    Args:
-        path: the file, in the checkpoint directory.
-        identity: program, format, recipe, seed, weights file and frames; the state of a run with another one
-            is ignored.
-    """
-
-    def __init__(self, path: Path, identity: str) -> None:
+    def __init__(self, path: Path, recipe: Recipe, seed: int, weights: Path | None, frames: Tensor) -> None:
         self.path = path
-        self.identity = hashlib.sha256(identity.encode()).hexdigest()
+        weights_digest = file_digest(weights) if weights else None
+        frames_digest = hashlib.sha256(frames.numpy().data).hexdigest()
+        run = f"{program_version()} {FORMAT} {recipe!r} {seed} {weights_digest} {frames_digest}"
+        self.identity = hashlib.sha256(run.encode()).hexdigest()
 
     def save(self, trainer: Trainer, losses: list[float]) -> None:
         tensors = {f"net.{name}": t.cpu().contiguous() for name, t in trainer.trainable.state_dict().items()}
@@ -36,8 +38,7 @@ class ResumeFile:
             moments = trainer.optimiser.state[parameter]
             tensors |= {f"adam.{name}.{key}": moments[key].cpu().contiguous() for key in _MOMENTS}
         metadata = {"identity": self.identity, "losses": json.dumps(losses)}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_tensors(self.path, tensors, metadata)
+        write_atomically(self.path, serialised(tensors, metadata))
 
     def load(self, trainer: Trainer) -> list[float]:
         """Restore `trainer` from the file; returns the losses of the finished epochs, if any."""

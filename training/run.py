@@ -1,7 +1,6 @@
 """One training run from folder to checkpoint directory: what `drd-train` does."""
 
 import fcntl
-import hashlib
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -14,18 +13,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from training.checkpoint import (
-    FORMAT,
-    RESUME,
-    Checkpoint,
-    libraries,
-    records,
-    save_checkpoint,
-)
+from training.checkpoint import RESUME, Checkpoint, libraries, records, save_checkpoint
 from training.datasets import DatasetError, open_dataset
-from training.files import file_digest
 from training.geometry import UnreadableImage
-from training.images import divide, read_good, read_test
+from training.input_size import shaped, some_sizes, stretching
 from training.loop import Trainer, TrainingError
 from training.model.drd import DRD
 from training.model.teacher import BackboneError
@@ -35,8 +26,7 @@ from training.preview import write_preview
 from training.recipe import Recipe, RecipeError, load_recipe
 from training.resume import ResumeFile
 from training.score_rule import choose_rule, damage_of, level_changes
-from training.shape import shaped, some_sizes, stretching
-from training.version import program_version
+from training.subsets import divide, read_good, read_test
 
 FAILURES = (BackboneError, DatasetError, RecipeError, TrainingError, UnreadableImage, OSError)
 """What `train` raises. Any other exception, except for lack of memory, is a bug."""
@@ -64,16 +54,13 @@ class TrainOptions:
     skip_unreadable: bool = False
     same_part: re.Pattern[str] | None = None
 
-    def resolved_recipe(self) -> Recipe:
-        height, width = self.size or (None, None)
-        return load_recipe(
-            self.recipe, backbone=self.backbone, epochs=self.epochs, height=height, width=width
-        )
-
 
 def train(options: TrainOptions) -> Checkpoint:
     """Train and write the checkpoint, printing progress. Raises one of `FAILURES`."""
-    recipe = options.resolved_recipe()
+    height, width = options.size or (None, None)
+    recipe = load_recipe(
+        options.recipe, backbone=options.backbone, epochs=options.epochs, height=height, width=width
+    )
     if options.preview is not None:
         if recipe.synthesis == "none":
             raise RecipeError(f"--preview: the recipe {recipe.name} learns with no pseudo-abnormal pictures")
@@ -115,11 +102,11 @@ def _train(recipe: Recipe, options: TrainOptions, device: torch.device) -> Check
     subsets = divide(good, options.seed, options.same_part)
     # Before training, not after hours of it.
     test = read_test(dataset.test, recipe.geometry, options.skip_unreadable, digests)
-    fit, select = subsets["fit"].pixels, subsets["select"]
+    fit, select = subsets["fit"].frames, subsets["select"].frames
     _warn_if_dark(fit)
     if options.preview is not None:
         write_preview(options.preview, fit, damage_of(recipe), options.seed)
-    state = resume_file(recipe, options, fit)
+    state = ResumeFile(options.out / RESUME, recipe, options.seed, options.weights, fit)
     trainer = Trainer(drd, recipe, fit, options.seed, device)
     epochs, batches = trainer.last_epoch, trainer.batches
     print(
@@ -127,16 +114,16 @@ def _train(recipe: Recipe, options: TrainOptions, device: torch.device) -> Check
         f"{batches} batches = {epochs * batches} steps, on {device}"
     )
     losses = _learn(trainer, state)
-    candidates = choose_rule(drd, recipe, select.pixels, options.seed)
+    candidates = choose_rule(drd, recipe, select, options.seed)
     checkpoint = Checkpoint(
         product=options.product, recipe=recipe, rule=candidates[0].rule, seed=options.seed,
         data_root=options.data.resolve(), libraries=libraries(), directory=options.out,
         same_part=options.same_part,
-        splits={name: records(subset.samples, subset.pixels) for name, subset in subsets.items()},
+        splits={name: records(subset.samples, subset.frames) for name, subset in subsets.items()},
     )  # fmt: skip
     checkpoint = save_checkpoint(checkpoint, drd)
     if checkpoint.rule.refinement:
-        _warn_if_levels_change(drd, select.pixels)
+        _warn_if_levels_change(drd, select)
     figures = measure(drd, recipe.geometry, losses, subsets, test)
     tell(checkpoint, drd, figures, candidates)
     state.path.unlink()
@@ -172,14 +159,6 @@ def _network(recipe: Recipe, options: TrainOptions) -> DRD:
     teacher = load_teacher(recipe.backbone, options.weights, pre_relu=recipe.pre_relu)
     torch.manual_seed(options.seed)  # not before, as finding weights in one way or another draws numbers, too
     return DRD(teacher, recipe)
-
-
-def resume_file(recipe: Recipe, options: TrainOptions, fit: Tensor) -> ResumeFile:
-    """Where a run with these options, on these frames to `fit`, keeps its state."""
-    weights = file_digest(options.weights) if options.weights else None
-    frames = hashlib.sha256(fit.numpy().data).hexdigest()
-    identity = f"{program_version()} {FORMAT} {recipe!r} {options.seed} {weights} {frames}"
-    return ResumeFile(options.out / RESUME, identity)
 
 
 def _learn(trainer: Trainer, state: ResumeFile) -> list[float]:

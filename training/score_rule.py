@@ -54,12 +54,8 @@ def candidates(recipe: Recipe) -> list[ScoreRule]:
 
 
 def choose_rule(drd: DRD, recipe: Recipe, select: Tensor, seed: int) -> list[Candidate]:
-    """Fit and compare the recipe's candidates: the chosen one, with which it leaves `drd`, then the others in
-    order of preference.
-
-    Args:
-        select: uint8 RGB `[N, H, W, 3]`.
-    """
+    """Fit and compare the recipe's candidates on the frames `select`, uint8 RGB `[N, H, W, 3]`: the chosen
+    one, with which it leaves `drd`, then the others in order of preference."""
     batch = min(_BATCH, recipe.batch)  # a recipe for large frames has few in a batch
     normal = _maps(drd, select, batch)
     count = _VERSIONS * len(select)

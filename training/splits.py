@@ -20,9 +20,8 @@ def split(total: int, seed: int, parts: Sequence[str] | None = None) -> dict[Spl
     consecutive names do, and of fewer than 100 images each its own way. A part with more images than
     `calibrate` can take goes to `fit`; if this leaves few, `calibrate` and `select` share them 2 to 1.
 
-    Raises:
-        ValueError: fewer than 10 images, or parts too few or too uneven to leave half of the images to `fit`
-            and half of its 20 % to `calibrate`.
+    Raises ValueError for fewer than 10 images, and for parts too few or too uneven to leave half of the
+    images to `fit` and half of its 20 % to `calibrate`.
     """
     if total < 10:
         raise ValueError(f"{total} good images: at least 10 are needed to learn, choose and calibrate")

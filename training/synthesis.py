@@ -32,15 +32,11 @@ _MAX_DRAWS = 8
 
 
 def synthesise(frames: Tensor, damage: Damage, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Damage every frame once.
+    """Damage every one of the good `frames`, uint8 RGB `[N, H, W, 3]`, once. The same seed and batch give the
+    same damage.
 
-    Args:
-        frames: uint8 RGB `[N, H, W, 3]`, all good.
-        seeds: N numbers; the same seed and batch give the same damage.
-
-    Returns:
-        The damaged frames, float32 `[N, H, W, 3]` on the 0–255 scale (`drd` may exceed 255 by a fifth), and
-        where they differ visibly from the good ones, bool `[N, H, W]`.
+    Gives the damaged frames, float32 `[N, H, W, 3]` on the 0–255 scale (`drd` may exceed 255 by a fifth), and
+    where they differ visibly from the good ones, bool `[N, H, W]`.
     """
     good = frames.numpy().astype(np.float32)
     damaged = _paste_square if damage == "drd" else _mixed

@@ -10,16 +10,8 @@ from export.bundle.pictures import heatmap_png, mask_png, overlay_png
 from export.bundle.reading import Finding, FrameFailed, Region, Verdict, read
 from export.bundle.scale import THRESHOLD
 from export.bundle.signature import TrustedKey
-from training.geometry import (
-    IMAGE_FORMATS,
-    MAX_IMAGE_PIXELS,
-    MAX_INPUT_SIDE,
-    Geometry,
-    Size,
-    UnreadableImage,
-    check_compression,
-    to_rgb,
-)
+from training.geometry import MAX_INPUT_SIDE, Geometry, Size, UnreadableImage, to_rgb
+from training.images import IMAGE_FORMATS, MAX_IMAGE_PIXELS, check_compression
 from training.messages import one_line, out_of_memory, print_in_any_encoding
 from training.names import PRODUCT_NAME, UNKNOWN, is_product_name
 from training.version import program_version

@@ -15,13 +15,13 @@ from export.bundle.deviations import Reference, cyclic_windows, deviations
 from export.bundle.engines.engine import Engine, EngineFailed, Prediction, run_engine
 from export.bundle.engines.opening import open_engine
 from export.bundle.engines.specs import spec_of
-from export.bundle.files import read_sealed_manifest, verify_files
+from export.bundle.files import read_manifest, verify_files
 from export.bundle.manifest import (
+    CHECKSUM,
     GOLDEN_STEP,
     MANIFEST,
     MAX_GUARD_BAND,
     MAX_HEATMAP_DEVIATION,
-    SEAL,
     SIGNATURE,
     BundleError,
     EngineEntry,
@@ -29,7 +29,8 @@ from export.bundle.manifest import (
     parse_manifest,
 )
 from export.bundle.signature import TrustedKey
-from training.geometry import UnreadableImage, read_rgb
+from training.geometry import UnreadableImage
+from training.images import read_rgb
 
 _ROUNDING = 1e-4
 """Score difference that two machines may have in float32, if the recorded deviation is almost 0."""
@@ -56,10 +57,8 @@ class Bundle:
         """
         root = path.resolve()  # so that changing a link later does not change what the engine opens
         try:
-            checked = _check(root, trusted)
-            if trusted is None:
-                return Bundle(root, *checked, root)
-            return _copied(root, checked[0], trusted)
+            bundle = _checked(root, root, trusted)
+            return bundle if trusted is None else _copied(bundle, trusted)
         except BundleError as error:
             raise BundleError(f"{path}: {error}") from error
         except OSError as error:
@@ -113,26 +112,26 @@ class Bundle:
         return Reference(self.golden_frames(), scores, self.golden_heatmaps())
 
 
-def _check(root: Path, trusted: TrustedKey | None) -> tuple[Manifest, str]:
-    """The manifest and its digest. Raises BundleError if the bundle was changed."""
-    content = read_sealed_manifest(root)
+def _checked(path: Path, root: Path, trusted: TrustedKey | None) -> Bundle:
+    """The bundle at `path`, read from `root`. Raises BundleError if it was changed."""
+    content = read_manifest(root)
     if trusted is not None:
         trusted.check(root, content)
     manifest = parse_manifest(content)
     verify_files(root, manifest.files)
-    return manifest, hashlib.sha256(content).hexdigest()
+    return Bundle(path, manifest, hashlib.sha256(content).hexdigest(), root)
 
 
-def _copied(root: Path, manifest: Manifest, trusted: TrustedKey) -> Bundle:
-    """The bundle in a folder where no other user can change it after the check; deleted with the object."""
-    copy, remove = private_copy(root, (MANIFEST, SEAL, SIGNATURE, *manifest.files))
+def _copied(bundle: Bundle, trusted: TrustedKey) -> Bundle:
+    """The same in a folder where no other user can change it after the check; deleted with the object."""
+    root, remove = private_copy(bundle.root, (MANIFEST, CHECKSUM, SIGNATURE, *bundle.manifest.files))
     try:
-        bundle = Bundle(root, *_check(copy, trusted), copy)
+        copy = _checked(bundle.path, root, trusted)
     except BaseException:
         remove()
         raise
-    weakref.finalize(bundle, remove)
-    return bundle
+    weakref.finalize(copy, remove)
+    return copy
 
 
 class Predictor:

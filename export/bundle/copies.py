@@ -10,8 +10,6 @@ from functools import partial
 from pathlib import Path
 from tempfile import gettempdir, mkdtemp
 
-from export.bundle.files import copy_files
-
 _PREFIX = "drd-bundle-"
 _NEW_SECONDS = 60.0
 """A copy that is this new may not be locked yet."""
@@ -29,7 +27,9 @@ def private_copy(root: Path, names: Iterable[str]) -> tuple[Path, Callable[[], N
     remove = partial(_remove, copy, lock)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        copy_files(root, names, copy)
+        for name in names:
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(root / name, copy / name, follow_symlinks=False)
     except BaseException:
         remove()
         raise

@@ -5,25 +5,24 @@ be being copied, so the service tries again (service/version.py).
 """
 
 import hashlib
-import shutil
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
-from export.bundle.manifest import MANIFEST, SEAL, SIGNATURE, BundleError
+from export.bundle.manifest import CHECKSUM, MANIFEST, SIGNATURE, BundleError
 from training.files import file_digest
 
 _MAX_BYTES = 16 * 2**20
 """Limit for a file that is read as a whole."""
 
 
-def read_sealed_manifest(root: Path) -> bytes:
+def read_manifest(root: Path) -> bytes:
     """The manifest's bytes of the bundle at `root`. Raises BundleError if they do not match their digest."""
     if not root.is_dir():
         raise BundleError("there is no such folder") from FileNotFoundError(root)
     content = read_regular(root / MANIFEST)
-    if read_regular(root / SEAL) != seal(content):
-        raise BundleError(f"{MANIFEST} is damaged or was edited: its digest is not the one in {SEAL}")
+    if read_regular(root / CHECKSUM) != checksum(content):
+        raise BundleError(f"{MANIFEST} is damaged or was edited: its digest is not the one in {CHECKSUM}")
     return content
 
 
@@ -41,8 +40,8 @@ def read_regular(path: Path, missing: str = "") -> bytes:
     return path.read_bytes()
 
 
-def seal(manifest: bytes) -> bytes:
-    """The content of the file `SEAL` for a manifest."""
+def checksum(manifest: bytes) -> bytes:
+    """The content of the file `CHECKSUM` for a manifest."""
     return f"{hashlib.sha256(manifest).hexdigest()}  {MANIFEST}\n".encode()
 
 
@@ -53,20 +52,13 @@ def verify_files(root: Path, digests: Mapping[str, str]) -> None:
     Only reads bytes: no parser may open a file before its digest is checked.
     """
     present = _regular_files(root)
-    if unlisted := sorted(present - digests.keys() - {MANIFEST, SEAL, SIGNATURE}):
+    if unlisted := sorted(present - digests.keys() - {MANIFEST, CHECKSUM, SIGNATURE}):
         raise BundleError(f"{unlisted[0]} is not listed in {MANIFEST}")
     for name, digest in digests.items():
         if name not in present:
             raise BundleError(f"{name} is missing") from FileNotFoundError(root / name)
         if file_digest(root / name) != digest:
             raise BundleError(f"{name} is damaged: its digest is not the one in {MANIFEST}")
-
-
-def copy_files(root: Path, names: Iterable[str], copy: Path) -> None:
-    """Copies the files `names` of the bundle at `root` into the folder `copy`."""
-    for name in names:
-        (copy / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(root / name, copy / name, follow_symlinks=False)
 
 
 def _regular_files(root: Path) -> set[str]:

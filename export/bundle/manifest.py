@@ -17,7 +17,7 @@ SCHEMA_VERSION: Literal[1] = 1
 """Raised when a field comes, goes or gets another meaning: other programs refuse fields they don't know."""
 GRAPH, FLOAT16_GRAPH, INT8_GRAPH = "model.onnx", "model.fp16.onnx", "model.int8.onnx"
 MANIFEST = "manifest.json"
-SEAL = "manifest.sha256"
+CHECKSUM = "manifest.sha256"
 """The manifest's digest, in the format of `sha256sum -c`: a damaged or edited manifest is rejected."""
 
 SIGNATURE = "model.sig"
@@ -58,7 +58,7 @@ def _inside_the_bundle(path: str) -> str:
     parts = PurePosixPath(path).parts
     if not path.isprintable() or "\\" in path or ":" in path or not parts or "/".join(parts) != path:
         raise ValueError(f"{path!r} is not a plain relative path")
-    if path.startswith("/") or ".." in parts or path in (MANIFEST, SEAL, SIGNATURE):
+    if path.startswith("/") or ".." in parts or path in (MANIFEST, CHECKSUM, SIGNATURE):
         raise ValueError(f"{path!r} does not name a file of the bundle")
     return path
 
@@ -110,6 +110,11 @@ class EngineEntry(StrictModel):
     float32_convolutions: Annotated[int, Field(ge=1)] = FLOAT32_CONVOLUTIONS
     """How many of the first ones, at least, stay in float32 if the engine computes in bfloat16."""
     plan: Plan | None = None
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Its files in the bundle."""
+        return (self.file,) if self.plan is None else (self.file, self.plan.file)
 
 
 GoldenKind = Literal["good", "defective", "pseudo-abnormal", "near-threshold"]
@@ -175,10 +180,9 @@ class Manifest(StrictModel):
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
-        used = [engine.file for engine in self.engines] + [golden.file for golden in self.golden]
-        used += [engine.plan.file for engine in self.engines if engine.plan]
-        used.append(self.golden_heatmaps)
-        if missing := sorted(set(used) - self.files.keys()):
+        used = {name for engine in self.engines for name in engine.files}
+        used |= {self.golden_heatmaps, *(golden.file for golden in self.golden)}
+        if missing := sorted(used - self.files.keys()):
             raise ValueError(f"{missing[0]!r} is used but has no digest")
         if any(1 not in engine.batch_sizes for engine in self.engines):
             raise ValueError("an engine can't run a single frame")

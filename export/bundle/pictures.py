@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from export.bundle.reading import cell_of_source
+from export.bundle.reading import nearest_cells
 from export.bundle.scale import THRESHOLD
 from training.geometry import Size
 
@@ -33,7 +33,7 @@ def heatmap_png(pixel_scores: NDArray[np.float32]) -> bytes:
 
 def mask_png(pixel_scores: NDArray[np.float32], source_size: Size) -> bytes:
     """1-bit, of the sent image's size: white where `pixel_scores` `[H, W]` reach 0.5."""
-    rows, columns = _nearest_cells(pixel_scores, source_size)
+    rows, columns = nearest_cells(pixel_scores.shape, source_size)
     wide = (pixel_scores >= THRESHOLD).take(columns, axis=1)  # indexing gives column-major: slow to pack
     return _grey_png(np.packbits(wide, axis=1)[rows], source_size.width, bits=1)
 
@@ -46,7 +46,8 @@ def overlay_png(rgb: NDArray[np.uint8], pixel_scores: NDArray[np.float32]) -> by
         "RGB", (Image.new("L", heat.size, 255), heat.point(_GREEN), Image.new("L", heat.size, 0))
     )
     overlay = np.array(Image.composite(colour, Image.fromarray(rgb), heat.point(_OPACITY)))
-    overlay[_outline(_over_threshold(pixel_scores, size))] = (255, 255, 255)
+    rows, columns = nearest_cells(pixel_scores.shape, size)
+    overlay[_outline((pixel_scores >= THRESHOLD)[rows][:, columns])] = (255, 255, 255)
     buffer = BytesIO()
     Image.fromarray(overlay).save(buffer, "PNG", compress_level=1)  # four times faster than the default level
     return buffer.getvalue()
@@ -54,20 +55,6 @@ def overlay_png(rgb: NDArray[np.uint8], pixel_scores: NDArray[np.float32]) -> by
 
 def _grey(pixel_scores: NDArray[np.float32]) -> NDArray[np.uint8]:
     return np.round(255 * pixel_scores.astype(np.float64)).astype(np.uint8)
-
-
-def _over_threshold(pixel_scores: NDArray[np.float32], source_size: Size) -> NDArray[np.bool_]:
-    """Mask `[h, w]` of the sent image: each pixel as the nearest cell of the map."""
-    rows, columns = _nearest_cells(pixel_scores, source_size)
-    return (pixel_scores >= THRESHOLD)[rows][:, columns]
-
-
-def _nearest_cells(
-    pixel_scores: NDArray[np.float32], source_size: Size
-) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """The map's row for each row of the sent image, and its column for each column."""
-    height, width = pixel_scores.shape
-    return cell_of_source(height, source_size.height), cell_of_source(width, source_size.width)
 
 
 def _outline(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -1,4 +1,5 @@
-"""From heatmap and raw score to a verdict. Calibration fitted the thresholds on the same values."""
+"""Post-processing: from heatmap and raw score to a verdict. Calibration fitted the thresholds on the same
+values."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -99,9 +100,15 @@ def find_regions(pixel_scores: NDArray[np.float32], source_size: Size) -> tuple[
     return _regions(pixel_scores, pixel_scores >= THRESHOLD, source_size)
 
 
+def nearest_cells(shape: tuple[int, ...], source_size: Size) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """The row of a map of this `shape` for each row of the sent image, and its column for each column."""
+    height, width = shape
+    return _nearest(height, source_size.height), _nearest(width, source_size.width)
+
+
 @lru_cache(maxsize=64)
-def cell_of_source(cells: int, pixels: int) -> NDArray[np.intp]:
-    """Index of the nearest of the map's `cells` for each of `pixels` on one side of the sent image."""
+def _nearest(cells: int, pixels: int) -> NDArray[np.intp]:
+    """Along one side: index of the nearest of the map's `cells` for each of the sent image's `pixels`."""
     nearest = (2 * np.arange(pixels) + 1) * cells // (2 * pixels)
     nearest.flags.writeable = False  # shared by the cache: cameras always send the same size
     return nearest
@@ -125,10 +132,12 @@ def _regions(
     region = labels[rows - rows[0], columns] - 1
     peaks = np.zeros(count, np.float32)
     np.maximum.at(peaks, region, pixel_scores[rows, columns])
-    heights, widths = _source_pixels(inside.shape, source_size)
+    row_of, column_of = nearest_cells(inside.shape, source_size)
+    heights = np.bincount(row_of, minlength=inside.shape[0])
+    widths = np.bincount(column_of, minlength=inside.shape[1])
     areas = np.bincount(region, heights[rows] * widths[columns]).astype(int)
-    x, width = _spans(columns, region, count, cell_of_source(inside.shape[1], source_size.width))
-    y, height = _spans(rows, region, count, cell_of_source(inside.shape[0], source_size.height))
+    x, width = _spans(columns, region, count, column_of)
+    y, height = _spans(rows, region, count, row_of)
     facts = x, y, width, height, np.maximum(1, areas), peaks
     order = np.argsort(-peaks, kind="stable")
     return tuple(starmap(Region, zip(*(fact[order].tolist() for fact in facts), strict=True)))
@@ -143,9 +152,3 @@ def _spans(
     np.maximum.at(last, region, cells)
     start = np.minimum(np.searchsorted(cell_of_pixel, first), len(cell_of_pixel) - 1)
     return start, np.maximum(1, np.searchsorted(cell_of_pixel, last, side="right") - start)
-
-
-def _source_pixels(cells: tuple[int, ...], source_size: Size) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """The number of rows and columns of the sent image for each row `[H]` and column `[W]` of the map."""
-    rows = np.bincount(cell_of_source(cells[0], source_size.height), minlength=cells[0])
-    return rows, np.bincount(cell_of_source(cells[1], source_size.width), minlength=cells[1])

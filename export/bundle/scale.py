@@ -32,7 +32,8 @@ class Scale(StrictModel):
 
         In float64, so that a raw value equal to the threshold gives exactly 0.5.
         """
-        z = np.array(raw, dtype=np.float64)  # a copy changed in place: eight times faster on a whole map
+        # A copy changed in place: eight times faster on a whole map. In C order, so that `flat` is a view.
+        z = np.array(raw, dtype=np.float64, order="C")
         z -= self.median
         z /= self.threshold - self.median
         flat = z.reshape(-1)

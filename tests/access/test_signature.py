@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from export.bundle import Bundle, BundleError, TrustedKey
-from export.bundle.manifest import MANIFEST, SEAL, SIGNATURE
+from export.bundle.manifest import CHECKSUM, MANIFEST, SIGNATURE
 from export.bundle.signature import SigningKey
 from tests.access.certificates import key_pair
 from tests.bundles import edit_manifest, grey_level_network, make_bundle
@@ -76,7 +76,7 @@ def test_what_another_signed_is_refused(tmp_path: Path, trusted: TrustedKey) -> 
     assert "not made with the trusted key" in told
 
 
-def test_a_manifest_edited_and_sealed_anew_is_refused(bundle: Path, trusted: TrustedKey) -> None:
+def test_a_manifest_edited_with_a_new_checksum_is_refused(bundle: Path, trusted: TrustedKey) -> None:
     edit_manifest(bundle, lambda facts: facts["thresholds"]["image"].update(threshold=0.9))
     Bundle.open(bundle)  # who may write there can do that, where no key is trusted
     assert "changed after signing" in refusal(bundle, trusted)
@@ -89,7 +89,7 @@ def test_a_signature_does_not_fit_another_bundle(bundle: Path, tmp_path: Path, t
 
 
 def test_every_other_file_is_pinned_by_the_manifest(bundle: Path, trusted: TrustedKey) -> None:
-    for name in ("model.onnx", SEAL, "golden/0.png"):
+    for name in ("model.onnx", CHECKSUM, "golden/0.png"):
         before = (bundle / name).read_bytes()
         (bundle / name).write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
         assert "damaged" in refusal(bundle, trusted)

@@ -27,16 +27,17 @@ from torch.nn import functional as F
 import training
 from training.checkpoint import METRICS, libraries, load_checkpoint
 from training.datasets import Dataset, DatasetError, Sample, open_dataset
-from training.evaluate import Predict, evaluate, read_frames, score_images
+from training.evaluate import Predict, evaluate, score_images
 from training.files import file_digest, write_json
 from training.geometry import Geometry
+from training.images import read_frames
+from training.input_size import shaped, some_sizes
 from training.model.heatmap import Heatmap
 from training.model.teacher import STRIDES
 from training.model.weights import load_teacher
 from training.recipe import PRESETS, Recipe, RecipeError, load_recipe
 from training.run import TrainOptions, train, usable_device
 from training.score_rule import candidates, choose_rule
-from training.shape import shaped, some_sizes
 from training.splits import split
 
 STEPS: tuple[tuple[str, tuple[str, ...]], ...] = (

@@ -15,8 +15,9 @@ from tests.bench.quality import REREAD, YARDSTICK, kept, ladder, main, open_all,
 from tests.export.checkpoints import make_dataset
 from training.checkpoint import load_checkpoint
 from training.datasets import DatasetError
-from training.evaluate import evaluate, read_frames, score_images
+from training.evaluate import evaluate, score_images
 from training.files import write_json
+from training.images import read_frames
 from training.recipe import PRESETS
 from training.run import TrainOptions
 from training.score_rule import choose_rule

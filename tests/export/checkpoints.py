@@ -10,7 +10,7 @@ from PIL import Image
 
 from training.checkpoint import Checkpoint, libraries, load_checkpoint, records, save_checkpoint
 from training.datasets import open_dataset
-from training.evaluate import read_frames
+from training.images import read_frames
 from training.model.drd import DRD
 from training.model.heatmap import ScoreRule
 from training.model.teacher import Teacher

@@ -14,15 +14,9 @@ from export.bundle import Size, frame_statistics
 from export.bundle.frame import FrameRanges
 from export.bundle.manifest import Thresholds
 from export.bundle.scale import Scale
-from export.calibrate import (
-    CalibrationError,
-    calibrate,
-    conformal_threshold,
-    frame_ranges,
-    is_promised,
-    parts_needed,
-)
-from export.report import rejected_at_most, show_thresholds
+from export.calibrate import CalibrationError, calibrate, frame_ranges
+from export.conformal import conformal_threshold, is_promised, parts_needed, rejected_at_most
+from export.report import show_thresholds
 from training.evaluate import Scored
 
 Frame = NDArray[np.uint8]
@@ -208,16 +202,16 @@ def scored(number: int, score: float, peak: float) -> Scored:
     return Scored(Path(f"{number}.png"), Size(80, 60), textured(number), heatmap, score)
 
 
-def thresholds(count: int, budget: float, *, promised: bool) -> Thresholds:
+def no_promise(count: int, budget: float) -> Thresholds:
     scale = Scale(median=0.0, threshold=1.0)
     return Thresholds(
-        image=scale, pixel=scale, calibration_size=count, max_false_reject=budget, promised=promised
+        image=scale, pixel=scale, calibration_size=count, max_false_reject=budget, promised=False
     )
 
 
 @pytest.mark.parametrize(("count", "budget", "most"), [(100, 0.01, 0.0295), (400, 0.01, 0.0193)])
 def test_what_a_promise_is_worth_with_95_percent_confidence(count: int, budget: float, most: float) -> None:
-    assert rejected_at_most(thresholds(count, budget, promised=True)) == pytest.approx(most, abs=1e-4)
+    assert rejected_at_most(count, budget) == pytest.approx(most, abs=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -226,12 +220,12 @@ def test_what_a_promise_is_worth_with_95_percent_confidence(count: int, budget: 
 def test_a_small_budget_is_not_shown_as_0(
     budget: float, text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    show_thresholds(thresholds(100, budget, promised=False))
+    show_thresholds(no_promise(100, budget))
     assert f" at most {text} of good parts NG; REVIEW comes on top\n" in capsys.readouterr().out
 
 
 def test_a_bound_is_rounded_up(capsys: pytest.CaptureFixture[str]) -> None:
-    show_thresholds(thresholds(100, 0.001, promised=False))
+    show_thresholds(no_promise(100, 0.001))
     out = capsys.readouterr().out
     assert "100 calibration parts guarantee 1.00% at best" in out  # it is 0.990099 %
     assert "--calibration" in out

@@ -17,7 +17,8 @@ from tests.bundles import ANYTHING, edit_manifest, make_bundle, plain_frame
 from tests.export.checkpoints import break_network
 from tests.export.machine import needs
 from training.checkpoint import load_checkpoint
-from training.geometry import Size, read_rgb
+from training.geometry import Size
+from training.images import read_rgb
 
 
 def evaluated(subject: Path, data: Path, tmp_path: Path, *options: str) -> dict[str, Any]:

@@ -25,14 +25,14 @@ from export.bundle import MAX_VERSION, Bundle
 from export.bundle.manifest import BundleError, EngineEntry
 from export.cli import main
 from export.parity import EngineParity
-from export.prepare import Prepared, prepare
+from export.prepare import LeftOut, prepare
 from export.sources import calibration_images, defective_images
 from tests.export.checkpoints import break_network, make_checkpoint, make_dataset
 from training.checkpoint import DRD, RESUME, TENSORS, load_checkpoint
 from training.datasets import DatasetError
-from training.evaluate import read_frames
 from training.files import file_digest
 from training.geometry import Geometry
+from training.images import read_frames
 
 
 def export(checkpoint: Path, models: Path, *options: str) -> int:
@@ -227,6 +227,14 @@ def test_a_damaged_image_is_left_out_where_that_is_asked_for(wordy: Exported) ->
     assert f"12 good images of {wordy.calibration}; {left_out}" in wordy.output
 
 
+def test_a_folder_of_damaged_images_is_not_said_to_have_been_used_in_training(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "broken.png").write_bytes(b"half")
+    with pytest.raises(DatasetError, match="no good image can be read"):
+        calibration_images(load_checkpoint(checkpoint), tmp_path, skip=True)
+
+
 def test_defective_parts_are_found_where_training_had_them_but_unreadable_ones(wordy: Exported) -> None:
     """New good pictures in a plain folder: the known defective parts are those of the old data set."""
     assert "2 defective" in wordy.output
@@ -260,13 +268,13 @@ def test_the_files_of_an_engine_that_is_left_out_are_not_published(
 ) -> None:
     def with_a_plan(
         names: Sequence[str], root: Path, geometry: Geometry, good: NDArray[np.uint8]
-    ) -> Prepared:
+    ) -> tuple[list[EngineEntry], LeftOut]:
         (root / "engines").mkdir()
         for name in ("plan.onnx", "plan.engine"):
             (root / "engines" / name).touch()
         plan = EngineEntry(id="tensorrt-fp16-sm90", file="engines/plan.onnx")
-        prepared = prepare(names, root, geometry, good)
-        return Prepared((plan, *prepared.entries), {})
+        entries, left_out = prepare(names, root, geometry, good)
+        return [plan, *entries], left_out
 
     monkeypatch.setattr("export.build.prepare", with_a_plan)
     wide = EngineParity(id="model.fp16.onnx", status="verified", batch_sizes=(1,), guard_band=1.0)
@@ -316,7 +324,9 @@ def test_int8_ranges_come_from_images_that_do_not_set_the_threshold(
 ) -> None:
     given = list[NDArray[np.uint8]]()
 
-    def noting(names: Sequence[str], root: Path, geometry: Geometry, good: NDArray[np.uint8]) -> Prepared:
+    def noting(
+        names: Sequence[str], root: Path, geometry: Geometry, good: NDArray[np.uint8]
+    ) -> tuple[list[EngineEntry], LeftOut]:
         given.append(good)
         return prepare(names, root, geometry, good)
 

@@ -112,8 +112,8 @@ def test_an_engine_that_cannot_be_built_here_is_refused_before_any_work(
 
 
 def test_the_engine_that_runs_everywhere_is_in_every_bundle(tmp_path: Path) -> None:
-    prepared = prepare(["openvino-f32"], tmp_path, SIZE, np.zeros((1, 64, 64, 3), np.uint8))
-    assert [entry.id for entry in prepared.entries] == ["openvino-f32", "onnx-f32"]
+    entries, _ = prepare(["openvino-f32"], tmp_path, SIZE, np.zeros((1, 64, 64, 3), np.uint8))
+    assert [each.id for each in entries] == ["openvino-f32", "onnx-f32"]
 
 
 @with_rtx
@@ -162,9 +162,9 @@ def test_a_plan_that_cannot_be_built_does_not_end_an_export_that_did_not_ask_for
     (tmp_path / "model.onnx").write_bytes((exported / "model.onnx").read_bytes())
     (tmp_path / "model.fp16.onnx").write_bytes(b"not a graph")
     frames = np.zeros((1, 64, 64, 3), np.uint8)
-    prepared = prepare(None, tmp_path, SIZE, frames)
-    assert "onnx-f32" in {entry.id for entry in prepared.entries}
-    assert "TensorRT can't read model.fp16.onnx" in prepared.left_out[NAME]
+    entries, left_out = prepare(None, tmp_path, SIZE, frames)
+    assert "onnx-f32" in {each.id for each in entries}
+    assert "TensorRT can't read model.fp16.onnx" in left_out[NAME]
     with pytest.raises(BundleError, match=r"TensorRT can't read model\.fp16\.onnx"):
         prepare([NAME], tmp_path, SIZE, frames)
 

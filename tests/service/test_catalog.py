@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from export.bundle import Bundle, BundleError, Predictor
-from export.bundle.manifest import MANIFEST, SEAL
+from export.bundle.manifest import CHECKSUM, MANIFEST
 from export.bundle.signature import SigningKey
 from service.app import Service
 from service.errors import NotServing
@@ -83,12 +83,12 @@ async def test_a_damaged_replacement_does_not_bring_an_older_version_back(tmp_pa
     async with loaded(tmp_path) as service:
         catalog = service.inspector.catalog
         before = catalog.lane("tile")
-        (newest / SEAL).write_text("half copied")
+        (newest / CHECKSUM).write_text("half copied")
         for _ in range(2):
             await catalog.refresh()
             assert catalog.lane("tile") is before
             assert states(service) == [(2, "READY"), (2, "FAILED")]
-        assert SEAL in catalog.versions()[1].reason
+        assert CHECKSUM in catalog.versions()[1].reason
         assert shown(service, 2, "READY") == shown(service, 2, "FAILED") == 1
 
         newest.rename(tmp_path / "withdrawn")
@@ -158,7 +158,7 @@ async def test_a_version_is_removed_when_two_scans_do_not_find_it(tmp_path: Path
 async def test_a_removed_version_stops_also_where_no_other_can_replace_it(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (make_bundle(tmp_path) / SEAL).write_text("half copied")
+    (make_bundle(tmp_path) / CHECKSUM).write_text("half copied")
     newest = make_bundle(tmp_path)
 
     async with loaded(tmp_path) as service:
@@ -177,7 +177,7 @@ async def test_a_removed_version_stops_also_where_no_other_can_replace_it(
 @on_a_loop
 async def test_a_product_that_never_served_is_forgotten_when_it_is_removed(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path)
-    (bundle / SEAL).write_text("half copied")
+    (bundle / CHECKSUM).write_text("half copied")
 
     async with loaded(tmp_path) as service:
         catalog = service.inspector.catalog

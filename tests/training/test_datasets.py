@@ -183,7 +183,7 @@ def test_masks_are_any_non_zero_pixel_at_the_network_s_size(tmp_path: Path) -> N
     mask = np.zeros((64, 64), np.uint8)
     mask[16:32, 0:32] = 1
     Image.fromarray(mask).save(tmp_path / "m.png")
-    read = read_mask(tmp_path / "m.png", Geometry(32, 32))
+    read = read_mask(tmp_path / "m.png", Geometry(32, 32), Size(64, 64))
     assert read.shape == (32, 32)
     assert read[8:16, 0:16].all()
     assert read.sum() == 8 * 16
@@ -195,7 +195,7 @@ def test_traces_of_jpeg_are_no_mask(tmp_path: Path) -> None:
     Image.fromarray(mask).save(tmp_path / "m.jpg", quality=30)
     with Image.open(tmp_path / "m.jpg") as stored:
         assert np.count_nonzero(np.asarray(stored)) > 1.2 * np.count_nonzero(mask)
-    assert np.array_equal(read_mask(tmp_path / "m.jpg", Geometry(64, 64)), mask > 0)
+    assert np.array_equal(read_mask(tmp_path / "m.jpg", Geometry(64, 64), Size(64, 64)), mask > 0)
 
 
 def test_a_mask_has_the_shape_of_its_image(tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ def test_a_mask_has_the_shape_of_its_image(tmp_path: Path) -> None:
 def test_a_mask_too_large_to_open_is_named(tmp_path: Path) -> None:
     Image.new("1", (20_000, 10_000)).save(tmp_path / "m.png")
     with pytest.raises(DatasetError, match=r"m\.png: not a readable mask \(more than 40 million pixels\)"):
-        read_mask(tmp_path / "m.png", Geometry(32, 32))
+        read_mask(tmp_path / "m.png", Geometry(32, 32), Size(64, 64))
 
 
 def test_a_name_that_is_not_utf_8_is_refused_before_it_ends_a_run(tmp_path: Path) -> None:
@@ -232,3 +232,8 @@ def test_a_name_that_is_not_utf_8_is_refused_before_it_ends_a_run(tmp_path: Path
 )
 def test_a_part_is_the_first_group_that_found_something_else_the_match(pattern: str, part: str) -> None:
     assert parts_of([Sample(Path("lot1-02.png"), "lot1-02.png")], re.compile(pattern)) == [part]
+
+
+def test_a_picture_that_a_table_names_twice_has_its_part_twice() -> None:
+    twice = 2 * [Sample(Path("lot1-02.png"), "lot1-02.png")]
+    assert parts_of(twice, re.compile(r"lot\d")) == ["lot1", "lot1"]

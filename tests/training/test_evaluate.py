@@ -1,17 +1,16 @@
 """Pixel figures and the masks they come from."""
 
-import struct
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
+from PIL import Image
 
 from training.datasets import DatasetError, Sample
 from training.evaluate import Scored, evaluate
-from training.geometry import Geometry, Size, read_rgb, upright_size
+from training.geometry import Geometry, Size
 
 GEOMETRY = Geometry(32, 32)
 
@@ -64,18 +63,3 @@ def test_a_mask_that_is_not_its_image_s_is_refused(tmp_path: Path) -> None:
     other = sample(tmp_path, "other", np.ones((320, 300), np.bool_))
     with pytest.raises(DatasetError, match="has not the shape of its picture"):
         evaluate([other], [scored(np.zeros((32, 32), np.float32))], GEOMETRY)
-
-
-@pytest.mark.parametrize("orientation", [*range(10), "6"])
-def test_the_size_of_an_image_on_its_side_is_known_from_its_head(
-    tmp_path: Path, orientation: int | str
-) -> None:
-    exif = Image.Exif()
-    exif[ExifTags.Base.Orientation] = int(orientation)
-    content = exif.tobytes()
-    if isinstance(orientation, str):  # which no camera should write: as text
-        number, text = struct.pack(">HIHH", 3, 1, 6, 0), struct.pack(">HI4s", 2, 2, b"6")
-        assert number in content
-        content = content.replace(number, text)
-    Image.new("RGB", (40, 30)).save(tmp_path / "p.jpg", exif=content)
-    assert upright_size(tmp_path / "p.jpg") == Size.of(read_rgb(tmp_path / "p.jpg"))

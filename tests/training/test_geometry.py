@@ -2,7 +2,6 @@
 
 import io
 import tracemalloc
-from pathlib import Path
 from typing import get_args
 
 import numpy as np
@@ -11,8 +10,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from service.settings import Settings
-from training.geometry import MAX_IMAGE_PIXELS, Filter, Geometry, UnreadableImage, read_rgb, to_rgb
+from training.geometry import Filter, Geometry, UnreadableImage, to_rgb
 
 
 def reread(image: Image.Image, fmt: str, **options: object) -> Image.Image:
@@ -94,25 +92,6 @@ def test_integers_beyond_sixteen_bits_are_refused() -> None:
     for wrong in (-1, 65536):
         with pytest.raises(UnreadableImage, match="outside 0 to 65535"):
             to_rgb(reread(Image.fromarray(np.array([[5, wrong]], np.int32)), "TIFF"))
-
-
-@pytest.mark.parametrize("size", [(8000, 5001), (10_000, 9_500), (20_000, 10_000)])
-def test_images_that_the_service_would_refuse_as_too_large(size: tuple[int, int], tmp_path: Path) -> None:
-    Image.new("1", size).save(tmp_path / "large.png")
-    with pytest.raises(UnreadableImage, match=r"large\.png: more than 40 million pixels"):
-        read_rgb(tmp_path / "large.png")
-    assert Settings.model_fields["max_image_pixels"].default == MAX_IMAGE_PIXELS == 40_000_000
-
-
-def test_unreadable_files_are_named(tmp_path: Path) -> None:
-    (tmp_path / "notes.png").write_text("not a picture")
-    whole = io.BytesIO()
-    colours().resize((200, 200)).save(whole, "JPEG")
-    (tmp_path / "cut.jpg").write_bytes(whole.getvalue()[:-500])
-    colours().save(tmp_path / "other.gif")
-    for name in ("notes.png", "cut.jpg", "other.gif", "missing.png"):
-        with pytest.raises(UnreadableImage, match=name):
-            read_rgb(tmp_path / name)
 
 
 @pytest.mark.parametrize("size", [(64, 96), (320, 256)])

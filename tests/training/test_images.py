@@ -1,44 +1,46 @@
-"""The division of a run's good images."""
+"""Image files: none that the service would refuse, and errors that name the file."""
 
-import re
+import io
+import struct
 from pathlib import Path
 
 import pytest
-import torch
+from PIL import ExifTags, Image
 
-from training.datasets import Sample
-from training.images import Subset, divide
-from training.splits import Split
+from service.settings import Settings
+from training.geometry import Size, UnreadableImage
+from training.images import MAX_IMAGE_PIXELS, read_rgb, upright_size
 
 
-@pytest.mark.parametrize(("parts", "of_each", "warned"), [(5, 4, True), (10, 2, False)])
-def test_a_single_part_to_calibrate_with_is_warned_of(
-    capsys: pytest.CaptureFixture[str], parts: int, of_each: int, warned: bool
+@pytest.mark.parametrize("size", [(8000, 5001), (10_000, 9_500), (20_000, 10_000)])
+def test_images_that_the_service_would_refuse_as_too_large(size: tuple[int, int], tmp_path: Path) -> None:
+    Image.new("1", size).save(tmp_path / "large.png")
+    with pytest.raises(UnreadableImage, match=r"large\.png: more than 40 million pixels"):
+        read_rgb(tmp_path / "large.png")
+    assert Settings.model_fields["max_image_pixels"].default == MAX_IMAGE_PIXELS == 40_000_000
+
+
+def test_unreadable_files_are_named(tmp_path: Path) -> None:
+    (tmp_path / "notes.png").write_text("not a picture")
+    noise, whole = Image.effect_noise((20, 12), 64), io.BytesIO()
+    noise.resize((200, 200)).save(whole, "JPEG")
+    (tmp_path / "cut.jpg").write_bytes(whole.getvalue()[:-500])
+    noise.save(tmp_path / "other.gif")
+    for name in ("notes.png", "cut.jpg", "other.gif", "missing.png"):
+        with pytest.raises(UnreadableImage, match=name):
+            read_rgb(tmp_path / name)
+
+
+@pytest.mark.parametrize("orientation", [*range(10), "6"])
+def test_the_size_of_an_image_on_its_side_is_known_from_its_head(
+    tmp_path: Path, orientation: int | str
 ) -> None:
-    names = [f"{part}-{image}.png" for part in range(parts) for image in range(of_each)]
-    samples = [Sample(Path(name), name) for name in names]
-    divide(Subset(samples, torch.zeros(len(names), 1, 1, 3, dtype=torch.uint8)), 0, re.compile("^[0-9]"))
-    assert ("the last show one part" in capsys.readouterr().out) == warned
-
-
-@pytest.mark.parametrize(("count", "warned"), [(49, True), (50, False)])
-def test_fewer_pictures_than_a_start_needs_are_warned_of(
-    capsys: pytest.CaptureFixture[str], count: int, warned: bool
-) -> None:
-    samples = [Sample(Path(f"{number}.png"), f"{number}.png") for number in range(count)]
-    divide(Subset(samples, torch.zeros(count, 1, 1, 3, dtype=torch.uint8)), 0, None)
-    assert (f"WARNING: {count} good pictures are few: start with 50" in capsys.readouterr().out) == warned
-
-
-def test_pictures_of_two_cameras_stay_together(capsys: pytest.CaptureFixture[str]) -> None:
-    """Of which each has names of its own, so that another group finds the part."""
-    names = [f"{camera}-{part:02}.png" for camera in ("top7", "side") for part in range(60)]
-    samples = [Sample(Path(name), name) for name in names]
-    good = Subset(samples, torch.zeros(len(names), 1, 1, 3, dtype=torch.uint8))
-    subsets = divide(good, 0, re.compile(r"top7-(\d+)|side-(\d+)"))
-    assert "120 good pictures of 60 parts\n" in capsys.readouterr().out
-    places: dict[str, set[Split]] = {}
-    for name, subset in subsets.items():
-        for sample in subset.samples:
-            places.setdefault(sample.name[-6:], set()).add(name)
-    assert [len(of_part) for of_part in places.values()] == 60 * [1]
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = int(orientation)
+    content = exif.tobytes()
+    if isinstance(orientation, str):  # which no camera should write: as text
+        number, text = struct.pack(">HIHH", 3, 1, 6, 0), struct.pack(">HI4s", 2, 2, b"6")
+        assert number in content
+        content = content.replace(number, text)
+    Image.new("RGB", (40, 30)).save(tmp_path / "p.jpg", exif=content)
+    assert upright_size(tmp_path / "p.jpg") == Size.of(read_rgb(tmp_path / "p.jpg"))

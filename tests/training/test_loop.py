@@ -7,6 +7,7 @@ from torch import nn
 
 from training.loop import Trainer, TrainingError
 from training.model.drd import DRD
+from training.model.heatmap import distances
 from training.model.teacher import Teacher
 from training.recipe import Recipe
 
@@ -74,7 +75,7 @@ def test_losses_compare_in_float32_what_was_restored_in_bfloat16() -> None:
         features = eight.drd.teacher(eight.frames)
         assert eight.drd.restore(features)[0].dtype == torch.bfloat16
         restored = eight.restore_in_float32(features)
-        assert {d.dtype for d in eight.drd.distances(features, restored)} == {torch.float32}
+        assert {d.dtype for d in distances(features, restored)} == {torch.float32}
 
 
 def test_only_the_damaged_frames_features_get_noise_before_the_bottleneck() -> None:

@@ -9,7 +9,8 @@ from PIL import ExifTags, Image, ImageOps
 
 from service.workers.image import ImageLimits, decode_rgb
 from training.datasets import DatasetError
-from training.geometry import Geometry, Size, UnreadableImage, read_rgb, upright_size
+from training.geometry import Geometry, Size, UnreadableImage
+from training.images import read_rgb, upright_size
 from training.masks import read_mask
 
 LIMITS = ImageLimits(pixels=10**6, side=10**4, images=1)
@@ -58,7 +59,9 @@ def test_a_mask_is_turned_as_its_image_is(tmp_path: Path) -> None:
     mask = np.zeros((64, 64), np.uint8)
     mask[:16] = 255
     Image.fromarray(mask).save(tmp_path / "mask.png", exif=exif(6))
-    assert np.array_equal(read_mask(tmp_path / "mask.png", Geometry(64, 64)), np.rot90(mask, -1) > 0)
+    assert np.array_equal(
+        read_mask(tmp_path / "mask.png", Geometry(64, 64), Size(64, 64)), np.rot90(mask, -1) > 0
+    )
 
 
 @pytest.mark.parametrize(
@@ -76,7 +79,7 @@ def test_a_mask_may_have_any_colour_and_alpha(
     pixels = np.full((64, 64, 4), background, np.uint8)
     pixels[8:16, 0:32] = defect
     Image.fromarray(pixels).save(tmp_path / "mask.png")
-    assert read_mask(tmp_path / "mask.png", Geometry(64, 64)).sum() == 8 * 32
+    assert read_mask(tmp_path / "mask.png", Geometry(64, 64), Size(64, 64)).sum() == 8 * 32
 
 
 @pytest.mark.parametrize("marked", [np.uint16(1), np.int32(70_000), np.float32(0.5)])
@@ -84,7 +87,7 @@ def test_a_mask_may_have_any_depth(tmp_path: Path, marked: np.generic) -> None:
     pixels = np.zeros((64, 64), marked.dtype)
     pixels[8:16, 0:32] = marked
     Image.fromarray(pixels).save(tmp_path / "mask.tif")
-    assert read_mask(tmp_path / "mask.tif", Geometry(64, 64)).sum() == 8 * 32
+    assert read_mask(tmp_path / "mask.tif", Geometry(64, 64), Size(64, 64)).sum() == 8 * 32
 
 
 def test_a_mask_of_nothing_but_alpha_is_refused(tmp_path: Path) -> None:
@@ -92,7 +95,7 @@ def test_a_mask_of_nothing_but_alpha_is_refused(tmp_path: Path) -> None:
     pixels[8:16, :, 3] = 255
     Image.fromarray(pixels).save(tmp_path / "mask.png")
     with pytest.raises(DatasetError, match=r"mask\.png: .*save it without alpha"):
-        read_mask(tmp_path / "mask.png", Geometry(64, 64))
+        read_mask(tmp_path / "mask.png", Geometry(64, 64), Size(64, 64))
 
 
 def exif(orientation: int) -> Image.Exif:

@@ -32,21 +32,13 @@ class DRD(nn.Module):
         self.heatmap = Heatmap(recipe.height, recipe.width, strides, rule)
 
     def restore(self, features: list[Tensor]) -> list[Tensor]:
-        """The student's reconstruction of the teacher's features, shaped as `targets` of them."""
+        """The student's reconstruction of the teacher's features, at the levels that it restores."""
         restored: list[Tensor] = self.student(self.bottleneck(features))
         return restored
 
-    def targets(self, features: list[Tensor]) -> list[Tensor]:
-        """The teacher's features that the student has to restore: the coarser two levels, or all three."""
-        return features[-self.student.levels :]
-
-    def distances(self, teacher: list[Tensor], student: list[Tensor]) -> list[Tensor]:
-        """1 − cosine at each position of each restored level, `[N, H/s_k, W/s_k]`, 0–2, finest first."""
-        return distances(self.targets(teacher), student)
-
     def compare(self, teacher: list[Tensor], student: list[Tensor]) -> list[Tensor]:
         """`distances`; with a memory, each over its expected value, and the memory's own map last."""
-        plain = self.distances(teacher, student)
+        plain = distances(teacher, student)
         if self.memory is None:
             return plain
         maps: list[Tensor] = self.memory(teacher, plain)

@@ -13,12 +13,8 @@ from training.recipe import Fusion
 
 
 class MFCF(nn.Module):
-    """Bottom-up cascade: each level is fused with what the finer ones became.
-
-    Args:
-        channels: (C1, C2, C3) of the teacher.
-        width: w; the middle stage has w·C3 channels.
-    """
+    """Bottom-up cascade: each level is fused with what the finer ones became. The teacher's `channels` are
+    C1, C2, C3; the middle stage has `width`·C3 (w·C3) channels."""
 
     def __init__(self, channels: tuple[int, int, int], width: int) -> None:
         super().__init__()

@@ -5,7 +5,7 @@ its fitted numbers are buffers.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from typing import Annotated
 
@@ -46,9 +46,14 @@ def distance(teacher: Tensor, student: Tensor) -> Tensor:
     return 1 - F.cosine_similarity(teacher, student, dim=1)
 
 
+def restored_levels(teacher: list[Tensor], student: list[Tensor]) -> Iterable[tuple[Tensor, Tensor]]:
+    """Each level that the student restores, the coarser two or all three: the teacher's, and as restored."""
+    return zip(teacher[-len(student) :], student, strict=True)
+
+
 def distances(teacher: list[Tensor], student: list[Tensor]) -> list[Tensor]:
-    """`distance` of each level."""
-    return [distance(t, s) for t, s in zip(teacher, student, strict=True)]
+    """`distance` of each restored level, `[N, H/s_k, W/s_k]`, finest first."""
+    return [distance(t, s) for t, s in restored_levels(teacher, student)]
 
 
 def resized(maps: Tensor, size: Sequence[int]) -> Tensor:
@@ -57,14 +62,11 @@ def resized(maps: Tensor, size: Sequence[int]) -> Tensor:
 
 
 class Heatmap(nn.Module):
-    """Upsamples, smooths, fuses and scores.
+    """Upsamples, smooths, fuses and scores the maps that `DRD.maps` gives. They have the given `strides` to
+    the network's input, `height` × `width`, and all count alike.
 
     Upsampling and smoothing are linear, and the same for all rows, as for all columns: one matrix from either
     side does both.
-
-    Args:
-        height, width: the network's input size.
-        strides: of each map that `DRD.maps` gives; all maps count alike.
     """
 
     scale: Tensor

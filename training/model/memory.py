@@ -39,14 +39,9 @@ _MIN_EXPECTED = 0.1
 
 
 class Memory(nn.Module):
-    """`size` stored vectors of good parts, and what to expect near each: the student's distances and the norm
-    of the teacher's features.
-
-    Args:
-        size: how many are stored.
-        channels: of the teacher's two coarser levels, which the descriptors are made of, finer first.
-        levels: how many the student restores.
-    """
+    """`size` stored vectors of good parts, and what to expect near each: the student's distances, of as many
+    `levels` as it restores, and the norm of the teacher's features. `channels` are those of the teacher's two
+    coarser levels, which the descriptors are made of, finer first."""
 
     vectors: Tensor
     """`[size, C2 + 2·C3]`: unit descriptors; zeros where there were fewer candidates than room."""

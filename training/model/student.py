@@ -14,13 +14,8 @@ width is free; elsewhere it is the features' own."""
 
 
 class Student(nn.Module):
-    """Restores the teacher's features from the embedding.
-
-    Args:
-        mirror: widths, sign and block kind of the teacher.
-        inner: channels of the embedding.
-        levels: how many are restored, from the coarsest.
-    """
+    """Restores so many `levels` of the teacher's features, from the coarsest, from the embedding of `inner`
+    channels."""
 
     def __init__(self, mirror: Mirror, inner: int, levels: int) -> None:
         super().__init__()

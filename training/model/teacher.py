@@ -40,10 +40,9 @@ class Mirror:
 class Teacher(nn.Module):
     """Features of frames at strides 4, 8 and 16.
 
-    Args:
-        backbone: timm name, with or without the tag of its weights (`resnet18.tv_in1k`); its strides must
-            include 4, 8 and 16, and it must take every input size.
-        pre_relu: give each level before the ReLU it ends in, where all do (ResNets).
+    `backbone` is timm's name, with or without the tag of its weights (`resnet18.tv_in1k`); its strides must
+    include 4, 8 and 16, and it must take every input size. With `pre_relu`, each level is given before the
+    ReLU it ends in, where all do (ResNets).
     """
 
     mean: Tensor

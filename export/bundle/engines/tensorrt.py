@@ -23,7 +23,7 @@ def open_plan(entry: EngineEntry, root: Path, geometry: Geometry) -> OnnxRuntime
     plan = entry.plan
     if plan is None:
         raise BundleError(f"{entry.id} has no plan")
-    check_plan(plan, entry, file_digest(root / FLOAT16_GRAPH))
+    _check_plan(plan, entry, file_digest(root / FLOAT16_GRAPH))
     _must_equal(plan, "TensorRT", plan.version, load_libraries(plan.flavour))
     _must_equal(plan, "compute capability", plan.compute_capability, compute_capability())
     provider = PROVIDERS[plan.flavour]
@@ -31,7 +31,7 @@ def open_plan(entry: EngineEntry, root: Path, geometry: Geometry) -> OnnxRuntime
     return OnnxRuntimeEngine(root / entry.file, geometry, provider, devices)
 
 
-def check_plan(plan: Plan, entry: EngineEntry, graph: str) -> None:
+def _check_plan(plan: Plan, entry: EngineEntry, graph: str) -> None:
     """Raises BundleError unless `plan` was built from the graph with digest `graph` for all batch sizes."""
     _must_equal(plan, FLOAT16_GRAPH, plan.graph, graph)
     smallest, _, largest = plan.profile

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from export.bundle import MAX_VERSION, Bundle, BundleError
-from export.bundle.files import seal
-from export.bundle.manifest import MANIFEST, SEAL
+from export.bundle.files import checksum
+from export.bundle.manifest import CHECKSUM, MANIFEST
 from tests.bundles import edit_manifest, make_bundle
 
 
@@ -111,7 +111,7 @@ def test_paths_stay_inside(bundle: Path, path: str) -> None:
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"1", b"\xff", b"[" * 10**5])
 def test_a_manifest_that_is_no_object_is_refused(bundle: Path, content: bytes) -> None:
     (bundle / MANIFEST).write_bytes(content)
-    (bundle / SEAL).write_bytes(seal(content))
+    (bundle / CHECKSUM).write_bytes(checksum(content))
     assert MANIFEST in refusal(bundle)
 
 

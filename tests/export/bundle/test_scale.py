@@ -40,6 +40,11 @@ def test_a_higher_raw_value_never_scores_lower(first: float, second: float) -> N
     assert 0 <= scale.score(low) <= scale.score(high) <= 1
 
 
+def test_a_map_in_any_order_of_memory_is_scored_alike() -> None:
+    scale, raw = Scale(median=0.0, threshold=0.5), np.array([[0.1, 2.0], [3.0, 0.2]])
+    assert scale.scores(np.asfortranarray(raw)).tolist() == scale.scores(raw).tolist()
+
+
 def test_nan_stays_nan() -> None:
     assert math.isnan(Scale(median=0, threshold=1).score(math.nan))
 

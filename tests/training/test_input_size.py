@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from training.geometry import Size
+from training.input_size import own_size, shaped, some_sizes
 from training.recipe import Recipe, load_recipe
-from training.shape import own_size, shaped, some_sizes
 
 USUAL = Size(256, 256)
 SIDES = st.integers(50, 6000)

@@ -6,7 +6,8 @@ from itertools import product
 from pathlib import Path
 from statistics import median
 
-from training.geometry import MAX_INPUT_SIDE, SIDE_STEP, Size, UnreadableImage, upright_size
+from training.geometry import MAX_INPUT_SIDE, SIDE_STEP, Size, UnreadableImage
+from training.images import upright_size
 from training.recipe import Recipe
 
 _ELONGATED = 1.9
