@@ -9,7 +9,10 @@ from pathlib import Path
 from export.bundle.engines.specs import UnknownEngineError, auto_or_known
 from export.bundle.manifest import MANIFEST
 from training.messages import print_in_any_encoding
+from training.names import part_pattern
 from training.version import program_version
+
+_FOR_BUNDLES = "engine", "same_part"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -18,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     from export.errors import FAILURES, message_of  # after --help: torch takes seconds to import
-    from export.evaluation import evaluate_bundle, evaluate_checkpoint
+    from export.evaluate import evaluate_bundle, evaluate_checkpoint
     from training.checkpoint import DESCRIPTION
 
     try:
@@ -28,15 +31,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"{options.subject} is neither a checkpoint directory (with {DESCRIPTION}) nor a bundle, "
                 f"MODELS_DIR/PRODUCT/VERSION (with {MANIFEST})"
             )
-        if options.engine and not is_bundle:
-            parser.error(f"--engine is for bundles only, and {options.subject} has no {MANIFEST}")
+        if not is_bundle and (given := [name for name in _FOR_BUNDLES if getattr(options, name)]):
+            option = f"--{given[0].replace('_', '-')}"
+            parser.error(f"{option} is for bundles only, and {options.subject} has no {MANIFEST}")
         if options.json and not options.json.parent.is_dir():
             parser.error(f"--json {options.json}: there is no folder {options.json.parent}")
         if options.json and options.json.is_dir():
             parser.error(f"--json {options.json}: a folder")
         if is_bundle:
             evaluation = evaluate_bundle(
-                options.subject, options.data, options.skip_unreadable, options.engine or "auto"
+                options.subject,
+                options.data,
+                options.skip_unreadable,
+                options.engine or "auto",
+                options.same_part,
             )
         else:
             evaluation = evaluate_checkpoint(options.subject, options.data, options.skip_unreadable)
@@ -78,6 +86,13 @@ def _parser() -> argparse.ArgumentParser:
         type=_engine,
         metavar="ID",
         help="engine of the bundle (default: chosen as in the service)",
+    )
+    parser.add_argument(
+        "--same-part",
+        type=part_pattern,
+        metavar="REGEX",
+        help="count parts, as drd-train --same-part tells them, instead of pictures: of each, the picture "
+        "with the worst verdict decides",
     )
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="also write all figures and the result of every image"

@@ -1,27 +1,18 @@
-"""Quality figures of a checkpoint or a bundle on labelled images."""
+"""What drd-evaluate found: quality figures and, of a bundle, the verdict on each part."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from scipy.stats import binom
 
-from export.bundle.bundle import Bundle, Predictor
-from export.bundle.frame import frame_statistics
 from export.bundle.manifest import Thresholds
-from export.bundle.reading import Verdict, read, require_finite
+from export.bundle.reading import Verdict
 from export.conformal import rejected_at_most
-from export.sources import readable, unseen
-from training.checkpoint import load_checkpoint
-from training.datasets import Dataset, DatasetError, Sample, open_dataset
-from training.evaluate import Scored, evaluate, score_images
-from training.geometry import Geometry
 from training.metrics import Quality
 
-_LABEL = "evaluate"
-"""Label of the progress bar."""
+_NAMED = 5
+"""Images named of each kind of mistake."""
 
 _CHANCE = 0.001
 """Rarer than this, the share of good parts that are NG is said to be no chance."""
@@ -34,6 +25,8 @@ class ImageResult:
 
     name: str
     kind: str
+    part: str
+    """Which it shows: its own name, if nothing else tells."""
     raw_score: float
     score: float | None = None
     verdict: Verdict | None = None
@@ -56,19 +49,16 @@ class Evaluation:
     thresholds: Thresholds | None
     """A bundle's, whose images have verdicts; None for a checkpoint."""
 
-    def fraction(self, verdict: Verdict, *, defective: bool) -> float | None:
-        """Fraction of the good, or the `defective`, images with this `verdict`; None without images."""
-        verdicts = [image.verdict for image in self.images if image.defective == defective]
-        return verdicts.count(verdict) / len(verdicts) if verdicts else None
-
     def as_dict(self) -> dict[str, object]:
-        """For JSON: subject, figures, for a bundle also rates at its threshold, every image's result."""
+        """For JSON: subject, figures, for a bundle also rates of parts at its threshold, every image's
+        result."""
         figures = self.subject | self.quality.as_dict()
         if self.thresholds:
-            figures["false_reject_rate"] = self.fraction("NG", defective=False)
-            figures["miss_rate"] = self.fraction("OK", defective=True)
-            figures["review_rate_good"] = self.fraction("REVIEW", defective=False)
-            figures["review_rate_defective"] = self.fraction("REVIEW", defective=True)
+            good, defective = self._good_and_defective()
+            figures["false_reject_rate"] = _fraction(good, "NG")
+            figures["miss_rate"] = _fraction(defective, "OK")
+            figures["review_rate_good"] = _fraction(good, "REVIEW")
+            figures["review_rate_defective"] = _fraction(defective, "REVIEW")
         return figures | {"images": [asdict(image) for image in self.images]}
 
     def lines(self) -> Iterator[str]:
@@ -79,125 +69,62 @@ class Evaluation:
         if lost := self.quality.n_masks_lost:
             yield f"  {lost} masks have no pixel at the network's size, and no part in the pixel figures"
         if self.thresholds:
-            yield f"  {'':12} {'images':>7} {'OK':>8} {'REVIEW':>8} {'NG':>8}"
-            yield from self._verdict_rows()
-            yield from self._reasons()
-            if self._breaks_promise(self.thresholds):
-                yield (
-                    "WARNING: more good parts are NG than the error budget explains: they are unlike those "
-                    "that set the threshold (another day, lamp or lot?); learn from such parts, too"
-                )
+            yield from self._verdicts(self.thresholds)
 
-    def _verdict_rows(self) -> Iterator[str]:
-        counts = {"good": self.quality.n_good, "defective": self.quality.n_defective}
-        for name, count in counts.items():
-            fractions = (
-                self.fraction(verdict, defective=name == "defective") for verdict in ("OK", "REVIEW", "NG")
-            )
-            if count:
-                yield f"  {name:12} {count:7} " + " ".join(f"{fraction:8.1%}" for fraction in fractions)
-
-    def _reasons(self) -> Iterator[str]:
-        """Why images are REVIEW."""
-        reasons = Counter(
-            " ".join([image.reason or "", *image.unfamiliar])
-            for image in self.images
-            if image.verdict == "REVIEW"
-        )
+    def _verdicts(self, thresholds: Thresholds) -> Iterator[str]:
+        good, defective = self._good_and_defective()
+        counted = "images" if len(good) + len(defective) == len(self.images) else "parts"
+        yield f"  {'':12} {counted:>7} {'OK':>8} {'REVIEW':>8} {'NG':>8}"
+        yield from _row("good", good)
+        yield from _row("defective", defective)
+        kinds = sorted({part.kind for part in defective})
+        for kind in kinds if len(kinds) > 1 else ():
+            yield from _row(f"  {kind}", [part for part in defective if part.kind == kind])
+        reviewed = [part for part in (*good, *defective) if part.verdict == "REVIEW"]
+        reasons = Counter(" ".join([part.reason or "", *part.unfamiliar]) for part in reviewed)
         for reason, count in reasons.most_common():
             yield f"  REVIEW       {count:7} {reason}"
-
-    def _breaks_promise(self, thresholds: Thresholds) -> bool:
-        """Whether good parts like those of calibration would hardly ever be NG as often as these."""
-        verdicts = [image.verdict for image in self.images if not image.defective]
+        rejected = [part for part in good[::-1] if part.verdict == "NG"]
+        yield from _named("good, but NG", rejected)
+        yield from _named("defective, but OK", [part for part in defective if part.verdict == "OK"])
         usual = rejected_at_most(thresholds.calibration_size, thresholds.max_false_reject)
-        return bool(binom.sf(verdicts.count("NG") - 1, len(verdicts), usual) < _CHANCE)
+        if binom.sf(len(rejected) - 1, len(good), usual) < _CHANCE:
+            yield (
+                "WARNING: more good parts are NG than the error budget explains: they are unlike those that "
+                "set the threshold (another day, lamp or lot?); learn from such parts, too"
+            )
+
+    def _good_and_defective(self) -> tuple[list[ImageResult], list[ImageResult]]:
+        """For each part the image that decides, as any that is not OK ejects it; by their severity."""
+        images = sorted(self.images, key=_severity)
+        parts = sorted({(image.kind, image.part): image for image in images}.values(), key=_severity)
+        return [part for part in parts if not part.defective], [part for part in parts if part.defective]
 
 
-def evaluate_checkpoint(folder: Path, data: Path, skip: bool) -> Evaluation:
-    """Measures the checkpoint in `folder`, which has no threshold, on the images in `data`; `skip`: on those
-    that can be read. Prints what is measured. Raises what `export.errors` lists."""
-    checkpoint = load_checkpoint(folder)
-    dataset = open_dataset(data, checkpoint.product)
-    print(f"{checkpoint.product}, checkpoint {folder}\n{dataset}")
-    samples = _labelled(dataset, checkpoint.geometry, skip)
-    if not dataset.test:
-        samples = unseen(checkpoint, samples)
-    paths = [sample.path for sample in samples]
-    scored = score_images(checkpoint.model().predict, paths, checkpoint.geometry, _LABEL)
-    return _evaluated({"product": checkpoint.product}, samples, scored, checkpoint.geometry, None)
+def _severity(image: ImageResult) -> tuple[int, float]:
+    """Sort key of images with verdicts."""
+    assert image.verdict is not None
+    assert image.score is not None
+    return ("OK", "REVIEW", "NG").index(image.verdict), image.score
 
 
-def evaluate_bundle(folder: Path, data: Path, skip: bool, engine: str) -> Evaluation:
-    """The same for the bundle in `folder`, on `engine`, an id or "auto"; verdicts by the service's code."""
-    bundle = Bundle.open(folder)
-    manifest = bundle.manifest
-    dataset = open_dataset(data, manifest.product)
-    with closing(bundle.start(engine)) as predictor:
-        print(f"{manifest.product} version {manifest.version} on {predictor.engine_id}\n{dataset}")
-        samples = _labelled(dataset, manifest.geometry, skip)
-        if not dataset.test:
-            print("WARNING: if some were learned from or calibrated with, they flatter the figures")
-        subject = {
-            "product": manifest.product,
-            "version": manifest.version,
-            "bundle_digest": bundle.digest,
-            "engine": predictor.engine_id,
-        }
-        paths = [sample.path for sample in samples]
-        scored = score_images(predictor.predict, paths, manifest.geometry, _LABEL, predictor.batch_sizes)
-        return _evaluated(subject, samples, scored, manifest.geometry, predictor)
+def _fraction(parts: Sequence[ImageResult], verdict: Verdict) -> float | None:
+    """Of `parts`, those with this `verdict`; None without parts."""
+    return sum(part.verdict == verdict for part in parts) / len(parts) if parts else None
 
 
-def _labelled(dataset: Dataset, geometry: Geometry, skip: bool) -> Sequence[Sample]:
-    """The images to measure on: the test set, or a plain folder's images; `skip`: the readable ones. Raises
-    DatasetError."""
-    samples = dataset.train if dataset.layout == "plain folder" else dataset.test
-    if not samples:
-        raise DatasetError(f"{dataset.root}: {dataset.layout} layout without test images")
-    if skip and not (samples := tuple(readable(samples, geometry))):
-        raise DatasetError(f"{dataset.root}: no test image can be read")
-    return samples
+def _row(name: str, parts: Sequence[ImageResult]) -> Iterator[str]:
+    """How many there are, and how often each verdict was given."""
+    if parts:
+        fractions = (_fraction(parts, verdict) for verdict in ("OK", "REVIEW", "NG"))
+        yield f"  {name:12} {len(parts):7} " + " ".join(f"{fraction:8.1%}" for fraction in fractions)
 
 
-def _evaluated(
-    subject: dict[str, object],
-    samples: Sequence[Sample],
-    results: Iterable[Scored],
-    geometry: Geometry,
-    predictor: Predictor | None,
-) -> Evaluation:
-    images = list[ImageResult]()
-
-    def judged() -> Iterator[Scored]:
-        for sample, scored in zip(samples, results, strict=True):
-            images.append(_result(sample, scored, predictor))
-            yield scored
-
-    figures = evaluate(samples, judged(), geometry).quality
-    thresholds = None if predictor is None else predictor.bundle.manifest.thresholds
-    return Evaluation(subject, figures, tuple(images), thresholds)
-
-
-def _result(sample: Sample, scored: Scored, predictor: Predictor | None) -> ImageResult:
-    """The result of one image, with a verdict if `predictor` is given."""
-    require_finite(scored.heatmap, scored.score, f"{scored.path}: the network's output for it")
-    if predictor is None:
-        return ImageResult(sample.name, sample.kind, scored.score)
-    finding, _ = read(
-        scored.heatmap,
-        scored.score,
-        frame_statistics(scored.frame, scored.source_size),
-        predictor.bundle.manifest,
-        predictor.guard_band,
-        scored.source_size,
-    )
-    return ImageResult(
-        sample.name,
-        sample.kind,
-        scored.score,
-        finding.score,
-        finding.verdict,
-        finding.reason,
-        finding.unfamiliar,
-    )
+def _named(topic: str, parts: Sequence[ImageResult]) -> Iterator[str]:
+    """Names the first of them, with their scores."""
+    if parts:
+        yield f"  {topic}:"
+        for part in parts[:_NAMED]:
+            yield f"    {part.score:.2f} {part.name}"
+        if len(parts) > _NAMED:
+            yield f"    and {len(parts) - _NAMED} more: --json names all"

@@ -2,13 +2,12 @@
 
 import argparse
 import os
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from training.messages import out_of_memory, print_in_any_encoding
-from training.names import UNKNOWN, is_product_name
+from training.names import UNKNOWN, is_product_name, part_pattern
 from training.recipe import PRESETS, RecipeError
 from training.version import program_version
 
@@ -63,13 +62,6 @@ def _seed(text: str) -> int:
     if not (text.isascii() and text.isdigit() and int(text) < 1 << 63):
         raise argparse.ArgumentTypeError(f"{text!r}: a whole number from 0 to 2^63 - 1")
     return int(text)
-
-
-def _pattern(text: str) -> re.Pattern[str]:
-    try:
-        return re.compile(text)
-    except (re.error, OverflowError, RecursionError) as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a regular expression: {error}") from error
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -137,7 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--same-part",
-        type=_pattern,
+        type=part_pattern,
         metavar="REGEX",
         help="pictures are of one part if this finds the same text in their files' names (or, if in none of "
         "these, in their paths below DATA); with groups, as in 'top-([0-9]+)|side-([0-9]+)', the text that "

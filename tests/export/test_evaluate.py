@@ -92,6 +92,47 @@ def test_more_rejects_than_the_budget_explains_are_told(
     assert (said in capsys.readouterr().out) == told
 
 
+def test_mistakes_are_named_and_counted_by_kind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    levels = {
+        "train/good": [10],
+        "test/good": [10, 20, 200, 210],
+        "test/blot": [*range(30, 37), 250],
+        "test/crack": [240],
+    }
+    save_plain(tmp_path / "data", levels)
+    evaluated(make_bundle(tmp_path / "models"), tmp_path / "data", tmp_path)
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if "%" in line]
+    assert rows == [
+        ["good", "4", "50.0%", "0.0%", "50.0%"],
+        ["defective", "9", "77.8%", "0.0%", "22.2%"],
+        ["blot", "8", "87.5%", "0.0%", "12.5%"],
+        ["crack", "1", "0.0%", "0.0%", "100.0%"],
+    ]
+    main([str(tmp_path / "models/tile/1"), str(tmp_path / "data")])
+    out = capsys.readouterr().out
+    assert "  good, but NG:\n    0.70 test/good/210.png\n    0.68 test/good/200.png\n" in out
+    missed = "".join(f"    {level / 255:.2f} test/blot/{level}.png\n" for level in range(30, 35))
+    assert f"  defective, but OK:\n{missed}    and 2 more: --json names all\n" in out
+
+
+def test_the_worst_picture_decides_on_a_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of two parts, one is NG on one picture, the other on none."""
+    data = tmp_path / "data"
+    save_plain(data, {".": [10, 20, 30, 200]})
+    for level, name in ((10, "a-1"), (200, "a-2"), (20, "b-1"), (30, "b-2")):
+        (data / f"{level}.png").rename(data / f"{name}.png")
+    bundle = make_bundle(tmp_path / "models")
+    facts = evaluated(bundle, data, tmp_path, "--same-part", "^(.)-")
+    assert facts["false_reject_rate"] == 1 / 2
+    assert [image["part"] for image in facts["images"]] == ["a", "a", "b", "b"]
+    out = capsys.readouterr().out
+    assert "parts" in out
+    assert "good, but NG:\n    0.68 a-2.png\n" in out
+    assert evaluated(bundle, data, tmp_path)["false_reject_rate"] == 1 / 4
+    assert main([str(bundle), str(data), "--same-part", "^a"]) == 1
+    assert "--same-part: '^a' is not found in b-1.png" in capsys.readouterr().err
+
+
 def test_why_parts_are_to_be_reviewed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     usual = ANYTHING.model_copy(update={"brightness": Range(low=0.05, high=1.0)})
     bundle = make_bundle(tmp_path / "models", guard_band=0.01, frame_ranges=usual)
@@ -216,6 +257,8 @@ def test_a_network_that_gives_nan_is_refused_in_one_line(
     ("options", "message"),
     [
         (["--engine", "onnx-f32"], "--engine is for bundles"),
+        (["--same-part", "[0-9]+"], "--same-part is for bundles"),
+        (["--same-part", "["], "is not a regular expression"),
         (["--engine", "onnx-f16"], "there is no engine 'onnx-f16'; known: onnx-cuda-fp16, "),
         (["--json", "nowhere/figures.json"], "there is no folder nowhere"),
         (["--json", "."], "--json .: a folder"),
