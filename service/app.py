@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 
@@ -27,11 +27,13 @@ from service.logs import LogOnce
 from service.metrics import Metrics
 from service.rpc.server import Server as GrpcServer
 from service.settings import Address, Settings
+from service.systemd import Systemd
 from service.threads import run_in_daemon_thread
 from service.tls import Tls
 from service.traces import Traces, open_traces
 from service.version import Start
 
+_TELL_SECONDS = 1.0
 _STALLED_SECONDS = 60.0
 """When no product has been loaded for so long at the start, the others don't wait any longer."""
 _logger = logging.getLogger(__name__)
@@ -41,9 +43,14 @@ class Service:
     """A service whose doors are open. `http`, `grpc` and `admin` are the addresses it is bound to."""
 
     def __init__(
-        self, settings: Settings, stack: AsyncExitStack, start: Start, traces: Traces | None
+        self,
+        settings: Settings,
+        stack: AsyncExitStack,
+        start: Start,
+        traces: Traces | None,
+        systemd: Systemd,
     ) -> None:
-        self._settings, self._stack = settings, stack
+        self._settings, self._stack, self._systemd = settings, stack, systemd
         self.metrics = Metrics(takt_seconds=settings.takt_ms / 1000)
         self.access = Access(settings.tokens, self.metrics)
         self.tls = _tls(settings)
@@ -65,6 +72,7 @@ class Service:
     async def open(self) -> None:
         """Listens on every address, or raises CannotListen. What is registered first is closed last."""
         settings, stack = self._settings, self._stack
+        self._repeat("systemd", self._tell_systemd, _TELL_SECONDS)  # to the very end
         if self.access.needed and not self.tls and not all(a.is_local for a in settings.http + settings.grpc):
             _logger.warning("tokens are sent in clear text, unless a proxy adds TLS: see --tls-certificate")
         if self._calls.traces is not None:
@@ -88,6 +96,7 @@ class Service:
             self.grpc_door = GrpcServer(self._calls, self.access, self.tls, settings)
             self.grpc = tuple(self.grpc_door.bind(address) for address in settings.grpc)
             await self.grpc_door.start()
+        self._systemd.tell("READY=1")
 
     async def load(self) -> None:
         """Loads the products, then follows changes of their folder, of tokens and of certificates."""
@@ -113,6 +122,7 @@ class Service:
 
     async def _withdraw(self) -> None:
         """Not ready any more, but still serving: callers get time to stop sending."""
+        self._systemd.tell("STOPPING=1")
         self.inspector.readiness.drain()
         await self._show_health()
         if self.http_door is not None:
@@ -140,6 +150,11 @@ class Service:
             _logger.warning(f"not ready: {reason}" if reason else "ready again")
         if self.grpc_door is not None:
             self.grpc_door.show(ready=self.inspector.readiness.ready)
+
+    async def _tell_systemd(self) -> None:
+        """While only a restart helps, its watchdog gets no sign of life."""
+        alive = ("WATCHDOG=1",) if self.inspector.readiness.alive else ()
+        self._systemd.tell(f"STATUS={self.inspector.readiness.why_not_ready() or 'ready'}", *alive)
 
     async def _serve(
         self, app: ASGIApp, addresses: tuple[Address, ...], tls: Tls | None = None
@@ -181,11 +196,14 @@ def _archive(settings: Settings, metrics: Metrics) -> Archive | None:
 
 @asynccontextmanager
 async def open_service(
-    settings: Settings, start: Start = Bundle.start, traces: Traces | None = None
+    settings: Settings,
+    start: Start = Bundle.start,
+    traces: Traces | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Service]:
     """A service with open doors, its products not loaded yet. On exit it first answers what it accepted."""
     async with AsyncExitStack() as stack:
-        service = Service(settings, stack, start, traces)
+        service = Service(settings, stack, start, traces, Systemd(environment or {}))
         await service.open()
         yield service
 
@@ -194,7 +212,7 @@ async def run(settings: Settings, announce: Callable[[Service], None], start: St
     """Serves until SIGTERM or SIGINT; a second signal shortens the shutdown. `announce` is called
     when the products are loaded."""
     end_requested = asyncio.Event()
-    async with open_service(settings, start, open_traces(os.environ)) as service:
+    async with open_service(settings, start, open_traces(os.environ), os.environ) as service:
 
         def on_signal() -> None:
             if end_requested.is_set():

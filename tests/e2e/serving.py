@@ -46,7 +46,11 @@ class Running:
 
 @contextmanager
 def serving(
-    models: Path, start: Start = Bundle.start, traces: Traces | None = None, **settings: Any
+    models: Path,
+    start: Start = Bundle.start,
+    traces: Traces | None = None,
+    environment: dict[str, str] | None = None,
+    **settings: Any,
 ) -> Iterator[Running]:
     """The service in a thread, READY."""
     given: dict[str, Any] = {
@@ -60,7 +64,7 @@ def serving(
     ended = asyncio.Event()
 
     async def serve() -> None:
-        async with open_service(Settings(**given), start, traces) as service:
+        async with open_service(Settings(**given), start, traces, environment) as service:
             await service.load()
             opened.set_result((service, asyncio.get_running_loop()))
             await ended.wait()
