@@ -79,7 +79,10 @@ def _parser() -> argparse.ArgumentParser:
         "subject", type=Path, metavar="CHECKPOINT_DIR_or_BUNDLE_DIR", help="checkpoint or bundle to measure"
     )
     parser.add_argument(
-        "data", type=Path, metavar="DATA", help="MVTec AD, BTAD or VisA folder, or a folder of good images"
+        "data",
+        type=Path,
+        metavar="DATA",
+        help="labelled pictures, as for drd-train, or a folder of good ones",
     )
     parser.add_argument(
         "--engine",

@@ -1,4 +1,4 @@
-"""Folders of images as the field lays them out: MVTec AD, BTAD, VisA, or good images only.
+"""Folders of images as the field lays them out: MVTec AD, BTAD, VisA, good and defective, or good only.
 
 Every layout becomes one `Dataset`; which one was recognised is in its `layout`.
 """
@@ -14,6 +14,8 @@ from training.visa import open_visa, table_of
 
 _GOOD = ("good", "ok")
 """Names of folders of good images, in lower case."""
+_MEASURED = 5
+"""Where good images are in one folder, beside defective ones, one in so many is for measuring."""
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
 
 
@@ -33,6 +35,8 @@ def open_dataset(root: Path, product: str | None = None) -> Dataset:
         dataset = _folders(root, name, "MVTec AD", good="good")
     elif (root / "train" / "ok").is_dir():
         dataset = _folders(root, name, "BTAD", good="ok")
+    elif _has_good_beside_others(root):
+        dataset = _good_and_defective(root, name)
     else:
         train = tuple(Sample(path, path.relative_to(root).as_posix()) for path in _images(root))
         dataset = Dataset(root, name, "plain folder", train, (), _others(root))
@@ -40,7 +44,7 @@ def open_dataset(root: Path, product: str | None = None) -> Dataset:
         wanted = ", ".join(sorted(SUFFIXES))
         raise DatasetError(
             f"{root}: no good pictures found; expected train/good (MVTec AD), train/ok (BTAD), "
-            f"split_csv/1cls.csv (VisA), or pictures ({wanted}) in the folder itself"
+            f"split_csv/1cls.csv (VisA), a folder good or ok, or pictures ({wanted}) in the folder itself"
         )
     samples = (*dataset.train, *dataset.test)
     for path in (root.resolve(), *(sample.path for sample in samples)):
@@ -112,14 +116,36 @@ def _folders(root: Path, product: str, layout: str, good: str) -> Dataset:
     learned, kinds = root / "train" / good, _visible_folders(root / "test")
     _check_folders(root, kinds)
     train = tuple(_samples(root, learned, "good", {}))
-    test: list[Sample] = []
-    for folder in kinds:
-        kind = "good" if _is_good(folder) else folder.name
-        masks = _masks(root / "ground_truth" / folder.name) if kind != "good" else {}
-        if masks:
-            _check_masks(folder, masks)
-        test += _samples(root, folder, kind, masks)
-    return Dataset(root, product, layout, train, tuple(test), _left_out(root, learned, kinds))
+    test = tuple(sample for folder in kinds for sample in _labelled(root, folder))
+    return Dataset(root, product, layout, train, test, _left_out(root, learned, kinds))
+
+
+def _good_and_defective(root: Path, product: str) -> Dataset:
+    """GOOD, KIND, ground_truth/KIND/NAME[_mask].*: the last of the good, by name, are for measuring."""
+    folders = [folder for folder in _visible_folders(root) if folder.name.lower() != "ground_truth"]
+    _check_folders(root, folders)
+    samples = [sample for folder in folders for sample in _labelled(root, folder)]
+    good = [sample for sample in samples if not sample.defective]
+    learned = len(good) - len(good) // _MEASURED
+    test = (*good[learned:], *(sample for sample in samples if sample.defective))
+    others = [f"{others} in {folder.name}" for folder in folders if (others := _others(folder))]
+    return Dataset(root, product, "good and defective", tuple(good[:learned]), test, "; ".join(others))
+
+
+def _labelled(root: Path, folder: Path) -> Iterable[Sample]:
+    """The images of a folder that is named for what they show."""
+    if _is_good(folder):
+        return _samples(root, folder, "good", {})
+    masks = _masks(root / "ground_truth" / folder.name)
+    if masks:
+        _check_masks(folder, masks)
+    return _samples(root, folder, folder.name, masks)
+
+
+def _has_good_beside_others(root: Path) -> bool:
+    folders = _visible_folders(root)
+    misplaced = _images(root) or {"train", "test"} & {folder.name.lower() for folder in folders}
+    return any(map(_is_good, folders)) and not misplaced
 
 
 def _is_good(folder: Path) -> bool:
@@ -136,7 +162,8 @@ def _check_folders(root: Path, kinds: Sequence[Path]) -> None:
     known = {kind.name for kind in kinds}
     for folder in _visible_folders(root / "ground_truth") if kinds else ():
         if folder.name not in known and not _is_good(folder) and _images(folder):
-            raise DatasetError(f"{folder}: there is no folder test/{folder.name} that its masks belong to")
+            kind = (kinds[0].parent / folder.name).relative_to(root)
+            raise DatasetError(f"{folder}: there is no folder {kind} that its masks belong to")
 
 
 def _check_masks(folder: Path, masks: Mapping[str, Path]) -> None:

@@ -74,6 +74,40 @@ def test_a_test_folder_of_good_images_by_another_word(train: str, test: str, tmp
     assert [sample.defective for sample in open_dataset(tmp_path).test] == [False]
 
 
+def test_good_and_defective_parts_in_a_folder_each(tmp_path: Path) -> None:
+    for number in range(11):
+        save_image(tmp_path / "OK" / f"{number:02}.png")
+    save_image(tmp_path / "NG/0.png")
+    save_image(tmp_path / "scratch/0.bmp")
+    save_image(tmp_path / "ground_truth/scratch/0.png", mode="L")
+    dataset = open_dataset(tmp_path, "gasket")
+    assert (dataset.layout, dataset.product, dataset.left_out) == ("good and defective", "gasket", "")
+    assert names(dataset.train) == [f"OK/{number:02}.png" for number in range(9)]
+    assert [(sample.name, sample.kind) for sample in dataset.test] == [
+        ("OK/09.png", "good"),
+        ("OK/10.png", "good"),
+        ("NG/0.png", "NG"),
+        ("scratch/0.bmp", "scratch"),
+    ]
+    assert dataset.test[-1].mask == tmp_path / "ground_truth/scratch/0.png"
+    (tmp_path / "NG/note.txt").touch()
+    assert open_dataset(tmp_path).left_out == "1 files of other suffixes in NG"
+    save_image(tmp_path / "ground_truth/dent/0.png", mode="L")
+    with pytest.raises(DatasetError, match="no folder dent that its masks belong to"):
+        open_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("beside", ["test/NG/0.png", "Train/NG/0.png", "0.png"])
+def test_a_folder_of_good_parts_in_the_wrong_place_is_no_layout(tmp_path: Path, beside: str) -> None:
+    save_image(tmp_path / "good/0.png")
+    save_image(tmp_path / beside)
+    if beside == "0.png":
+        assert open_dataset(tmp_path).layout == "plain folder"
+    else:
+        with pytest.raises(DatasetError, match="no good pictures found"):
+            open_dataset(tmp_path)
+
+
 def visa(root: Path) -> Path:
     rows = [
         "object,split,label,image,mask",
