@@ -14,6 +14,8 @@ from training.metrics import Quality
 _NAMED = 5
 """Images named of each kind of mistake."""
 
+_BUDGETS = (0.005, 0.01, 0.02, 0.05, 0.1)
+
 _CHANCE = 0.001
 """Rarer than this, the share of good parts that are NG is said to be no chance."""
 
@@ -68,8 +70,20 @@ class Evaluation:
                 yield f"  {name:12} {value:.4f}"
         if lost := self.quality.n_masks_lost:
             yield f"  {lost} masks have no pixel at the network's size, and no part in the pixel figures"
+        yield from self._trade_off()
         if self.thresholds:
             yield from self._verdicts(self.thresholds)
+
+    def _trade_off(self) -> Iterator[str]:
+        """What other thresholds would give on these images: how many defective ones pass, if at most so many
+        good ones are rejected."""
+        good = sorted((image.raw_score for image in self.images if not image.defective), reverse=True)
+        defective = [image.raw_score for image in self.images if image.defective]
+        if good and defective:
+            passing = (good[int(budget * len(good))] for budget in _BUDGETS)
+            missed = (sum(score <= limit for score in defective) / len(defective) for limit in passing)
+            yield "  if at most   " + " ".join(f"{budget:8.1%}" for budget in _BUDGETS) + " of good are NG"
+            yield "  there pass   " + " ".join(f"{fraction:8.1%}" for fraction in missed) + " of defective"
 
     def _verdicts(self, thresholds: Thresholds) -> Iterator[str]:
         good, defective = self._good_and_defective()

@@ -75,8 +75,8 @@ def _parser() -> argparse.ArgumentParser:
         "data",
         type=Path,
         metavar="DATA",
-        help="folder of good pictures, or with a folder good beside one per kind of defect, or in the layout of "
-        "MVTec AD, BTAD or VisA",
+        help="folder of good pictures, or with a folder good beside one per kind of defect, or in the layout "
+        "of MVTec AD, BTAD or VisA",
     )
     parser.add_argument(
         "--product",

@@ -102,7 +102,7 @@ def test_mistakes_are_named_and_counted_by_kind(tmp_path: Path, capsys: pytest.C
     save_plain(tmp_path / "data", levels)
     evaluated(make_bundle(tmp_path / "models"), tmp_path / "data", tmp_path)
     rows = [line.split() for line in capsys.readouterr().out.splitlines() if "%" in line]
-    assert rows == [
+    assert rows[2:] == [
         ["good", "4", "50.0%", "0.0%", "50.0%"],
         ["defective", "9", "77.8%", "0.0%", "22.2%"],
         ["blot", "8", "87.5%", "0.0%", "12.5%"],
@@ -113,6 +113,16 @@ def test_mistakes_are_named_and_counted_by_kind(tmp_path: Path, capsys: pytest.C
     assert "  good, but NG:\n    0.70 test/good/210.png\n    0.68 test/good/200.png\n" in out
     missed = "".join(f"    {level / 255:.2f} test/blot/{level}.png\n" for level in range(30, 35))
     assert f"  defective, but OK:\n{missed}    and 2 more: --json names all\n" in out
+
+
+def test_what_other_thresholds_would_give(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of 20 good parts, one of which looks worse than all others."""
+    levels = {"train/good": [10], "test/good": [*range(10, 29), 100], "test/blot": [20, 90, 110, 250]}
+    save_plain(tmp_path / "data", levels)
+    evaluated(make_bundle(tmp_path / "models"), tmp_path / "data", tmp_path)
+    out = capsys.readouterr().out
+    assert "  if at most       0.5%     1.0%     2.0%     5.0%    10.0% of good are NG\n" in out
+    assert "  there pass      50.0%    50.0%    50.0%    25.0%    25.0% of defective\n" in out
 
 
 def test_the_worst_picture_decides_on_a_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
