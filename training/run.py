@@ -4,7 +4,7 @@ import fcntl
 import os
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,15 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from training.checkpoint import RESUME, Checkpoint, libraries, records, save_checkpoint
+from training.checkpoint import (
+    RESUME,
+    Checkpoint,
+    CheckpointError,
+    libraries,
+    load_checkpoint,
+    records,
+    save_checkpoint,
+)
 from training.datasets import DatasetError, open_dataset
 from training.geometry import UnreadableImage
 from training.input_size import shaped, some_sizes, stretching
@@ -67,6 +75,7 @@ def train(options: TrainOptions) -> Checkpoint:
         options.preview.parent.mkdir(parents=True, exist_ok=True)
     device = usable_device(options.device)
     with _alone_in(options.out):
+        _check_product(options.out, options.product)
         return _train(recipe, options, device)
 
 
@@ -88,6 +97,15 @@ def _alone_in(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(lock)
+
+
+def _check_product(folder: Path, product: str) -> None:
+    """Raises TrainingError if the folder holds another product's checkpoint, which would be replaced."""
+    with suppress(CheckpointError):  # there is none, or none that this program could read
+        if (other := load_checkpoint(folder).product) != product:
+            raise TrainingError(
+                f"{folder}: holds the checkpoint of {other!r}: give {product!r} another --out"
+            )
 
 
 def _train(recipe: Recipe, options: TrainOptions, device: torch.device) -> Checkpoint:

@@ -160,6 +160,15 @@ def test_a_killed_run_goes_on_to_the_same_result(
     assert not (out / "resume.safetensors").exists()
 
 
+def test_a_checkpoint_is_not_replaced_by_another_products(
+    trained: Path, data: Path, weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (trained / "checkpoint.json").read_bytes()
+    assert main([*options(data, weights, trained), "--product", "another"]) == 1
+    assert "holds the checkpoint of 'plate': give 'another' another --out" in capsys.readouterr().err
+    assert (trained / "checkpoint.json").read_bytes() == before
+
+
 def test_two_trainings_are_not_in_one_folder(
     data: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
