@@ -73,6 +73,15 @@ def test_misuse_is_told_as_such(
     assert not (tmp_path / "tokens").exists()
 
 
+def test_a_token_is_added_behind_a_last_line_without_an_end(tmp_path: Path) -> None:
+    """As some editors leave it. On one line with it, neither would be valid any more."""
+    file = tmp_path / "tokens"
+    assert main(["token", "add", "line-3", "--file", str(file)]) == 0
+    file.write_bytes(file.read_bytes().rstrip(b"\n"))
+    assert main(["token", "add", "line-4", "--file", str(file)]) == 0
+    assert [token.grant.caller for token in parse_tokens(file.read_bytes())] == ["line-3", "line-4"]
+
+
 def test_whoever_could_read_the_file_still_can_when_a_token_is_removed(tmp_path: Path) -> None:
     """Else the service, another user than the one who removes, would go on with the tokens it knew."""
     other = 10_001 if os.geteuid() == 0 else os.geteuid()  # only root may give files away

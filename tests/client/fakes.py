@@ -26,6 +26,7 @@ class Fake(InspectionServiceServicer):
         self._answer, self._connects_seconds = answer, connects_seconds
         self.left_ms = list[float]()
         """Of each frame and each call."""
+        self.streams = 0
 
     def ListProducts(  # noqa: N802
         self, request: pb.ListProductsRequest, context: grpc.ServicerContext
@@ -42,6 +43,7 @@ class Fake(InspectionServiceServicer):
     def InspectStream(  # noqa: N802
         self, request_iterator: Iterator[pb.InspectRequest], context: grpc.ServicerContext
     ) -> Iterator[pb.InspectStreamResponse]:
+        self.streams += 1
         for request in request_iterator:
             self.left_ms.append(request.deadline_ms)
             yield from self._answer(request)

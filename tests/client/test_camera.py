@@ -1,5 +1,6 @@
 """drd-camera against a real service: what it sends, saves and prints, and its exit status."""
 
+import asyncio
 import csv
 import errno
 import json
@@ -9,14 +10,18 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from service.client import AsyncClient, DeadlinePassed
+from service.client.camera.camera import Camera, Pace, Sent
 from service.client.camera.cli import main
+from service.client.camera.pictures import PictureFile
 from tests.client.conftest import refusals
 from tests.e2e.serving import Running, wait_until
 from tests.service.engines import Gate
@@ -208,6 +213,20 @@ def test_late_is_counted_from_when_a_picture_was_due(
     assert status == 1
     assert {row["error"] for row in rows(tmp_path / "x")} <= {"DeadlinePassed", "Refused"}
     assert sent() - before < 100
+
+
+def test_the_deadline_of_a_watched_picture_begins_when_it_was_made(address: str, folder: Path) -> None:
+    async def made_long_ago() -> AsyncIterator[PictureFile]:
+        yield PictureFile(folder / "a.png", "a.png", since=time.monotonic() - 100)
+
+    async def run() -> list[Sent]:
+        async with AsyncClient(address) as drd:
+            line = Camera(drd, "tile", None, (), 50.0, 1, Pace(None))
+            return [sent async for sent in line.run(made_long_ago(), None)]
+
+    (sent,) = asyncio.run(run())
+    assert isinstance(sent.outcome.error, DeadlinePassed)
+    assert sent.outcome.seconds >= 100
 
 
 def test_a_list_that_cannot_be_read_is_one_line(address: str) -> None:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from hashlib import sha256
@@ -80,6 +81,12 @@ def test_the_asynchronous_client_is_the_same(address: str) -> None:
     assert (answer.verdict, round(255 * answer.raw_score)) == ("OK", 30)
     assert [(product.name, product.version, product.state) for product in products] == [("tile", 1, "READY")]
     assert products[0].bundle_digest == answer.bundle_digest
+
+
+def test_an_image_may_be_a_bytearray(address: str) -> None:
+    """As some cameras' drivers give it."""
+    with Client(address) as drd:
+        assert drd.inspect(frame(200, image=bytearray(plain(200)))).verdict == "NG"
 
 
 def test_version_0_is_the_newest(address: str) -> None:
@@ -211,12 +218,30 @@ def test_an_unreachable_service_is_reported_soon_and_retried(free_port: int, doo
                 assert patient.result().verdict == "OK"
 
 
+def test_a_proxy_set_for_office_use_is_not_asked(
+    address: str, free_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{free_port}")
+    with Client(address, retries=0) as drd:
+        assert drd.inspect(frame(1)).verdict == "OK"
+
+
+def test_an_unreachable_service_is_asked_ever_more_rarely(free_port: int) -> None:
+    began = time.monotonic()
+    with Client(f"http://127.0.0.1:{free_port}") as drd, pytest.raises(client.Unreachable):
+        drd.inspect(frame(1))
+    assert time.monotonic() - began >= 0.05 + 0.1 + 0.2
+
+
 @pytest.fixture(params=["http", "grpc"])
 def door(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def test_a_broken_connection_is_not_retried(door: str) -> None:
+def test_a_broken_connection_is_not_retried() -> None:
     """It is unknown whether the frame was inspected, and the client says so."""
     accepted = 0
 

@@ -2,6 +2,8 @@
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from socket import create_server
 from typing import Any
 
 import grpc
@@ -9,7 +11,7 @@ import pytest
 from google.rpc.status_pb2 import Status
 
 from service import client
-from service.client import Client, Frame
+from service.client import Client, Frame, rpc_stream
 from service.rpc.pb import inspection_pb2 as pb
 from tests.client.conftest import frame
 from tests.client.fakes import Fake, ok, serving
@@ -22,13 +24,13 @@ LEFT_MS = 9_800
 class Hanging(Fake):
     """Never answers in its first stream, though the connection stays."""
 
-    streams = 0
+    hangs = True
 
     def InspectStream(  # noqa: N802
         self, request_iterator: Iterator[pb.InspectRequest], context: grpc.ServicerContext
     ) -> Iterator[pb.InspectStreamResponse]:
-        self.streams += 1
-        if self.streams > 1:
+        hangs, self.hangs = self.hangs, False
+        if not hangs:
             yield from super().InspectStream(request_iterator, context)
         for _ in request_iterator:
             pass
@@ -71,6 +73,25 @@ def test_a_stream_that_is_silent_is_given_up() -> None:
     assert answered.is_set()
 
 
+def test_a_stream_that_answers_again_is_not_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A late frame says nothing of it any more: with another stream, frames in flight would be lost."""
+    monkeypatch.setattr(rpc_stream, "_SILENT_SECONDS", 600)
+    fake = Fake(lambda request: () if request.frame_id == "late" else ok(request))
+
+    def camera() -> Iterator[Frame]:
+        yield frame(1, frame_id="late", deadline=0.1)
+        yield frame(2)
+        monkeypatch.setattr(rpc_stream, "_SILENT_SECONDS", 0)
+        yield frame(3)
+
+    with serving(fake) as address, Client(address) as drd:
+        late, *others = drd.stream(camera(), window=1)
+
+    assert isinstance(late.error, client.DeadlinePassed)
+    assert [outcome.error for outcome in others] == [None, None]
+    assert fake.streams == 1
+
+
 def test_the_time_that_is_sent_is_what_connecting_left() -> None:
     fake = Fake(ok, CONNECTS_SECONDS)
 
@@ -80,3 +101,15 @@ def test_the_time_that_is_sent_is_what_connecting_left() -> None:
 
     assert len(fake.left_ms) == 3
     assert max(fake.left_ms) <= LEFT_MS
+
+
+@pytest.mark.parametrize("door", ["http", "grpc"])
+def test_products_are_not_waited_for_for_ever(door: str) -> None:
+    with (
+        create_server(("127.0.0.1", 0)) as silent,
+        ThreadPoolExecutor(1) as caller,
+        Client(f"{door}://127.0.0.1:{silent.getsockname()[1]}", deadline=0.2) as drd,
+    ):
+        asked = caller.submit(drd.products)
+        with pytest.raises(client.DeadlinePassed, match=r"no answer within 0\.2 s"):
+            asked.result(timeout=30)

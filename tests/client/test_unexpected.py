@@ -2,20 +2,24 @@
 
 import json
 import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email.message import Message
 from http.server import BaseHTTPRequestHandler
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import grpc
 import pytest
 from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.duration_pb2 import Duration
+from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 
 from service import client
-from service.client import Client
+from service.client import Client, rest
 from service.rpc.pb import inspection_pb2 as pb
 from tests.client.conftest import frame
 from tests.client.fakes import Fake, listening, ok, serving
@@ -88,6 +92,10 @@ def answering(*answers: Answer) -> Iterator[tuple[str, list[Message]]]:
         {"score": 0.99},
         {"score": 10**400},
         {"threshold": -1},
+        {"verdict": "ok"},
+        {"verdict": ["OK"]},
+        {"frame_id": "part 2"},
+        {"request_id": "s"},
         {"product": "bolt"},
         {"version": 2},
         {"version": "1"},
@@ -163,6 +171,43 @@ def test_only_the_service_itself_can_say_that_it_is_safe_to_repeat() -> None:
     assert refused.value.retry_after is None
 
 
+def test_a_refused_frame_is_sent_again_as_often_as_asked() -> None:
+    full = Answer(429, PROBLEM | {"retry-after": "0"}, {"detail": "the queue is full"})
+
+    with answering(*[full] * 4) as (address, heads), Client(address, retries=2) as drd:
+        with pytest.raises(client.Refused):
+            drd.inspect(frame(1))
+        assert len(heads) == 3
+
+
+def test_a_refusal_is_known_at_once_where_there_is_no_time_to_repeat() -> None:
+    full = Answer(429, PROBLEM | {"retry-after": "30"}, {"detail": "the queue is full"})
+
+    with answering(full) as (address, _), Client(address) as drd, pytest.raises(client.Refused) as refused:
+        drd.inspect(frame(1, deadline=2))
+    assert refused.value.retry_after == 30
+
+
+def test_a_refused_frame_is_not_sent_again_before_its_time() -> None:
+    asked, full = list[float](), Status(code=8)
+    full.details.add().Pack(RetryInfo(retry_delay=Duration(nanos=300_000_000)))
+
+    def answer(request: pb.InspectRequest) -> Iterator[pb.InspectStreamResponse]:
+        asked.append(time.monotonic())
+        if len(asked) > 1:
+            yield from ok(request)
+        else:
+            yield pb.InspectStreamResponse(
+                request_id=request.request_id, frame_id=request.frame_id, error=full
+            )
+
+    with serving(Fake(answer)) as address, Client(address) as drd:
+        (outcome,) = drd.stream([frame(1)])
+
+    assert outcome.answer is not None
+    assert asked[1] - asked[0] >= 0.3
+
+
 @pytest.mark.parametrize("date", ["Mon, 01 Jan 2020 00:00:00 +99999999999999999999", "soon"])
 def test_a_time_to_retry_that_is_none_is_not_one(date: str) -> None:
     refusal = Answer(429, PROBLEM | {"retry-after": date}, {"detail": "the queue is full"})
@@ -172,6 +217,21 @@ def test_a_time_to_retry_that_is_none_is_not_one(date: str) -> None:
 
     assert isinstance(outcome.error, client.Refused)
     assert outcome.error.retry_after is None
+
+
+def test_an_answer_that_takes_too_long_to_read_is_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As large pictures may: nothing is waited for meanwhile, so that no timer ends it."""
+    clock = SimpleNamespace(monotonic=time.monotonic)
+
+    def slow(given: dict[str, Any]) -> client.Answer:
+        clock.monotonic = lambda: time.monotonic() + 60
+        return read(given)
+
+    read = rest._answer
+    monkeypatch.setattr("service.client.aio.time", clock)
+    monkeypatch.setattr(rest, "_answer", slow)
+    with answering(Answer()) as (address, _), Client(address) as drd, pytest.raises(client.DeadlinePassed):
+        drd.inspect(frame(1, request_id="r", deadline=50))
 
 
 def test_a_message_is_one_printable_line() -> None:
@@ -243,18 +303,36 @@ def test_an_error_with_garbled_details_is_unexpected_at_once() -> None:
     assert isinstance(outcome.error, client.UnexpectedAnswer)
 
 
-class Resetting(Fake):
-    """As something between ends a stream: INTERNAL without the service's details."""
+class Breaking(Fake):
+    """As something between ends a call: without the service's details."""
+
+    def __init__(self, code: grpc.StatusCode) -> None:
+        super().__init__(ok)
+        self._code, self.asked = code, 0
+
+    def Inspect(  # noqa: N802
+        self, request: pb.InspectRequest, context: grpc.ServicerContext
+    ) -> pb.InspectResponse:
+        self.asked += 1
+        context.abort(self._code, "Stream removed")
 
     def InspectStream(  # noqa: N802
         self, request_iterator: Iterator[pb.InspectRequest], context: grpc.ServicerContext
     ) -> Iterator[pb.InspectStreamResponse]:
         next(request_iterator)
-        context.abort(grpc.StatusCode.INTERNAL, "Stream removed")
+        self.asked += 1
+        context.abort(self._code, "Stream removed")
 
 
-def test_a_stream_that_is_reset_is_not_a_failed_inspection() -> None:
-    with serving(Resetting(ok)) as address, Client(address) as drd:
+@pytest.mark.parametrize("name", ["INTERNAL", "UNAVAILABLE", "CANCELLED"])
+def test_a_call_that_breaks_is_not_repeated_and_no_failed_inspection(name: str) -> None:
+    """It is unknown whether the frame was inspected."""
+    fake = Breaking(grpc.StatusCode[name])
+    with serving(fake) as address, Client(address) as drd:
+        with pytest.raises(client.ConnectionLost):
+            drd.inspect(frame(1))
+        assert fake.asked == 1
         (outcome,) = drd.stream([frame(1)])
 
     assert isinstance(outcome.error, client.ConnectionLost)
+    assert fake.asked == 2

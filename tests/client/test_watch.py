@@ -56,6 +56,15 @@ def test_a_picture_counts_from_the_last_look_without_it(tmp_path: Path) -> None:
     assert after <= again.since <= time.monotonic()
 
 
+def test_pictures_come_in_the_order_of_their_making(tmp_path: Path) -> None:
+    looks = Watch(tmp_path, 0, refuse)
+    for second, name in enumerate(("b.png", "c.png", "a.png")):
+        put(tmp_path, name)
+        os.utime(tmp_path / name, (second, second))
+
+    assert names(looks.look()) == ["b.png", "c.png", "a.png"]
+
+
 def test_files_sent_already_are_not_all_looked_at_each_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -176,6 +185,21 @@ def test_a_picture_that_failed_for_a_moment_is_not_sent_again(
         put(tmp_path, "new.png")
         assert names(looks.look()) == ["new.png"]  # to be counted as not inspected
     assert names(looks.look()) == ["new.png"]
+
+
+def test_pictures_behind_an_empty_folder_are_not_forgotten(tmp_path: Path, clock: Clock) -> None:
+    """A share that is away leaves the empty folder it is mounted on."""
+    folder, share = tmp_path / "in", tmp_path / "share"
+    folder.mkdir()
+    put(folder, "a.png")
+    looks = Watch(folder, 0, refuse)
+    folder.rename(share)
+    folder.mkdir()
+    for clock.now in (1, 10_000):
+        assert looks.look() == []
+    folder.rmdir()
+    share.rename(folder)
+    assert looks.look() == []
 
 
 def test_a_picture_that_is_missing_for_long_is_forgotten(

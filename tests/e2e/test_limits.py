@@ -2,7 +2,8 @@
 
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from http.client import HTTPResponse
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -114,8 +115,26 @@ def test_a_head_that_never_ends_is_cut_off_by_its_size(patient: Running) -> None
     with patient.connected() as connection:
         connection.sendall(b"GET / HTTP/1.1\r\nLong: ")
         wait_until(lambda: in_phase(patient, "HEAD") == 1)
-        connection.sendall(b"x" * 4001)
+        connection.sendall(b"x" * 3000)
+        wait_until(lambda: heads(patient) == [3000])
+        connection.sendall(b"x" * 1001)
         assert is_problem(connection.makefile("rb").read(), 431)
+
+
+def test_the_size_of_a_head_is_limited_for_each_request_anew(patient: Running) -> None:
+    """A camera keeps its connection for weeks. A head may come in pieces, too."""
+    begin, end = b"GET /health/live HTTP/1.1\r\nHost: x\r\nLong: ", b"x" * 1000 + b"\r\n\r\n"
+    with patient.connected() as connection:
+        for _ in range(5):
+            connection.sendall(begin)
+            wait_until(lambda: in_phase(patient, "HEAD") == 1)
+            connection.sendall(b"x" * 1000)
+            wait_until(lambda: heads(patient) == [1000])
+            connection.sendall(end)
+            with HTTPResponse(connection) as answer:
+                answer.begin()
+                assert answer.status == 200
+                answer.read()
 
 
 def test_a_body_that_nobody_reads_is_cut_off_too(running: Running) -> None:
@@ -162,6 +181,19 @@ def test_nonsense_in_a_request_behind_another_is_refused_in_its_turn(running: Ru
     assert is_problem(b"HTTP/1.1 " + answers.split(b"HTTP/1.1 ")[2], 400)
 
 
+def test_nonsense_behind_an_answer_that_has_begun_is_no_part_of_it(patient: Running) -> None:
+    received = b""
+    with patient.connected() as connection, suppress(ConnectionError):
+        connection.sendall(
+            b"GET /v1/verdicts/events HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        )
+        assert connection.recv(12) == b"HTTP/1.1 200"
+        connection.sendall(b"nonsense\r\n")
+        while part := connection.recv(4096):
+            received += part
+    assert b"HTTP/1.1" not in received
+
+
 def test_an_answer_that_is_not_taken_is_dropped(running: Running) -> None:
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -174,6 +206,10 @@ def test_an_answer_that_is_not_taken_is_dropped(running: Running) -> None:
 
 
 def test_one_connection_too_many_is_refused_unless_another_is_idle(patient: Running) -> None:
+    """One that its caller has closed makes no room."""
+    with patient.connected():
+        wait_until(lambda: in_phase(patient, "IDLE") == 1)
+    wait_until(lambda: not held(patient))
     with ExitStack() as open_connections:
         busy = [open_connections.enter_context(patient.connected()) for _ in range(CONNECTIONS)]
         for connection in busy:
@@ -189,10 +225,20 @@ def test_one_connection_too_many_is_refused_unless_another_is_idle(patient: Runn
 
 
 def in_phase(running: Running, name: str) -> int:
+    connections = [vars(each) for each in held(running)]
+    return sum(each["phase"].name == name and not each["transport"].is_closing() for each in connections)
+
+
+def heads(running: Running) -> list[int]:
+    """Of each connection, the bytes of a head that goes on."""
+    return [vars(each)["_head_bytes"] for each in held(running)]
+
+
+def held(running: Running) -> list[object]:
+    """The HTTP door's connections."""
     door = running.service.http_door
     assert door is not None
-    connections = [vars(connection) for connection in list(door.server_state.connections)]
-    return sum(each["phase"].name == name and not each["transport"].is_closing() for each in connections)
+    return list(door.server_state.connections)
 
 
 def test_metadata_of_a_call_is_limited(running: Running) -> None:

@@ -193,6 +193,8 @@ WRONG: dict[str, tuple[int, Callable[[httpx.Client], httpx.Response]]] = {
     "a parameter twice": (422, lambda http: inspect(http, plain(9), "&product=bolt")),
     "an unknown part": (422, lambda http: inspect(http, plain(9), "&include=soul")),
     "a version that is not a number": (422, lambda http: inspect(http, plain(9), "&version=newest")),
+    "version 0": (422, lambda http: inspect(http, plain(9), "&version=0")),
+    "no time at all": (422, lambda http: inspect(http, plain(9), X_Deadline_Ms="0")),
     "a deadline that is not a number": (422, lambda http: inspect(http, plain(9), X_Deadline_Ms="soon")),
     "two deadlines": (
         422,

@@ -155,6 +155,12 @@ def test_a_refusal_does_not_wait_for_the_rest_of_the_body(running: Running) -> N
         assert connection.recv(1) == b""
 
 
+def test_a_body_is_not_waited_for_beyond_the_deadline(running: Running) -> None:
+    with running.connected() as connection:
+        connection.sendall(post(b"X-Deadline-Ms: 500\r\nContent-Length: 9\r\n", b"123"))
+        assert connection.recv(12) == b"HTTP/1.1 504"
+
+
 EXPECTING = b"Expect: 100-continue\r\n" + SIZED % len(PICTURE)
 
 

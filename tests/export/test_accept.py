@@ -424,6 +424,23 @@ def test_an_engine_whose_output_is_not_finite_fails(tmp_path: Path, bias: float)
         parity_of(tmp_path, bias)
 
 
+def test_an_engine_with_a_hole_in_its_heatmap_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its scores are right, and NaN is above no limit."""
+
+    class Holed(OnnxRuntimeEngine):
+        def run(self, frames: NDArray[np.uint8]) -> Prediction:
+            prediction = super().run(frames)
+            prediction.heatmap[-1, 3, 5] = np.nan
+            return prediction
+
+    def opened(entry: EngineEntry, root: Path, geometry: Geometry) -> Engine:
+        return Holed(root / entry.file, geometry, CPU)
+
+    monkeypatch.setattr("export.parity.open_engine", opened)
+    with pytest.raises(EngineFailed, match="its output is NaN or infinite"):
+        parity_of(tmp_path)
+
+
 def test_an_engine_whose_heatmap_deviates_must_be_left_out(tmp_path: Path) -> None:
     """Its scores are right, but masks and regions would be wrong."""
     onnx.save(grey_level_network((32, 32)), tmp_path / "model.onnx")

@@ -1,5 +1,6 @@
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from export.bundle import Size, frame_statistics
-from export.bundle.frame import FrameRanges
+from export.bundle.frame import FrameRanges, FrameStatistics
 from export.bundle.manifest import Thresholds
 from export.bundle.scale import Scale
 from export.calibrate import CalibrationError, calibrate, frame_ranges
@@ -89,7 +90,9 @@ def test_a_smaller_budget_never_lowers_the_threshold(
 def test_calibrate_by_hand() -> None:
     """Map maxima are 10 times the scores; otherwise half of every map is 1 and the other half 3."""
     images = [scored(number, number, 10 * number) for number in range(1, 20)]
+    images[-1] = replace(images[-1], source_size=Size(40, 30))
     result = calibrate(images, its_own(images), 0.05, EVERYWHERE)
+    assert result.largest == 80 * 60
     assert (result.thresholds.image.median, result.thresholds.image.threshold) == (10, 19)
     assert (result.thresholds.pixel.median, result.thresholds.pixel.threshold) == (2, 190)
     assert (result.thresholds.calibration_size, result.thresholds.promised) == (19, True)
@@ -106,10 +109,20 @@ def test_the_pixel_median_is_that_of_the_region_of_interest() -> None:
     assert calibrate(images, its_own(images), 0.05, narrow).thresholds.pixel.median == 1
 
 
-@pytest.mark.parametrize("scores", [[], [1.0], [2.0, 2.0, 2.0], [2.0, 2.0, 2.0000002], [5e-8, 1e-7, 2e-7]])
-def test_too_few_or_too_alike_images_are_refused(scores: Sequence[float]) -> None:
+@pytest.mark.parametrize(
+    ("scores", "reason"),
+    [
+        ([], "images of 0 parts are not enough"),
+        ([1.0], "images of 1 parts are not enough"),
+        ([2.0, 2.0, 2.0], "the same score"),
+        ([2.0, 2.0, 2.0000002], "the same score"),
+        ([5e-8, 1e-7, 2e-7], "the same score"),
+        ([20_000, 20_000, 20_000.2], "the same score"),
+    ],
+)
+def test_too_few_or_too_alike_images_are_refused(scores: Sequence[float], reason: str) -> None:
     images = [scored(number, score, peak=9) for number, score in enumerate(scores)]
-    with pytest.raises(CalibrationError):
+    with pytest.raises(CalibrationError, match=reason):
         calibrate(images, its_own(images), 0.1, EVERYWHERE)
 
 
@@ -120,6 +133,7 @@ def test_each_part_counts_once_with_its_highest_score() -> None:
     result = calibrate(images, parts, 0.05, EVERYWHERE)
     assert (result.thresholds.calibration_size, result.thresholds.promised) == (19, True)
     assert (result.thresholds.image.threshold, result.thresholds.pixel.threshold) == (18.4, 94)
+    assert result.thresholds.image.median == 9.2  # of all images
     assert not calibrate(images, parts, 0.01, EVERYWHERE).thresholds.promised
     assert calibrate(images, its_own(images), 0.05, EVERYWHERE).thresholds.image.threshold < 18.4
 
@@ -146,6 +160,27 @@ def ranges() -> FrameRanges:
 
 def unfamiliar(frame: Frame, source_size: Size = SENT) -> tuple[str, ...]:
     return ranges().unfamiliar(frame_statistics(frame, source_size))
+
+
+@pytest.mark.parametrize(
+    ("seen", "low", "high"),
+    [  # brightness, contrast, sharpness, aspect
+        ([(0.5, 0.2, 0.04, 1.0)], (0.4, 0.1, 0.04 / 1.5, 1 / 1.02), (0.6, 0.4, 0.06, 1.02)),
+        (
+            [(0.4, 0.1, 0.01, 1.0), (0.8, 0.9, 0.09, 2.0)],
+            (0.2, 0.1 / 3, 0.01 / 3, 1 / 1.02),
+            (1.0, 2.7, 0.27, 2.04),
+        ),
+    ],
+)
+def test_ranges_by_hand(
+    seen: list[tuple[float, ...]], low: tuple[float, ...], high: tuple[float, ...]
+) -> None:
+    """Half of what was seen is added on either side, of contrast and sharpness by their ratio."""
+    ranges = frame_ranges([FrameStatistics(*each) for each in seen])
+    found = [ranges.brightness, ranges.contrast, ranges.sharpness, ranges.aspect]
+    assert [one.low for one in found] == pytest.approx(low)
+    assert [one.high for one in found] == pytest.approx(high)
 
 
 def test_usual_parts_are_never_unfamiliar() -> None:

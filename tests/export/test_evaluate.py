@@ -80,7 +80,7 @@ def test_rates_by_hand(tmp_path: Path) -> None:
     assert (facts["pixel_auroc"], facts["pixel_ap"], facts["aupro"]) == (None, None, None)
 
 
-@pytest.mark.parametrize(("rejected", "told"), [(1, False), (6, True)])
+@pytest.mark.parametrize(("rejected", "told"), [(4, False), (5, True)])
 def test_more_rejects_than_the_budget_explains_are_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], rejected: int, told: bool
 ) -> None:

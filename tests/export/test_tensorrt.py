@@ -17,7 +17,7 @@ from export.bundle.engines.engine import Engine
 from export.bundle.engines.opening import open_engine
 from export.bundle.manifest import EngineEntry
 from export.cli import main
-from export.plans import RTX_TARGETS, build_plan, why_not_buildable
+from export.plans import RTX_TARGETS, build_plan, plans_for_here, why_not_buildable
 from export.prepare import prepare
 from tests.bundles import edit_manifest
 from training.files import file_digest
@@ -99,6 +99,19 @@ def test_no_other_tensorrt_than_10_builds_its_plans(
     reason = why_not_buildable("tensorrt-fp16-sm10")
     assert reason is not None  # no GPU has compute capability 1.0 any more
     assert (f"TensorRT {version} is installed, but" in reason) == refused
+
+
+def test_plans_are_for_the_gpu_they_are_built_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("tensorrt")
+    vars(module).update(__version__="10.16.1.11")
+    monkeypatch.setitem(sys.modules, "tensorrt", module)
+    monkeypatch.setattr("export.plans.compute_capability", lambda: "8.9")
+    assert why_not_buildable("tensorrt-fp16-sm89") is None
+    assert "this one has compute capability 8.9" in (why_not_buildable("tensorrt-fp16-sm90") or "")
+    assert plans_for_here() == [
+        *(f"tensorrt-rtx-fp16-sm{target}" for target in RTX_TARGETS),
+        "tensorrt-fp16-sm89",
+    ]
 
 
 def test_an_engine_that_cannot_be_built_here_is_refused_before_any_work(

@@ -4,7 +4,7 @@ import pytest
 from google.rpc import error_details_pb2
 
 from service import errors
-from service.http.problems import STATUS
+from service.http.problems import STATUS, problem_of
 from service.rpc.convert import CODE, status_of
 
 _NEVER_OVER_GRPC = {errors.TooSlow, errors.CallerGone}
@@ -32,3 +32,11 @@ def test_a_refusal_over_grpc_says_when_to_retry(seconds: float, milliseconds: in
 
     assert detail.Unpack(retry)
     assert retry.retry_delay.ToMilliseconds() == milliseconds
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(0.0, "1"), (1.0, "1"), (1.2, "2")])
+def test_a_refusal_over_http_says_when_to_retry_in_whole_seconds(seconds: float, said: str) -> None:
+    """Rounded up: sooner than that, the caller would be refused again."""
+    refusal = errors.Busy("the queue is full", reason="queue_frames", retry_after=seconds)
+
+    assert problem_of(refusal).headers["retry-after"] == said

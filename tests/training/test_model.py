@@ -185,6 +185,16 @@ def test_outside_the_region_of_interest_nothing_counts(refined: bool) -> None:
     assert score[1] == heatmap[1, :, :32].max() * (1.1 if refined else 1)
 
 
+def test_refinement_is_by_the_peaks_within_the_region_of_interest() -> None:
+    plain, refined = Heatmap(64, 64), Heatmap(64, 64, rule=ScoreRule(refinement=True))
+    maps = levels(0.1)
+    for one in maps:
+        one[:, :, one.shape[2] // 2 :] = 2.0
+    for module in (plain, refined):
+        module.set_roi((torch.arange(64) < 32).expand(64, 64).float())
+    assert torch.allclose(refined(maps)[1], 1.1 * plain(maps)[1])
+
+
 def test_no_checkpoint_holds_a_region_of_interest() -> None:
     """It is set at export: a mask that was loaded would not change `roi_share`."""
     assert set(Heatmap(64, 64).state_dict()) == {"scale"}
@@ -229,3 +239,17 @@ def test_normalisation_gives_every_level_the_same_range() -> None:
     module = Heatmap(64, 64, rule=ScoreRule(normalise=True))
     module.fit(normal)
     assert torch.allclose(module.scale, torch.tensor([0.495, 0.99, 1.485]), atol=0.02)
+
+
+def test_without_normalisation_the_ranges_have_no_part() -> None:
+    """They are fitted for every rule."""
+    plain, fitted = Heatmap(64, 64), Heatmap(64, 64)
+    fitted.fit(levels(2.0))
+    assert torch.equal(fitted(levels(0.5))[0], plain(levels(0.5))[0])
+
+
+def test_maps_that_hardly_vary_are_not_amplified() -> None:
+    """Of a very uniform product, whose range is rounding, or none: 0 would make NaN of every score."""
+    module = Heatmap(64, 64, rule=ScoreRule(normalise=True))
+    module.fit(levels(0.1))
+    assert module.scale.tolist() == pytest.approx([1e-3] * 3)

@@ -47,6 +47,38 @@ def test_bf16_is_not_f32_under_another_name(exported: Path) -> None:
     assert np.abs(one[0] - other[0]).max() > 1e-6
 
 
+def test_a_cpu_without_bfloat16_is_not_said_to_compute_in_it(
+    exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needs("openvino-f32")
+    monkeypatch.setattr("export.bundle.engines.openvino._cpu_flags", lambda: {"avx2", "avx512f"})
+    with pytest.raises(BundleError, match="this CPU has no bfloat16 instructions"):
+        OpenVinoEngine(exported / "model.onnx", SIZE, "bf16")
+    OpenVinoEngine(exported / "model.onnx", SIZE, "f32").close()
+
+
+def test_what_bfloat16_is_not_accurate_enough_for_is_in_float32(exported: Path) -> None:
+    """The first convolutions, and all that follows the networks."""
+    needs("openvino-bf16")
+    engine = OpenVinoEngine(exported / "model.onnx", SIZE, "bf16", 5)
+    networks, rest = (
+        [
+            (info["layerType"].astype(str), info["runtimePrecision"].astype(str))
+            for info in (
+                operation.get_rt_info()
+                for operation in request.get_compiled_model().get_runtime_model().get_ordered_ops()
+            )
+        ]
+        for _, request in engine._requests
+    )
+    engine.close()
+    convolutions = [precision for kind, precision in networks if kind == "Convolution"]
+    assert set(convolutions[:5]) == {"f32"}
+    assert set(convolutions[5:]) == {"bf16"}
+    assert "bf16" not in {precision for _, precision in rest}
+    assert not [kind for kind, _ in rest if "Convolution" in kind]  # nothing is computed twice
+
+
 # The fifth ends a residual block; the teacher has 14.
 @pytest.mark.parametrize(("count", "kept"), [(3, 3), (5, 5), (20, 14)])
 def test_only_the_first_convolutions_stay_in_float32(exported: Path, count: int, kept: int) -> None:
@@ -120,8 +152,9 @@ def test_quantised_convolutions_run_in_int8(exported: Path, tmp_path: Path) -> N
 def test_a_file_that_is_not_our_graph_is_refused(tmp_path: Path, precision: FloatType) -> None:
     needs(f"openvino-{precision}")
     (tmp_path / "noise.onnx").write_bytes(b"not a graph")
-    onnx.save(grey_level_network((32, 32)), tmp_path / "small.onnx")
-    for name in ("noise.onnx", "small.onnx"):
+    onnx.save(grey_level_network((32, 64)), tmp_path / "low.onnx")
+    onnx.save(grey_level_network((64, 32)), tmp_path / "narrow.onnx")
+    for name in ("noise.onnx", "low.onnx", "narrow.onnx"):
         with pytest.raises(BundleError, match=name) as caught:
             OpenVinoEngine(tmp_path / name, SIZE, precision)
         assert "\n" not in str(caught.value)
