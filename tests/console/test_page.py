@@ -181,7 +181,7 @@ def test_the_list_shows_what_is_asked_for(running: Running, open_page: Open) -> 
     expect(rows).to_have_count(1)
     expect(rows).to_contain_text("NG")
     page.keyboard.press("3")
-    expect(rows).to_contain_text("too close to the limit")
+    expect(rows).to_contain_text("too close to the threshold")
     page.keyboard.press("1")
     page.get_by_role("button", name=re.compile("tile")).click()
     expect(rows).to_have_count(2)

@@ -1,7 +1,7 @@
-// Scores over time and as a histogram, with a common axis and limit.
+// Scores over time and as a histogram, with a common axis and threshold.
 
 import { colour, sized } from "/console/dom.js";
-import { LIMIT, NAMES, number } from "/console/verdicts.js";
+import { THRESHOLD, NAMES, number } from "/console/verdicts.js";
 
 const POINTS = 300;
 const BINS = 40;
@@ -11,7 +11,7 @@ export class Chart {
   constructor(canvas, onThreshold, onChoose) {
     this.canvas = canvas;
     this.records = [];
-    this.threshold = LIMIT;
+    this.threshold = THRESHOLD;
     this.retheme();
     new ResizeObserver(() => this.draw()).observe(canvas);
     this.#listen(onThreshold, onChoose);
@@ -37,8 +37,8 @@ export class Chart {
     this.#points(context);
     this.#histogram(context);
     this.#captions(context);
-    this.#limit(context, LIMIT, this.colours.ink, []);
-    if (this.threshold !== LIMIT) this.#limit(context, this.threshold, this.colours.try, [6, 4]);
+    this.#line(context, THRESHOLD, this.colours.ink, []);
+    if (this.threshold !== THRESHOLD) this.#line(context, this.threshold, this.colours.try, [6, 4]);
   }
 
   #y(score) {
@@ -70,7 +70,7 @@ export class Chart {
     context.textAlign = "left";
   }
 
-  #limit(context, score, style, dash) {
+  #line(context, score, style, dash) {
     const y = this.#y(score);
     context.strokeStyle = context.fillStyle = style;
     context.lineWidth = 2;
@@ -80,7 +80,7 @@ export class Chart {
     context.lineTo(this.area.end, y);
     context.stroke();
     context.setLineDash([]);
-    if (score === LIMIT && this.threshold !== LIMIT && Math.abs(this.threshold - LIMIT) < 0.1) return;
+    if (score === THRESHOLD && this.threshold !== THRESHOLD && Math.abs(this.threshold - THRESHOLD) < 0.1) return;
     context.fillText(number(score, 2), 0, y);
   }
 
@@ -135,7 +135,7 @@ export class Chart {
     this.canvas.addEventListener("pointerdown", (event) => {
       const near = Math.abs(event.offsetY - this.#y(this.threshold)) < 12;
       const point = this.#placed().find(({ x, y }) => Math.hypot(x - event.offsetX, y - event.offsetY) < 7);
-      if (point && !(near && this.threshold !== LIMIT)) return onChoose(point.record);
+      if (point && !(near && this.threshold !== THRESHOLD)) return onChoose(point.record);
       if (!near) return;
       dragging = true;
       this.canvas.setPointerCapture(event.pointerId);

@@ -10,7 +10,7 @@ import { login } from "/console/login.js";
 import { Stage } from "/console/stage.js";
 import { Store } from "/console/store.js";
 import { theme } from "/console/theme.js";
-import { LIMIT, changes, csv, number, rawAt, service } from "/console/verdicts.js";
+import { THRESHOLD, changes, csv, number, rawAt, service } from "/console/verdicts.js";
 
 const store = new Store();
 const stage = new Stage(() => hold(null));
@@ -166,7 +166,7 @@ function showTally() {
 }
 
 function showFilters(records) {
-  const names = ["ALL", "NG", "REVIEW", ...(store.threshold === LIMIT ? [] : ["CHANGED"])];
+  const names = ["ALL", "NG", "REVIEW", ...(store.threshold === THRESHOLD ? [] : ["CHANGED"])];
   const labels = { ALL: "All", NG: "NG", REVIEW: "REVIEW", CHANGED: "Changed" };
   const box = $("filters");
   if (box.children.length !== names.length) {
@@ -193,7 +193,7 @@ function chooseFilter(filter) {
 
 function tryThreshold(score) {
   const threshold = Number(score);
-  store.choose({ threshold, filter: threshold === LIMIT && store.filter === "CHANGED" ? "ALL" : store.filter });
+  store.choose({ threshold, filter: threshold === THRESHOLD && store.filter === "CHANGED" ? "ALL" : store.filter });
   $("threshold").value = threshold;
   stage.tryThreshold(threshold);
   draw();
@@ -202,14 +202,14 @@ function tryThreshold(score) {
 function showChanges(records) {
   const { threshold } = store;
   $("threshold-value").textContent = number(threshold);
-  $("threshold-reset").disabled = threshold === LIMIT;
+  $("threshold-reset").disabled = threshold === THRESHOLD;
   const name = store.product || "all products";
   $("chart-title").textContent = `Scores of ${name}`;
-  const over = records.filter((record) => record.score >= LIMIT).length;
-  $("scores").setAttribute("aria-label", `The newest ${records.length} scores of ${name}, one after the other and as a histogram; ${over} of them at the limit ${LIMIT} or over it.`);
+  const over = records.filter((record) => record.score >= THRESHOLD).length;
+  $("scores").setAttribute("aria-label", `The newest ${records.length} scores of ${name}, one after the other and as a histogram; ${over} of them at the threshold ${THRESHOLD} or over it.`);
   const text = $("changes");
-  if (threshold === LIMIT) {
-    text.textContent = records.length ? `${records.length} verdicts remembered. Drag the limit, or the slider, to see what another one would have changed.` : "";
+  if (threshold === THRESHOLD) {
+    text.textContent = records.length ? `${records.length} verdicts remembered. Drag the threshold, or the slider, to see what another one would have changed.` : "";
     return;
   }
   const ways = [...changes(records, threshold)];
@@ -252,7 +252,7 @@ ask.denied = () => {
 login.done = () => feed.open();
 theme(() => chart.retheme());
 $("threshold").addEventListener("input", (event) => tryThreshold(event.target.value));
-$("threshold-reset").addEventListener("click", () => tryThreshold(LIMIT));
+$("threshold-reset").addEventListener("click", () => tryThreshold(THRESHOLD));
 $("try").addEventListener("submit", (event) => event.preventDefault());
 $("save").addEventListener("click", save);
 $("back").addEventListener("click", () => hold(null));

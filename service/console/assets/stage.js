@@ -2,7 +2,7 @@
 
 import { $, element, setGlyph } from "/console/dom.js";
 import { Picture } from "/console/picture.js";
-import { LIMIT, REASONS, clock, milliseconds, number, part, service } from "/console/verdicts.js";
+import { THRESHOLD, REASONS, clock, milliseconds, number, part, service } from "/console/verdicts.js";
 
 const IDLE = 30; // s without a verdict after which the lamp goes dim
 const PAUSE = 500; // minimum ms between two verdicts on the lamp, so that people can read them
@@ -53,7 +53,7 @@ export class Stage {
   }
 
   tryThreshold(threshold) {
-    $("gauge-try").hidden = threshold === LIMIT;
+    $("gauge-try").hidden = threshold === THRESHOLD;
     $("gauge-try").style.left = `${100 * threshold}%`;
   }
 
@@ -81,7 +81,7 @@ export class Stage {
     setGlyph($("plate-glyph"), verdict);
     $("plate-text").textContent = old ? "No signal" : record ? record.verdict : "Waiting";
     $("plate-value").textContent = record && !old ? number(record.score) : "–";
-    $("plate-limit").textContent = `limit ${number(LIMIT)}`;
+    $("plate-threshold").textContent = `threshold ${number(THRESHOLD)}`;
     $("back").hidden = !this.held;
     document.body.classList.toggle("is-stale", this.#stale);
     if (record) return this.#line(record);
@@ -110,11 +110,11 @@ export class Stage {
     mark.style.left = `${100 * record.score}%`;
     mark.style.color = `var(--${record.verdict})`;
     setGlyph($("gauge-glyph"), record.verdict);
-    $("gauge-band").style.left = `${100 * (LIMIT - record.guard_band)}%`;
+    $("gauge-band").style.left = `${100 * (THRESHOLD - record.guard_band)}%`;
     $("gauge-band").style.width = `${200 * record.guard_band}%`;
     const { timings_ms: t } = record;
     const rows = {
-      "Raw score": `${number(record.raw_score, 4)}, limit ${number(record.raw_threshold, 4)}`,
+      "Raw score": `${number(record.raw_score, 4)}, threshold ${number(record.raw_threshold, 4)}`,
       Part: part(record),
       Product: `${record.product} v${record.version}, ${record.engine}`,
       Latency: `${milliseconds(t.total)}: engine ${number(t.infer, 1)}, decode ${number(t.decode, 1)}, wait ${number(t.queue, 1)}`,

@@ -1,6 +1,6 @@
 // The state of the page: the newest records, the selected one, and the filters.
 
-import { LIMIT, judged } from "/console/verdicts.js";
+import { THRESHOLD, judged } from "/console/verdicts.js";
 
 const MOST = 2000;
 const MINUTE = 60_000;
@@ -14,7 +14,7 @@ export class Store {
   history = "";
   product = ""; // empty: all
   filter = "ALL";
-  threshold = LIMIT;
+  threshold = THRESHOLD;
 
   #shown = null;
   #misses = []; // parts not inspected: {at: ms of performance.now(), more: number}

@@ -1,10 +1,10 @@
 // The rules of verdicts, without DOM: also for another threshold.
 
-export const LIMIT = 0.5;
+export const THRESHOLD = 0.5;
 export const NAMES = ["OK", "REVIEW", "NG"];
 export const REASONS = {
-  guard_band: "too close to the limit to be certain",
-  small_region: "over the limit, but no region is large enough",
+  guard_band: "too close to the threshold to be certain",
+  small_region: "over the threshold, but no region is large enough",
   unlike_training: "the picture is unlike those it was calibrated on",
 };
 
@@ -15,7 +15,7 @@ export const service = {
   set: (now) => (service.ahead = now - performance.now() / 1000),
 };
 
-/** The verdict on `record` with `threshold` as the limit, by the rule of export/bundle/reading.py. */
+/** The verdict on `record` with another `threshold`, by the rule of export/bundle/reading.py. */
 export function judged(record, threshold) {
   if (record.reason === "unlike_training") return "REVIEW";
   if (record.score < threshold - record.guard_band) return "OK";
