@@ -15,6 +15,7 @@ _NAMED = 5
 """Images named of each kind of mistake."""
 
 _BUDGETS = (0.005, 0.01, 0.02, 0.05, 0.1)
+"""Between which people choose."""
 
 _CHANCE = 0.001
 """Rarer than this, the share of good parts that are NG is said to be no chance."""
@@ -64,7 +65,7 @@ class Evaluation:
         return figures | {"images": [asdict(image) for image in self.images]}
 
     def lines(self) -> Iterator[str]:
-        """For people: figures and, for a bundle, how often each verdict was given."""
+        """For people: figures, what other thresholds would give and, for a bundle, its verdicts."""
         for name, value in self.quality.as_dict().items():
             if value is not None and not name.startswith("n_"):
                 yield f"  {name:12} {value:.4f}"
@@ -75,13 +76,15 @@ class Evaluation:
             yield from self._verdicts(self.thresholds)
 
     def _trade_off(self) -> Iterator[str]:
-        """What other thresholds would give on these images: how many defective ones pass, if at most so many
-        good ones are rejected."""
-        good = sorted((image.raw_score for image in self.images if not image.defective), reverse=True)
-        defective = [image.raw_score for image in self.images if image.defective]
+        """What other thresholds would give here: how many defective parts pass, if at most so many good ones
+        are NG."""
+        images = sorted(self.images, key=lambda image: image.raw_score)
+        parts = {(image.kind, image.part): image for image in images}.values()  # the highest of each
+        good = sorted((part.raw_score for part in parts if not part.defective), reverse=True)
+        defective = [part.raw_score for part in parts if part.defective]
         if good and defective:
-            passing = (good[int(budget * len(good))] for budget in _BUDGETS)
-            missed = (sum(score <= limit for score in defective) / len(defective) for limit in passing)
+            limits = (good[int(budget * len(good))] for budget in _BUDGETS)
+            missed = (sum(score <= limit for score in defective) / len(defective) for limit in limits)
             yield "  if at most   " + " ".join(f"{budget:8.1%}" for budget in _BUDGETS) + " of good are NG"
             yield "  there pass   " + " ".join(f"{fraction:8.1%}" for fraction in missed) + " of defective"
 

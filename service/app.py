@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 
@@ -34,6 +34,7 @@ from service.traces import Traces, open_traces
 from service.version import Start
 
 _TELL_SECONDS = 1.0
+"""Well below what anybody sets for systemd's watchdog."""
 _STALLED_SECONDS = 60.0
 """When no product has been loaded for so long at the start, the others don't wait any longer."""
 _logger = logging.getLogger(__name__)
@@ -78,7 +79,7 @@ class Service:
         if self._calls.traces is not None:
             stack.push_async_callback(asyncio.to_thread, self._calls.traces.close)
         if self._archive is not None:
-            stack.push_async_callback(asyncio.to_thread, self._archive.close)
+            stack.push_async_callback(self._archive.close)
         stack.push_async_callback(self.inspector.close)
         stack.push_async_callback(self.inspector.catalog.close)
         if settings.admin is not None:
@@ -199,11 +200,11 @@ async def open_service(
     settings: Settings,
     start: Start = Bundle.start,
     traces: Traces | None = None,
-    environment: Mapping[str, str] | None = None,
+    notify_socket: str = "",
 ) -> AsyncIterator[Service]:
     """A service with open doors, its products not loaded yet. On exit it first answers what it accepted."""
     async with AsyncExitStack() as stack:
-        service = Service(settings, stack, start, traces, Systemd(environment or {}))
+        service = Service(settings, stack, start, traces, Systemd(notify_socket))
         await service.open()
         yield service
 
@@ -212,7 +213,8 @@ async def run(settings: Settings, announce: Callable[[Service], None], start: St
     """Serves until SIGTERM or SIGINT; a second signal shortens the shutdown. `announce` is called
     when the products are loaded."""
     end_requested = asyncio.Event()
-    async with open_service(settings, start, open_traces(os.environ), os.environ) as service:
+    traces, notify_socket = open_traces(os.environ), os.environ.get("NOTIFY_SOCKET", "")
+    async with open_service(settings, start, traces, notify_socket) as service:
 
         def on_signal() -> None:
             if end_requested.is_set():

@@ -3,18 +3,18 @@
     ARCHIVE/2026-11-28/PRODUCT/NG/101530.123-FRAME_ID-1f03a9.png     the picture as it was sent
     ARCHIVE/2026-11-28/PRODUCT/NG/101530.123-FRAME_ID-1f03a9.json    its verdict, as in an answer
 
-Days and times are in UTC. `add` runs on the event loop, all work with files on a thread of its own: a full
-disk or a network share that is away costs pictures of the archive, which are counted, and no answer.
+Days and times are in UTC. Runs on the event loop, all work with files on threads: a full disk or a network
+share that is away costs pictures of the archive, which are counted, and no answer.
 """
 
+import asyncio
 import logging
 import re
 import secrets
-import threading
-from collections import deque
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import orjson
@@ -23,6 +23,7 @@ from export.bundle import Verdict
 from service.logs import LogOnce
 from service.metrics import Archived, Metrics
 from service.record import Record
+from service.threads import run_in_daemon_thread
 from service.values import SentImage
 
 _MAX_WAITING_BYTES = 64 * 2**20
@@ -43,53 +44,57 @@ class Archive:
     def __init__(self, folder: Path, max_bytes: int, verdicts: Collection[Verdict], metrics: Metrics) -> None:
         self._folder, self._max_bytes, self._verdicts = folder, max_bytes, verdicts
         self._archived, self._log_once = metrics.archived, LogOnce()
-        self._waiting = deque[tuple[Record, SentImage]]()
+        self._size: int | None = None
+        """Bytes on disk; None: to be counted."""
+        self._waiting = asyncio.Queue[tuple[Record, SentImage]]()
         self._waiting_bytes = 0
         """Of those that wait and the one that is being written."""
-        self._changed = threading.Condition()
-        threading.Thread(target=self._write_all, name="archive", daemon=True).start()
+        self._writing = asyncio.create_task(self._write_all())
 
     def add(self, record: Record) -> None:
         """Takes what is to be kept; if too much waits to be written, it is dropped, and counted."""
         finding, image = record.result.finding, record.image
         if finding.verdict not in self._verdicts or image is None:
             return
-        with self._changed:
-            if self._waiting_bytes and self._waiting_bytes + len(image.file) > _MAX_WAITING_BYTES:
-                self._count(record, "dropped")
-                return
-            self._waiting.append((record, image))
-            self._waiting_bytes += len(image.file)
-            self._changed.notify_all()
+        if self._waiting_bytes and self._waiting_bytes + len(image.file) > _MAX_WAITING_BYTES:
+            self._count(record, "dropped")
+            return
+        self._waiting.put_nowait((record, image))
+        self._waiting_bytes += len(image.file)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Waits until all is written, five seconds at most."""
-        with self._changed:
-            if not self._changed.wait_for(lambda: not self._waiting_bytes, _LAST_SECONDS):
-                _logger.warning("%d pictures for the archive are lost", len(self._waiting))
+        try:
+            await asyncio.wait_for(self._waiting.join(), _LAST_SECONDS)
+        except TimeoutError:
+            _logger.warning("%d pictures for the archive are lost", self._waiting.qsize() + 1)
+        self._writing.cancel()
 
-    def _write_all(self) -> None:
-        size: int | None = None
+    async def _write_all(self) -> None:
         while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._waiting)
-                record, image = self._waiting.popleft()
-            outcome: Archived = "kept"
-            try:
-                if size is None:
-                    size = sum(path.stat().st_size for day in self._days() for path in _files(day))
-                size += self._write(record, image)
-                if size > self._max_bytes:
-                    size -= self._delete(size - int(self._max_bytes * (1 - _FREED_AT_ONCE)))
-                self._log_once.changed("")
-            except OSError as error:
-                outcome, size = "failed", None  # some of it may have been written or deleted
-                if self._log_once.changed(str(error)):
-                    _logger.error("a picture could not be kept in %s: %s", self._folder, error)
-            self._count(record, outcome)
-            with self._changed:
-                self._waiting_bytes -= len(image.file)
-                self._changed.notify_all()
+            await self._write_one(*await self._waiting.get())
+
+    async def _write_one(self, record: Record, image: SentImage) -> None:
+        outcome: Archived = "kept"
+        try:
+            await run_in_daemon_thread(partial(self._keep, record, image))
+            self._log_once.changed("")
+        except OSError as error:
+            outcome = "failed"
+            if self._log_once.changed(error.strerror or str(error)):  # its path differs for each picture
+                _logger.error("a picture could not be kept in %s: %s", self._folder, error)
+        self._count(record, outcome)
+        self._waiting_bytes -= len(image.file)
+        self._waiting.task_done()
+
+    def _keep(self, record: Record, image: SentImage) -> None:
+        size, self._size = self._size, None  # if it fails, some of it may have been written or deleted
+        if size is None:
+            size = sum(path.stat().st_size for day in self._days() for path in _files(day))
+        size += self._write(record, image)
+        if size > self._max_bytes:
+            size -= self._delete(size - int(self._max_bytes * (1 - _FREED_AT_ONCE)))
+        self._size = size
 
     def _write(self, record: Record, image: SentImage) -> int:
         """Returns how many bytes were written."""

@@ -62,14 +62,14 @@ def _not_empty(given: object) -> object:
 
 
 def _addresses(given: object) -> object:
-    """From the environment one text, where an empty one opens no door; from the command line a list of them,
-    none empty. Each may hold several addresses."""
+    """As `_several`, where an empty text opens no door; from the command line a list of texts, not empty."""
     if isinstance(given, list):
         return tuple(address for text in given for address in _split(text) or [text])
-    return tuple(_split(given)) if isinstance(given, str) else given
+    return _several(given)
 
 
 def _several(given: object) -> object:
+    """From the environment one text, separated by commas or spaces."""
     return _split(given) if isinstance(given, str) else given
 
 

@@ -1,16 +1,16 @@
 """What systemd is told (sd_notify): that the service has started, how it is, that it lives, that it ends."""
 
 import socket
-from collections.abc import Mapping
 from contextlib import suppress
 
 
 class Systemd:
-    """Does nothing where systemd, or another supervisor with its protocol, has not started the service."""
+    """Does nothing without a `notify_socket`, which systemd, or another supervisor with its protocol, gives
+    in the environment."""
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
-        address = environment.get("NOTIFY_SOCKET", "")
-        self._address = "\0" + address[1:] if address.startswith("@") else address
+    def __init__(self, notify_socket: str) -> None:
+        abstract = notify_socket.startswith("@")
+        self._address = "\0" + notify_socket[1:] if abstract else notify_socket
 
     def tell(self, *facts: str) -> None:
         """`facts` as in sd_notify(3), such as `READY=1`. Never waits; what can't be sent now is dropped."""

@@ -35,7 +35,7 @@ def open_dataset(root: Path, product: str | None = None) -> Dataset:
         dataset = _folders(root, name, "MVTec AD", good="good")
     elif (root / "train" / "ok").is_dir():
         dataset = _folders(root, name, "BTAD", good="ok")
-    elif _has_good_beside_others(root):
+    elif _has_good_folder(root):
         dataset = _good_and_defective(root, name)
     else:
         train = tuple(Sample(path, path.relative_to(root).as_posix()) for path in _images(root))
@@ -142,10 +142,11 @@ def _labelled(root: Path, folder: Path) -> Iterable[Sample]:
     return _samples(root, folder, folder.name, masks)
 
 
-def _has_good_beside_others(root: Path) -> bool:
+def _has_good_folder(root: Path) -> bool:
+    """Unless pictures beside it, or folders train and test, say that another layout was meant."""
     folders = _visible_folders(root)
-    misplaced = _images(root) or {"train", "test"} & {folder.name.lower() for folder in folders}
-    return any(map(_is_good, folders)) and not misplaced
+    another = _images(root) or {"train", "test"} & {folder.name.lower() for folder in folders}
+    return any(map(_is_good, folders)) and not another
 
 
 def _is_good(folder: Path) -> bool:

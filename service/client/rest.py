@@ -3,7 +3,8 @@
 import asyncio
 import binascii
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import fields
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http.cookiejar import CookieJar, DefaultCookiePolicy
@@ -166,38 +167,18 @@ def _root(error: BaseException) -> BaseException:
     return error
 
 
-def _answer(given: Mapping[str, Any]) -> Answer:
+def _answer(given: dict[str, Any]) -> Answer:
     """Raises one of _UNDOCUMENTED if `given` is not an answer as documented."""
-    image = given["image"]
     return Answer(
-        request_id=_text(given["request_id"]),
-        frame_id=_text(given["frame_id"]),
-        product=_text(given["product"]),
-        version=_whole(given["version"]),
-        bundle_digest=_text(given["bundle_digest"]),
-        engine=_text(given["engine"]),
+        **_plain(Answer, given["image"] | given),
         verdict=given["verdict"],
-        reason=_text(given["reason"]),
         unfamiliar=tuple(map(_text, given.get("unfamiliar", ()))),
-        score=_number(given["score"]),
-        threshold=_number(given["threshold"]),
-        raw_score=_number(given["raw_score"]),
-        raw_threshold=_number(given["raw_threshold"]),
-        width=_whole(image["width"]),
-        height=_whole(image["height"]),
-        sha256=_text(image["sha256"]),
-        regions=tuple(map(_region, given.get("regions") or ())),
+        regions=tuple(Region(**_plain(Region, region)) for region in given.get("regions") or ()),
         heatmap=_picture(given, "heatmap"),
         mask=_picture(given, "mask"),
         overlay=_picture(given, "overlay"),
-        timings_ms=Timings(*(_number(given["timings_ms"][stage]) for stage in Timings.__slots__)),
-        batch_size=_whole(given["batch_size"]),
+        timings_ms=Timings(**_plain(Timings, given["timings_ms"])),
     )
-
-
-def _region(given: Mapping[str, Any]) -> Region:
-    x, y, width, height, area = (_whole(given[name]) for name in ("x", "y", "width", "height", "area"))
-    return Region(x, y, width, height, area, _number(given["peak"]))
 
 
 def _picture(given: Mapping[str, Any], part: Part) -> Picture | None:
@@ -207,15 +188,15 @@ def _picture(given: Mapping[str, Any], part: Part) -> Picture | None:
     return Picture(_whole(picture["width"]), _whole(picture["height"]), binascii.a2b_base64(picture["data"]))
 
 
-def _product(name: Any, version: Mapping[str, Any]) -> Product:
-    return Product(
-        name=_text(name),
-        version=_whole(version["version"]),
-        state=_text(version["state"]),
-        reason=_text(version["reason"]),
-        engine=_text(version["engine"] or ""),
-        bundle_digest=_text(version["bundle_digest"] or ""),
-    )
+def _product(name: Any, version: dict[str, Any]) -> Product:
+    loaded = {key: version[key] or "" for key in ("engine", "bundle_digest")}
+    return Product(**_plain(Product, version | loaded | {"name": name}))
+
+
+def _plain(kind: type[Answer | Region | Timings | Product], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The texts and numbers among the fields of `kind`."""
+    wanted = {field.name: _READ[field.type] for field in fields(kind) if field.type in _READ}
+    return {name: read(given[name]) for name, read in wanted.items()}
 
 
 def _text(value: Any) -> str:
@@ -235,3 +216,6 @@ def _number(value: Any) -> float:
     if not isinstance(value, int | float) or not math.isfinite(value):
         raise TypeError(f"{value!r} is not a number")
     return float(value)
+
+
+_READ: dict[Any, Callable[[Any], Any]] = {str: _text, int: _whole, float: _number}

@@ -49,7 +49,7 @@ def serving(
     models: Path,
     start: Start = Bundle.start,
     traces: Traces | None = None,
-    environment: dict[str, str] | None = None,
+    notify_socket: str = "",
     **settings: Any,
 ) -> Iterator[Running]:
     """The service in a thread, READY."""
@@ -64,7 +64,7 @@ def serving(
     ended = asyncio.Event()
 
     async def serve() -> None:
-        async with open_service(Settings(**given), start, traces, environment) as service:
+        async with open_service(Settings(**given), start, traces, notify_socket) as service:
             await service.load()
             opened.set_result((service, asyncio.get_running_loop()))
             await ended.wait()

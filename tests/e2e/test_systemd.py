@@ -51,9 +51,11 @@ def test_a_start_a_status_and_an_end(models: Path, told: socket.socket) -> None:
 
 def test_there_is_no_sign_of_life_while_only_a_restart_helps(tmp_path: Path, told: socket.socket) -> None:
     make_bundle(tmp_path / "models")
-    gate, environment = Gate(), {"NOTIFY_SOCKET": address(told)}
+    gate = Gate()
     with (
-        serving(tmp_path / "models", gate.start, environment=environment, engine_hang_seconds=0.1) as running,
+        serving(
+            tmp_path / "models", gate.start, notify_socket=address(told), engine_hang_seconds=0.1
+        ) as running,
         ThreadPoolExecutor(1) as caller,
     ):
         until(told, "STATUS=ready\nWATCHDOG=1")
@@ -67,5 +69,5 @@ def test_there_is_no_sign_of_life_while_only_a_restart_helps(tmp_path: Path, tol
 
 
 def test_a_supervisor_that_has_gone_costs_nothing(models: Path, tmp_path: Path) -> None:
-    with serving(models, environment={"NOTIFY_SOCKET": str(tmp_path / "gone")}) as running:
+    with serving(models, notify_socket=str(tmp_path / "gone")) as running:
         assert httpx.get(f"{running.url}/health/ready").status_code == 200

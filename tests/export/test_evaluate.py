@@ -125,6 +125,19 @@ def test_what_other_thresholds_would_give(tmp_path: Path, capsys: pytest.Capture
     assert "  there pass      50.0%    50.0%    50.0%    25.0%    25.0% of defective\n" in out
 
 
+def test_other_thresholds_count_parts_not_pictures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each of ten good parts has one picture that looks worse than the other, as has the defective one."""
+    levels = {"train/good": [10], "test/good": [*range(10, 20), *range(100, 110)], "test/blot": [20, 109]}
+    save_plain(tmp_path / "data", levels)
+    bundle = make_bundle(tmp_path / "models")
+    for option, passing in ((), "50.0%"), (("--same-part", "good/.+(.)[.]png|blot"), "0.0%"):
+        evaluated(bundle, tmp_path / "data", tmp_path, *option)
+        rows = [line.split() for line in capsys.readouterr().out.splitlines() if "there pass" in line]
+        assert rows[0][-3] == passing
+
+
 def test_the_worst_picture_decides_on_a_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Of two parts, one is NG on one picture, the other on none."""
     data = tmp_path / "data"

@@ -1,5 +1,6 @@
 """The archive keeps the newest pictures on disk, and never costs an answer."""
 
+import asyncio
 import json
 import threading
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from tests.bundles import make_bundle
 from tests.console.records import record
 from tests.e2e.serving import drd_serve, serving
 from tests.service.images import plain
+from tests.service.loop import on_a_loop
 
 DAY = 24 * 3600.0
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC).timestamp()
@@ -39,10 +41,14 @@ def files(folder: Path) -> list[Path]:
 
 def kept(folder: Path, max_bytes: int, *records: Record) -> list[str]:
     """The day, product, verdict and time of each picture in the archive once `records` are added."""
-    archive = Archive(folder, max_bytes, {"NG"}, Metrics(takt_seconds=1))
-    for one in records:
-        archive.add(one)
-    archive.close()
+
+    async def keep() -> None:
+        archive = Archive(folder, max_bytes, {"NG"}, Metrics(takt_seconds=1))
+        for one in records:
+            archive.add(one)
+        await archive.close()
+
+    asyncio.run(keep())
     pictures = (path.relative_to(folder) for path in files(folder) if path.suffix == ".tif")
     return [f"{path.parent}/{path.name[:10]}" for path in pictures]
 
@@ -104,29 +110,38 @@ def test_the_oldest_pictures_make_room_and_nothing_else_is_deleted(tmp_path: Pat
     assert not (tmp_path / "2026-03-02").exists()
 
 
-def test_what_cannot_be_written_is_counted_and_tried_again(
+def counted(metrics: Metrics, outcome: str) -> float | None:
+    labels = {"product": "tile", "outcome": outcome}
+    return metrics.registry.get_sample_value("drd_archived_total", labels)
+
+
+async def until(metrics: Metrics, outcome: str, count: int) -> None:
+    while counted(metrics, outcome) != count:  # noqa: ASYNC110  # no event to wait for
+        await asyncio.sleep(0.01)
+
+
+@on_a_loop
+async def test_what_cannot_be_written_is_counted_and_tried_again(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    metrics, obstacle = Metrics(takt_seconds=1), tmp_path / "2026-03-01"
-    obstacle.write_text("a file where the day's folder should be")
+    metrics, obstacles = Metrics(takt_seconds=1), [tmp_path / "2026-03-01", tmp_path / "2026-03-02"]
     archive = Archive(tmp_path, 10**6, {"NG"}, metrics)
-    for _ in range(2):
-        archive.add(ng())
-    archive.close()
-    obstacle.unlink()
+    for day, obstacle in enumerate(obstacles):
+        obstacle.write_text("a file where the day's folder should be")
+        archive.add(ng(at=NOON + day * DAY))
+    await until(metrics, "failed", 2)
+    for obstacle in obstacles:
+        obstacle.unlink()
     archive.add(ng())
-    archive.close()
+    await archive.close()
 
-    def count(outcome: str) -> float | None:
-        labels = {"product": "tile", "outcome": outcome}
-        return metrics.registry.get_sample_value("drd_archived_total", labels)
-
-    assert (count("failed"), count("kept")) == (2, 1)
+    assert counted(metrics, "kept") == 1
     assert len(files(tmp_path)) == 2
     assert [str(tmp_path) in each.message for each in caplog.records] == [True]
 
 
-def test_pictures_that_wait_for_a_slow_disk_are_limited(
+@on_a_loop
+async def test_pictures_that_wait_for_a_slow_disk_are_limited(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_MAX_WAITING_BYTES", 2500)
@@ -140,16 +155,34 @@ def test_pictures_that_wait_for_a_slow_disk_are_limited(
     archive = OnASlowDisk(tmp_path, 10**6, {"NG"}, metrics)
     for _ in range(5):
         archive.add(ng(1000))
-    dropped = metrics.registry.get_sample_value(
-        "drd_archived_total", {"product": "tile", "outcome": "dropped"}
-    )
+    assert counted(metrics, "dropped") == 3
     disk.set()
-    archive.close()
+    await until(metrics, "kept", 2)
     archive.add(ng(5000))  # larger than all that may wait, but nothing does
-    archive.close()
+    await archive.close()
 
-    assert dropped == 3
     assert len(files(tmp_path)) == 2 * 3
+
+
+@on_a_loop
+async def test_the_end_does_not_wait_long_for_a_disk_that_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "_LAST_SECONDS", 0.1)
+    hanging = threading.Event()
+
+    class OnAHangingDisk(Archive):
+        def _write(self, *given: object) -> int:
+            hanging.wait()
+            return 0
+
+    archive = OnAHangingDisk(tmp_path, 10**6, {"NG"}, Metrics(takt_seconds=1))
+    for _ in range(2):
+        archive.add(ng())
+    await archive.close()
+    hanging.set()
+
+    assert [each.message for each in caplog.records] == ["2 pictures for the archive are lost"]
 
 
 @settings(max_examples=30, deadline=None)

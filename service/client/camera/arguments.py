@@ -109,8 +109,8 @@ _MIN = 1e-6
 _ADDRESS_HELP = """grpc://HOST:PORT, grpcs://…, grpc+unix:PATH for the gRPC stream; http://HOST:PORT,
 https://…, http+unix:PATH for REST (default grpc://127.0.0.1:8081)"""
 _SETTLE_HELP = "a watched picture is complete when unchanged for N ms (default 40; 0: if renamed into place)"
-_EXPECT_HELP = """the verdict that every picture should get (default OK); pictures that get another are
-named. For checks of the line with known parts"""
+_EXPECT_HELP = """the verdict that every picture should get (default OK): checks the line with known
+parts, and names the first ten that get another"""
 _OVERLAYS_HELP = """save the picture with its heatmap for every NG or REVIEW. Overlays are then requested for
 every picture, which costs the service a few milliseconds each"""
 
