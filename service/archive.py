@@ -11,8 +11,9 @@ import asyncio
 import logging
 import re
 import secrets
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -45,7 +46,7 @@ class Archive:
         self._folder, self._max_bytes, self._verdicts = folder, max_bytes, verdicts
         self._archived, self._log_once = metrics.archived, LogOnce()
         self._size: int | None = None
-        """Bytes on disk; None: to be counted."""
+        """Bytes on disk, as far as known: others may delete some. None: not counted yet."""
         self._waiting = asyncio.Queue[tuple[Record, SentImage]]()
         self._waiting_bytes = 0
         """Of those that wait and the one that is being written."""
@@ -59,7 +60,8 @@ class Archive:
         if self._waiting_bytes and self._waiting_bytes + len(image.file) > _MAX_WAITING_BYTES:
             self._count(record, "dropped")
             return
-        self._waiting.put_nowait((record, image))
+        # Without the heatmap, which may be ten times as large and isn't written.
+        self._waiting.put_nowait((replace(record, image=None), replace(image, heatmap=b"")))
         self._waiting_bytes += len(image.file)
 
     async def close(self) -> None:
@@ -88,52 +90,60 @@ class Archive:
         self._waiting.task_done()
 
     def _keep(self, record: Record, image: SentImage) -> None:
-        size, self._size = self._size, None  # if it fails, some of it may have been written or deleted
-        if size is None:
-            size = sum(path.stat().st_size for day in self._days() for path in _files(day))
-        size += self._write(record, image)
-        if size > self._max_bytes:
-            size -= self._delete(size - int(self._max_bytes * (1 - _FREED_AT_ONCE)))
-        self._size = size
+        files = self._files_of(record, image)
+        needed = sum(map(len, files.values()))
+        if self._size is None or self._size + needed > self._max_bytes:
+            self._size = self._make_room(needed)
+        _write(files)
+        self._size += needed
 
-    def _write(self, record: Record, image: SentImage) -> int:
-        """Returns how many bytes were written."""
+    def _files_of(self, record: Record, image: SentImage) -> dict[Path, bytes]:
+        """The picture and its verdict, by where they belong."""
         result, at = record.result, datetime.fromtimestamp(record.at, UTC)
         folder = self._folder / f"{at:%Y-%m-%d}" / result.product / result.finding.verdict
-        folder.mkdir(parents=True, exist_ok=True)
         time = f"{at:%H%M%S}.{at.microsecond // 1000:03}"
         frame_id = _NOT_IN_NAMES.sub("_", record.frame_id)[:64]
         name = "-".join(filter(None, (time, frame_id, secrets.token_hex(3))))
         facts = result.facts(record.request_id, record.frame_id) | {"at": at.isoformat(), "door": record.door}
-        files = {
+        return {
             folder / f"{name}{_SUFFIX[image.media_type]}": image.file,
             folder / f"{name}.json": orjson.dumps(facts, option=orjson.OPT_INDENT_2),
         }
-        try:
-            return sum(path.write_bytes(content) for path, content in files.items())
-        except OSError:
-            for path in files:
-                path.unlink(missing_ok=True)
-            raise
 
-    def _delete(self, wanted: int) -> int:
-        """Deletes the oldest files, `wanted` bytes of them or a little more; returns how many."""
-        freed, days = 0, self._days()
+    def _make_room(self, needed: int) -> int:
+        """Deletes the oldest files, where `needed` more bytes are too many; returns how many are left.
+
+        Counts anew, as others may have deleted some. Raises OSError if there is no room.
+        """
+        days = self._days()
+        size = sum(_size(path) for day in days for path in _files(day))
+        wanted = self._max_bytes - needed
+        if size > wanted:
+            wanted -= int(self._max_bytes * _FREED_AT_ONCE)
         for day in days:
+            if size <= wanted:
+                return size
             for path in sorted(_files(day), key=lambda path: path.name):
-                if freed >= wanted:
-                    return freed
-                freed += path.stat().st_size
-                path.unlink()
+                if size <= wanted:
+                    break
+                with suppress(OSError):  # what can't be deleted stays, and the next goes
+                    freed = _size(path)
+                    path.unlink()
+                    size -= freed
             if day != days[-1]:
                 for folder in (*day.glob("*/*"), *day.glob("*"), day):
                     with suppress(OSError):  # what holds files of others stays
                         folder.rmdir()
-        return freed
+        if size + needed > self._max_bytes:
+            raise OSError("there is no room, and nothing more can be deleted")
+        return size
 
     def _days(self) -> list[Path]:
-        """The archive's folders of a day, oldest first."""
-        return sorted(path for path in self._folder.iterdir() if _DAY.fullmatch(path.name))
+        """The archive's folders of a day, oldest first; before all, those that a wrong clock has dated later
+        than today."""
+        today = f"{datetime.now(UTC):%Y-%m-%d}"
+        days = (path for path in self._folder.iterdir() if _DAY.fullmatch(path.name))
+        return sorted(days, key=lambda path: (path.name <= today, path.name))
 
     def _count(self, record: Record, outcome: Archived) -> None:
         self._archived.labels(record.result.product, outcome).inc()
@@ -142,3 +152,23 @@ class Archive:
 def _files(day: Path) -> Iterator[Path]:
     """The archive's own files of one day: DAY/PRODUCT/VERDICT/FILE."""
     return (path for path in day.glob("*/*/*") if _OWN.fullmatch(path.name))
+
+
+def _size(path: Path) -> int:
+    """0 if it has gone."""
+    try:
+        return path.lstat().st_size
+    except OSError:
+        return 0
+
+
+def _write(files: Mapping[Path, bytes]) -> None:
+    """All or none."""
+    try:
+        for path, content in files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+    except OSError:
+        for path in files:
+            path.unlink(missing_ok=True)
+        raise

@@ -15,6 +15,6 @@ class Systemd:
     def tell(self, *facts: str) -> None:
         """`facts` as in sd_notify(3), such as `READY=1`. Never waits; what can't be sent now is dropped."""
         if self._address:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as own, suppress(OSError):
+            with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as own:
                 own.setblocking(False)
                 own.sendto("\n".join(facts).encode(), self._address)

@@ -34,7 +34,7 @@ from training.preview import write_preview
 from training.recipe import Recipe, RecipeError, load_recipe
 from training.resume import ResumeFile
 from training.score_rule import choose_rule, damage_of, level_changes
-from training.subsets import divide, read_good, read_test
+from training.subsets import divide, read_good, read_test, warn_of_shared_parts
 
 FAILURES = (BackboneError, DatasetError, RecipeError, TrainingError, UnreadableImage, OSError)
 """What `train` raises. Any other exception, except for lack of memory, is a bug."""
@@ -120,6 +120,8 @@ def _train(recipe: Recipe, options: TrainOptions, device: torch.device) -> Check
     subsets = divide(good, options.seed, options.same_part)
     # Before training, not after hours of it.
     test = read_test(dataset.test, recipe.geometry, options.skip_unreadable, digests)
+    if options.same_part:
+        warn_of_shared_parts(good.samples, test, options.same_part)
     fit, select = subsets["fit"].frames, subsets["select"].frames
     _warn_if_dark(fit)
     if options.preview is not None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from training.datasets import Sample, parts_of
+from training.datasets import DatasetError, Sample, parts_of
 from training.evaluate import read_samples
 from training.geometry import Geometry, frame_digest
 from training.loop import TrainingError
@@ -60,6 +60,22 @@ def read_test(
             f"the figures; the first is {copies[0].name}"
         )
     return tuple(kept)
+
+
+def warn_of_shared_parts(good: Sequence[Sample], test: Sequence[Sample], same_part: re.Pattern[str]) -> None:
+    """Says if some good test images show parts that the `good` ones to learn from show, too."""
+    measured = [sample for sample in test if not sample.defective]
+    try:
+        parts = parts_of([*good, *measured], same_part)
+    except DatasetError:  # test images need not say which part they show
+        return
+    known, of_measured = set(parts[: len(good)]), parts[len(good) :]
+    shared = [sample for sample, part in zip(measured, of_measured, strict=True) if part in known]
+    if shared:
+        print(
+            f"WARNING: {len(shared)} good test pictures show parts to learn from, which flatters the "
+            f"figures; the first is {shared[0].name}"
+        )
 
 
 def divide(good: Subset, seed: int, same_part: re.Pattern[str] | None) -> dict[Split, Subset]:

@@ -1,5 +1,6 @@
 """systemd knows whether the service has started, lives and ends."""
 
+import errno
 import signal
 import socket
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from service.systemd import Systemd
 from tests.bundles import make_bundle
 from tests.e2e.serving import process, serving
 from tests.service.engines import Gate
@@ -71,3 +73,11 @@ def test_there_is_no_sign_of_life_while_only_a_restart_helps(tmp_path: Path, tol
 def test_a_supervisor_that_has_gone_costs_nothing(models: Path, tmp_path: Path) -> None:
     with serving(models, notify_socket=str(tmp_path / "gone")) as running:
         assert httpx.get(f"{running.url}/health/ready").status_code == 200
+
+
+def test_too_many_open_files_end_no_shutdown(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_more(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(socket, "socket", no_more)
+    Systemd("/run/systemd/notify").tell("STOPPING=1")

@@ -2,14 +2,17 @@
 
 import asyncio
 import json
+import shutil
 import threading
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import httpx
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -147,12 +150,14 @@ async def test_pictures_that_wait_for_a_slow_disk_are_limited(
     monkeypatch.setattr(module, "_MAX_WAITING_BYTES", 2500)
     metrics, disk = Metrics(takt_seconds=1), threading.Event()
 
-    class OnASlowDisk(Archive):
-        def _write(self, *given: object) -> int:
-            disk.wait()
-            return super()._write(*given)  # type: ignore[arg-type]
+    write = module._write
 
-    archive = OnASlowDisk(tmp_path, 10**6, {"NG"}, metrics)
+    def write_slowly(files: Mapping[Path, bytes]) -> None:
+        disk.wait()
+        write(files)
+
+    monkeypatch.setattr(module, "_write", write_slowly)
+    archive = Archive(tmp_path, 10**6, {"NG"}, metrics)
     for _ in range(5):
         archive.add(ng(1000))
     assert counted(metrics, "dropped") == 3
@@ -170,19 +175,84 @@ async def test_the_end_does_not_wait_long_for_a_disk_that_hangs(
 ) -> None:
     monkeypatch.setattr(module, "_LAST_SECONDS", 0.1)
     hanging = threading.Event()
-
-    class OnAHangingDisk(Archive):
-        def _write(self, *given: object) -> int:
-            hanging.wait()
-            return 0
-
-    archive = OnAHangingDisk(tmp_path, 10**6, {"NG"}, Metrics(takt_seconds=1))
+    monkeypatch.setattr(module, "_write", lambda files: hanging.wait())
+    archive = Archive(tmp_path, 10**6, {"NG"}, Metrics(takt_seconds=1))
     for _ in range(2):
         archive.add(ng())
     await archive.close()
     hanging.set()
 
     assert [each.message for each in caplog.records] == ["2 pictures for the archive are lost"]
+
+
+@on_a_loop
+async def test_what_waits_keeps_no_heatmap_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk, heatmap = threading.Event(), np.zeros((256, 256), np.float32)
+    monkeypatch.setattr(module, "_write", lambda files: disk.wait())
+    archive, one = Archive(tmp_path, 10**6, {"NG"}, Metrics(takt_seconds=1)), ng()
+    assert one.image is not None
+    one.image = replace(one.image, heatmap=heatmap)
+    gone = weakref.ref(heatmap)
+    archive.add(one)
+    del one, heatmap
+    assert gone() is None
+    disk.set()
+    await archive.close()
+
+
+def test_an_archive_that_a_person_has_emptied_fills_again(tmp_path: Path) -> None:
+    async def keep() -> None:
+        archive = Archive(tmp_path, 40_000, {"NG"}, metrics := Metrics(takt_seconds=1))
+        for second in range(20):
+            archive.add(ng(at=NOON + second))
+        await until(metrics, "kept", 20)
+        shutil.rmtree(tmp_path / "2026-03-01")
+        for second in range(60, 70):
+            archive.add(ng(at=NOON + second))
+        await archive.close()
+
+    asyncio.run(keep())
+    assert len(files(tmp_path)) == 2 * 10
+
+
+def test_what_cannot_be_deleted_stays_and_the_next_goes(tmp_path: Path) -> None:
+    stays = tmp_path / "2026-02-01" / "tile" / "NG" / "120000.000-abcdef.tif"
+    (stays / "of a person").mkdir(parents=True)  # a folder, which can't be unlinked
+    kept(tmp_path, 40_000, *(ng(at=NOON + second) for second in range(40)))
+    assert stays.is_dir()
+    assert 30_000 < sum(path.stat().st_size for path in files(tmp_path)) <= 40_000
+    assert len(list(tmp_path.glob("2026-03-01/*/*/120039.000-*"))) == 2
+
+
+def test_nothing_is_written_where_there_is_no_room(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert kept(tmp_path, 500, ng(), ng()) == []
+    assert "there is no room" in "".join(each.message for each in caplog.records)
+
+
+def test_pictures_of_a_wrong_clock_go_first(tmp_path: Path) -> None:
+    later = datetime(2090, 1, 1, tzinfo=UTC).timestamp()
+    pictures = [ng(at=start + second) for start in (later, NOON) for second in range(15)]
+    kept(tmp_path, 40_000, *pictures)
+    assert len(list(tmp_path.glob("2026-03-01/*/*/*.tif"))) == 15
+
+
+@on_a_loop
+async def test_a_disk_that_is_full_is_not_searched_for_every_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks, make_room = list[int](), Archive._make_room
+
+    def looked(archive: Archive, needed: int) -> int:
+        looks.append(needed)
+        return make_room(archive, needed)
+
+    monkeypatch.setattr(Archive, "_make_room", looked)
+    (tmp_path / "2026-03-01").write_text("a file where the day's folder should be")
+    archive = Archive(tmp_path, 10**6, {"NG"}, metrics := Metrics(takt_seconds=1))
+    for _ in range(5):
+        archive.add(ng())
+    await archive.close()
+    assert (counted(metrics, "failed"), len(looks)) == (5, 1)
 
 
 @settings(max_examples=30, deadline=None)

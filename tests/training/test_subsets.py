@@ -8,7 +8,7 @@ import torch
 
 from training.datasets import Sample
 from training.splits import Split
-from training.subsets import Subset, divide
+from training.subsets import Subset, divide, warn_of_shared_parts
 
 
 @pytest.mark.parametrize(("parts", "of_each", "warned"), [(5, 4, True), (10, 2, False)])
@@ -42,3 +42,14 @@ def test_pictures_of_two_cameras_stay_together(capsys: pytest.CaptureFixture[str
         for sample in subset.samples:
             places.setdefault(sample.name[-6:], set()).add(name)
     assert [len(of_part) for of_part in places.values()] == 60 * [1]
+
+
+@pytest.mark.parametrize(("pattern", "warned"), [("part-[0-9]", True), ("^side-.-part-[0-9]", False)])
+def test_measuring_on_parts_that_were_learned_from_is_warned_of(
+    capsys: pytest.CaptureFixture[str], pattern: str, warned: bool
+) -> None:
+    good = [Sample(Path(name), name) for name in ("side-a-part-1.png", "side-a-part-2.png")]
+    test = [Sample(Path(name), name) for name in ("side-b-part-2.png", "side-b-part-3.png")]
+    warn_of_shared_parts(good, test, re.compile(pattern))
+    said = "WARNING: 1 good test pictures show parts to learn from"
+    assert (said in capsys.readouterr().out) == warned
