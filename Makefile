@@ -38,7 +38,7 @@ $(MODELS)/$(PRODUCT)/1/manifest.json: | $(CHECKPOINT)/checkpoint.json
 	$(BIN)/drd-export $(CHECKPOINT) --to $(MODELS) --version 1
 
 $(FIGURES): | $(MODELS)/$(PRODUCT)/1/manifest.json
-	$(BIN)/drd-evaluate $(MODELS)/$(PRODUCT)/1 $(DATA) --json $@.part | tee $(@:.json=.txt)
+	$(BIN)/drd-evaluate $(MODELS)/$(PRODUCT)/1 $(DATA) --json $@.part > $(@:.json=.txt)
 	@mv $@.part $@
 
 test: $(READY)  ## the test suite
