@@ -42,8 +42,9 @@ def open_dataset(root: Path, product: str | None = None) -> Dataset:
         dataset = Dataset(root, name, "plain folder", train, (), _others(root))
     if not dataset.train:
         wanted = ", ".join(sorted(SUFFIXES))
+        elsewhere = f" (left out: {dataset.left_out})" if dataset.left_out else ""
         raise DatasetError(
-            f"{root}: no good pictures found; expected train/good (MVTec AD), train/ok (BTAD), "
+            f"{root}: no good pictures found{elsewhere}; expected train/good (MVTec AD), train/ok (BTAD), "
             f"split_csv/1cls.csv (VisA), a folder good or ok, or pictures ({wanted}) in the folder itself"
         )
     samples = (*dataset.train, *dataset.test)

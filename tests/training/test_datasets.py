@@ -97,6 +97,15 @@ def test_good_and_defective_parts_in_a_folder_each(tmp_path: Path) -> None:
         open_dataset(tmp_path)
 
 
+def test_good_parts_one_level_deeper_are_told(tmp_path: Path) -> None:
+    save_image(tmp_path / "ok/monday/0.png")
+    save_image(tmp_path / "ng/0.png")
+    with pytest.raises(
+        DatasetError, match=r"no good pictures found \(left out: 1 subfolders with .* in ok\)"
+    ):
+        open_dataset(tmp_path)
+
+
 @pytest.mark.parametrize("beside", ["test/NG/0.png", "Train/NG/0.png", "0.png"])
 def test_a_folder_of_good_parts_in_the_wrong_place_is_no_layout(tmp_path: Path, beside: str) -> None:
     save_image(tmp_path / "good/0.png")
