@@ -29,8 +29,8 @@ from service.values import SentImage
 
 _MAX_WAITING_BYTES = 64 * 2**20
 _LAST_SECONDS = 5.0
-_FREED_AT_ONCE = 0.01
-"""Fraction of the room: the oldest pictures are looked up once for many new ones."""
+_STEP = 0.01
+"""Fraction of the room for which is counted, and freed, at once: it takes a look at every file."""
 _SUFFIX = {"image/jpeg": ".jpg", "image/png": ".png", "image/bmp": ".bmp", "image/tiff": ".tif"}
 _OWN = re.compile(r"\d{6}\.\d{3}-[\w.-]*\.(json|jpg|png|bmp|tif)", re.ASCII)
 """Names of files that may be deleted."""
@@ -45,8 +45,8 @@ class Archive:
     def __init__(self, folder: Path, max_bytes: int, verdicts: Collection[Verdict], metrics: Metrics) -> None:
         self._folder, self._max_bytes, self._verdicts = folder, max_bytes, verdicts
         self._archived, self._log_once = metrics.archived, LogOnce()
-        self._size: int | None = None
-        """Bytes on disk, as far as known: others may delete some. None: not counted yet."""
+        self._left = 0
+        """Bytes to be written before it is looked again how much there is."""
         self._waiting = asyncio.Queue[tuple[Record, SentImage]]()
         self._waiting_bytes = 0
         """Of those that wait and the one that is being written."""
@@ -92,10 +92,10 @@ class Archive:
     def _keep(self, record: Record, image: SentImage) -> None:
         files = self._files_of(record, image)
         needed = sum(map(len, files.values()))
-        if self._size is None or self._size + needed > self._max_bytes:
-            self._size = self._make_room(needed)
+        if needed > self._left:
+            self._left = self._make_room(needed)
         _write(files)
-        self._size += needed
+        self._left -= needed
 
     def _files_of(self, record: Record, image: SentImage) -> dict[Path, bytes]:
         """The picture and its verdict, by where they belong."""
@@ -111,24 +111,22 @@ class Archive:
         }
 
     def _make_room(self, needed: int) -> int:
-        """Deletes the oldest files, where `needed` more bytes are too many; returns how many are left.
-
-        Counts anew, as others may have deleted some. Raises OSError if there is no room.
+        """Deletes the oldest files, where `needed` more bytes are too many. Returns how many may be written
+        before it is called again: others may write here, too, or delete. Raises OSError if there is no room.
         """
-        days = self._days()
+        if needed > self._max_bytes:
+            raise OSError("a picture is larger than all the archive may hold")
+        days, step = self._days(), max(needed, int(self._max_bytes * _STEP))
         size = sum(_size(path) for day in days for path in _files(day))
-        wanted = self._max_bytes - needed
-        if size > wanted:
-            wanted -= int(self._max_bytes * _FREED_AT_ONCE)
         for day in days:
-            if size <= wanted:
-                return size
+            if size + needed <= self._max_bytes:
+                break
             for path in sorted(_files(day), key=lambda path: path.name):
-                if size <= wanted:
+                if size + step <= self._max_bytes:
                     break
                 with suppress(OSError):  # what can't be deleted stays, and the next goes
                     freed = _size(path)
-                    path.unlink()
+                    path.unlink(missing_ok=True)
                     size -= freed
             if day != days[-1]:
                 for folder in (*day.glob("*/*"), *day.glob("*"), day):
@@ -136,7 +134,7 @@ class Archive:
                         folder.rmdir()
         if size + needed > self._max_bytes:
             raise OSError("there is no room, and nothing more can be deleted")
-        return size
+        return min(step, self._max_bytes - size)
 
     def _days(self) -> list[Path]:
         """The archive's folders of a day, oldest first; before all, those that a wrong clock has dated later

@@ -224,9 +224,37 @@ def test_what_cannot_be_deleted_stays_and_the_next_goes(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("2026-03-01/*/*/120039.000-*"))) == 2
 
 
-def test_nothing_is_written_where_there_is_no_room(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    assert kept(tmp_path, 500, ng(), ng()) == []
-    assert "there is no room" in "".join(each.message for each in caplog.records)
+def test_a_picture_that_can_never_fit_costs_no_other(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert len(kept(tmp_path, 10_000, ng(), ng(), ng(20_000), ng(20_000))) == 2
+    assert ["larger than all the archive may hold" in each.message for each in caplog.records] == [True]
+
+
+def test_nothing_is_written_where_nothing_can_be_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert len(kept(tmp_path, 4000, ng(), ng())) == 2
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(path)
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    assert len(kept(tmp_path, 4000, ng(at=NOON + 1))) == 2
+    assert "there is no room" in caplog.text
+
+
+@on_a_loop
+async def test_several_services_share_an_archive(tmp_path: Path) -> None:
+    """One of them starts first, and writes most."""
+    archives = [Archive(tmp_path, 40_000, {"NG"}, Metrics(takt_seconds=1)) for _ in range(2)]
+    for second in range(100):
+        for archive in archives[: 1 + second % 2]:
+            archive.add(ng(at=NOON + second))
+    for archive in archives:
+        await archive.close()
+
+    assert 30_000 < sum(path.stat().st_size for path in files(tmp_path)) <= 1.1 * 40_000
 
 
 def test_pictures_of_a_wrong_clock_go_first(tmp_path: Path) -> None:
