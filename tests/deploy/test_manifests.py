@@ -45,7 +45,7 @@ CLUSTERS = ("1.31", "1.35")
 BY_ITSELF = {"drd-access", "drd-sign", "drd-tls"}
 """Secrets that deploy/README.md says how to make."""
 README, RUNBOOK = REPOSITORY / "deploy/README.md", REPOSITORY / "deploy/runbook.md"
-OPTIONS = ("keda", "tls", "load-balancer", "bundle-image")
+OPTIONS = ("keda", "tls", "load-balancer", "bundle-image", "archive")
 
 
 @pytest.fixture(scope="module")
