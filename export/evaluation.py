@@ -76,8 +76,8 @@ class Evaluation:
             yield from self._verdicts(self.thresholds)
 
     def _trade_off(self) -> Iterator[str]:
-        """What other thresholds would give here: how many defective parts pass, if at most so many good ones
-        are NG."""
+        """What other thresholds would give here: how many defective parts pass with the lowest at which at
+        most so many good ones are NG. A budget's own lies higher, by what is left to chance."""
         images = sorted(self.images, key=lambda image: image.raw_score)
         parts = {(image.kind, image.part): image for image in images}.values()  # the highest of each
         good = sorted((part.raw_score for part in parts if not part.defective), reverse=True)
@@ -85,7 +85,7 @@ class Evaluation:
         if good and defective:
             limits = (good[int(budget * len(good))] for budget in _BUDGETS)
             missed = (sum(score <= limit for score in defective) / len(defective) for limit in limits)
-            yield "  if at most   " + " ".join(f"{budget:8.1%}" for budget in _BUDGETS) + " of good are NG"
+            yield "  if at most   " + " ".join(f"{budget:8.1%}" for budget in _BUDGETS) + " of these good are NG"
             yield "  there pass   " + " ".join(f"{fraction:8.1%}" for fraction in missed) + " of defective"
 
     def _verdicts(self, thresholds: Thresholds) -> Iterator[str]:

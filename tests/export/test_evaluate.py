@@ -121,7 +121,7 @@ def test_what_other_thresholds_would_give(tmp_path: Path, capsys: pytest.Capture
     save_plain(tmp_path / "data", levels)
     evaluated(make_bundle(tmp_path / "models"), tmp_path / "data", tmp_path)
     out = capsys.readouterr().out
-    assert "  if at most       0.5%     1.0%     2.0%     5.0%    10.0% of good are NG\n" in out
+    assert "  if at most       0.5%     1.0%     2.0%     5.0%    10.0% of these good are NG\n" in out
     assert "  there pass      50.0%    50.0%    50.0%    25.0%    25.0% of defective\n" in out
 
 
