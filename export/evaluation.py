@@ -1,7 +1,7 @@
 """What drd-evaluate found: quality figures and, of a bundle, the verdict on each part."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 from scipy.stats import binom
@@ -85,8 +85,8 @@ class Evaluation:
         if good and defective:
             limits = (good[int(budget * len(good))] for budget in _BUDGETS)
             missed = (sum(score <= limit for score in defective) / len(defective) for limit in limits)
-            yield "  if at most   " + " ".join(f"{budget:8.1%}" for budget in _BUDGETS) + " of these good are NG"
-            yield "  there pass   " + " ".join(f"{fraction:8.1%}" for fraction in missed) + " of defective"
+            yield f"  if at most   {_percentages(_BUDGETS)} of these good are NG"
+            yield f"  there pass   {_percentages(missed)} of defective"
 
     def _verdicts(self, thresholds: Thresholds) -> Iterator[str]:
         good, defective = self._good_and_defective()
@@ -134,7 +134,11 @@ def _row(name: str, parts: Sequence[ImageResult]) -> Iterator[str]:
     """How many there are, and how often each verdict was given."""
     if parts:
         fractions = (_fraction(parts, verdict) for verdict in ("OK", "REVIEW", "NG"))
-        yield f"  {name:12} {len(parts):7} " + " ".join(f"{fraction:8.1%}" for fraction in fractions)
+        yield f"  {name:12} {len(parts):7} {_percentages(fractions)}"
+
+
+def _percentages(fractions: Iterable[float | None]) -> str:
+    return " ".join(f"{fraction:8.1%}" for fraction in fractions)
 
 
 def _named(topic: str, parts: Sequence[ImageResult]) -> Iterator[str]:
