@@ -1,7 +1,7 @@
 """What drd-evaluate found: quality figures and, of a bundle, the verdict on each part."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 from scipy.stats import binom
@@ -57,7 +57,7 @@ class Evaluation:
         result."""
         figures = self.subject | self.quality.as_dict()
         if self.thresholds:
-            good, defective = self._good_and_defective()
+            good, defective = self._good_and_defective(_severity)
             figures["false_reject_rate"] = _fraction(good, "NG")
             figures["miss_rate"] = _fraction(defective, "OK")
             figures["review_rate_good"] = _fraction(good, "REVIEW")
@@ -78,18 +78,15 @@ class Evaluation:
     def _trade_off(self) -> Iterator[str]:
         """What other thresholds would give here: how many defective parts pass with the lowest at which at
         most so many good ones are NG. A budget's own lies higher, by what is left to chance."""
-        images = sorted(self.images, key=lambda image: image.raw_score)
-        parts = {(image.kind, image.part): image for image in images}.values()  # the highest of each
-        good = sorted((part.raw_score for part in parts if not part.defective), reverse=True)
-        defective = [part.raw_score for part in parts if part.defective]
+        good, defective = self._good_and_defective(lambda image: image.raw_score)
         if good and defective:
-            limits = (good[int(budget * len(good))] for budget in _BUDGETS)
-            missed = (sum(score <= limit for score in defective) / len(defective) for limit in limits)
+            limits = (good[-1 - int(budget * len(good))].raw_score for budget in _BUDGETS)
+            missed = (sum(part.raw_score <= limit for part in defective) / len(defective) for limit in limits)
             yield f"  if at most   {_percentages(_BUDGETS)} of these good are NG"
             yield f"  there pass   {_percentages(missed)} of defective"
 
     def _verdicts(self, thresholds: Thresholds) -> Iterator[str]:
-        good, defective = self._good_and_defective()
+        good, defective = self._good_and_defective(_severity)
         counted = "images" if len(good) + len(defective) == len(self.images) else "parts"
         yield f"  {'':12} {counted:>7} {'OK':>8} {'REVIEW':>8} {'NG':>8}"
         yield from _row("good", good)
@@ -111,10 +108,12 @@ class Evaluation:
                 "set the threshold (another day, lamp or lot?); learn from such parts, too"
             )
 
-    def _good_and_defective(self) -> tuple[list[ImageResult], list[ImageResult]]:
-        """For each part the image that decides, as any that is not OK ejects it; by their severity."""
-        images = sorted(self.images, key=_severity)
-        parts = sorted({(image.kind, image.part): image for image in images}.values(), key=_severity)
+    def _good_and_defective(
+        self, key: Callable[[ImageResult], float | tuple[int, float]]
+    ) -> tuple[list[ImageResult], list[ImageResult]]:
+        """Of each part the image with the highest `key`, as any that is not OK ejects it; in that order."""
+        images = sorted(self.images, key=key)
+        parts = sorted({(image.kind, image.part): image for image in images}.values(), key=key)
         return [part for part in parts if not part.defective], [part for part in parts if part.defective]
 
 

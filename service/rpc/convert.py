@@ -31,14 +31,23 @@ def status_of(error: errors.ServiceError) -> status_pb2.Status:
     status = status_pb2.Status(code=number, message=str(error))
     if isinstance(error, errors.Refused):
         delay = Duration()
-        delay.FromMilliseconds(retry_milliseconds(error))
+        delay.FromMilliseconds(_retry_milliseconds(error))
         detail = Any()
         detail.Pack(error_details_pb2.RetryInfo(retry_delay=delay))
         status.details.append(detail)
     return status
 
 
-def retry_milliseconds(error: errors.Refused) -> int:
+def trailing_of(error: errors.ServiceError) -> tuple[tuple[str, str | bytes], ...]:
+    """The metadata of a call that ends with the error: its details and, for a refusal, what clients with a
+    retry policy of gRPC's own obey."""
+    details = ("grpc-status-details-bin", status_of(error).SerializeToString())
+    if isinstance(error, errors.Refused):
+        return details, ("grpc-retry-pushback-ms", str(_retry_milliseconds(error)))
+    return (details,)
+
+
+def _retry_milliseconds(error: errors.Refused) -> int:
     return max(1, round(1000 * error.retry_after))
 
 

@@ -13,16 +13,8 @@ import grpc.aio
 from service.access.access import Access
 from service.admission import Holding
 from service.calls import Call, Calls
-from service.errors import (
-    BadParameter,
-    DeadlinePassed,
-    NotServing,
-    Refused,
-    ServiceError,
-    TooLarge,
-    shutting_down,
-)
-from service.rpc.convert import CODE, product_of, response_of, retry_milliseconds, status_of
+from service.errors import BadParameter, DeadlinePassed, NotServing, ServiceError, TooLarge, shutting_down
+from service.rpc.convert import CODE, product_of, response_of, status_of, trailing_of
 from service.rpc.guard import secret_of
 from service.rpc.lenient import lenient_parser
 from service.rpc.pb import inspection_pb2 as pb
@@ -246,9 +238,4 @@ def _metadata(context: _Context) -> Metadata:
 
 
 async def _abort(context: _Context, error: ServiceError) -> NoReturn:
-    trailing: list[tuple[str, str | bytes]] = [
-        ("grpc-status-details-bin", status_of(error).SerializeToString())
-    ]
-    if isinstance(error, Refused):  # clients with a retry policy of gRPC's own obey this
-        trailing.append(("grpc-retry-pushback-ms", str(retry_milliseconds(error))))
-    await context.abort(CODE[type(error)], str(error), tuple(trailing))
+    await context.abort(CODE[type(error)], str(error), trailing_of(error))

@@ -118,11 +118,6 @@ def counted(metrics: Metrics, outcome: str) -> float | None:
     return metrics.registry.get_sample_value("drd_archived_total", labels)
 
 
-async def until(metrics: Metrics, outcome: str, count: int) -> None:
-    while counted(metrics, outcome) != count:  # noqa: ASYNC110  # no event to wait for
-        await asyncio.sleep(0.01)
-
-
 @on_a_loop
 async def test_what_cannot_be_written_is_counted_and_tried_again(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -132,13 +127,13 @@ async def test_what_cannot_be_written_is_counted_and_tried_again(
     for day, obstacle in enumerate(obstacles):
         obstacle.write_text("a file where the day's folder should be")
         archive.add(ng(at=NOON + day * DAY))
-    await until(metrics, "failed", 2)
+    await archive._waiting.join()
     for obstacle in obstacles:
         obstacle.unlink()
     archive.add(ng())
     await archive.close()
 
-    assert counted(metrics, "kept") == 1
+    assert (counted(metrics, "failed"), counted(metrics, "kept")) == (2, 1)
     assert len(files(tmp_path)) == 2
     assert [str(tmp_path) in each.message for each in caplog.records] == [True]
 
@@ -162,7 +157,7 @@ async def test_pictures_that_wait_for_a_slow_disk_are_limited(
         archive.add(ng(1000))
     assert counted(metrics, "dropped") == 3
     disk.set()
-    await until(metrics, "kept", 2)
+    await archive._waiting.join()
     archive.add(ng(5000))  # larger than all that may wait, but nothing does
     await archive.close()
 
@@ -202,10 +197,10 @@ async def test_what_waits_keeps_no_heatmap_in_memory(tmp_path: Path, monkeypatch
 
 def test_an_archive_that_a_person_has_emptied_fills_again(tmp_path: Path) -> None:
     async def keep() -> None:
-        archive = Archive(tmp_path, 40_000, {"NG"}, metrics := Metrics(takt_seconds=1))
+        archive = Archive(tmp_path, 40_000, {"NG"}, Metrics(takt_seconds=1))
         for second in range(20):
             archive.add(ng(at=NOON + second))
-        await until(metrics, "kept", 20)
+        await archive._waiting.join()
         shutil.rmtree(tmp_path / "2026-03-01")
         for second in range(60, 70):
             archive.add(ng(at=NOON + second))
