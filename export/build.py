@@ -3,16 +3,21 @@
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import packages_distributions
 from importlib.metadata import version as library_version
 from pathlib import Path
 
+import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
 
 from export.accept import Candidate, verify_engines
+from export.bundle.engines.engine import run_engine
 from export.bundle.engines.specs import FALLBACK
 from export.bundle.manifest import (
     FLOAT16_GRAPH,
@@ -30,8 +35,9 @@ from export.golden import HEATMAPS, choose_golden, spread
 from export.pack import file_digests, newest_version, next_version, publish, refuse_taken, staging_folder
 from export.parity import Baseline, Parity
 from export.prepare import check_buildable, prepare
-from export.report import say, show_golden, show_parity, show_thresholds
+from export.report import say, show_golden, show_parity, show_sensitivity, show_thresholds
 from export.roi import Roi, read_roi
+from export.sensitivity import sensitivity
 from export.sources import calibration_images, defective_images
 from export.trace import trace
 from export.validation import validation_frames
@@ -92,7 +98,8 @@ def build(options: ExportOptions) -> Path:
     if roi is not None:
         _apply(roi, drd, good)
     defective = defective_images(checkpoint, options.calibration)
-    calibration = _calibrated(options, drd, geometry, parts)
+    inside = drd.heatmap.roi.numpy() > 0
+    calibration = _calibrated(options, drd, geometry, parts, inside)
     thresholds = calibration.thresholds
     golden = choose_golden(calibration.scores, thresholds.image.threshold, defective, geometry, drd.predict)
     show_golden(golden.entries)
@@ -107,6 +114,8 @@ def build(options: ExportOptions) -> Path:
         golden.save(root)
         baseline = Baseline(root, geometry, golden, validation, thresholds)
         engines = _verified_engines(options.engines, baseline, to_quantise)
+        under = [path for path, raw in calibration.scores.items() if raw < thresholds.image.threshold]
+        _try_damage(engines, baseline, under, inside)
         manifest = Manifest(
             product=checkpoint.product,
             version=options.version or next_version(product),
@@ -152,10 +161,14 @@ def _apply(roi: Roi, drd: DRD, good: Sequence[Path]) -> None:
 
 
 def _calibrated(
-    options: ExportOptions, drd: DRD, geometry: Geometry, parts: Mapping[Path, str]
+    options: ExportOptions,
+    drd: DRD,
+    geometry: Geometry,
+    parts: Mapping[Path, str],
+    inside: NDArray[np.bool_],
 ) -> Calibration:
-    """Calibrates on the images in `parts`, which says which part each shows."""
-    inside = drd.heatmap.roi.numpy() > 0
+    """Calibrates on the images in `parts`, which says which part each shows. `inside` `[H, W]`: the pixels of
+    the region of interest."""
     scored = score_images(drd.predict, list(parts), geometry, "calibrate")
     calibration = calibrate(scored, parts, options.max_false_reject, inside)
     inspected = math.ceil(calibration.largest * float(inside.mean()))
@@ -213,6 +226,18 @@ def _measured(candidate: Candidate) -> EngineEntry:
     parity = candidate.parity
     measured = {"guard_band": parity.guard_band, "heatmap_deviation": parity.max_heatmap_deviation}
     return EngineEntry.model_validate(candidate.entry.model_dump() | measured)
+
+
+def _try_damage(
+    engines: Iterable[EngineEntry], baseline: Baseline, good: Sequence[Path], inside: NDArray[np.bool_]
+) -> None:
+    """Shows how much damage is found that is drawn on `good` images, by the fastest engine that runs here."""
+    entry = next(each for each in engines if each.heatmap_deviation is not None)
+    assert entry.guard_band is not None
+    with closing(baseline.open(entry)) as engine:
+        run = partial(run_engine, engine)
+        scale = baseline.thresholds.image
+        show_sensitivity(sensitivity(run, good, baseline.geometry, inside, scale, entry.guard_band))
 
 
 def _provenance(checkpoint: Checkpoint) -> Provenance:

@@ -8,6 +8,7 @@ from export.accept import Candidate
 from export.bundle.manifest import FLOAT32_CONVOLUTIONS, GoldenFrame, Thresholds
 from export.conformal import CONFIDENCE, parts_needed, rejected_at_most
 from export.prepare import LeftOut
+from export.sensitivity import Sensitivity
 
 
 def say(topic: str, line: str) -> None:
@@ -66,6 +67,17 @@ def _parity_row(candidate: Candidate) -> str:
     if in_float32 != FLOAT32_CONVOLUTIONS:
         speed += f" ({in_float32} convolutions in float32)"
     return f"{start} {deviations} {parity.guard_band:8.1e} {parity.flips:5} {speed}"
+
+
+def show_sensitivity(tried: Sensitivity) -> None:
+    """How much of the damage drawn on good pictures is found: a line for each kind, a column for each
+    length."""
+    width, height = tried.size
+    say("Damage", f"drawn on {tried.pictures} good pictures, and found (not OK), by contrast and length in")
+    lengths = "".join(f"{length:6.0f}" for length in tried.lengths)
+    say("", f"{f'pixels of a picture of {width} x {height}':34}{lengths}")
+    for damage, found in tried.found.items():
+        say("", f"{damage:34}" + "".join(f"{share:6.0%}" for share in found))
 
 
 def _percent(fraction: float) -> str:

@@ -119,13 +119,15 @@ def draw(polygons: tuple[tuple[Point, ...], ...], geometry: Geometry) -> NDArray
     x, y = (np.arange(width) + 0.5) / width, (np.arange(height)[:, None] + 0.5) / height
     covered = np.zeros((height, width), bool)
     for polygon in polygons:
-        covered |= _inside(polygon, x, y)
+        covered |= inside_polygon(polygon, x, y)
     points = covered.reshape(geometry.height, _FINE, geometry.width, _FINE)
     mask: NDArray[np.bool_] = points.mean((1, 3)) >= 0.5
     return mask
 
 
-def _inside(polygon: tuple[Point, ...], x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.bool_]:
+def inside_polygon(
+    polygon: tuple[Point, ...], x: NDArray[np.float64], y: NDArray[np.float64]
+) -> NDArray[np.bool_]:
     """Which grid points are inside, by the even-odd rule: to the left of an odd number of edges."""
     inside = np.zeros((y.size, x.size), bool)
     for (x0, y0), (x1, y1) in zip(polygon, polygon[1:] + polygon[:1], strict=True):
