@@ -65,9 +65,11 @@ def _unix(path: Path) -> socket.socket:
 
 
 def _remove_leftover(path: Path) -> None:
-    """Removes the socket file of an earlier run; OSError when a program may still listen on it."""
-    if not path.exists() or not stat.S_ISSOCK(path.stat().st_mode):
+    """Removes the socket file of an earlier run; OSError when anything else may be there, as one in use."""
+    if not path.exists():
         return
+    if not stat.S_ISSOCK(path.stat().st_mode):
+        raise OSError(errno.EEXIST, "what lies there is no socket, and is left alone")
     with socket.socket(socket.AF_UNIX) as probe:
         if probe.connect_ex(str(path)) != errno.ECONNREFUSED:  # perhaps of another kind, or another user's
             raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))

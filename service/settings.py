@@ -196,6 +196,14 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _each_address_has_one_door(self) -> Self:
+        given = [*self.http, *self.grpc, *([self.admin] if self.admin else [])]
+        fixed = [address for address in given if address.path or address.port]  # port 0 is another each time
+        if twice := [address for address in fixed if fixed.count(address) > 1]:
+            raise ValueError(f"the address {twice[0]} is given twice: each door needs its own")
+        return self
+
+    @model_validator(mode="after")
     def _certificates_are_whole(self) -> Self:
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise ValueError("--tls-certificate and --tls-key must be given together")

@@ -271,8 +271,9 @@ def test_callers_that_come_all_at_once_are_let_in(tmp_path: Path, door: str) -> 
 def test_a_file_that_is_no_socket_is_not_replaced_by_one(tmp_path: Path) -> None:
     file = tmp_path / "notes"
     file.write_text("somebody's")
-    with pytest.raises(CannotListen, match="another program listens there"):
-        listen(Address(path=str(file)))
+    for path in (file, tmp_path):
+        with pytest.raises(CannotListen, match="what lies there is no socket"):
+            listen(Address(path=str(path)))
     assert file.read_text() == "somebody's"
 
 
@@ -322,7 +323,13 @@ def test_what_cannot_start_says_so_in_one_line(tmp_path: Path, arguments: list[s
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["--models", ".", "--http", "8080"], ["--models", ".", "--speed", "high"]]
+    "arguments",
+    [
+        [],
+        ["--models", ".", "--http", "8080"],
+        ["--models", ".", "--speed", "high"],
+        ["--models", ".", "--http", "127.0.0.1:8080", "--grpc", "127.0.0.1:8080"],
+    ],
 )
 def test_misuse_ends_with_two_and_a_hint(arguments: list[str]) -> None:
     ended = drd_serve(*arguments)

@@ -62,9 +62,22 @@ def test_an_option_may_hold_several_addresses_as_the_environment_may(monkeypatch
     arguments: dict[str, Any] = {"http": ["127.0.0.1:1,localhost:2", "unix:/run/drd"]}
     monkeypatch.setenv("DRD_GRPC", "127.0.0.1:1, localhost:2 unix:/run/drd")
 
-    settings = Settings(models=Path(), **arguments)
+    assert Settings(models=Path(), grpc=(), **arguments).http == several
+    assert Settings(models=Path(), http=()).grpc == several
 
-    assert settings.http == settings.grpc == several
+
+@pytest.mark.parametrize("address", ["127.0.0.1:8090", "unix:door"])
+@pytest.mark.parametrize("second", ["--http", "--grpc", "--admin"])
+def test_an_address_given_twice_is_refused_before_another_program_is_blamed(
+    misuse: Callable[..., str], address: str, second: str
+) -> None:
+    said = misuse(main, "--models", "nowhere", "--http", address, second, address).splitlines()[-1]
+    assert said == f"drd-serve: error: the address {address} is given twice: each door needs its own"
+
+
+def test_a_port_that_the_system_chooses_may_be_asked_for_twice() -> None:
+    twice = (Address("127.0.0.1", 0),) * 2
+    assert Settings(models=Path(), http=twice, grpc=twice, admin=twice[0])
 
 
 def test_an_empty_address_closes_a_door_only_in_the_environment(
