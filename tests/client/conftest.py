@@ -1,6 +1,9 @@
 import random
-from collections.abc import Iterator
-from contextlib import suppress
+import subprocess
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from socket import socket
 from typing import Any
 
@@ -55,3 +58,16 @@ def unused_port() -> int:
         with socket() as probe, suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
+
+
+@contextmanager
+def started(command: Sequence[str | Path], announces: str) -> Iterator[subprocess.Popen[str]]:
+    """Starts a process, waits for `announces` on its standard error, and stops it after the block."""
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as popen:
+        assert popen.stderr is not None
+        try:
+            assert any(announces in line for line in popen.stderr)
+            threading.Thread(target=popen.stderr.read).start()  # so that its pipe never fills
+            yield popen
+        finally:
+            popen.kill()

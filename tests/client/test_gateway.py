@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler
@@ -19,7 +19,7 @@ import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
 from tests.bundles import make_bundle
-from tests.client.conftest import unused_port
+from tests.client.conftest import started, unused_port
 from tests.e2e.serving import process, serving, wait_until
 from tests.http_server import http_server
 from tests.service.engines import Gate
@@ -30,19 +30,6 @@ DARK, BRIGHT = 30, 200
 FOREVER, SHORT = "60000", "500"
 
 pytestmark = pytest.mark.system
-
-
-@contextmanager
-def started(command: Sequence[str | Path], announces: str) -> Iterator[subprocess.Popen[str]]:
-    """Starts a process, waits for `announces` on its standard error, and stops it after the block."""
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as popen:
-        assert popen.stderr is not None
-        try:
-            assert any(announces in line for line in popen.stderr)
-            threading.Thread(target=popen.stderr.read).start()  # so that its pipe never fills
-            yield popen
-        finally:
-            popen.kill()
 
 
 @contextmanager
