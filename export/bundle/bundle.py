@@ -183,8 +183,8 @@ class Predictor:
                 raise BundleError(f"{where} scores {seen.score:.4f}, not {seen.expected:.4f} ± {allowed:.4f}")
             if not seen.of_heatmap <= allowed_on_maps:
                 raise BundleError(
-                    f"{where}: its heatmap deviates by {seen.of_heatmap:.4f}; "
-                    f"allowed are {allowed_on_maps:.4f}"
+                    f"{where}: its heatmap deviates by {seen.of_heatmap:.5f}; "
+                    f"allowed are {allowed_on_maps:.5f}"
                 )
             largest = max(largest, seen.of_score)
         return largest

@@ -51,9 +51,14 @@ class OpenVinoEngine:
         """`float32_convolutions`: how many of the first are not computed in bfloat16. Raises BundleError."""
         openvino = _runtime()
         if precision == "bf16" and not _BF16_INSTRUCTIONS & _cpu_flags():
-            raise BundleError("this CPU has no bfloat16 instructions (avx512_bf16 or amx_bf16)")
+            raise BundleError(
+                "this CPU has no bfloat16 instructions that OpenVINO uses (avx512_bf16 or amx_bf16)"
+            )
         core = openvino.Core()
         try:
+            # Otherwise Arm CPUs with bfloat16 instructions compute transposed convolutions in it, whatever
+            # precision is asked for. Among the options of `compile_model` it would be too late.
+            core.set_property("CPU", {"EXECUTION_MODE_HINT": "ACCURACY"})
             graph = core.read_model(path)
             if precision == "bf16":
                 keep_first_in_float32(core, graph, float32_convolutions)

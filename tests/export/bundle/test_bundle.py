@@ -136,7 +136,7 @@ def test_its_guard_band_is_no_narrower_than_export_saw_on_the_cpu(tmp_path: Path
 def test_no_engine_serves_whose_heatmap_is_too_far_from_the_checkpoint_s(tmp_path: Path) -> None:
     path = make_bundle(tmp_path, golden_map_bias=0.03)
     edit_manifest(path, lambda facts: facts["engines"][0].update(heatmap_deviation=0.03))
-    with pytest.raises(BundleError, match=r"its heatmap deviates by 0\.0300; allowed are 0\.0200"):
+    with pytest.raises(BundleError, match=r"its heatmap deviates by 0\.03000; allowed are 0\.02000"):
         Bundle.open(path).start()
 
 
