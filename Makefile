@@ -1,5 +1,6 @@
 # `make help` lists what there is. Set-up happens once and is reused.
 
+PYTHON  := python3
 VENV    := .venv
 BIN     := $(VENV)/bin
 READY   := $(VENV)/.ready
@@ -23,7 +24,9 @@ run: $(FIGURES)  ## set up, then train, export, measure and serve the example: s
 setup: $(READY)  ## the virtual environment
 
 $(READY): requirements/dev.txt pyproject.toml
-	python3 -m venv $(VENV)
+	@$(PYTHON) -c 'import sys; (3, 11) <= sys.version_info < (3, 15) or sys.exit( \
+	  f"Python 3.11 to 3.14 is needed, and $(PYTHON) is {sys.version.split()[0]}: make PYTHON=python3.14, say")'
+	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip $(INSTALL) -r requirements/dev.txt
 	$(BIN)/pip $(INSTALL) --no-deps --no-build-isolation -e .
 	@touch $@
@@ -53,7 +56,7 @@ test-gpu: $(GPU)/.ready  ## what needs an NVIDIA GPU: engines, training, and a t
 	$(GPU)/bin/python -m tests.bench.gpu
 
 $(GPU)/.ready: requirements/dev.txt requirements/export-gpu.txt pyproject.toml  # ONNX Runtime's two packages exclude each other
-	python3 -m venv $(GPU)
+	$(PYTHON) -m venv $(GPU)
 	$(GPU)/bin/pip $(INSTALL) -r requirements/dev.txt
 	$(GPU)/bin/pip uninstall -q -y onnxruntime
 	$(GPU)/bin/pip $(INSTALL) -r requirements/export-gpu.txt
@@ -100,7 +103,7 @@ SETS    := service
 SBOM    := var/sbom
 sbom: $(SBOM)/tools  ## what the service is made of: var/sbom/service.cdx.json, CycloneDX; SETS='service training' for more
 	@set -e; for set in $(SETS); do \
-	  python3 -m venv --clear $(SBOM)/$$set; \
+	  $(PYTHON) -m venv --clear $(SBOM)/$$set; \
 	  $(SBOM)/$$set/bin/pip install -q --require-hashes --progress-bar off -r requirements/$$set.txt; \
 	  $(SBOM)/$$set/bin/pip uninstall -q -y pip setuptools; \
 	  $(SBOM)/tools/bin/cyclonedx-py environment $(SBOM)/$$set/bin/python \
@@ -111,7 +114,7 @@ audit: $(SBOM)/tools  ## known vulnerabilities of what is pinned, as far as advi
 	@$(SBOM)/tools/bin/python requirements/audit.py
 
 $(SBOM)/tools: requirements/supply.txt  # tools that nothing else needs, in an environment of their own
-	@python3 -m venv --clear $@
+	@$(PYTHON) -m venv --clear $@
 	@$@/bin/pip install -q --require-hashes --progress-bar off -r $<
 	@touch $@
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from export.bundle.engines.specs import UnknownEngineError, auto_or_known
 from export.bundle.manifest import MANIFEST
+from training.files import is_file, is_folder
 from training.messages import print_in_any_encoding
 from training.names import part_pattern
 from training.version import program_version
@@ -25,8 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from training.checkpoint import DESCRIPTION
 
     try:
-        is_bundle = (options.subject / MANIFEST).is_file()
-        if not is_bundle and not (options.subject / DESCRIPTION).is_file():
+        is_bundle = is_file(options.subject / MANIFEST)
+        if not is_bundle and not is_file(options.subject / DESCRIPTION):
             parser.error(
                 f"{options.subject} is neither a checkpoint directory (with {DESCRIPTION}) nor a bundle, "
                 f"MODELS_DIR/PRODUCT/VERSION (with {MANIFEST})"
@@ -34,9 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not is_bundle and (given := [name for name in _FOR_BUNDLES if getattr(options, name)]):
             option = f"--{given[0].replace('_', '-')}"
             parser.error(f"{option} is for bundles only, and {options.subject} has no {MANIFEST}")
-        if options.json and not options.json.parent.is_dir():
+        if options.json and not is_folder(options.json.parent):
             parser.error(f"--json {options.json}: there is no folder {options.json.parent}")
-        if options.json and options.json.is_dir():
+        if options.json and is_folder(options.json):
             parser.error(f"--json {options.json}: a folder")
         if is_bundle:
             evaluation = evaluate_bundle(

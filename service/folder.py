@@ -1,14 +1,12 @@
 """Lists the models folder: MODELS_DIR/PRODUCT/VERSION/."""
 
-import errno
 import os
 import re
-import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from export.bundle import MAX_VERSION, is_product_name
+from export.bundle import MAX_VERSION, is_folder, is_product_name
 
 Fingerprint = tuple[tuple[str, int, int, int], ...]
 """Name, size, modification time and inode of every file of a bundle: when it differs, so does the bundle."""
@@ -46,19 +44,9 @@ def _versions(product: Path) -> dict[int, Found] | str:
 def found_at(version: Path) -> Found | None:
     """The version's fingerprint, or why it can't be read; None if there is no folder."""
     try:
-        return tuple(sorted(_files(version))) if _is_folder(version) else None
+        return tuple(sorted(_files(version))) if is_folder(version) else None
     except OSError as error:
         return str(error)
-
-
-def _is_folder(path: Path) -> bool:
-    """Unlike Path.is_dir, which from Python 3.14 on takes whatever can't be read for none. Raises OSError."""
-    try:
-        return stat.S_ISDIR(path.stat().st_mode)
-    except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):  # gone, or a link to nothing
-            return False
-        raise
 
 
 def _is_version(name: str) -> bool:

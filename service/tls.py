@@ -108,6 +108,9 @@ class Tls:
             context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=self._client_ca)
         except OSError as error:  # includes ssl.SSLError: the file may be incomplete
             raise TlsError(f"{self._client_ca} can't be used: {error}") from error
+        # Like gRPC. Python's default depends on its version: from 3.13 on it refuses authorities that
+        # a plain `openssl req -x509` makes.
+        context.verify_flags = ssl.VERIFY_X509_TRUSTED_FIRST | ssl.VERIFY_X509_PARTIAL_CHAIN
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_alpn_protocols(["http/1.1"])
         if self._client_ca is not None:

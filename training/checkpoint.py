@@ -20,7 +20,7 @@ from safetensors.torch import save as serialised
 from torch import Tensor
 
 from training.datasets import Sample
-from training.files import file_digest, write_atomically
+from training.files import file_digest, is_file, write_atomically
 from training.geometry import Geometry, UnreadableImage, frame_digest
 from training.images import image_digest
 from training.messages import first_error, one_line, out_of_memory
@@ -110,7 +110,7 @@ class Checkpoint(BaseModel):
         first that is missing or changed."""
         samples = [Sample(self.data_root / record.name, record.name) for record in self.splits[split]]
         for sample, record in zip(samples, self.splits[split], strict=True):
-            if not sample.path.is_file():
+            if not is_file(sample.path):
                 raise CheckpointError(f"{sample.path}: missing; training had it for '{split}'")
             try:
                 digest = image_digest(sample.path, self.geometry)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from training.files import is_file, is_folder
 from training.samples import Dataset as Dataset  # what a data set is made of
 from training.samples import DatasetError as DatasetError
 from training.samples import Sample as Sample
@@ -26,14 +27,14 @@ def open_dataset(root: Path, product: str | None = None) -> Dataset:
     Raises DatasetError for no known layout, no good images, a mask missing where its layout demands one, two
     of them, a wrong row of a table, or a name that is not UTF-8 or has backslashes.
     """
-    if not root.is_dir():
+    if not is_folder(root):
         raise DatasetError(f"{root}: no such folder")
     name = product or root.resolve().name
-    if table_of(root).is_file():
+    if is_file(table_of(root)):
         dataset = open_visa(root, product)
-    elif (root / "train" / "good").is_dir():
+    elif is_folder(root / "train" / "good"):
         dataset = _folders(root, name, "MVTec AD", good="good")
-    elif (root / "train" / "ok").is_dir():
+    elif is_folder(root / "train" / "ok"):
         dataset = _folders(root, name, "BTAD", good="ok")
     elif _has_good_folder(root):
         dataset = _good_and_defective(root, name)
@@ -86,7 +87,7 @@ def parts_of(samples: Sequence[Sample], pattern: re.Pattern[str]) -> list[str]:
 
 
 def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and path.is_file() and not _is_hidden(path)
+    return path.suffix.lower() in SUFFIXES and is_file(path) and not _is_hidden(path)
 
 
 def _is_hidden(path: Path) -> bool:
@@ -101,8 +102,8 @@ def _images(folder: Path) -> list[Path]:
 def _others(folder: Path) -> str:
     """Description of what else a folder of images holds, hidden files aside."""
     others = [path for path in folder.iterdir() if not _is_image(path) and not _is_hidden(path)]
-    files = sum(path.is_file() for path in others)
-    folders = sum(any(map(_is_image, path.rglob("*"))) for path in others if path.is_dir())
+    files = sum(is_file(path) for path in others)
+    folders = sum(any(map(_is_image, path.rglob("*"))) for path in others if is_folder(path))
     links = sum(path.is_symlink() and not path.exists() for path in others)
     counts = [
         (folders, "subfolders with pictures"),
@@ -159,7 +160,7 @@ def _check_folders(root: Path, kinds: Sequence[Path]) -> None:
     `kinds`."""
     for folder in _visible_folders(root):
         name = folder.name.lower()
-        if name in ("test", "ground_truth") and not (root / name).is_dir():
+        if name in ("test", "ground_truth") and not is_folder(root / name):
             raise DatasetError(f"{folder}: rename it to {name}")
     known = {kind.name for kind in kinds}
     for folder in _visible_folders(root / "ground_truth") if kinds else ():
@@ -181,21 +182,21 @@ def _check_masks(folder: Path, masks: Mapping[str, Path]) -> None:
 def _left_out(root: Path, good: Path, kinds: Sequence[Path]) -> str:
     """Description of what else the folders `good`, test and test/KIND hold."""
     said = [_others(good)]
-    if (root / "test").is_dir() and (stray := _images(root / "test")):
+    if is_folder(root / "test") and (stray := _images(root / "test")):
         said.append(f"{len(stray)} pictures in test itself")
     said += [f"{others} in test/{kind.name}" for kind in kinds if (others := _others(kind))]
     return "; ".join(filter(None, said))
 
 
 def _visible_folders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("*") if path.is_dir() and not _is_hidden(path))
+    return sorted(path for path in folder.glob("*") if is_folder(path) and not _is_hidden(path))
 
 
 def _masks(folder: Path) -> dict[str, Path]:
     """Masks by the stem of their image; suffixes of the two may differ. Raises DatasetError if an image has
     two."""
     masks = dict[str, Path]()
-    for path in _images(folder) if folder.is_dir() else ():
+    for path in _images(folder) if is_folder(folder) else ():
         first = masks.setdefault(path.stem.removesuffix("_mask"), path)
         if first is not path:
             raise DatasetError(f"{first} and {path.name}: two masks for one picture; keep the right one")

@@ -1,10 +1,34 @@
-"""Files: their digests, and writing them whole or not at all."""
+"""Files: whether they are there, their digests, and writing them whole or not at all."""
 
+import errno
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
+
+
+def is_folder(path: Path) -> bool:
+    """Unlike Path.is_dir, which from Python 3.14 on takes whatever can't be read for none. Raises OSError."""
+    return stat.S_ISDIR(_mode(path))
+
+
+def is_file(path: Path) -> bool:
+    """Unlike Path.is_file, as `is_folder`. Raises OSError."""
+    return stat.S_ISREG(_mode(path))
+
+
+def _mode(path: Path) -> int:
+    """0 if there is nothing."""
+    try:
+        return path.stat().st_mode
+    except ValueError:  # a NUL in the name
+        return 0
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):  # not there, or a link to nothing
+            return 0
+        raise
 
 
 def file_digest(path: Path) -> str:

@@ -5,6 +5,7 @@ import io
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
+from training.files import is_file
 from training.samples import Dataset, DatasetError, Sample
 
 _COLUMNS = {"object", "split", "label", "image", "mask"}
@@ -73,7 +74,7 @@ def _sample(root: Path, row: Mapping[str, str], where: str) -> Sample:
     for name in names:
         if Path(name).is_absolute():
             raise DatasetError(f"{where} names {name}: paths start at {root}")
-        if not (root / name).is_file():
+        if not is_file(root / name):
             raise DatasetError(f"{where} names {name!r}, which is not there")
     kind = _KINDS[_word("label", row, _KINDS, where)]
     mask = root / row["mask"] if row["mask"] and kind != "good" else None

@@ -10,6 +10,7 @@ from export.bundle.pictures import heatmap_png, mask_png, overlay_png
 from export.bundle.reading import Finding, FrameFailed, Region, Verdict, read
 from export.bundle.scale import THRESHOLD
 from export.bundle.signature import TrustedKey
+from training.files import is_folder
 from training.geometry import MAX_INPUT_SIDE, Geometry, Size, UnreadableImage, to_rgb
 from training.images import IMAGE_FORMATS, MAX_IMAGE_PIXELS, check_compression
 from training.messages import one_line, out_of_memory, print_in_any_encoding
@@ -44,6 +45,7 @@ __all__ = [
     "cores_allowed",
     "frame_statistics",
     "heatmap_png",
+    "is_folder",
     "is_product_name",
     "mask_png",
     "one_line",

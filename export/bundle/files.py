@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from export.bundle.manifest import CHECKSUM, MANIFEST, SIGNATURE, BundleError
-from training.files import file_digest
+from training.files import file_digest, is_folder
 
 _MAX_BYTES = 16 * 2**20
 """Limit for a file that is read as a whole."""
@@ -18,7 +18,7 @@ _MAX_BYTES = 16 * 2**20
 
 def read_manifest(root: Path) -> bytes:
     """The manifest's bytes of the bundle at `root`. Raises BundleError if they do not match their digest."""
-    if not root.is_dir():
+    if not is_folder(root):
         raise BundleError("there is no such folder") from FileNotFoundError(root)
     content = read_regular(root / MANIFEST)
     if read_regular(root / CHECKSUM) != checksum(content):

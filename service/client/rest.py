@@ -130,11 +130,12 @@ class RestDoor:
 
         sending = asyncio.create_task(send())
         try:
-            return await asyncio.shield(sending)
+            await asyncio.wait({sending})  # from Python 3.14 on, `shield` logs what fails once cancelled
         except asyncio.CancelledError:
             scope.cancel()
             await asyncio.gather(sending, return_exceptions=True)  # until its connection is closed
             raise
+        return sending.result()
 
 
 def _error(response: httpx.Response, address: Address) -> errors.ClientError:

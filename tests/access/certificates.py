@@ -12,6 +12,18 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from cryptography.x509.oid import NameOID
 
+_SIGNS_CERTIFICATES = x509.KeyUsage(
+    digital_signature=False,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=True,
+    crl_sign=True,
+    encipher_only=False,
+    decipher_only=False,
+)
+
 
 def key_pair(folder: Path, name: str = "owner", curve: ec.EllipticCurve | None = None) -> tuple[Path, Path]:
     """Files of a private key and its public one."""
@@ -33,12 +45,15 @@ class Pair:
 
 
 class Authority:
-    def __init__(self, folder: Path, name: str = "plant") -> None:
+    def __init__(self, folder: Path, name: str = "plant", *, key_usage: bool = True) -> None:
+        """Without `key_usage` as `openssl req -x509` makes it: from Python 3.13 on refused by default."""
         folder.mkdir(exist_ok=True)
         self._folder, self._name = folder, _name(name)
         self._key = ec.generate_private_key(ec.SECP256R1())
         own = _builder(self._name, self._name, self._key, timedelta(days=30))
         own = own.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        if key_usage:
+            own = own.add_extension(_SIGNS_CERTIFICATES, critical=True)
         self.certificate = folder / f"{name}.crt"
         self.certificate.write_bytes(own.sign(self._key, hashes.SHA256()).public_bytes(Encoding.PEM))
 
@@ -49,6 +64,8 @@ class Authority:
             [x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1"))]
         )
         certificate = _builder(_name(name), self._name, key, lasts).add_extension(places, critical=False)
+        issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
+        certificate = certificate.add_extension(issuer, critical=False)
         pair = Pair(self._folder / f"{name}.crt", self._folder / f"{name}.key")
         pair.certificate.write_bytes(certificate.sign(self._key, hashes.SHA256()).public_bytes(Encoding.PEM))
         pair.key.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
@@ -71,4 +88,5 @@ def _builder(
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - timedelta(days=1))
         .not_valid_after(now + lasts)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
     )

@@ -97,6 +97,17 @@ def test_client_certificates_of_the_authority_are_asked_for(
 
 
 @BOTH
+def test_a_client_certificate_may_be_named_instead_of_its_authority(
+    ask: str, plant: Authority, models: Path
+) -> None:
+    server, camera, other = plant.issue("server"), plant.issue("camera"), plant.issue("other")
+    with serving(models, **server.settings(camera.certificate)) as running:
+        ASK[ask](running, plant, camera)
+        with pytest.raises(REFUSED):
+            ASK[ask](running, plant, other)
+
+
+@BOTH
 def test_certificate_key_and_authority_change_without_a_restart(
     ask: str, plant: Authority, models: Path, tmp_path: Path
 ) -> None:

@@ -639,6 +639,7 @@ def test_a_failed_start_is_one_line(
         ["--rate", "0", "."],
         ["--window", "0", "."],
         ["--watch", "nowhere"],
+        ["--watch", "a" * 300],
         ["--watch", "--rate", "3", "."],
         ["-", "."],
         ["--key", "key.pem", "."],

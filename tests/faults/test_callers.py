@@ -174,8 +174,10 @@ def test_a_clock_that_jumps_is_not_looked_at(tmp_path: Path) -> None:
 
 _JUMPING = """
 import itertools, time
-whole, ages = time.time, itertools.cycle((0, 365 * 86400, -365 * 86400))
+whole, in_nanoseconds = time.time, time.time_ns
+ages = itertools.cycle((0, 365 * 86400, -365 * 86400))
 time.time = lambda: whole() + next(ages)
+time.time_ns = lambda: in_nanoseconds() + next(ages) * 10**9
 """
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -37,7 +38,8 @@ def _check(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
         Address.parse(given.to)
     except ValueError as error:
         parser.error(f"--to: {error}")
-    if given.watch and (len(given.sources) > 1 or not given.sources[0].is_dir()):
+    # Path.is_dir raises, before Python 3.14, what stands in the way of looking.
+    if given.watch and (len(given.sources) > 1 or not os.path.isdir(given.sources[0])):  # noqa: PTH112
         parser.error("--watch takes one folder that exists")
     if given.watch and (given.rate or given.repeat != 1):
         parser.error("--watch sends pictures as they are written: no --rate, no --repeat")

@@ -75,10 +75,12 @@ def found(source: Path) -> list[PictureFile]:
 
     OSError also if a folder can't be read: the pictures in it would be missing unnoticed.
     """
-    if source.is_file():
+    try:
+        mode = source.stat().st_mode
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{source} is missing") from error
+    if not stat.S_ISDIR(mode):
         return [PictureFile(source, source.name)]
-    if not source.is_dir():
-        raise FileNotFoundError(f"{source} is missing")
     pictures = [PictureFile(path, path.relative_to(source).as_posix()) for path in sorted(_below(source))]
     if not pictures:
         raise FileNotFoundError(f"no pictures in {source}")
