@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from export.bundle.deviations import Run
 from export.bundle.manifest import BATCH_SIZES
@@ -60,7 +61,7 @@ def sensitivity(
     """Draws on at most 32 of `images`, good ones under the threshold, with centres where `inside` `[H, W]` is
     true, and judges by `scale` and `guard_band` what `run` makes of it."""
     chosen, sizes, found = spread(images, _MAX_PICTURES), list[Size](), list[list[bool]]()
-    for number, path in enumerate(chosen):
+    for number, path in enumerate(tqdm(chosen, "damage", unit="image", leave=False, disable=None)):
         rgb = read_rgb(path)
         sizes.append(Size.of(rgb))
         damaged = np.stack(list(_damaged(rgb, geometry, inside, np.random.default_rng(number))))
