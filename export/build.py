@@ -28,6 +28,7 @@ from export.bundle.manifest import (
     Manifest,
     Provenance,
 )
+from export.bundle.reading import judge
 from export.bundle.signature import SigningKey
 from export.calibrate import Calibration, CalibrationError, calibrate
 from export.float16 import to_float16
@@ -114,8 +115,7 @@ def build(options: ExportOptions) -> Path:
         golden.save(root)
         baseline = Baseline(root, geometry, golden, validation, thresholds)
         engines = _verified_engines(options.engines, baseline, to_quantise)
-        under = [path for path, raw in calibration.scores.items() if raw < thresholds.image.threshold]
-        _try_damage(engines, baseline, under, inside)
+        _try_damage(engines, baseline, calibration.scores, inside)
         manifest = Manifest(
             product=checkpoint.product,
             version=options.version or next_version(product),
@@ -229,15 +229,20 @@ def _measured(candidate: Candidate) -> EngineEntry:
 
 
 def _try_damage(
-    engines: Iterable[EngineEntry], baseline: Baseline, good: Sequence[Path], inside: NDArray[np.bool_]
+    engines: Iterable[EngineEntry],
+    baseline: Baseline,
+    scores: Mapping[Path, float],
+    inside: NDArray[np.bool_],
 ) -> None:
-    """Shows how much damage is found that is drawn on `good` images, by the fastest engine that runs here."""
+    """Shows how much damage is found by the fastest engine that runs here, drawn on good images that are OK
+    without. `scores` are raw."""
     entry = next(each for each in engines if each.heatmap_deviation is not None)
     assert entry.guard_band is not None
+    scale, band = baseline.thresholds.image, entry.guard_band
+    good = [path for path, raw in scores.items() if judge(scale.score(raw), band)[0] == "OK"]
     with closing(baseline.open(entry)) as engine:
         run = partial(run_engine, engine)
-        scale = baseline.thresholds.image
-        show_sensitivity(sensitivity(run, good, baseline.geometry, inside, scale, entry.guard_band))
+        show_sensitivity(sensitivity(run, good, baseline.geometry, inside, scale, band))
 
 
 def _provenance(checkpoint: Checkpoint) -> Provenance:

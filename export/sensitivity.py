@@ -58,7 +58,7 @@ def sensitivity(
     scale: Scale,
     guard_band: float,
 ) -> Sensitivity:
-    """Draws on at most 32 of `images`, good ones under the threshold, with centres where `inside` `[H, W]` is
+    """Draws on at most 32 of `images`, good ones that are OK, with centres where `inside` `[H, W]` is
     true, and judges by `scale` and `guard_band` what `run` makes of it."""
     chosen, sizes, found = spread(images, _MAX_PICTURES), list[Size](), list[list[bool]]()
     for number, path in enumerate(tqdm(chosen, "damage", unit="image", leave=False, disable=None)):

@@ -10,8 +10,8 @@ part whose call fails. Calls do not wait for each other, whether over one connec
 
 An address that others can reach needs --certificate, --key and --trusted, and then takes only clients whose
 certificates lie in that folder (whatever their dates), signed and encrypted (Basic256Sha256); restart it when
-they change. Let a firewall keep others away, too: asyncua limits little of what a stranger may send. OPC UA
-asks for all of this in a certificate:
+they change. Strangers get no verdict then, but can stop the others, as can a client: asyncua limits little of
+what it is sent, so let a firewall admit the PLCs only. OPC UA asks for all of this in a certificate:
 
     openssl req -x509 -newkey rsa:2048 -nodes -days 3650 -keyout opcua.key -out opcua.pem \\
       -subj /CN=drd-inspect -addext subjectAltName=URI:urn:HOST:drd-inspect,DNS:HOST \\
@@ -83,7 +83,7 @@ class Gateway:
 
     async def _inspect(self, _parent: ua.NodeId, *given: ua.Variant) -> list[ua.Variant] | ua.StatusCode:
         since, at = time.monotonic(), time.time()
-        texts = [each.Value or "" for each in given]
+        texts = ["" if each.Value is None else each.Value for each in given]
         if len(texts) != len(GIVEN) or not all(isinstance(text, str) for text in texts):
             return ua.StatusCode(ua.UInt32(ua.StatusCodes.BadInvalidArgument))
         part, picture, product = texts

@@ -137,9 +137,16 @@ async def test_what_is_no_part_of_the_service_is_not_inspected(patient: str, pic
 @on_a_loop
 async def test_calls_with_other_arguments_are_refused(patient: str) -> None:
     text, number = ua.Variant("dark.png", ua.VariantType.String), ua.Variant(7, ua.VariantType.Int32)
-    texts = ua.Variant(["dark.png"], ua.VariantType.String)
+    texts, zero = ua.Variant(["dark.png"], ua.VariantType.String), ua.Variant(0, ua.VariantType.Int32)
     async with client(patient) as plc:
-        for given in ([], [text] * 2, [text] * 4, [number, text, text], [text, texts, text]):
+        for given in (
+            [],
+            [text] * 2,
+            [text] * 4,
+            [number, text, text],
+            [text, texts, text],
+            [text, text, zero],
+        ):
             (result,) = await plc.uaclient.call([ua.CallMethodRequest(INSPECTION, INSPECT, given)])
             assert result.StatusCode.value == ua.StatusCodes.BadInvalidArgument
         method = plc.get_node(INSPECT)

@@ -78,7 +78,7 @@ def test_compose_publishes_every_door_to_this_machine_only_and_limits_every_log(
 
 def test_no_registry_s_address_is_written_down() -> None:
     for path in [REPOSITORY / "Dockerfile", *DEPLOY.rglob("*")]:
-        if path.is_file():
+        if path.is_file() and path.suffix != ".pyc":  # which the gateways leave beside what they import
             assert not re.search(r"index-url|trusted-host|https?://[\w.-]*(pypi|debian)", path.read_text()), (
                 path
             )

@@ -243,6 +243,15 @@ def test_defective_parts_are_found_where_training_had_them_but_unreadable_ones(w
     assert line.startswith(f"Left out     {wordy.data / 'test/blot/001.png'}: ")
 
 
+def test_drawn_damage_is_tried_last(wordy: Exported) -> None:
+    lines = wordy.output.splitlines()
+    (place,) = (number for number, line in enumerate(lines) if line.startswith("Damage"))
+    shares = [share for line in lines[place + 2 : place + 6] for share in line.split()[-6:]]
+    assert len(shares) == 24
+    assert all(share.endswith("%") for share in shares)
+    assert lines[place + 6].startswith("Bundle")
+
+
 def test_the_same_network_gives_the_same_graph(wordy: Exported, exported: Path) -> None:
     assert (wordy.bundle / "model.onnx").read_bytes() == (exported / "model.onnx").read_bytes()
 
