@@ -377,7 +377,7 @@ def test_the_float16_graph_is_rounded_on_the_cpu_as_on_a_gpu(tmp_path: Path) -> 
 
 def test_the_validation_frames_are_of_good_damaged_and_defective_parts(tmp_path: Path) -> None:
     def grey(frames: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        heatmaps = frames.mean(3, dtype=np.float32) / 255
+        heatmaps = frames.mean(3, dtype=np.float32) / np.float32(255)
         return heatmaps, heatmaps.mean((1, 2))
 
     noise = np.random.default_rng(0)
