@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from export.bundle.deviations import Run
 from export.bundle.manifest import BATCH_SIZES
-from export.bundle.reading import judge
+from export.bundle.reading import judge, require_finite
 from export.bundle.scale import Scale
 from export.golden import spread
 from export.roi import inside_polygon
@@ -59,18 +59,21 @@ def sensitivity(
     guard_band: float,
 ) -> Sensitivity:
     """Draws on at most 32 of `images`, good ones that are OK, with centres where `inside` `[H, W]` is
-    true, and judges by `scale` and `guard_band` what `run` makes of it."""
-    chosen, sizes, found = spread(images, _MAX_PICTURES), list[Size](), list[list[bool]]()
+    true, and judges by `scale` and `guard_band` what `run` makes of it. Raises FrameFailed if that is not
+    finite."""
+    chosen, sizes, found = spread(images, _MAX_PICTURES), list[Size](), list[bool]()
     for number, path in enumerate(tqdm(chosen, "damage", unit="image", leave=False, disable=None)):
         rgb = read_rgb(path)
         sizes.append(Size.of(rgb))
         damaged = np.stack(list(_damaged(rgb, geometry, inside, np.random.default_rng(number))))
-        raw = np.concatenate([run(batch).score for batch in _batches(damaged)])
-        found.append([judge(score, guard_band)[0] != "OK" for score in scale.scores(raw)])
+        for batch in _batches(damaged):
+            for heatmap, raw in zip(*run(batch), strict=True):
+                require_finite(heatmap, raw, f"{path}: the engine's output for drawn damage")
+                found.append(judge(scale.score(raw), guard_band)[0] != "OK")
     size = sorted(sizes, key=lambda size: size.width * size.height)[len(sizes) // 2]
     enlarged = sqrt(size.width * size.height / (geometry.width * geometry.height))
     lengths = tuple(enlarged * length for length in _LENGTHS)
-    shares = np.mean(found, axis=0).reshape(len(_DAMAGE), len(_LENGTHS))
+    shares = np.reshape(found, (-1, len(_DAMAGE), len(_LENGTHS))).mean(0)
     return Sensitivity(
         len(chosen), size, lengths, dict(zip(_DAMAGE, map(tuple, shares.tolist()), strict=True))
     )

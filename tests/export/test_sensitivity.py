@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from export.bundle.engines.engine import Prediction
+from export.bundle.reading import FrameFailed
 from export.bundle.scale import Scale
 from export.report import show_sensitivity
 from export.sensitivity import bar, sensitivity
@@ -78,6 +79,16 @@ def test_damage_is_found_by_the_threshold_or_inside_the_guard_band(tmp_path: Pat
     assert scratch[3:] == (1, 1, 1)  # two pixels and more
     assert found(61, 0) == [(0,) * 6] * 4
     assert found(61, 0.01)[1] == (1,) * 6  # REVIEW: not OK
+
+
+def test_an_engine_that_gives_no_number_has_found_nothing(tmp_path: Path) -> None:
+    def broken(frames: NDArray[np.uint8]) -> Prediction:
+        heatmap, score = contrast(frames)
+        return Prediction(heatmap, np.where(score > 40, np.nan, score))
+
+    images, scale = plain_pictures(tmp_path, (64, 96)), Scale(median=0, threshold=40)
+    with pytest.raises(FrameFailed, match=r"0\.png: the engine's output for drawn damage is NaN"):
+        sensitivity(broken, images, GEOMETRY, EVERYWHERE, scale, 0)
 
 
 def test_damage_lies_in_the_region_of_interest_and_differs_from_dark_and_bright(tmp_path: Path) -> None:
