@@ -3,10 +3,8 @@
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from importlib.metadata import packages_distributions
 from importlib.metadata import version as library_version
 from pathlib import Path
@@ -16,44 +14,28 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
-from export.accept import Candidate, verify_engines
-from export.bundle.engines.engine import run_engine
-from export.bundle.engines.specs import FALLBACK
-from export.bundle.manifest import (
-    FLOAT16_GRAPH,
-    GRAPH,
-    INT8_GRAPH,
-    BundleError,
-    EngineEntry,
-    Manifest,
-    Provenance,
-)
-from export.bundle.reading import judge
+from export.bundle.manifest import FLOAT16_GRAPH, GRAPH, BundleError, Manifest, Provenance
 from export.bundle.signature import SigningKey
 from export.calibrate import Calibration, CalibrationError, calibrate
+from export.engines import try_damage, verified_engines
 from export.float16 import to_float16
-from export.golden import HEATMAPS, choose_golden, spread
+from export.golden import HEATMAPS, choose_golden
 from export.pack import file_digests, newest_version, next_version, publish, refuse_taken, staging_folder
-from export.parity import Baseline, Parity
-from export.prepare import check_buildable, prepare
-from export.report import say, show_golden, show_parity, show_sensitivity, show_thresholds
+from export.parity import Baseline
+from export.prepare import check_buildable
+from export.report import say, show_golden, show_thresholds
 from export.roi import Roi, read_roi
-from export.sensitivity import sensitivity
 from export.sources import calibration_images, defective_images
 from export.trace import trace
 from export.validation import validation_frames
 from training.checkpoint import DRD, RESUME, Checkpoint, load_checkpoint
 from training.evaluate import score_images
 from training.geometry import Geometry
-from training.images import read_frames
 from training.messages import suspects
 from training.names import UNKNOWN, is_product_name
 
 _RUNTIMES = ("onnx", "onnxruntime", "openvino", "tensorrt")
 """Libraries whose versions the manifest records, if they are installed."""
-
-_MAX_QUANTISER_FRAMES = 64
-"""More hardly widen the activation ranges."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +96,8 @@ def build(options: ExportOptions) -> Path:
         _write_graphs(drd, geometry, root)
         golden.save(root)
         baseline = Baseline(root, geometry, golden, validation, thresholds)
-        engines = _verified_engines(options.engines, baseline, to_quantise)
-        _try_damage(engines, baseline, calibration.scores, inside)
+        engines = verified_engines(options.engines, baseline, to_quantise)
+        try_damage(engines, baseline, calibration.scores, inside)
         manifest = Manifest(
             product=checkpoint.product,
             version=options.version or next_version(product),
@@ -187,62 +169,6 @@ def _write_graphs(drd: DRD, geometry: Geometry, root: Path) -> None:
     graph = trace(drd, geometry)
     onnx.save(graph, root / GRAPH)
     onnx.save(to_float16(graph), root / FLOAT16_GRAPH)
-
-
-def _verified_engines(
-    wanted: Sequence[str] | None, baseline: Baseline, to_quantise: Sequence[Path]
-) -> tuple[EngineEntry, ...]:
-    """Prepares the `wanted` engines, int8 with the images `to_quantise`, and verifies them."""
-    root, geometry = baseline.root, baseline.geometry
-    frames = read_frames(spread(to_quantise, _MAX_QUANTISER_FRAMES), geometry)
-    entries, not_made = prepare(wanted, root, geometry, frames)
-    candidates, rejected = verify_engines(entries, baseline)
-    left_out = not_made | rejected
-    show_parity(candidates, left_out)
-    kept = [each for each in candidates if each.entry.id not in left_out]
-    engines = _write_parity(root, kept, len(baseline.golden.frames))
-    if missing := [name for name in wanted or () if name in left_out]:
-        raise BundleError(
-            f"{', '.join(missing)}: asked for by --engines, and left out for the reason above: there is no "
-            "bundle; name others, or none"
-        )
-    return engines
-
-
-def _write_parity(root: Path, kept: Sequence[Candidate], frames: int) -> tuple[EngineEntry, ...]:
-    """Writes `parity.json`, on `frames` golden frames, and returns the engines as the manifest lists them, in
-    the same order; deletes the files of others. Raises BundleError without the one that runs everywhere."""
-    if FALLBACK not in {each.entry.id for each in kept if each.parity.status == "verified"}:
-        raise BundleError(f"{FALLBACK} does not agree with the checkpoint, so there is no bundle")
-    used = {root / name for each in kept for name in each.entry.files}
-    for path in {root / INT8_GRAPH, *root.glob("engines/*")} - used:
-        path.unlink(missing_ok=True)
-    content = Parity(frames=frames, engines=tuple(each.parity for each in kept))
-    (root / "parity.json").write_text(content.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    return tuple(map(_measured, kept))
-
-
-def _measured(candidate: Candidate) -> EngineEntry:
-    parity = candidate.parity
-    measured = {"guard_band": parity.guard_band, "heatmap_deviation": parity.max_heatmap_deviation}
-    return EngineEntry.model_validate(candidate.entry.model_dump() | measured)
-
-
-def _try_damage(
-    engines: Iterable[EngineEntry],
-    baseline: Baseline,
-    scores: Mapping[Path, float],
-    inside: NDArray[np.bool_],
-) -> None:
-    """Shows how much damage is found by the fastest engine that runs here, drawn on good images that are OK
-    without. `scores` are raw."""
-    entry = next(each for each in engines if each.heatmap_deviation is not None)
-    assert entry.guard_band is not None
-    scale, band = baseline.thresholds.image, entry.guard_band
-    good = [path for path, raw in scores.items() if judge(scale.score(raw), band)[0] == "OK"]
-    with closing(baseline.open(entry)) as engine:
-        run = partial(run_engine, engine)
-        show_sensitivity(sensitivity(run, good, baseline.geometry, inside, scale, band))
 
 
 def _provenance(checkpoint: Checkpoint) -> Provenance:

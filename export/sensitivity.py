@@ -66,7 +66,7 @@ def sensitivity(
         rgb = read_rgb(path)
         sizes.append(Size.of(rgb))
         damaged = np.stack(list(_damaged(rgb, geometry, inside, np.random.default_rng(number))))
-        for batch in _batches(damaged):
+        for batch in damaged.reshape(-1, max(BATCH_SIZES), *damaged.shape[1:]):  # 24 frames: full batches
             for heatmap, raw in zip(*run(batch), strict=True):
                 require_finite(heatmap, raw, f"{path}: the engine's output for drawn damage")
                 found.append(judge(scale.score(raw), guard_band)[0] != "OK")
@@ -114,10 +114,3 @@ def bar(
     window = points.reshape(bottom - top, _FINE, right - left, _FINE)
     covered[top:bottom, left:right] = window.mean((1, 3))
     return covered
-
-
-def _batches(frames: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
-    while len(frames):
-        size = max(size for size in BATCH_SIZES if size <= len(frames))
-        yield frames[:size]
-        frames = frames[size:]

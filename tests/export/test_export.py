@@ -285,7 +285,7 @@ def test_the_files_of_an_engine_that_is_left_out_are_not_published(
         entries, left_out = prepare(names, root, geometry, good)
         return [plan, *entries], left_out
 
-    monkeypatch.setattr("export.build.prepare", with_a_plan)
+    monkeypatch.setattr("export.engines.prepare", with_a_plan)
     wide = EngineParity(id="model.fp16.onnx", status="verified", batch_sizes=(1,), guard_band=1.0)
     monkeypatch.setattr("export.accept.check_float16_graph", lambda baseline: wide)
     assert export(checkpoint, tmp_path / "models", "--engines", "onnx-f32") == 0
@@ -339,7 +339,7 @@ def test_int8_ranges_come_from_images_that_do_not_set_the_threshold(
         given.append(good)
         return prepare(names, root, geometry, good)
 
-    monkeypatch.setattr("export.build.prepare", noting)
+    monkeypatch.setattr("export.engines.prepare", noting)
     assert export(checkpoint, tmp_path, "--engines", "onnx-f32") == 0
     trained = load_checkpoint(checkpoint)
     others = [*trained.samples("fit"), *trained.samples("select")]
