@@ -15,11 +15,14 @@ from training.messages import print_in_any_encoding
 _MIN_BUDGET = 1e-6
 """A smaller budget would take more than a million calibration images."""
 
-_ENDS = (signal.SIGTERM, signal.SIGHUP)
+if sys.platform == "win32":
+    _ENDS = (signal.SIGTERM, signal.SIGBREAK)
+else:
+    _ENDS = (signal.SIGTERM, signal.SIGHUP)
 
 
 class _Terminated(KeyboardInterrupt):
-    """SIGTERM or SIGHUP, handled as Ctrl-C is: what was begun is removed."""
+    """SIGTERM, SIGHUP or Ctrl-Break, handled as Ctrl-C is: what was begun is removed."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

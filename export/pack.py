@@ -3,6 +3,7 @@
 import os
 import secrets
 import shutil
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -117,13 +118,15 @@ def _flush(root: Path) -> None:
     """Syncs `root` to disk, so that a power cut cannot leave a renamed folder without its content."""
     for path in root.rglob("*"):
         if path.is_file():
-            with path.open("rb") as file:
+            with path.open("r+b") as file:  # Windows flushes only what may be written
                 os.fsync(file.fileno())
     for folder in [root, *(path for path in root.rglob("*") if path.is_dir())]:
         _flush_folder(folder)
 
 
 def _flush_folder(folder: Path) -> None:
+    if sys.platform == "win32":  # its file system keeps a journal of folders, and they can't be opened
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

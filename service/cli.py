@@ -1,11 +1,15 @@
 """drd-serve: inspects images with the products of a models folder, over HTTP and gRPC."""
 
+import sys
+
+if sys.platform == "win32":
+    sys.exit("drd-serve needs Linux: on Windows start it in WSL 2 or in a container")
+
 import argparse
 import logging
 import os
 import resource
 import shlex
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path

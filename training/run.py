@@ -1,10 +1,9 @@
 """One training run from folder to checkpoint directory: what `drd-train` does."""
 
-import fcntl
 import os
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from training.checkpoint import (
 from training.datasets import DatasetError, open_dataset
 from training.geometry import UnreadableImage
 from training.input_size import shaped, some_sizes, stretching
+from training.locks import lock
 from training.loop import Trainer, TrainingError
 from training.model.drd import DRD
 from training.model.teacher import BackboneError
@@ -86,17 +86,14 @@ def _alone_in(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     if not os.access(folder, os.W_OK):
         raise TrainingError(f"{folder}: this user may not write there")
-    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
+    with ExitStack() as until_the_end:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            until_the_end.callback(os.close, lock(folder))
         except BlockingIOError as error:
             raise TrainingError(f"{folder}: another training is running in this folder") from error
         except OSError:
-            print(f"WARNING: {folder} can't be locked: let no other training run there")  # some file servers
+            print(f"WARNING: {folder} can't be locked: let no other training run there")
         yield
-    finally:
-        os.close(lock)
 
 
 def _check_product(folder: Path, product: str) -> None:

@@ -44,7 +44,7 @@ class Pictures:
 
         Raises ValueError for a name outside the folder, OSError or httpx.HTTPError if it can't be read.
         """
-        if ".." in Path(name).parts or name.startswith("/"):
+        if ".." in Path(name).parts or Path(name).anchor:
             raise ValueError(f"the picture {name!r} is not below {self._where}")
         if self._http is None:
             return await asyncio.to_thread(self._read, name, oldest)
@@ -163,12 +163,14 @@ def run(name: str, serving: Coroutine[None, None, None]) -> None:
     async def until_signal() -> None:
         task = asyncio.current_task()
         assert task is not None
+        loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):  # SIGINT, too: scripts start others with it ignored
-            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+            signal.signal(number, lambda *_: loop.call_soon_threadsafe(task.cancel))
         await serving
 
     try:
-        asyncio.run(until_signal())
+        with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:  # aiomqtt needs it
+            runner.run(until_signal())
     except (ValueError, OSError, ClientError) as error:
         sys.exit(f"{name}: {error}")
     except (KeyboardInterrupt, asyncio.CancelledError):

@@ -1,14 +1,14 @@
 """Private copies of bundles, where no other user can change a file between its check and its use."""
 
-import fcntl
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
-from functools import partial
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from tempfile import gettempdir, mkdtemp
+
+from training.locks import lock
 
 _PREFIX = "drd-bundle-"
 _NEW_SECONDS = 60.0
@@ -23,32 +23,18 @@ def private_copy(root: Path, names: Iterable[str]) -> tuple[Path, Callable[[], N
     """
     _remove_left_behind()
     copy = Path(mkdtemp(prefix=_PREFIX))
-    lock = os.open(copy, os.O_RDONLY | os.O_DIRECTORY)
-    remove = partial(_remove, copy, lock)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with ExitStack() as remove:
+        remove.callback(shutil.rmtree, copy, ignore_errors=True)
+        remove.callback(os.close, lock(copy))
         for name in names:
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(root / name, copy / name, follow_symlinks=False)
-    except BaseException:
-        remove()
-        raise
-    return copy, remove
-
-
-def _remove(copy: Path, lock: int) -> None:
-    shutil.rmtree(copy, ignore_errors=True)
-    os.close(lock)
+        return copy, remove.pop_all().close
 
 
 def _remove_left_behind() -> None:
     for copy in Path(gettempdir()).glob(f"{_PREFIX}*"):
         with suppress(OSError):  # in use, another user's, or removed by another process meanwhile
-            if time.time() - copy.stat().st_mtime < _NEW_SECONDS:
-                continue
-            lock = os.open(copy, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(copy)
-            finally:
-                os.close(lock)
+            if not copy.is_symlink() and time.time() - copy.stat().st_mtime >= _NEW_SECONDS:
+                os.close(lock(copy))
+                shutil.rmtree(copy, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 import re
 import ssl
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -26,6 +27,8 @@ class Address:
         url = urlsplit(text)
         door: Literal["http", "grpc"] = "grpc" if url.scheme.startswith("grpc") else "http"
         if url.scheme in ("http+unix", "grpc+unix") and (path := text.partition(":")[2]):
+            if sys.platform == "win32":
+                raise ValueError(f"{text!r}: Windows has no unix sockets that Python knows")
             return Address(door, path, unix=True)
         bare = not (url.path.strip("/") or url.query or url.fragment or "@" in url.netloc or url.port == 0)
         if url.scheme not in ("http", "https", "grpc", "grpcs") or not url.hostname or not bare:

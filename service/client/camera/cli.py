@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 
 from service.client.aio import AsyncClient, Options
 from service.client.camera import pictures
@@ -109,9 +109,8 @@ def _stop_on_signals(camera: Camera) -> None:
             os._exit(1)  # anything else waits for threads, which may hang in reading or writing a file
         camera.stopped.set()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        with suppress(NotImplementedError):  # on Windows Ctrl-C ends it at once
-            loop.add_signal_handler(number, stop)
+    for number in (signal.SIGINT, signal.SIGTERM):  # loop.add_signal_handler is not there on Windows
+        signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop))
 
 
 async def _show(tally: Tally, *, quiet: bool) -> None:
