@@ -68,6 +68,8 @@ class Pictures:
                 return file.read()
         except FileNotFoundError:
             raise NotYet(NO_PICTURE) from None
+        except PermissionError as error:  # on Windows while its writer shares it with nobody
+            raise NotYet(f"the picture can't be opened ({error.strerror})") from None
 
 
 def refuse_older(written: float, oldest: float) -> None:

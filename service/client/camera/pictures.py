@@ -32,7 +32,10 @@ class Stamp(NamedTuple):
 
     @staticmethod
     def of(facts: os.stat_result) -> "Stamp":
-        return Stamp(facts.st_mtime_ns, facts.st_size, facts.st_ino, facts.st_ctime_ns)
+        changed = facts.st_ctime_ns
+        if sys.platform == "win32":  # there it is the creation's, but from Python 3.12 on not os.fstat's
+            changed = getattr(facts, "st_birthtime_ns", changed)
+        return Stamp(facts.st_mtime_ns, facts.st_size, facts.st_ino, changed)
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,8 +118,7 @@ class Watch:
             if change is None:
                 continue
             changing[name] = change
-            wait = self._settle if change.stamp.size else max(self._settle, _GRACE_SECONDS)
-            if time.monotonic() - change.first >= wait:
+            if self._is_complete(name, change):
                 complete.append(name)
         self._note_missing(listed, start)
         complete.sort(key=lambda name: (changing[name].stamp, name))
@@ -152,6 +151,12 @@ class Watch:
         since = self._looked if known is None or before is not None else known.looked
         return _Changing(stamp, time.monotonic(), since)
 
+    def _is_complete(self, name: str, change: _Changing) -> bool:
+        waited = time.monotonic() - change.first
+        if waited < self._settle:
+            return False
+        return waited >= _GRACE_SECONDS or (change.stamp.size > 0 and can_be_opened(self._folder / name))
+
     def _note_missing(self, listed: set[str], start: float) -> None:
         missing = self._known.keys() - listed
         for name in missing:
@@ -162,6 +167,15 @@ class Watch:
         for name, since in list(self._gone.items()):
             if start - since >= _FORGET_SECONDS:
                 del self._known[name], self._gone[name]
+
+
+def can_be_opened(path: Path) -> bool:
+    """On Windows a file can't be while its writer shares it with nobody."""
+    try:
+        with path.open("rb"):
+            return True
+    except OSError:
+        return False
 
 
 def stamp_of(path: Path) -> Stamp | None:
