@@ -10,7 +10,7 @@ DATA    := var/data/$(PRODUCT)
 MODELS  := var/models
 CHECKPOINT := var/checkpoints/$(PRODUCT)
 FIGURES := var/$(PRODUCT).json
-DEBIAN  := buildah chromium debootstrap mosquitto prometheus prometheus-alertmanager runc
+DEBIAN  := buildah chromium debootstrap mosquitto prometheus prometheus-alertmanager runc wine wine64
 
 .PHONY: help run setup test test-system test-gpu image-test debian check format rules proto lock sbom audit bench bench-quality soak fuzz clean
 
@@ -74,6 +74,7 @@ check: $(READY)  ## formatter, linter, strict types, import contracts, generated
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/mypy --platform win32 training export service/client deploy/examples/*.py
 	$(BIN)/lint-imports
 	$(BIN)/pytest -q tests/service/test_generated_code.py
 
@@ -92,7 +93,7 @@ $(RULES): deploy/prometheus/rules/drd.yml Makefile
 proto: $(READY)  ## the checked-in gRPC code, from proto/inspection.proto
 	$(BIN)/python proto/generate.py
 
-LOCKED  := dev=dev service=service,openvino service-gpu=service-gpu,tensorrt-rtx export-gpu=export-gpu,openvino \
+LOCKED  := dev=dev export=export,openvino,client service=service,openvino service-gpu=service-gpu,tensorrt-rtx export-gpu=export-gpu,openvino \
            training=training supply=supply
 lock: $(READY)  ## pin requirements/*.txt again from pyproject.toml
 	@set -e; for set in $(LOCKED); do \
