@@ -93,8 +93,8 @@ $(RULES): deploy/prometheus/rules/drd.yml Makefile
 proto: $(READY)  ## the checked-in gRPC code, from proto/inspection.proto
 	$(BIN)/python proto/generate.py
 
-LOCKED  := dev=dev export=export,openvino,client service=service,openvino service-gpu=service-gpu,tensorrt-rtx export-gpu=export-gpu,openvino \
-           training=training supply=supply
+LOCKED  := dev=dev export=export,openvino,client service=service,openvino service-gpu=service-gpu,tensorrt-rtx \
+           export-gpu=export-gpu,openvino training=training supply=supply
 lock: $(READY)  ## pin requirements/*.txt again from pyproject.toml
 	@set -e; for set in $(LOCKED); do \
 	  $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \

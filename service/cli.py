@@ -2,8 +2,8 @@
 
 import sys
 
-if sys.platform == "win32":
-    sys.exit("drd-serve needs Linux: on Windows start it in WSL 2 or in a container")
+if sys.platform != "linux":
+    sys.exit("drd-serve needs Linux: elsewhere start it in a container, or on Windows in WSL 2")
 
 import argparse
 import logging

@@ -152,6 +152,7 @@ class Watch:
         return _Changing(stamp, time.monotonic(), since)
 
     def _is_complete(self, name: str, change: _Changing) -> bool:
+        """Or has had its time to become so."""
         waited = time.monotonic() - change.first
         if waited < self._settle:
             return False
