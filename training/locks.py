@@ -4,20 +4,7 @@ import os
 import sys
 from pathlib import Path
 
-if sys.platform == "win32":
-    import msvcrt
-
-    def lock(folder: Path) -> int:
-        """As below, by a file in it: Windows does not open folders."""
-        descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT)
-        try:
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-        except OSError as error:
-            os.close(descriptor)
-            raise BlockingIOError(f"{folder} is locked") from error
-        return descriptor
-
-else:
+if sys.platform != "win32":
     import fcntl
 
     def lock(folder: Path) -> int:
@@ -29,4 +16,17 @@ else:
         except OSError:
             os.close(descriptor)
             raise
+        return descriptor
+
+else:
+    import msvcrt
+
+    def lock(folder: Path) -> int:
+        """The same by a file in it, as Windows does not open folders."""
+        descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT)
+        try:
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        except OSError as error:
+            os.close(descriptor)
+            raise BlockingIOError(f"{folder} is locked") from error
         return descriptor

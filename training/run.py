@@ -91,6 +91,8 @@ def _alone_in(folder: Path) -> Iterator[None]:
             until_the_end.callback(os.close, lock(folder))
         except BlockingIOError as error:
             raise TrainingError(f"{folder}: another training is running in this folder") from error
+        except PermissionError:  # which os.access does not foresee on Windows
+            raise
         except OSError:
             print(f"WARNING: {folder} can't be locked: let no other training run there")
         yield

@@ -167,7 +167,10 @@ def run(name: str, serving: Coroutine[None, None, None]) -> None:
         assert task is not None
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):  # SIGINT, too: scripts start others with it ignored
-            signal.signal(number, lambda *_: loop.call_soon_threadsafe(task.cancel))
+            if sys.platform == "win32":  # which has no add_signal_handler
+                signal.signal(number, lambda *_: loop.call_soon_threadsafe(task.cancel))
+            else:
+                loop.add_signal_handler(number, task.cancel)
         await serving
 
     try:

@@ -25,7 +25,7 @@ def private_copy(root: Path, names: Iterable[str]) -> tuple[Path, Callable[[], N
     copy = Path(mkdtemp(prefix=_PREFIX))
     with ExitStack() as remove:
         remove.callback(shutil.rmtree, copy, ignore_errors=True)
-        remove.callback(os.close, lock(copy))
+        remove.callback(os.close, lock(copy))  # before the above: Windows removes no open file
         for name in names:
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(root / name, copy / name, follow_symlinks=False)

@@ -63,8 +63,7 @@ def unused_port() -> int:
 @contextmanager
 def started(command: Sequence[str | Path], announces: str) -> Iterator[subprocess.Popen[str]]:
     """Starts a process, waits for `announces` on its standard error, and stops it after the block."""
-    out = subprocess.DEVNULL
-    with subprocess.Popen(command, stdout=out, stderr=subprocess.PIPE, text=True) as popen:
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as popen:
         assert popen.stderr is not None
         try:
             assert any(announces in line for line in popen.stderr)

@@ -411,6 +411,27 @@ def test_a_second_signal_ends_it_at_once(address: str, folder: Path, gate: Gate)
     gate.open()
 
 
+def test_a_signal_ends_it_whichever_thread_gets_it(address: str, folder: Path, tmp_path: Path) -> None:
+    """Also while the event loop waits for something else."""
+    kept = tmp_path / "all.csv"
+    listed = command(address, "--quiet", "--csv", kept, "-")
+    with subprocess.Popen(listed, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as popen:
+        assert popen.stdin is not None
+        popen.stdin.write(os.fsencode(folder / "a.png") + b"\n")
+        popen.stdin.flush()
+        wait_until(lambda: kept.exists() and len(rows(kept)) == 1)
+        newest = max(int(thread.name) for thread in Path(f"/proc/{popen.pid}/task").iterdir())
+        assert newest != popen.pid
+        os.kill(newest, signal.SIGTERM)
+        assert popen.wait(10) == 1
+
+
+def test_a_run_leaves_the_signals_as_they_were(address: str, folder: Path) -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    assert camera(address, "--quiet", folder / "a.png") == 0
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
 def assert_ends_at_once(sending: list[str], wait: Callable[[], object]) -> None:
     """With two signals after the wait."""
     with subprocess.Popen(sending, stderr=subprocess.PIPE, text=True) as popen:

@@ -3,12 +3,13 @@
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from service.client.camera import watch
 from service.client.camera.pictures import PictureFile, Stamp
-from service.client.camera.watch import Watch
+from service.client.camera.watch import Watch, stamp_of
 
 
 class Clock:
@@ -173,6 +174,47 @@ def test_what_stays_empty_or_leads_nowhere_is_given_once(tmp_path: Path, clock: 
     assert names(looks.look()) == ["empty.png"]
 
 
+def test_a_picture_is_waited_for_while_it_cannot_be_read(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shut, opened = {"never.png", "soon.png"}, Path.open
+
+    def open_if_shared(path: Path, mode: str) -> Any:
+        if path.name in shut:
+            raise PermissionError
+        return opened(path, mode)
+
+    looks = Watch(tmp_path, 0, refuse)
+    for name in shut:
+        put(tmp_path, name)
+    monkeypatch.setattr(Path, "open", open_if_shared)
+    assert not looks.look()
+    clock.now = 1.0
+    assert not looks.look()
+    shut.remove("soon.png")
+    assert names(looks.look()) == ["soon.png"]
+    clock.now = 2.0
+    assert names(looks.look()) == ["never.png"]  # to be counted as not inspected
+
+
+def test_a_picture_that_is_replaced_during_a_look_is_not_given_as_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = Watch(tmp_path, 0, refuse)
+    put(tmp_path, "a.png", b"half")
+    with monkeypatch.context() as replacing:
+
+        def replaced(path: Path) -> Stamp | None:
+            stamp = stamp_of(path)
+            put(tmp_path, "a.png")
+            return stamp
+
+        replacing.setattr(watch, "stamp_of", replaced)
+        assert not looks.look()
+    (picture,) = looks.look()
+    assert picture.read() == b"picture"
+
+
 def test_a_picture_that_failed_for_a_moment_is_not_sent_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -206,6 +248,7 @@ def test_a_picture_that_is_missing_for_long_is_forgotten(
     tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watch, "stamp_of", lambda _: Stamp(1, 1, 1, 1))
+    monkeypatch.setattr(watch, "can_be_read", lambda *_: True)
     put(tmp_path, "a.png")
     put(tmp_path, "b.png")
     looks = Watch(tmp_path, 0, refuse)

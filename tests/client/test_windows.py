@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -45,9 +46,12 @@ if program:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _wine(tmp_path_factory: pytest.TempPathFactory) -> None:
+def _wine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Its own Windows, without messages about what it lacks."""
-    os.environ |= {"WINEPREFIX": str(tmp_path_factory.mktemp("wine")), "WINEDEBUG": "-all"}
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("WINEPREFIX", str(tmp_path_factory.mktemp("wine")))
+        environment.setenv("WINEDEBUG", "-all")
+        yield
 
 
 @pytest.fixture(scope="module")

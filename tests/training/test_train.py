@@ -193,6 +193,18 @@ def test_a_folder_that_cannot_be_locked_is_used_and_that_is_said(
     assert f"WARNING: {tmp_path} can't be locked: let no other training run there" in capsys.readouterr().out
 
 
+def test_a_folder_that_cannot_be_opened_is_refused_before_training(
+    data: Path,
+    weights: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(fcntl, "flock", Mock(side_effect=PermissionError(13, "Permission denied")))
+    assert main(options(data, weights, tmp_path, "--epochs", "1")) == 1
+    assert capsys.readouterr().err == "drd-train: [Errno 13] Permission denied\n"
+
+
 @pytest.mark.parametrize("state", ["of other options", "damaged"])
 def test_an_unfinished_run_that_cannot_go_on_is_replaced_and_that_is_said(
     data: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], state: str

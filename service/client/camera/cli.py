@@ -109,8 +109,11 @@ def _stop_on_signals(camera: Camera) -> None:
             os._exit(1)  # anything else waits for threads, which may hang in reading or writing a file
         camera.stopped.set()
 
-    for number in (signal.SIGINT, signal.SIGTERM):  # loop.add_signal_handler is not there on Windows
-        signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if sys.platform == "win32":  # which has no add_signal_handler
+            signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop))
+        else:  # wakes the loop whichever thread gets the signal, and ends with the loop
+            loop.add_signal_handler(number, stop)
 
 
 async def _show(tally: Tally, *, quiet: bool) -> None:

@@ -33,7 +33,7 @@ class Stamp(NamedTuple):
     @staticmethod
     def of(facts: os.stat_result) -> "Stamp":
         changed = facts.st_ctime_ns
-        if sys.platform == "win32":  # there it is the creation's, but from Python 3.12 on not os.fstat's
+        if sys.platform == "win32":  # os.stat gives the creation's, os.fstat from 3.12 on the change's
             changed = getattr(facts, "st_birthtime_ns", changed)
         return Stamp(facts.st_mtime_ns, facts.st_size, facts.st_ino, changed)
 

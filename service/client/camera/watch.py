@@ -156,7 +156,9 @@ class Watch:
         waited = time.monotonic() - change.first
         if waited < self._settle:
             return False
-        return waited >= _GRACE_SECONDS or (change.stamp.size > 0 and can_be_opened(self._folder / name))
+        return waited >= _GRACE_SECONDS or (
+            change.stamp.size > 0 and can_be_read(self._folder / name, change.stamp)
+        )
 
     def _note_missing(self, listed: set[str], start: float) -> None:
         missing = self._known.keys() - listed
@@ -170,11 +172,12 @@ class Watch:
                 del self._known[name], self._gone[name]
 
 
-def can_be_opened(path: Path) -> bool:
-    """On Windows a file can't be while its writer shares it with nobody."""
+def can_be_read(path: Path, stamp: Stamp) -> bool:
+    """On Windows a file can't be while its writer shares it with nobody, and its time changes when that ends:
+    only the open file tells whether it is still what was seen."""
     try:
-        with path.open("rb"):
-            return True
+        with path.open("rb") as file:
+            return Stamp.of(os.fstat(file.fileno())) == stamp
     except OSError:
         return False
 
@@ -190,7 +193,7 @@ def stamp_of(path: Path) -> Stamp | None:
             return None
         except OSError:
             return UNKNOWN_STAMP
-        return Stamp(facts.st_mtime_ns, 0, facts.st_ino, facts.st_ctime_ns)
+        return Stamp.of(facts)._replace(size=0)
     if stat.S_ISDIR(facts.st_mode):
         return None
     return Stamp.of(facts)
