@@ -72,7 +72,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> list[str | Path]:
     subprocess.run([*uv, "--target", root / "site", "-c", constraints, *LIBRARIES], check=True)
     places = ("python313.zip", ".", f"Z:{REPOSITORY}", f"Z:{root / 'site'}")
     (root / "cp313/python313._pth").write_text("\n".join(places))
-    return ["wine", root / "cp313/python.exe"]
+    return ["wine", root / "cp313/python.exe", "-B"]  # nothing is written into the repository
 
 
 def on_windows(path: Path) -> str:
