@@ -3,7 +3,6 @@
 import argparse
 import asyncio
 import os
-import signal
 import stat
 import sys
 import time
@@ -15,6 +14,7 @@ from urllib.parse import quote
 import httpx
 
 from service.client import Answer, AsyncClient, ClientError, Frame, Outcome
+from service.client.signals import on_termination
 
 LOOK_SECONDS = 0.005
 NO_PICTURE = "the picture did not arrive"
@@ -165,12 +165,7 @@ def run(name: str, serving: Coroutine[None, None, None]) -> None:
     async def until_signal() -> None:
         task = asyncio.current_task()
         assert task is not None
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):  # SIGINT, too: scripts start others with it ignored
-            if sys.platform == "win32":  # which has no add_signal_handler
-                signal.signal(number, lambda *_: loop.call_soon_threadsafe(task.cancel))
-            else:
-                loop.add_signal_handler(number, task.cancel)
+        on_termination(task.cancel)
         await serving
 
     try:

@@ -4,7 +4,6 @@ import argparse
 import asyncio
 import io
 import os
-import signal
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
@@ -18,6 +17,7 @@ from service.client.camera.records import Records
 from service.client.camera.tally import HEADER, Tally
 from service.client.camera.watch import Watch
 from service.client.errors import AccessDenied, ClientError
+from service.client.signals import on_termination
 from service.client.values import Part
 
 _SHOW_SECONDS = 0.5
@@ -101,7 +101,6 @@ async def _check_product(client: AsyncClient, product: str) -> None:
 
 def _stop_on_signals(camera: Camera) -> None:
     """The first signal ends the run in order, a second one at once."""
-    loop = asyncio.get_running_loop()
 
     def stop() -> None:
         if camera.stopped.is_set():
@@ -109,11 +108,7 @@ def _stop_on_signals(camera: Camera) -> None:
             os._exit(1)  # anything else waits for threads, which may hang in reading or writing a file
         camera.stopped.set()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        if sys.platform == "win32":  # which has no add_signal_handler
-            signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop))
-        else:  # wakes the loop whichever thread gets the signal, and ends with the loop
-            loop.add_signal_handler(number, stop)
+    on_termination(stop)
 
 
 async def _show(tally: Tally, *, quiet: bool) -> None:
