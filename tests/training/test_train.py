@@ -188,21 +188,14 @@ def test_a_folder_that_cannot_be_locked_is_used_and_that_is_said(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(fcntl, "flock", Mock(side_effect=OSError("no locks on this file server")))
-    assert main(options(data, weights, tmp_path, "--epochs", "1")) == 0
-    assert f"WARNING: {tmp_path} can't be locked: let no other training run there" in capsys.readouterr().out
-
-
-def test_a_folder_that_cannot_be_opened_is_refused_before_training(
-    data: Path,
-    weights: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.setattr(fcntl, "flock", Mock(side_effect=PermissionError(13, "Permission denied")))
-    assert main(options(data, weights, tmp_path, "--epochs", "1")) == 1
+    """Unless it may not be opened."""
+    failures = [PermissionError(13, "Permission denied"), OSError("no locks on this file server")]
+    monkeypatch.setattr(fcntl, "flock", Mock(side_effect=failures))
+    arguments = options(data, weights, tmp_path, "--epochs", "1")
+    assert main(arguments) == 1
     assert capsys.readouterr().err == "drd-train: [Errno 13] Permission denied\n"
+    assert main(arguments) == 0
+    assert f"WARNING: {tmp_path} can't be locked: let no other training run there" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("state", ["of other options", "damaged"])
