@@ -2,31 +2,39 @@
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 if sys.platform != "win32":
     import fcntl
 
-    def lock(folder: Path) -> int:
-        """A descriptor: closing it unlocks the folder. BlockingIOError if another process has locked it,
-        another OSError if it can't be locked, as on some file servers."""
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(descriptor)
-            raise
-        return descriptor
+    def _open(folder: Path) -> int:
+        return os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+
+    def _lock(descriptor: int) -> None:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 else:
     import msvcrt
 
-    def lock(folder: Path) -> int:
-        """The same by a file in it, as Windows does not open folders."""
-        descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT)
+    def _open(folder: Path) -> int:
+        return os.open(folder / ".lock", os.O_RDWR | os.O_CREAT)  # Windows does not open folders
+
+    def _lock(descriptor: int) -> None:
         try:
             msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
         except OSError as error:
-            os.close(descriptor)
-            raise BlockingIOError(f"{folder} is locked") from error
-        return descriptor
+            raise BlockingIOError("locked by another process") from error
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Holds the lock. Raises BlockingIOError if another process does, another OSError if the folder can't be
+    locked, as on some file servers."""
+    descriptor = _open(folder)
+    try:
+        _lock(descriptor)
+        yield
+    finally:
+        os.close(descriptor)

@@ -24,7 +24,7 @@ from training.checkpoint import (
 from training.datasets import DatasetError, open_dataset
 from training.geometry import UnreadableImage
 from training.input_size import shaped, some_sizes, stretching
-from training.locks import lock
+from training.locks import locked
 from training.loop import Trainer, TrainingError
 from training.model.drd import DRD
 from training.model.teacher import BackboneError
@@ -88,7 +88,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
         raise TrainingError(f"{folder}: this user may not write there")
     with ExitStack() as until_the_end:
         try:
-            until_the_end.callback(os.close, lock(folder))
+            until_the_end.enter_context(locked(folder))
         except BlockingIOError as error:
             raise TrainingError(f"{folder}: another training is running in this folder") from error
         except PermissionError:  # which os.access does not foresee on Windows

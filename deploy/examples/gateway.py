@@ -169,7 +169,7 @@ def run(name: str, serving: Coroutine[None, None, None]) -> None:
         await serving
 
     try:
-        with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:  # aiomqtt needs it
+        with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:  # for aiomqtt, on Windows
             runner.run(until_signal())
     except (ValueError, OSError, ClientError) as error:
         sys.exit(f"{name}: {error}")

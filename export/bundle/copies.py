@@ -1,6 +1,5 @@
 """Private copies of bundles, where no other user can change a file between its check and its use."""
 
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterable
@@ -8,7 +7,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from tempfile import gettempdir, mkdtemp
 
-from training.locks import lock
+from training.locks import locked
 
 _PREFIX = "drd-bundle-"
 _NEW_SECONDS = 60.0
@@ -25,7 +24,7 @@ def private_copy(root: Path, names: Iterable[str]) -> tuple[Path, Callable[[], N
     copy = Path(mkdtemp(prefix=_PREFIX))
     with ExitStack() as remove:
         remove.callback(shutil.rmtree, copy, ignore_errors=True)
-        remove.callback(os.close, lock(copy))  # before the above: Windows removes no open file
+        remove.enter_context(locked(copy))
         for name in names:
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(root / name, copy / name, follow_symlinks=False)
@@ -36,5 +35,5 @@ def _remove_left_behind() -> None:
     for copy in Path(gettempdir()).glob(f"{_PREFIX}*"):
         with suppress(OSError):  # in use, another user's, or removed by another process meanwhile
             if not copy.is_symlink() and time.time() - copy.stat().st_mtime >= _NEW_SECONDS:
-                os.close(lock(copy))
-                shutil.rmtree(copy, ignore_errors=True)
+                with locked(copy):
+                    shutil.rmtree(copy, ignore_errors=True)

@@ -39,9 +39,9 @@ ctypes.windll.kernel32.CloseHandle(handle)
 HOLDER = """
 import pathlib, subprocess, sys, training.locks
 folder, *program = sys.argv[1:]
-held = training.locks.lock(pathlib.Path(folder))
-if program:
-    sys.exit(subprocess.run([sys.executable, "-c", *program, folder]).returncode)
+with training.locks.locked(pathlib.Path(folder)):
+    if program:
+        sys.exit(subprocess.run([sys.executable, "-c", *program, folder]).returncode)
 """
 
 
