@@ -6,6 +6,7 @@ if sys.platform != "linux":
     sys.exit("drd-serve needs Linux: elsewhere start it in a container, or on Windows in WSL 2")
 
 import argparse
+import atexit
 import logging
 import os
 import resource
@@ -13,6 +14,7 @@ import shlex
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import uvloop
 from pydantic import ValidationError
@@ -60,13 +62,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown := unknown_variables(os.environ):
         _logger.warning("not settings of drd-serve, so ignored: %s", ", ".join(unknown))
     _allow_descriptors(settings)
+    status = 0
     try:
         uvloop.run(run(settings, announce))
     except (BundleError, CannotListen, ServiceError, TokensError, TlsError) as error:
-        return _fail(str(error))
+        status = _fail(str(error))
     finally:
         _flush_errors()
-    return 0
+    return _end(status)
 
 
 def _is_writable_folder(path: Path) -> bool:
@@ -105,6 +108,13 @@ def _flush_errors() -> None:
     except OSError:
         with Path(os.devnull).open("w") as nowhere:
             os.dup2(nowhere.fileno(), sys.stderr.fileno())
+
+
+def _end(status: int) -> NoReturn:
+    """Ends the process, though a thread may still load an engine or run it: before Python 3.14, Python's own
+    end unwinds that thread, and C++ then aborts the process."""
+    atexit._run_exitfuncs()
+    os._exit(status)
 
 
 def _fail(reason: str) -> int:

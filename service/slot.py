@@ -132,15 +132,23 @@ class Slot:
                     _settle_on_loop(left, [InspectionFailed("the engine's thread has ended") for _ in left])
 
     def _run(self) -> None:
-        while (work := self._next()) is not None:
-            lane, taken = work
-            if taken.expired:
-                late = [DeadlinePassed("the deadline passed in the queue") for _ in taken.expired]
-                _settle_on_loop(taken.expired, late)
-            self._batch = taken.batch
-            if taken.batch:
-                self._infer(lane, taken.batch)
-            self._batch = []
+        while self._run_batch():
+            pass
+
+    def _run_batch(self) -> bool:
+        """Waits for a batch and runs it; False when closing. While the next one is waited for, nothing holds
+        its lane and its images."""
+        if (work := self._next()) is None:
+            return False
+        lane, taken = work
+        if taken.expired:
+            late = [DeadlinePassed("the deadline passed in the queue") for _ in taken.expired]
+            _settle_on_loop(taken.expired, late)
+        self._batch = taken.batch
+        if taken.batch:
+            self._infer(lane, taken.batch)
+        self._batch = []
+        return True
 
     def _next(self) -> tuple[Lane, Taken[Pending]] | None:
         """Waits for the most urgent lane and takes its batch; None when closing."""

@@ -1,6 +1,7 @@
 """Setting futures of the event loop, and work that may block for minutes, on a thread of its own."""
 
 import asyncio
+import errno
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,9 +21,9 @@ def settle(future: asyncio.Future[T], outcome: T | Exception) -> None:
 
 
 async def run_in_daemon_thread(work: Callable[[], T]) -> T:
-    """What `work` returns or raises. As `asyncio.to_thread`, but its thread does not hold the process's exit:
-    native code that loads an engine, a network share that is away and a fork server that hangs cannot be
-    interrupted."""
+    """What `work` returns or raises; OSError if there may be no more threads now. As `asyncio.to_thread`, but
+    its thread does not hold the process's exit: native code that loads an engine, a network share that is
+    away and a fork server that hangs cannot be interrupted."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()
 
@@ -35,5 +36,8 @@ async def run_in_daemon_thread(work: Callable[[], T]) -> T:
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
             loop.call_soon_threadsafe(settle, done, outcome)
 
-    threading.Thread(target=run, daemon=True).start()
+    try:
+        threading.Thread(target=run, daemon=True).start()
+    except RuntimeError as error:
+        raise OSError(errno.EAGAIN, str(error)) from error
     return await done

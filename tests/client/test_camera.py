@@ -579,9 +579,9 @@ def test_a_line_that_was_cut_does_not_take_the_next_with_it(
 ) -> None:
     kept = ("--csv", tmp_path / "all.csv", "--jsonl", tmp_path / "all.jsonl")
     assert camera(address, folder / "a.png", *kept) == 0
-    for path in kept[1::2]:
-        with Path(path).open("a") as lines:
-            lines.write('{"time": "2026-11')
+    for path, cut in (("all.csv", '2026-11-28,1,"/spool/part 4711, si'), ("all.jsonl", '{"time": "2026-11')):
+        with (tmp_path / path).open("a") as lines:
+            lines.write(cut)
 
     assert camera(address, folder / "b.png", *kept) == 0
 

@@ -3,6 +3,8 @@
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -20,7 +22,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from service.http import protocol
 from service.rpc.pb import inspection_pb2 as pb
 from service.rpc.pb.inspection_pb2_grpc import InspectionServiceStub
-from tests.e2e.serving import process, serving, wait_until
+from tests.e2e.serving import ANYWHERE, process, serving, wait_until, without_settings
 from tests.service.engines import Gate
 from tests.service.images import plain
 from tests.service.processes import forkservers, workers
@@ -40,6 +42,33 @@ def test_sigterm_under_load_loses_nothing(models: Path) -> None:
 
     assert len(inspected) > 100
     assert sorted(received) == sorted(inspected)
+
+
+LOADS_FOR_EVER = """
+from export.bundle import Bundle
+
+start = Bundle.start
+
+def load(bundle, engine):
+    while True:
+        start(bundle, engine).close()
+        print("loading", flush=True)
+
+Bundle.start = load
+from service.cli import main
+raise SystemExit(main())
+"""
+
+
+def test_an_engine_that_is_being_loaded_does_not_crash_the_end(models: Path) -> None:
+    options = ("--http", ANYWHERE, "--grpc", ANYWHERE, "--models", str(models))
+    command = [sys.executable, "-c", LOADS_FOR_EVER, *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=without_settings()) as service:
+        assert service.stdout is not None
+        assert service.stdout.readline() == b"loading\n"
+        service.terminate()
+        service.stdout.read()
+        assert service.wait(30) == 0
 
 
 def test_a_fork_server_that_hangs_holds_neither_frames_nor_the_end(models: Path) -> None:

@@ -139,6 +139,26 @@ async def test_what_cannot_be_written_is_counted_and_tried_again(
 
 
 @on_a_loop
+async def test_so_is_one_for_which_no_thread_could_be_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    metrics = Metrics(takt_seconds=1)
+    archive = Archive(tmp_path, 10**6, {"NG"}, metrics)
+    with monkeypatch.context() as limited:
+        limited.setattr(threading.Thread, "start", refuse)
+        archive.add(ng())
+        async with asyncio.timeout(10):
+            await archive._waiting.join()
+    archive.add(ng())
+    await archive.close()
+
+    assert (counted(metrics, "failed"), counted(metrics, "kept")) == (1, 1)
+
+
+@on_a_loop
 async def test_pictures_that_wait_for_a_slow_disk_are_limited(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

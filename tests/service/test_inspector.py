@@ -1,6 +1,7 @@
 """The inspector: batches, deadlines, cancellation, failures. Real threads and engines behind a gate."""
 
 import asyncio
+import gc
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,8 +11,10 @@ import pytest
 
 from service.app import Service
 from service.errors import BadImage, Busy, DeadlinePassed, InspectionFailed, NotFound, NotServing
+from service.lane import Pending
 from service.values import Request, Result
 from tests.bundles import make_bundle
+from tests.e2e.serving import wait_until
 from tests.service.engines import NOT_A_NUMBER, POISON, Gate
 from tests.service.inspecting import Inspect, ask_at_random, inspecting
 from tests.service.loop import on_a_loop
@@ -57,6 +60,18 @@ async def test_batches_form_while_the_engine_is_busy(models: Path, gate: Gate) -
     assert sorted(map(len, gate.batches)) == [1, 1, 2, 4]
     assert [level(result) for result in results] == list(range(1, 9))
     assert results[0].batch_size == 1
+
+
+@on_a_loop
+async def test_an_engine_that_waits_holds_no_image(models: Path, gate: Gate) -> None:
+    async with inspecting(models, gate) as (service, inspect):
+        lane = service.inspector.catalog.lane("tile")
+
+        def held() -> bool:
+            return any(isinstance(each, Pending) and each.lane is lane for each in gc.get_objects())
+
+        await inspect(200)
+        await asyncio.to_thread(wait_until, lambda: not held(), 10)
 
 
 @on_a_loop

@@ -80,13 +80,15 @@ class Records:
 
 
 def _to_add_lines(path: Path) -> TextIO:
-    """A last line that was cut, as by a full disk, gets an end: it must not take the next with it."""
+    """A last line that was cut, as by a full disk, gets an end, and so does what it has quoted: it must not
+    take the next with it."""
     lines = path.open("a", buffering=1, encoding="utf-8", newline="")
     if os.fstat(lines.fileno()).st_size:
         with path.open("rb") as before:
             before.seek(-1, os.SEEK_END)
             if before.read(1) != b"\n":
-                lines.write("\n")
+                before.seek(0)
+                lines.write('"\n' if sum(line.count(b'"') for line in before) % 2 else "\n")
     return lines
 
 
