@@ -10,10 +10,10 @@ from export.bundle.frame import frame_statistics
 from export.bundle.reading import read, require_finite
 from export.evaluation import Evaluation, ImageResult
 from export.sources import readable, unseen
-from training.checkpoint import load_checkpoint
+from training.checkpoint import Checkpoint, load_checkpoint
 from training.datasets import Dataset, DatasetError, Sample, open_dataset, parts_of
 from training.evaluate import Scored, evaluate, score_images
-from training.geometry import Geometry
+from training.geometry import Geometry, frame_digest
 
 _LABEL = "evaluate"
 """Label of the progress bar."""
@@ -30,7 +30,22 @@ def evaluate_checkpoint(folder: Path, data: Path, skip: bool) -> Evaluation:
         samples = unseen(checkpoint, samples)
     paths = [sample.path for sample in samples]
     scored = score_images(checkpoint.model().predict, paths, checkpoint.geometry, _LABEL)
-    return _evaluated({"product": checkpoint.product}, samples, scored, checkpoint.geometry, None)
+    results = _warning_of_learned(scored, checkpoint)
+    return _evaluated({"product": checkpoint.product}, samples, results, checkpoint.geometry, None)
+
+
+def _warning_of_learned(results: Iterable[Scored], checkpoint: Checkpoint) -> Iterator[Scored]:
+    """`results`; says at their end if some are of pictures that training has learned from."""
+    learned, seen = {record.frame_sha256 for record in checkpoint.learned}, list[Path]()
+    for scored in results:
+        if frame_digest(scored.frame) in learned:
+            seen.append(scored.path)
+        yield scored
+    if seen:
+        print(
+            f"WARNING: {len(seen)} of these pictures were learned from, which flatters the figures; the "
+            f"first is {seen[0]}"
+        )
 
 
 def evaluate_bundle(

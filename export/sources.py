@@ -27,13 +27,16 @@ def calibration_images(checkpoint: Checkpoint, folder: Path | None, skip: bool =
         samples = splits["calibrate"]
         say("Calibration", f"{len(samples)} good images that training set aside")
     else:
-        given: Sequence[Sample] = open_dataset(folder, checkpoint.product).train
+        dataset = open_dataset(folder, checkpoint.product)
+        given: Sequence[Sample] = dataset.train
         if skip and not (given := readable(given, checkpoint.geometry)):
             raise DatasetError(f"{folder}: no good image can be read")
         samples = unseen(checkpoint, given)
         used = "of parts used in training" if checkpoint.same_part else "used in training"
         left_out = f"{len(given) - len(samples)} {used}, or copies, left out"
         say("Calibration", f"{len(samples)} good images of {folder}; {left_out}")
+        if measured := sum(not sample.defective for sample in dataset.test):
+            say("", f"{measured} more are not used: in the layout {dataset.layout} they are for measuring")
     parts = _told_parts(samples, checkpoint.same_part)
     if parts is None:
         parts = [sample.name for sample in samples]

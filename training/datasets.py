@@ -36,7 +36,7 @@ def open_dataset(root: Path, product: str | None = None) -> Dataset:
         dataset = _folders(root, name, "MVTec AD", good="good")
     elif is_folder(root / "train" / "ok"):
         dataset = _folders(root, name, "BTAD", good="ok")
-    elif _has_good_folder(root):
+    elif has_good_folder(root):
         dataset = _good_and_defective(root, name)
     else:
         train = tuple(Sample(path, path.relative_to(root).as_posix()) for path in _images(root))
@@ -144,8 +144,9 @@ def _labelled(root: Path, folder: Path) -> Iterable[Sample]:
     return _samples(root, folder, folder.name, masks)
 
 
-def _has_good_folder(root: Path) -> bool:
-    """Unless pictures beside it, or folders train and test, say that another layout was meant."""
+def has_good_folder(root: Path) -> bool:
+    """Whether the folders in `root` are named for what their pictures show: one for good ones. Not if
+    pictures beside it, or folders train and test, say that another layout was meant."""
     folders = _visible_folders(root)
     another = _images(root) or {"train", "test"} & {folder.name.lower() for folder in folders}
     return any(map(_is_good, folders)) and not another

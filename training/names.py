@@ -14,8 +14,9 @@ UNKNOWN = "unknown"
 def part_pattern(text: str) -> re.Pattern[str]:
     """The regular expression that tells of which part a picture is; for argparse."""
     try:
+        text.encode()  # the checkpoint holds it, in JSON
         return re.compile(text)
-    except (re.error, OverflowError, RecursionError) as error:
+    except (UnicodeEncodeError, re.error, OverflowError, RecursionError) as error:
         raise ArgumentTypeError(f"{text!r} is not a regular expression: {error}") from error
 
 

@@ -15,8 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from training.geometry import SIDE_STEP, Filter, Geometry
 from training.messages import first_error
 
-Positive = Annotated[float, Field(gt=0)]
-Weight = Annotated[float, Field(ge=0)]
+_LARGEST = 1e30  # of what becomes a float32
+Positive = Annotated[float, Field(gt=0, le=_LARGEST)]
+Weight = Annotated[float, Field(ge=0, le=_LARGEST)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Fusion = Literal["mfcf", "mff"]
 ImageTerm = Literal["channel", "flat"]
@@ -166,7 +167,8 @@ def load_recipe(name_or_file: str, **overrides: object) -> Recipe:
         except (OSError, ValueError, RecursionError) as error:  # the last two: tomllib on absurd values, too
             raise RecipeError(f"recipe {name_or_file}: {error}") from error
         base = str(fields.pop("preset", "fast"))
-        fields.setdefault("name", Path(name_or_file).stem)
+        stem = Path(name_or_file).stem.encode(errors="replace").decode()  # the checkpoint holds it, in JSON
+        fields.setdefault("name", stem)
     if base not in PRESETS:
         raise RecipeError(f"recipe {base!r} is not known; there are {', '.join(PRESETS)}, or a FILE.toml")
     named = {key: value for key, value in overrides.items() if value is not None}

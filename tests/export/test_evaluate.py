@@ -202,6 +202,23 @@ def test_a_checkpoint_is_not_measured_on_what_it_has_learned_from(
     assert "all 1 pictures were used in training" in capsys.readouterr().err
 
 
+def test_learned_pictures_in_the_test_set_are_told(
+    checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As they come there when the last fifth of a folder `good`, which is for measuring, begins elsewhere."""
+    (learned, *_) = load_checkpoint(checkpoint).learned
+    grown = tmp_path / "grown"
+    shutil.copytree(data, grown)
+    assert main([str(checkpoint), str(grown)]) == 0
+    assert "WARNING" not in capsys.readouterr().out
+    shutil.copy(data / learned.name, grown / "test/good/again.png")
+    assert main([str(checkpoint), str(grown)]) == 0
+    assert (
+        "WARNING: 1 of these pictures were learned from, which flatters the figures; the first is "
+        f"{grown / 'test/good/again.png'}\n" in capsys.readouterr().out
+    )
+
+
 def test_a_path_that_cannot_be_looked_at(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["a" * 300, str(data)]) == 1
     assert capsys.readouterr().err.startswith("drd-evaluate: [Errno 36] File name too long")

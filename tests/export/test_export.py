@@ -153,6 +153,16 @@ def test_images_used_in_training_are_not_used_for_calibration(
     assert "all 2 pictures were used in training; give others" in capsys.readouterr().err
 
 
+def test_what_a_layout_keeps_for_measuring_is_told(
+    checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Or who gives 100 pictures for a budget of 1 % would not know why 80 are too few."""
+    shutil.copytree(data / "test/good", tmp_path / "good")
+    assert len(calibration_images(load_checkpoint(checkpoint), tmp_path)) == 5
+    said = capsys.readouterr().out
+    assert "1 more are not used: in the layout good and defective they are for measuring" in said
+
+
 def test_of_copies_one_is_used_for_calibration(checkpoint: Path, data: Path, tmp_path: Path) -> None:
     for name in ("once.png", "twice.png"):
         shutil.copy(data / "test/good/000.png", tmp_path / name)

@@ -65,6 +65,8 @@ def test_few_images_are_seen_more_often_unless_epochs_are_named(tmp_path: Path) 
         (f"epochs = {'9' * 5_000}", "mine.toml"),
         ('preset = "slow"', "there are quick, fast, rd, paper"),
         ("learning_rate = inf", ": learning_rate: "),
+        ("learning_rate = 1e300", ": learning_rate: "),
+        ("weight_decay = 1e300", ": weight_decay: "),
         ("noise = nan", ": noise: "),
         ("betas = [1.5, 2]", r": betas\.0: "),
         ("betas = [0.5]", r": betas\.1: "),
@@ -95,3 +97,12 @@ def test_a_file_may_start_with_a_byte_order_mark(tmp_path: Path) -> None:
 def test_a_missing_file_is_named() -> None:
     with pytest.raises(RecipeError, match=r"nowhere\.toml"):
         load_recipe("nowhere.toml")
+
+
+def test_a_name_that_is_not_utf8_can_be_stored(tmp_path: Path) -> None:
+    """Or the checkpoint could not be written, after all the training."""
+    path = tmp_path / "caf\udce9.toml"
+    path.write_text("epochs = 1\n")
+    recipe = load_recipe(str(path))
+    assert recipe.name == "caf?"
+    assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe

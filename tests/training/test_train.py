@@ -359,6 +359,7 @@ def test_a_checkpoint_of_another_format_is_refused_as_such(trained: Path, tmp_pa
         (["--device", "tpu"], 2, "invalid choice"),
         (["--same-part", "(0"], 2, "not a regular expression"),
         (["--same-part", f"0{{{10**20}}}"], 2, "not a regular expression"),
+        (["--same-part", "St\udcfcck|0"], 2, "not a regular expression"),
         (["--same-part", "part-[0-9]+"], 1, "'part-[0-9]+' is not found in train/good/000.png"),
         (
             ["--same-part", "0[0-4]"],
@@ -519,6 +520,19 @@ def test_nothing_is_written_among_the_images(
     folder = data / "train/good"
     said = misuse(main, *options(folder, weights, tmp_path / "out"), option, folder / path)
     assert f"{option}: not into {folder}, whose pictures are learned from" in said
+
+
+@pytest.mark.parametrize("inside", [("--out", ""), ("--preview", "p.png")])
+@pytest.mark.parametrize("folder", ["good", "checkpoint"])
+def test_nothing_is_written_into_a_folder_of_a_kind(
+    folder: str, inside: tuple[str, str], weights: Path, tmp_path: Path, misuse: Callable[..., str]
+) -> None:
+    """The report would count as a defective part, and be a golden frame of the bundle."""
+    option, path = inside
+    (tmp_path / "gasket/good").mkdir(parents=True)
+    target = tmp_path / "gasket" / folder
+    said = misuse(main, *options(tmp_path / "gasket", weights, tmp_path / "out"), option, target / path)
+    assert f"{option}: not into {target}, whose pictures would count as parts" in said
 
 
 def test_links_that_lead_nowhere_are_no_folders(
