@@ -68,7 +68,7 @@ async def test_an_engine_that_waits_holds_no_image(models: Path, gate: Gate) -> 
         lane = service.inspector.catalog.lane("tile")
 
         def held() -> bool:
-            return any(isinstance(each, Pending) and each.lane is lane for each in gc.get_objects())
+            return any(type(each) is Pending and each.lane is lane for each in gc.get_objects())
 
         await inspect(200)
         await asyncio.to_thread(wait_until, lambda: not held(), 10)
