@@ -66,7 +66,7 @@ export class Feed {
   async #connect() {
     this.source?.close();
     this.source = null;
-    this.opened = Date.now();
+    this.opened = performance.now();
     if (document.hidden) return this.#pause();
     if (!this.leave) {
       const turn = ++this.turn;
@@ -83,7 +83,7 @@ export class Feed {
       this.#heard(() => this.on.verdicts(JSON.parse(event.data)));
     });
     source.addEventListener("error", () => {
-      this.lost ??= Date.now();
+      this.lost ??= performance.now();
       if (source.readyState === EventSource.CLOSED) this.#refused();
       else this.refusal = UNANSWERED;
     });
@@ -101,7 +101,7 @@ export class Feed {
   }
 
   #heard(tell) {
-    this.heard = Date.now();
+    this.heard = performance.now();
     this.lost = null;
     this.refusal = UNANSWERED;
     this.#link("live");
@@ -109,8 +109,8 @@ export class Feed {
   }
 
   #look() {
-    const now = Date.now();
-    const quiet = Math.abs(now - Math.max(this.heard, this.opened)); // so is a clock that was set
+    const now = performance.now();
+    const quiet = now - Math.max(this.heard, this.opened);
     if (this.source && quiet > SILENCE) this.lost ??= now - quiet;
     if (this.lost && now - this.lost > GRACE) this.#link("gone", this.refusal);
     if (this.wanted && (this.source ? quiet > SILENCE : now - this.opened > AGAIN)) this.#connect();
