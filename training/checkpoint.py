@@ -31,7 +31,7 @@ from training.recipe import Recipe
 from training.splits import Split
 from training.version import program_version
 
-FORMAT: Literal[15] = 15
+FORMAT: Literal[16] = 16
 """Raised when a field comes, goes or gets another meaning, or the network or its training changes."""
 TENSORS, DESCRIPTION = "checkpoint.safetensors", "checkpoint.json"
 METRICS, REPORT = "metrics.json", "report.png"
@@ -56,7 +56,7 @@ class Checkpoint(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal[15] = FORMAT
+    format: Literal[16] = FORMAT
     product: str
     recipe: Recipe
     rule: ScoreRule

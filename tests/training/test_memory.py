@@ -133,3 +133,16 @@ def test_places_restored_without_fault_make_nothing_infinite() -> None:
     some = [level + 0.01 for level in none]
     memory.fit_expected([(features(plain(0)), none), (features(plain(1)), some)])
     assert max(level.max() for level in of(memory, plain(0), some)[:3]) <= 0.11
+
+
+def test_a_coreset_takes_the_farthest_of_all_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few are looked at in between."""
+    vectors = torch.nn.functional.normalize(torch.randn(500, 8, generator=torch.Generator().manual_seed(0)))
+    kept = [0]
+    while len(kept) < 60:
+        kept.append(int((vectors @ vectors[kept].T).amax(1).argmin()))
+    for shortlist in (1, 7, 100, 1000):
+        monkeypatch.setattr("training.model.memory._SHORTLIST", shortlist)
+        memory = Memory(60, (2, 3), levels=2)
+        memory.fit_coreset(vectors)
+        assert torch.equal(memory.vectors, vectors[kept])

@@ -20,8 +20,10 @@ from torch.nn import functional as F
 
 from training.model.heatmap import resized
 
-_CANDIDATES = 20_000
+_CANDIDATES = 80_000
 """Vectors, over all images, from which the coreset is chosen."""
+_SHORTLIST = 1000
+"""Candidates among which the next vectors of the coreset are looked for at a time: only affects speed."""
 _FADED = 9.0
 """`sharpness` times the radius of the coreset: a vector one radius further away weighs e⁻⁹ as much. Tied to
 the radius, since how far good parts lie apart depends on teacher and product."""
@@ -96,8 +98,9 @@ class Memory(nn.Module):
         kept = [0]
         nearest = 1 - candidates @ candidates[0]
         while len(kept) < len(self.vectors) and nearest.max() > _DUPLICATE:
-            kept.append(int(nearest.argmax()))
-            nearest = torch.minimum(nearest, 1 - candidates @ candidates[kept[-1]])
+            added = _farthest(candidates, nearest, len(self.vectors) - len(kept))
+            nearest = torch.minimum(nearest, 1 - (candidates @ candidates[added].T).amax(1))
+            kept += added
         self.vectors.zero_()[: len(kept)] = candidates[kept]
         self.sharpness.copy_((_FADED / nearest.max().clamp_min(_DUPLICATE)).clamp_max(_MAX_SHARPNESS))
 
@@ -124,6 +127,18 @@ class Memory(nn.Module):
         to_local, to_whole = torch.split(self.vectors.T * self.sharpness, [local.shape[2], whole.shape[2]])
         logits: Tensor = local @ to_local + whole @ to_whole
         return logits
+
+
+def _farthest(candidates: Tensor, nearest: Tensor, limit: int) -> list[int]:
+    """The next vectors of a greedy coreset, one or more: as many as a shortlist of the farthest decides. All
+    others are nearer than its last at first, and distances only fall."""
+    distances, places = nearest.topk(min(_SHORTLIST, len(nearest)))
+    bound, shortlist, found = distances[-1], candidates[places], list[int]()
+    while len(found) < limit and distances.max() >= bound and distances.max() > _DUPLICATE:
+        farthest = distances.argmax()
+        found.append(int(places[farthest]))
+        distances = torch.minimum(distances, 1 - shortlist @ shortlist[farthest])
+    return found
 
 
 def _grid(features: list[Tensor]) -> tuple[int, int]:
