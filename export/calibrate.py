@@ -50,8 +50,9 @@ def calibrate(
     once, with its highest value. `inside` `[H, W]` are the pixels of the region of interest, on the heatmap's
     grid.
 
-    Raises CalibrationError if they are too few, or so alike that only rounding separates threshold and
-    median; FrameFailed if the network's output for one is not finite.
+    Raises CalibrationError if they are too few, or if the threshold is not above the median but for rounding:
+    they are too much alike, or one part has most of them; FrameFailed if the network's output for one is
+    not finite.
     """
     by_path, pixels, statistics = dict[Path, float](), [], []
     highest, peaks = defaultdict[str, float](lambda: -math.inf), defaultdict[str, float](lambda: -math.inf)
@@ -106,8 +107,8 @@ def _scale(median: float, values: Sequence[float], budget: float) -> Scale:
     threshold = conformal_threshold(values, budget)
     if not threshold - median > _MIN_DIFFERENCE * max(1, abs(median)):
         raise CalibrationError(
-            "all calibration images have the same score, but for rounding: give different images of good "
-            "parts"
+            f"the score that the budget allows, {threshold:.6g}, is no higher than the usual one, "
+            f"{median:.6g}, but for rounding: give different images of good parts, about as many of each"
         )
     return Scale(median=median, threshold=threshold)
 

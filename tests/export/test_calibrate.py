@@ -114,16 +114,23 @@ def test_the_pixel_median_is_that_of_the_region_of_interest() -> None:
     [
         ([], "images of 0 parts are not enough"),
         ([1.0], "images of 1 parts are not enough"),
-        ([2.0, 2.0, 2.0], "the same score"),
-        ([2.0, 2.0, 2.0000002], "the same score"),
-        ([5e-8, 1e-7, 2e-7], "the same score"),
-        ([20_000, 20_000, 20_000.2], "the same score"),
+        ([2.0, 2.0, 2.0], "no higher than the usual one"),
+        ([2.0, 2.0, 2.0000002], "no higher than the usual one"),
+        ([5e-8, 1e-7, 2e-7], "no higher than the usual one"),
+        ([20_000, 20_000, 20_000.2], "no higher than the usual one"),
     ],
 )
 def test_too_few_or_too_alike_images_are_refused(scores: Sequence[float], reason: str) -> None:
     images = [scored(number, score, peak=9) for number, score in enumerate(scores)]
     with pytest.raises(CalibrationError, match=reason):
         calibrate(images, its_own(images), 0.1, EVERYWHERE)
+
+
+def test_a_part_with_most_of_the_images_is_refused() -> None:
+    images = [scored(number, 3 if number < 40 else 2, peak=9) for number in range(60)]
+    parts = {image.path: str(max(39, number)) for number, image in enumerate(images)}
+    with pytest.raises(CalibrationError, match="about as many of each"):
+        calibrate(images, parts, 0.2, EVERYWHERE)
 
 
 def test_each_part_counts_once_with_its_highest_score() -> None:
