@@ -7,6 +7,7 @@ import stat
 import sys
 import time
 from collections.abc import AsyncIterator, Coroutine
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from urllib.parse import quote
@@ -21,9 +22,11 @@ NO_PICTURE = "the picture did not arrive"
 PICTURES_HELP = """\
 Write each picture under a temporary name, then rename it. One written more than --picture-lead-ms before its
 trigger is not taken: it is that of an earlier part of the same name. Keep it shorter than the time from one
-part's picture to the next trigger for the same name, and long enough for the trigger's own way, file systems
-that round times (FAT: 2 s) and clocks that differ: a picture's time is by the clock of the camera or file
-server. From a URL that gives no Last-Modified every picture is taken, so use each name only once.
+part's picture to the next trigger for the same name, and long enough for the trigger's own way, times that
+are cut short (a URL's to 1 s, so give 1000 more; FAT's to 2 s) and clocks that differ: a picture's time is by
+the clock of the camera or file server. Use no name again within the takt: a part whose picture fails to come
+would get the next one's. From a URL that gives no Last-Modified every picture is taken, so use each name
+only once.
 """
 LEAD_HELP = "a picture may be written so long before its trigger is given (default 100)"
 
@@ -53,8 +56,8 @@ class Pictures:
             raise NotYet(NO_PICTURE)
         content = response.raise_for_status().content
         if modified := response.headers.get("Last-Modified"):
-            # It is cut to whole seconds: the picture may have been written up to a second later.
-            refuse_older(parsedate_to_datetime(modified).timestamp() + 1, oldest)
+            # Cut to whole seconds, so the picture may be newer; always UTC, though one form does not say so.
+            refuse_older(parsedate_to_datetime(modified).replace(tzinfo=UTC).timestamp(), oldest)
         return content
 
     def _read(self, name: str, oldest: float) -> bytes:

@@ -39,11 +39,12 @@ def broker(port: int) -> Iterator[None]:
 
 
 @contextmanager
-def gateway(port: int, target: str, pictures: Path | str, takt_ms: str) -> Iterator[subprocess.Popen[str]]:
-    """Takes pictures that were written up to a minute before their trigger."""
+def gateway(
+    port: int, target: str, pictures: Path | str, takt_ms: str, lead_ms: str = FOREVER
+) -> Iterator[subprocess.Popen[str]]:
     command: list[str | Path] = [sys.executable, GATEWAY, "--product", "tile", "--pictures", pictures]
     command += ["--broker", f"127.0.0.1:{port}", "--to", f"grpc://{target}", "--takt-ms", takt_ms]
-    command += ["--picture-lead-ms", FOREVER]
+    command += ["--picture-lead-ms", lead_ms]
     with started(command, "connected") as popen:
         yield popen
 
@@ -108,13 +109,21 @@ def pictures(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture(params=["folder", "URL"])
+class OldServer(SimpleHTTPRequestHandler):
+    """Gives times in C's form, which HTTP allows."""
+
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        return time.asctime(time.gmtime(timestamp))
+
+
+@pytest.fixture(params=["folder", "URL", "URL of an old server"])
 def place(request: pytest.FixtureRequest, pictures: Path) -> Iterator[Path | str]:
     """Where the gateway looks for pictures."""
     if request.param == "folder":
         yield pictures
         return
-    with http_server(partial(SimpleHTTPRequestHandler, directory=pictures)) as url:
+    server = OldServer if "old" in request.param else SimpleHTTPRequestHandler
+    with http_server(partial(server, directory=pictures)) as url:
         yield url
 
 
@@ -169,6 +178,25 @@ def test_a_picture_of_an_earlier_part_is_not_taken(
 
     assert parts.said["2"][0]["reason"].startswith("the picture is older than the trigger")
     assert parts.said["2"][0]["reason"].endswith("no newer one arrived within the takt")
+
+
+def test_the_picture_of_the_part_before_is_not_taken_either(
+    free_port: int, models: Path, pictures: Path, place: Path | str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was written half a second before the trigger, in New York; a web server says in which second."""
+    monkeypatch.setenv("TZ", "EST5")
+    second = int(time.time())
+    os.utime(pictures / "dark.png", times=(second - 1,) * 2)
+    with (
+        broker(free_port),
+        serving(models) as service,
+        line(free_port) as parts,
+        gateway(free_port, service.target, place, "8000", lead_ms="100"),
+    ):
+        parts.trigger("1", "dark.png", at=second - 0.5)
+        assert parts.verdict("1") == "NOT INSPECTED"
+
+    assert parts.said["1"][0]["reason"].startswith("the picture is older than the trigger, by 0.400 s")
 
 
 @pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
