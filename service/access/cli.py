@@ -117,8 +117,12 @@ def _add(path: Path, name: str, products: list[str] | None, until: date | None) 
     secret, token = make_token(name, products, until)
     line = token.line() if content.endswith(b"\n") or not content else f"\n{token.line()}"
     path.touch(mode=0o600)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(line)
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(line)
+    except OSError:
+        os.truncate(path, len(content))  # half a line, as on a full disk, would make the file invalid
+        raise
     print(secret)
 
 

@@ -11,6 +11,8 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 
+import anyio
+import anyio.to_thread
 import grpc
 
 from service.client import errors
@@ -52,7 +54,11 @@ class RpcStreamDoor:
                     stub = self._connected_anew()
                 except OSError as error:  # such as a certificate that is being replaced
                     raise errors.Unreachable(f"can't connect to {self._address}: {error}") from error
-                await asyncio.to_thread(self._connect, stub, milliseconds_left(ends) / 1000)
+                # Not one of asyncio's few threads: services that hang would keep all of them.
+                own, seconds = anyio.CapacityLimiter(1), milliseconds_left(ends) / 1000
+                await anyio.to_thread.run_sync(
+                    self._connect, stub, seconds, abandon_on_cancel=True, limiter=own
+                )
                 self._stream = _Stream(stub, self._metadata)
             stream = self._stream
         return await stream.inspect(message, ends)

@@ -90,7 +90,16 @@ def test_known_parts_have_to_get_the_verdict_that_is_expected(
     assert camera(address, folder, "--expect", "NG") == 3
 
     told = capsys.readouterr().out.splitlines()[2:]
-    assert sorted(told) == ["expected NG: a.png is OK", "expected NG: b.png is OK"]
+    assert sorted(told) == [f"expected NG: '{folder / name}.png' is OK" for name in "ab"]
+
+
+def test_a_picture_that_is_not_as_expected_is_told_from_its_namesakes(
+    address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(tmp_path / "left/1.png", BRIGHT)
+    wrong = put(tmp_path / "right/1.png", DARK)
+    assert camera(address, tmp_path / "left", tmp_path / "right", "--expect", "NG") == 3
+    assert capsys.readouterr().out.splitlines()[2:] == [f"expected NG: '{wrong}' is OK"]
 
 
 def test_all_ok_is_0(address: str, folder: Path) -> None:
@@ -409,6 +418,29 @@ def test_a_second_signal_ends_it_at_once(address: str, folder: Path, gate: Gate)
     gate.shut()
     assert_ends_at_once(command(address, "--quiet", folder / "a.png"), gate.wait_for_batch)
     gate.open()
+
+
+def test_a_second_signal_ends_it_at_once_though_nobody_reads_what_it_says(
+    address: str, folder: Path, gate: Gate
+) -> None:
+    """As with `2>&1 | tee log`: Ctrl-C ends both."""
+    gate.shut()
+    sending = command(address, "--quiet", folder / "a.png")
+    with subprocess.Popen(sending, stderr=subprocess.PIPE) as popen:
+        assert popen.stderr is not None
+        gate.wait_for_batch()
+        popen.stderr.close()
+
+        def interrupted() -> bool:
+            popen.send_signal(signal.SIGINT)
+            return popen.poll() is not None
+
+        try:
+            wait_until(interrupted)
+        finally:
+            popen.kill()
+            gate.open()
+    assert popen.returncode == 1
 
 
 def test_a_signal_ends_it_whichever_thread_gets_it(address: str, folder: Path, tmp_path: Path) -> None:

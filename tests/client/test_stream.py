@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,25 @@ def test_cameras_that_wait_keep_no_other_from_being_read(address: str) -> None:
             finally:
                 triggered.set()
                 await blocked
+
+    assert asyncio.run(levels()) == [20]
+
+
+def test_threads_that_wait_keep_no_stream_from_being_opened(address: str) -> None:
+    """Those of asyncio, which are few."""
+    done = threading.Event()
+
+    async def levels() -> list[int]:
+        with ThreadPoolExecutor(1) as only:
+            asyncio.get_running_loop().set_default_executor(only)
+            waiting = asyncio.create_task(asyncio.to_thread(done.wait, 60))
+            await asyncio.sleep(0)
+            try:
+                async with AsyncClient(address) as drd, asyncio.timeout(30):
+                    return [level(outcome) async for outcome in drd.stream([frame(20, deadline=5)])]
+            finally:
+                done.set()
+                await waiting
 
     assert asyncio.run(levels()) == [20]
 

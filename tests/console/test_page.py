@@ -14,11 +14,12 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from numpy.typing import NDArray
 from PIL import Image
-from playwright.sync_api import Page, Route, expect
+from playwright.sync_api import Page, Route, ViewportSize, expect
 
 from export.bundle.reading import judge
 from service.history import MAX_WATCHERS
 from tests.access.conftest import Tokens
+from tests.bundles import make_bundle
 from tests.console.conftest import DESK, PHONE, Open
 from tests.e2e.serving import Running, process, serving, wait_until
 from tests.service.engines import POISON, Gate
@@ -139,6 +140,102 @@ def test_a_picture_from_the_camera(running: Running, open_page: Open) -> None:
     page.get_by_role("button", name="Take picture").click()
     expect(page.locator("#plate-line")).to_contain_text("camera-")
     expect(page.locator("#inspect")).to_be_hidden()
+
+
+def test_a_camera_that_starts_after_the_dialog_was_closed_is_stopped(
+    running: Running, open_page: Open
+) -> None:
+    page = open_page(running.url)
+    late = """() => {
+        const devices = navigator.mediaDevices;
+        const start = devices.getUserMedia.bind(devices);
+        const allowed = new Promise((allow) => (window.allow = allow));
+        devices.getUserMedia = async (wanted) => {
+            await allowed;
+            return (window.stream = await start(wanted));
+        };
+    }"""
+    page.evaluate(late)
+    page.keyboard.press("i")
+    expect(page.locator("#inspect-product option")).to_have_count(2)
+    page.get_by_role("button", name="Use the camera").click()
+    page.keyboard.press("Escape")
+    ended = """async () => {
+        allow();
+        const soon = () => new Promise((later) => setTimeout(later, 50));
+        while (!window.stream) await soon();
+        await soon();
+        return stream.getTracks().map((track) => track.readyState);
+    }"""
+    assert page.evaluate(ended) == ["ended"]
+
+
+def test_the_product_chosen_in_the_dialog_is_that_of_every_picture(running: Running, open_page: Open) -> None:
+    """Whatever the page shows: also of what is pasted, and after one that failed."""
+    page = open_page(running.url, expected="status of 400")
+    expect(page.locator("#products button")).to_have_count(3)
+    page.get_by_role("button", name=re.compile("bolt")).click()
+    choose(page, "bad.png", b"not at all")
+    expect(page.locator("#inspect-note")).to_contain_text("not a readable JPEG")
+    expect(page.locator("#inspect-product")).to_have_value("tile")
+    paste = """content => {
+        const data = new DataTransfer();
+        data.items.add(new File([Uint8Array.from(content)], "pasted.png", { type: "image/png" }));
+        dispatchEvent(new ClipboardEvent("paste", { clipboardData: data }));
+    }"""
+    page.evaluate(paste, list(part(3)))
+    lamp(page, "NG", "tile  ·  pasted.png")
+
+
+def test_no_other_product_takes_the_place_of_the_chosen_one(tmp_path: Path, open_page: Open) -> None:
+    make_bundle(tmp_path, "bolt")
+    chosen = make_bundle(tmp_path, "tile")
+    with serving(tmp_path) as running:
+        page = open_page(running.url)
+        expect(page.locator("#products button")).to_have_count(3)
+        page.get_by_role("button", name="Inspect a picture").click()
+        page.get_by_label("Product", exact=True).select_option("tile")
+        chosen.rename(tmp_path / ".withdrawn-tile-1")
+        expect(page.locator("#inspect-product option")).to_have_count(1)
+        expect(page.locator("#inspect-product")).to_have_value("")
+        expect(page.locator("#inspect-file")).to_be_disabled()
+        (tmp_path / ".withdrawn-tile-1").rename(chosen)
+        expect(page.locator("#inspect-product")).to_have_value("tile")
+        expect(page.locator("#inspect-file")).to_be_enabled()
+
+
+def test_a_product_chosen_by_keyboard_keeps_the_focus(running: Running, open_page: Open) -> None:
+    page = open_page(running.url)
+    expect(page.locator("#products button")).to_have_count(3)
+    page.get_by_role("button", name=re.compile("bolt")).focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#products [aria-pressed=true]")).to_contain_text("bolt")
+    expect(page.locator("#products [aria-pressed=true]")).to_be_focused()
+
+
+def test_the_product_in_view_is_in_view_among_many(running: Running, open_page: Open) -> None:
+    page = open_page(running.url, ViewportSize(width=200, height=800))
+    expect(page.locator("#products button")).to_have_count(3)
+    for name in ("bolt", "tile"):
+        page.keyboard.press("p")
+        pressed = page.locator("#products [aria-pressed=true]")
+        expect(pressed).to_contain_text(name)
+        expect(pressed).to_be_in_viewport(ratio=0.9)
+
+
+def test_enlarged_text_leaves_room_for_the_picture(running: Running, open_page: Open) -> None:
+    """At 200 % zoom a screen of 1920 × 1080 pixels is this large to the page."""
+    page = open_page(running.url, ViewportSize(width=960, height=450))
+    send(running.url, part(3), "bad")
+    lamp(page, "NG", "bad")
+    picture, layers, chart = (
+        page.locator(each).bounding_box() for each in ("#picture", ".layers", "#chart-title")
+    )
+    assert picture is not None
+    assert layers is not None
+    assert chart is not None
+    assert picture["height"] > 100
+    assert layers["y"] + layers["height"] <= chart["y"]
 
 
 def test_what_is_no_picture_is_said_so(running: Running, open_page: Open) -> None:

@@ -79,3 +79,16 @@ def test_a_training_without_room_leaves_no_checkpoint(data: Path, tmp_path: Path
     assert not (out / "checkpoint.json").exists()
     assert run("training.cli", *arguments).returncode == 0
     assert load_checkpoint(out).product == "plate"
+
+
+def test_a_token_without_room_leaves_the_others(tmp_path: Path) -> None:
+    """Half a line would be refused, with all others, at the service's next start."""
+    file = tmp_path / "tokens"
+    assert run("service.cli", "token", "add", "line-1", "--file", file).returncode == 0
+    before = file.read_bytes()
+
+    failed = run("service.cli", "token", "add", "line-2", "--file", file, room=len(before) + 20)
+
+    assert tells_it(failed, "drd-serve token")
+    assert not failed.stdout
+    assert file.read_bytes() == before

@@ -6,7 +6,7 @@ import io
 import os
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 
 from service.client.aio import AsyncClient, Options
 from service.client.camera import pictures
@@ -42,7 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _say(error: Exception | str) -> None:
-    print(f"drd-camera: {error}", file=sys.stderr)
+    with suppress(OSError):  # nobody reads it any more: that ends nothing, and keeps nothing from its end
+        print(f"drd-camera: {error}", file=sys.stderr)
 
 
 async def _run(given: argparse.Namespace) -> int:
@@ -70,7 +71,7 @@ async def _run(given: argparse.Namespace) -> int:
 async def _note(pictures: AsyncGenerator[Sent], tally: Tally, records: Records, *, watching: bool) -> None:
     async with aclosing(pictures):  # ended in order also if a line can't be written
         async for sent in pictures:
-            tally.note(sent.outcome)
+            tally.note(sent)
             if watching and isinstance(sent.outcome.error, Unreadable):
                 _say(sent.outcome.error)  # now: the end, where causes are shown, may be far
             await asyncio.to_thread(records.write, sent)

@@ -7,8 +7,8 @@ from itertools import islice
 from typing import get_args
 
 from service.client import errors
-from service.client.camera.camera import Pace
-from service.client.values import Outcome, Verdict
+from service.client.camera.camera import Pace, Sent
+from service.client.values import Verdict
 
 _RECENT, _MAX_KEPT, _MAX_NAMED = 1000, 100_000, 10
 _COLUMNS = ("seconds", "done", "per s", "OK", "REVIEW", "NG", "refused", "late", "failed")
@@ -33,12 +33,13 @@ class Tally:
     """The first pictures with another verdict than expected."""
     started: float = field(default_factory=time.monotonic)
 
-    def note(self, outcome: Outcome) -> None:
+    def note(self, sent: Sent) -> None:
+        outcome = sent.outcome
         if outcome.answer is not None:
             verdict = outcome.answer.verdict
             self.counts[verdict] += 1
             if self.expected not in (None, verdict) and len(self.unexpected) < _MAX_NAMED:
-                self.unexpected.append(f"expected {self.expected}: {outcome.frame.frame_id} is {verdict}")
+                self.unexpected.append(f"expected {self.expected}: {sent.file!r} is {verdict}")
             self.seconds.append(outcome.seconds)
         elif outcome.error is not None:
             self.counts[_fate(outcome.error)] += 1

@@ -16,9 +16,10 @@ export class Inspecting {
   /** Opens the dialog. */
   show() {
     this.refresh();
-    $("inspect-product").value = this.#product() ?? "";
+    if (!$("inspect").open) this.last = this.#product();
+    this.#select();
     $("inspect-file").value = "";
-    $("camera").hidden = !navigator.mediaDevices;
+    $("camera").hidden = !navigator.mediaDevices || Boolean(this.stream);
     this.#say("");
     if (!$("inspect").open) $("inspect").showModal();
   }
@@ -28,18 +29,25 @@ export class Inspecting {
     const box = $("inspect-product");
     const names = this.#ready();
     if (names.join() === [...box.options].map((option) => option.value).join()) return;
-    const chosen = names.includes(box.value) ? box.value : this.#product();
-    box.replaceChildren(...names.map((name) => element("option", { value: name, selected: name === chosen }, name)));
-    for (const id of ["inspect-file", "camera", "shoot"]) $(id).disabled = !names.length;
+    box.replaceChildren(...names.map((name) => element("option", { value: name }, name)));
+    this.#select();
+  }
+
+  #select() {
+    const product = this.#product();
+    $("inspect-product").value = product ?? "";
+    for (const id of ["inspect-file", "camera", "shoot"]) $(id).disabled = !product;
   }
 
   #ready() {
     return this.store.products.filter((product) => product.serving).map((product) => product.name);
   }
 
-  /** The product in view; otherwise the last used one, otherwise the first. */
+  /** The one in the dialog while it is open: no other takes its place when it is not ready. Otherwise the product
+   * in view, the last used one, the first. */
   #product() {
     const names = this.#ready();
+    if ($("inspect").open && this.last) return names.find((name) => name === this.last);
     return [this.store.product, this.last].find((name) => names.includes(name)) ?? names[0];
   }
 
@@ -98,12 +106,16 @@ export class Inspecting {
   }
 
   async #startCamera() {
+    let stream;
     try {
-      this.stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment", width: { ideal: 1920 } } });
+      stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment", width: { ideal: 1920 } } });
     } catch (error) {
       return this.#say(`The camera can't be used: ${error.message}`, "error");
     }
-    $("video").srcObject = this.stream;
+    this.#stopCamera(); // it was asked for twice
+    this.stream = stream;
+    if (!$("inspect").open) return this.#stopCamera(); // closed meanwhile
+    $("video").srcObject = stream;
     for (const id of ["video", "shoot"]) $(id).hidden = false;
     $("camera").hidden = true;
     return $("video").play();
@@ -125,6 +137,10 @@ export class Inspecting {
   }
 
   #listen() {
+    $("inspect-product").addEventListener("change", (event) => {
+      this.last = event.target.value;
+      this.#select();
+    });
     $("inspect-file").addEventListener("change", (event) => this.#inspect([...event.target.files], $("inspect-product").value));
     $("camera").addEventListener("click", () => this.#startCamera());
     $("shoot").addEventListener("click", () => this.#shoot());

@@ -119,6 +119,7 @@ function showProducts() {
   const serving = (product) => (product.serving ? "READY" : product.state);
   const tab = (name, label, state, note) => {
     const button = element("button", { "aria-pressed": store.product === name, title: note });
+    button.dataset.product = name;
     if (state) {
       button.dataset.state = state;
       button.append(glyph({ READY: "OK", FAILED: "NG" }[state] ?? "REVIEW"));
@@ -135,7 +136,9 @@ function showProducts() {
   };
   const tabs = store.products.map((product) => tab(product.name, product.name, serving(product), note(product)));
   if (tabs.length > 1) tabs.unshift(tab("", "All", "", ""));
+  const focused = document.activeElement?.dataset.product;
   $("products").replaceChildren(...tabs);
+  tabs.find((tab) => tab.dataset.product === focused)?.focus();
 }
 
 function chooseProduct(name) {
@@ -144,6 +147,7 @@ function chooseProduct(name) {
   added = 0;
   list.box.scrollTop = 0;
   showProducts();
+  $("products").querySelector("[aria-pressed=true]")?.scrollIntoView({ block: "nearest", inline: "nearest" });
   hold(null);
 }
 
