@@ -169,9 +169,9 @@ def _on_golden_frames(
 
 
 def _run(engine: Engine, precision: Precision, frames: NDArray[np.uint8]) -> Prediction:
-    """Raises EngineFailed also if a value is not finite: the service could not judge the frame."""
+    """Raises EngineFailed also if a value is not finite."""
     prediction = run_engine(engine, frames)
-    if not (np.isfinite(prediction.heatmap).all() and np.isfinite(prediction.score).all()):
+    if not prediction.is_finite:
         why = ", since values in it overflow float16" if precision == "fp16" else ""
         raise EngineFailed(f"its output is NaN or infinite{why}")
     return prediction

@@ -190,11 +190,15 @@ class Predictor:
         return largest
 
     def _predict_golden(self, frames: NDArray[np.uint8]) -> Prediction:
-        """`predict`, with a failure as BundleError."""
+        """`predict`, with a failure as BundleError. So is a value that is not finite: comparing may miss it,
+        since infinity scores 0 or 1, and maps are compared at every fourth pixel."""
         try:
-            return self.predict(frames)
+            prediction = self.predict(frames)
         except EngineFailed as error:
             raise BundleError(f"failed on golden frames at batch size {len(frames)}: {error}") from error
+        if not prediction.is_finite:
+            raise BundleError(f"its output for golden frames at batch size {len(frames)} is NaN or infinite")
+        return prediction
 
 
 def _allowed(entry: EngineEntry) -> tuple[float, float]:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, nullcontext, suppress
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 
 import pytest
@@ -227,6 +228,21 @@ def test_a_size_that_is_never_formed_is_not_forecast_by_a_measurement_on_a_busy_
             forecast = line.admission.check(line.lane, now + 0.3, overlay=False)
 
     assert forecast == pytest.approx(3 * line.lane.pace.infer[1].seconds)
+
+
+def test_what_else_is_at_work_while_a_lane_is_measured_is_no_part_of_its_pace(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Deadlines of less than twice the engine's time would be refused for seconds after each swap."""
+    seconds = cycle([0.16, 0.08, 0.13])
+
+    def predict(_: object) -> None:
+        line.clock[0] += next(seconds)
+
+    monkeypatch.setattr(line.lane.predictor, "predict", predict)
+    line.lane = Lane(line.lane.predictor)
+    line.lane.measure()
+    assert line.run(10, engine=0.08) == {"answered": 50}
 
 
 def test_large_overlays_do_not_count_for_requests_without(line: Line) -> None:

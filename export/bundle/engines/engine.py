@@ -14,6 +14,11 @@ class Prediction(NamedTuple):
     heatmap: NDArray[np.float32]
     score: NDArray[np.float32]
 
+    @property
+    def is_finite(self) -> bool:
+        """Whether no value is NaN or infinite: the service can't judge a frame with one."""
+        return all(bool(np.isfinite(values).all()) for values in self)
+
 
 class EngineFailed(RuntimeError):
     """The engine raised, or its output has a wrong shape; the message is one line."""

@@ -9,6 +9,7 @@ from export.bundle.engines.specs import UnknownEngineError, spec_of
 from export.bundle.engines.tensorrt import open_plan
 from export.bundle.manifest import BundleError, EngineEntry
 from training.geometry import Geometry
+from training.messages import one_line
 
 
 def open_engine(entry: EngineEntry, root: Path, geometry: Geometry) -> Engine:
@@ -16,6 +17,15 @@ def open_engine(entry: EngineEntry, root: Path, geometry: Geometry) -> Engine:
 
     Raises BundleError, with the reason, if this machine can't run it.
     """
+    try:
+        return _opened(entry, root, geometry)
+    except BundleError:
+        raise
+    except Exception as error:  # libraries of another version, or not all there, raise anything
+        raise BundleError(f"can't be opened: {type(error).__name__}: {one_line(error)}") from error
+
+
+def _opened(entry: EngineEntry, root: Path, geometry: Geometry) -> Engine:
     try:
         spec = spec_of(entry.id)
     except UnknownEngineError as error:

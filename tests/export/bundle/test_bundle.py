@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 from PIL import Image
 
 from export.bundle import Bundle, BundleError
 from export.bundle.deviations import cyclic_windows
+from export.bundle.scale import Scale
 from tests.bundles import GOLDEN_LEVELS, edit_manifest, grey_level_network, make_bundle, plain_frame
 from training.files import file_digest
 
@@ -62,7 +63,7 @@ def test_start_gives_engine_guard_band_and_deviation(tmp_path: Path) -> None:
     [
         (0.3, "golden/0.png at batch size 1 scores 0.3000, not 0.0000"),
         (0.001, "golden/0.png at batch size 1 scores 0.0010, not 0.0000"),
-        (math.nan, "scores nan"),
+        (math.nan, "its output for golden frames at batch size 1 is NaN or infinite"),
     ],
 )
 def test_an_engine_with_different_scores_is_refused(tmp_path: Path, bias: float, message: str) -> None:
@@ -86,6 +87,39 @@ def test_an_engine_whose_heatmap_differs_in_one_place_is_refused(tmp_path: Path)
     bias.CopyFrom(numpy_helper.from_array(pixels, "bias"))
     with pytest.raises(BundleError, match=r"golden/0\.png at batch size 1: its heatmap deviates by 0\.0100"):
         Bundle.open(make_bundle(tmp_path, network=network)).start()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_an_engine_with_a_hole_between_the_compared_pixels_is_refused(tmp_path: Path, value: float) -> None:
+    """Every frame would fail, though another engine or version could have judged it."""
+    network = grey_level_network((32, 32))
+    hole = np.zeros((32, 32), np.float32)
+    hole[3, 5] = value
+    network.graph.initializer.append(numpy_helper.from_array(hole, "hole"))
+    for node in network.graph.node:
+        node.output[:] = ["whole" if name == "heatmap" else name for name in node.output]
+        node.input[:] = ["whole" if name == "heatmap" else name for name in node.input]
+    network.graph.node.append(helper.make_node("Add", ["whole", "hole"], ["heatmap"]))
+    with pytest.raises(BundleError, match="at batch size 1 is NaN or infinite"):
+        Bundle.open(make_bundle(tmp_path, network=network)).start()
+
+
+def test_an_engine_that_overflows_is_refused_though_infinity_scores_1(tmp_path: Path) -> None:
+    network = grey_level_network((32, 32))
+    network.graph.initializer.append(numpy_helper.from_array(np.array(3e38, np.float32), "most"))
+    for node in network.graph.node:
+        node.output[:] = ["finite" if name == "score" else name for name in node.output]
+    network.graph.node.extend(
+        [
+            helper.make_node("Mul", ["finite", "most"], ["large"]),
+            helper.make_node("Add", ["large", "large"], ["overflown"]),  # above 0.57
+            helper.make_node("Sub", ["overflown", "large"], ["again"]),
+            helper.make_node("Div", ["again", "most"], ["score"]),
+        ]
+    )
+    narrow = Scale(median=0.0, threshold=0.005)
+    with pytest.raises(BundleError, match="at batch size 1 is NaN or infinite"):
+        Bundle.open(make_bundle(tmp_path, scale=narrow, guard_band=0.01, network=network)).start()
 
 
 @pytest.mark.parametrize("count", [1, 3, 5])
@@ -161,6 +195,25 @@ def test_auto_takes_the_first_engine_that_runs_and_gives_reasons_for_the_others(
         bundle.start("abacus-f32")
     with pytest.raises(BundleError, match=r"no engine onnx-f64, only abacus-f32, onnx-f32"):
         bundle.start("onnx-f64")
+
+
+@pytest.mark.parametrize("error", [RuntimeError, AttributeError, OSError])
+def test_auto_goes_on_where_a_runtime_fails_in_an_unusual_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    """As a library of TensorRT 8 does, which lacks the functions that tell its version."""
+
+    def opened(*_: object) -> None:
+        raise error("undefined symbol")
+
+    monkeypatch.setattr("export.bundle.engines.opening.OpenVinoEngine", opened)
+    path = make_bundle(tmp_path)
+    edit_manifest(
+        path, lambda facts: facts["engines"].insert(0, {"id": "openvino-f32", "file": "model.onnx"})
+    )
+    predictor = Bundle.open(path).start()
+    assert predictor.engine_id == "onnx-f32"
+    assert predictor.skipped == {"openvino-f32": f"can't be opened: {error.__name__}: undefined symbol"}
 
 
 def test_a_graph_for_another_input_size_is_refused(tmp_path: Path) -> None:
