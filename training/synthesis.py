@@ -36,7 +36,8 @@ def synthesise(frames: Tensor, damage: Damage, seeds: Sequence[int]) -> tuple[Te
     same damage.
 
     Gives the damaged frames, float32 `[N, H, W, 3]` on the 0–255 scale (`drd` may exceed 255 by a fifth), and
-    where they differ visibly from the good ones, bool `[N, H, W]`.
+    where they differ visibly from the good ones, bool `[N, H, W]` (`drd`: all of the square, though black on
+    black shows nothing).
     """
     good = frames.numpy().astype(np.float32)
     damaged = _paste_square if damage == "drd" else _mixed

@@ -146,3 +146,12 @@ def test_a_coreset_takes_the_farthest_of_all_each_time(monkeypatch: pytest.Monke
         memory = Memory(60, (2, 3), levels=2)
         memory.fit_coreset(vectors)
         assert torch.equal(memory.vectors, vectors[kept])
+
+
+def test_a_vector_is_kept_once_though_cosines_are_rounded() -> None:
+    """Of as many channels as a 50-layer ResNet's, some of which differ by 2·10⁻⁶ from themselves."""
+    draws = torch.Generator().manual_seed(0)
+    vectors = torch.nn.functional.normalize(torch.rand(50, 2560, generator=draws) ** 4)
+    memory = Memory(100, (512, 1024), levels=2)
+    memory.fit_coreset(torch.cat([vectors, vectors * (1 - 2e-6), vectors]))
+    assert int((memory.vectors.abs().sum(1) > 0).sum()) == 50

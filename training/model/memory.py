@@ -28,14 +28,16 @@ _FADED = 9.0
 """`sharpness` times the radius of the coreset: a vector one radius further away weighs e⁻⁹ as much. Tied to
 the radius, since how far good parts lie apart depends on teacher and product."""
 _MAX_SHARPNESS = 10_000.0
-"""Cap for when all candidates were stored and the radius is 0: float32 cosines are exact to 10⁻⁷."""
+"""Cap for a radius of almost 0, where all candidates were stored or good parts are all but the same: float32
+cosines are exact to 10⁻⁶."""
 _IMAGE_FRACTION = 0.08
 """Fraction of a descriptor's squared norm that describes the whole image."""
 _PRIOR = 0.2
 """Weight of the overall mean in an expected value, as a fraction of a vector's mean number of visits: rarely
 visited ones are shrunk towards it."""
-_DUPLICATE = 1e-6
-"""Distance of two descriptors that differ by rounding only."""
+_DUPLICATE = 5e-6
+"""Largest distance of two descriptors that differ by rounding only: those of 50-layer ResNets, with thousands
+of channels, do by 2·10⁻⁶."""
 _MIN_EXPECTED = 0.1
 """Least expected value over its mean: dividing by it raises a distance at most tenfold."""
 
