@@ -93,3 +93,11 @@ def test_grey_pastes_have_a_target_under_mask_but_hardly_one_under_rgb_cos() -> 
     assert by_mask[0, 0, 0] == 1
     assert by_mask.sum() == 1
     assert by_colour.abs().max() < 0.05
+
+
+def test_features_in_bfloat16_are_compared_in_float32() -> None:
+    generator = torch.Generator().manual_seed(0)
+    teacher = [torch.randn(2, 8, 4, 4, generator=generator).bfloat16()]
+    student = [teacher[0] + 0.01 * torch.randn(2, 8, 4, 4, generator=generator)]
+    exact = distillation_loss(recipe(), [teacher[0].double()], [student[0].double()])
+    assert distillation_loss(recipe(), teacher, student).item() == pytest.approx(exact.item(), rel=0.01)

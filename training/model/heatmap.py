@@ -47,8 +47,9 @@ def distance(teacher: Tensor, student: Tensor) -> Tensor:
 
 
 def restored_levels(teacher: list[Tensor], student: list[Tensor]) -> Iterable[tuple[Tensor, Tensor]]:
-    """Each level that the student restores, the coarser two or all three: the teacher's, and as restored."""
-    return zip(teacher[-len(student) :], student, strict=True)
+    """Each level that the student restores, the coarser two or all three: the teacher's, in the student's
+    precision, since torch's cosine normalises each side in its own, and as restored."""
+    return ((t.type_as(s), s) for t, s in zip(teacher[-len(student) :], student, strict=True))
 
 
 def distances(teacher: list[Tensor], student: list[Tensor]) -> list[Tensor]:
