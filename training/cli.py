@@ -46,11 +46,14 @@ def _check_targets(parser: argparse.ArgumentParser, options: argparse.Namespace)
     learned_from = {os.path.realpath(options.data / name) for name in ("", "train/good", "train/ok")}
     of_kinds = is_folder(options.data) and has_good_folder(options.data)
     for option, folder in (("--out", options.out), ("--preview", options.preview and options.preview.parent)):
-        if folder is not None and os.path.realpath(folder) in learned_from:
+        if folder is None:
+            continue
+        real = Path(os.path.realpath(folder))
+        if str(real) in learned_from:
             parser.error(f"{option}: not into {folder}, whose pictures are learned from")
-        if folder is not None and of_kinds and Path(os.path.realpath(folder)).parent == data:
+        if of_kinds and real.parent == data and not real.name.startswith("."):
             parser.error(f"{option}: not into {folder}, whose pictures would count as parts")
-        if folder is not None and os.path.lexists(folder) and not folder.is_dir():
+        if os.path.lexists(folder) and not folder.is_dir():
             parser.error(f"{option}: {folder} is no folder")
     if options.preview is not None and options.preview.is_dir():
         parser.error(f"--preview: {options.preview} is a folder")

@@ -56,8 +56,9 @@ class Pictures:
             raise NotYet(NO_PICTURE)
         content = response.raise_for_status().content
         if modified := response.headers.get("Last-Modified"):
-            # Cut to whole seconds, so the picture may be newer; always UTC, though one form does not say so.
-            refuse_older(parsedate_to_datetime(modified).replace(tzinfo=UTC).timestamp(), oldest)
+            # Cut to whole seconds, so the picture may be newer; UTC, where its form does not say so.
+            written = parsedate_to_datetime(modified)
+            refuse_older(written.replace(tzinfo=written.tzinfo or UTC).timestamp(), oldest)
         return content
 
     def _read(self, name: str, oldest: float) -> bytes:

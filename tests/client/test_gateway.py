@@ -9,6 +9,8 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import datetime, timedelta, timezone
+from email.utils import format_datetime
 from functools import partial
 from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
@@ -116,14 +118,23 @@ class OldServer(SimpleHTTPRequestHandler):
         return time.asctime(time.gmtime(timestamp))
 
 
-@pytest.fixture(params=["folder", "URL", "URL of an old server"])
+class OddServer(SimpleHTTPRequestHandler):
+    """Gives times of another zone, which HTTP forbids."""
+
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        return format_datetime(datetime.fromtimestamp(timestamp or time.time(), timezone(timedelta(hours=1))))
+
+
+SERVERS = {"URL": SimpleHTTPRequestHandler, "URL of an old server": OldServer, "URL of an odd one": OddServer}
+
+
+@pytest.fixture(params=["folder", *SERVERS])
 def place(request: pytest.FixtureRequest, pictures: Path) -> Iterator[Path | str]:
     """Where the gateway looks for pictures."""
     if request.param == "folder":
         yield pictures
         return
-    server = OldServer if "old" in request.param else SimpleHTTPRequestHandler
-    with http_server(partial(server, directory=pictures)) as url:
+    with http_server(partial(SERVERS[request.param], directory=pictures)) as url:
         yield url
 
 
@@ -185,14 +196,14 @@ def test_the_picture_of_the_part_before_is_not_taken_either(
 ) -> None:
     """It was written half a second before the trigger, in New York; a web server says in which second."""
     monkeypatch.setenv("TZ", "EST5")
-    second = int(time.time())
-    os.utime(pictures / "dark.png", times=(second - 1,) * 2)
     with (
         broker(free_port),
         serving(models) as service,
         line(free_port) as parts,
-        gateway(free_port, service.target, place, "8000", lead_ms="100"),
+        gateway(free_port, service.target, place, "5000", lead_ms="100"),
     ):
+        second = int(time.time())
+        os.utime(pictures / "dark.png", times=(second - 1,) * 2)
         parts.trigger("1", "dark.png", at=second - 0.5)
         assert parts.verdict("1") == "NOT INSPECTED"
 

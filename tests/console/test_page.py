@@ -204,6 +204,19 @@ def test_no_other_product_takes_the_place_of_the_chosen_one(tmp_path: Path, open
         expect(page.locator("#inspect-file")).to_be_enabled()
 
 
+def test_nor_that_of_the_first_one_that_was_ready(tmp_path: Path, open_page: Open) -> None:
+    with serving(tmp_path) as running:
+        page = open_page(running.url)
+        page.get_by_role("button", name="Inspect a picture").click()
+        shown = make_bundle(tmp_path, "bolt")
+        expect(page.locator("#inspect-product")).to_have_value("bolt")
+        make_bundle(tmp_path, "tile")
+        expect(page.locator("#inspect-product option")).to_have_count(2)
+        shown.rename(tmp_path / ".withdrawn-bolt-1")
+        expect(page.locator("#inspect-product option")).to_have_count(1)
+        expect(page.locator("#inspect-product")).to_have_value("")
+
+
 def test_a_product_chosen_by_keyboard_keeps_the_focus(running: Running, open_page: Open) -> None:
     page = open_page(running.url)
     expect(page.locator("#products button")).to_have_count(3)
@@ -211,6 +224,20 @@ def test_a_product_chosen_by_keyboard_keeps_the_focus(running: Running, open_pag
     page.keyboard.press("Enter")
     expect(page.locator("#products [aria-pressed=true]")).to_contain_text("bolt")
     expect(page.locator("#products [aria-pressed=true]")).to_be_focused()
+
+
+def test_products_that_change_do_not_scroll_to_the_focus(tmp_path: Path, open_page: Open) -> None:
+    for name in ("bolt", "tile"):
+        make_bundle(tmp_path, name)
+    with serving(tmp_path) as running:
+        page = open_page(running.url, ViewportSize(width=200, height=800))
+        expect(page.locator("#products button")).to_have_count(3)
+        page.get_by_role("button", name="All", exact=True).focus()
+        scrolled = page.locator("#products").evaluate("box => (box.scrollLeft = 50, box.scrollLeft)")
+        make_bundle(tmp_path, "washer")
+        expect(page.locator("#products button")).to_have_count(4)
+        expect(page.locator("#products button").first).to_be_focused()
+        assert page.locator("#products").evaluate("box => box.scrollLeft") == scrolled == 50
 
 
 def test_the_product_in_view_is_in_view_among_many(running: Running, open_page: Open) -> None:

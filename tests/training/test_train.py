@@ -588,6 +588,14 @@ def test_images_of_one_part_and_copies_are_kept_out_of_calibration(
     assert 2 * len(set(parts_of(fit, checkpoint.same_part))) == len(fit)
 
 
+def test_a_hidden_folder_is_not_of_a_kind(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "good").mkdir()
+    assert main(options(tmp_path, weights, tmp_path / ".checkpoint")) == 1
+    assert "no good pictures found" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("bits", "white"), [(12, 16), (14, 64)])
 def test_fewer_bits_in_sixteen_are_noticed(
     weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], bits: int, white: int

@@ -9,19 +9,20 @@ from export.bundle.engines.specs import UnknownEngineError, spec_of
 from export.bundle.engines.tensorrt import open_plan
 from export.bundle.manifest import BundleError, EngineEntry
 from training.geometry import Geometry
-from training.messages import one_line
+from training.messages import one_line, out_of_memory
 
 
 def open_engine(entry: EngineEntry, root: Path, geometry: Geometry) -> Engine:
     """Opens `entry` of the bundle at `root`, whose digests have been checked.
 
-    Raises BundleError, with the reason, if this machine can't run it.
+    Raises BundleError, with the reason, if this machine can't run it; as it comes, what says that there is
+    too little memory, which may pass.
     """
     try:
         return _opened(entry, root, geometry)
-    except BundleError:
-        raise
     except Exception as error:  # libraries of another version, or not all there, raise anything
+        if isinstance(error, BundleError) or out_of_memory(error):
+            raise
         raise BundleError(f"can't be opened: {type(error).__name__}: {one_line(error)}") from error
 
 

@@ -36,6 +36,7 @@ export class Inspecting {
   #select() {
     const product = this.#product();
     $("inspect-product").value = product ?? "";
+    if ($("inspect").open) this.last ??= product; // none was ready when it was opened
     for (const id of ["inspect-file", "camera", "shoot"]) $(id).disabled = !product;
   }
 

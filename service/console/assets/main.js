@@ -138,7 +138,7 @@ function showProducts() {
   if (tabs.length > 1) tabs.unshift(tab("", "All", "", ""));
   const focused = document.activeElement?.dataset.product;
   $("products").replaceChildren(...tabs);
-  tabs.find((tab) => tab.dataset.product === focused)?.focus();
+  tabs.find((tab) => tab.dataset.product === focused)?.focus({ preventScroll: true });
 }
 
 function chooseProduct(name) {

@@ -197,23 +197,37 @@ def test_auto_takes_the_first_engine_that_runs_and_gives_reasons_for_the_others(
         bundle.start("onnx-f64")
 
 
+def unopenable(root: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> Bundle:
+    """A bundle whose preferred engine raises `error`."""
+
+    def opened(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("export.bundle.engines.opening.OpenVinoEngine", opened)
+    path = make_bundle(root)
+    edit_manifest(
+        path, lambda facts: facts["engines"].insert(0, {"id": "openvino-f32", "file": "model.onnx"})
+    )
+    return Bundle.open(path)
+
+
 @pytest.mark.parametrize("error", [RuntimeError, AttributeError, OSError])
 def test_auto_goes_on_where_a_runtime_fails_in_an_unusual_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
 ) -> None:
     """As a library of TensorRT 8 does, which lacks the functions that tell its version."""
-
-    def opened(*_: object) -> None:
-        raise error("undefined symbol")
-
-    monkeypatch.setattr("export.bundle.engines.opening.OpenVinoEngine", opened)
-    path = make_bundle(tmp_path)
-    edit_manifest(
-        path, lambda facts: facts["engines"].insert(0, {"id": "openvino-f32", "file": "model.onnx"})
-    )
-    predictor = Bundle.open(path).start()
+    predictor = unopenable(tmp_path, monkeypatch, error("undefined symbol")).start()
     assert predictor.engine_id == "onnx-f32"
     assert predictor.skipped == {"openvino-f32": f"can't be opened: {error.__name__}: undefined symbol"}
+
+
+def test_auto_does_not_go_on_to_a_slower_engine_for_want_of_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may pass, and the service tries again."""
+    bundle = unopenable(tmp_path, monkeypatch, MemoryError())
+    with pytest.raises(MemoryError):
+        bundle.start()
 
 
 def test_a_graph_for_another_input_size_is_refused(tmp_path: Path) -> None:
