@@ -6,8 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from training.datasets import has_good_folder
-from training.files import is_folder
+from training.datasets import belongs_to
 from training.messages import out_of_memory, print_in_any_encoding
 from training.names import UNKNOWN, is_product_name, part_pattern
 from training.recipe import PRESETS, RecipeError
@@ -41,19 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _check_targets(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     """Exit with status 2 if output would land among the pictures or can't be written. May raise OSError."""
-    # Not by Path.resolve, which raises RuntimeError for a link to itself.
-    data = Path(os.path.realpath(options.data))
-    learned_from = {os.path.realpath(options.data / name) for name in ("", "train/good", "train/ok")}
-    of_kinds = is_folder(options.data) and has_good_folder(options.data)
     for option, folder in (("--out", options.out), ("--preview", options.preview and options.preview.parent)):
-        if folder is None:
-            continue
-        real = Path(os.path.realpath(folder))
-        if str(real) in learned_from:
-            parser.error(f"{option}: not into {folder}, whose pictures are learned from")
-        if of_kinds and real.parent == data and not real.name.startswith("."):
-            parser.error(f"{option}: not into {folder}, whose pictures would count as parts")
-        if os.path.lexists(folder) and not folder.is_dir():
+        if folder is not None and belongs_to(options.data, folder):
+            parser.error(f"{option}: not into {folder}, whose pictures are those of the data set")
+        if folder is not None and os.path.lexists(folder) and not folder.is_dir():
             parser.error(f"{option}: {folder} is no folder")
     if options.preview is not None and options.preview.is_dir():
         parser.error(f"--preview: {options.preview} is a folder")

@@ -3,6 +3,7 @@
 Every layout becomes one `Dataset`; which one was recognised is in its `layout`.
 """
 
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -36,7 +37,7 @@ def open_dataset(root: Path, product: str | None = None) -> Dataset:
         dataset = _folders(root, name, "MVTec AD", good="good")
     elif is_folder(root / "train" / "ok"):
         dataset = _folders(root, name, "BTAD", good="ok")
-    elif has_good_folder(root):
+    elif _has_good_folder(root):
         dataset = _good_and_defective(root, name)
     else:
         train = tuple(Sample(path, path.relative_to(root).as_posix()) for path in _images(root))
@@ -58,6 +59,25 @@ def open_dataset(root: Path, product: str | None = None) -> Dataset:
                 "folders: unpack it again with `unzip`, or rename the file"
             )
     return dataset
+
+
+def belongs_to(root: Path, folder: Path) -> bool:
+    """Whether a picture in `folder`, which need not exist, would count as one of the data set `root`: a good
+    one, or of a kind. Not told of VisA, whose pictures are listed."""
+
+    def real(path: Path) -> Path:  # Path.resolve raises RuntimeError for a link to itself
+        return Path(os.path.realpath(path))
+
+    folder, learned_from = real(folder), [root / "train" / name for name in _GOOD]
+    if folder in map(real, (root, *learned_from)):
+        return True
+    if any(map(is_folder, learned_from)):
+        kinds = root / "test"
+    elif is_folder(root) and _has_good_folder(root):
+        kinds = root
+    else:
+        return False
+    return folder.parent == real(kinds) and not _is_hidden(folder)
 
 
 def _check_name(path: Path) -> None:
@@ -144,9 +164,8 @@ def _labelled(root: Path, folder: Path) -> Iterable[Sample]:
     return _samples(root, folder, folder.name, masks)
 
 
-def has_good_folder(root: Path) -> bool:
-    """Whether the folders in `root` are named for what their pictures show: one for good ones. Not if
-    pictures beside it, or folders train and test, say that another layout was meant."""
+def _has_good_folder(root: Path) -> bool:
+    """Unless pictures beside it, or folders train and test, say that another layout was meant."""
     folders = _visible_folders(root)
     another = _images(root) or {"train", "test"} & {folder.name.lower() for folder in folders}
     return any(map(_is_good, folders)) and not another

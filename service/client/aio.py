@@ -9,15 +9,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypedDict, TypeVar, Unpack, get_args
 
-import anyio
-import anyio.to_thread
-
 from service.client import errors
 from service.client.address import Address, Credentials
 from service.client.door import Door, as_bad_input
 from service.client.rest import RestDoor
 from service.client.rpc import RpcDoor
 from service.client.rpc_stream import RpcStreamDoor
+from service.client.threads import in_own_thread
 from service.client.values import Answer, Frame, Outcome, Product, Verdict
 
 _T = TypeVar("_T")
@@ -227,12 +225,7 @@ def _checked(answer: Answer, frame: Frame) -> Answer:
 
 
 async def _in_thread(frames: Iterable[Frame]) -> AsyncIterator[Frame]:
-    """Iterates in a thread: `frames` may block, as cameras do.
-
-    With a limiter of its own: the usual one has 40 threads for all, which 40 cameras would use up.
-    """
-    source, own = iter(frames), anyio.CapacityLimiter(1)
-    while (
-        frame := await anyio.to_thread.run_sync(next, source, None, abandon_on_cancel=True, limiter=own)
-    ) is not None:
+    """Iterates in a thread: `frames` may block, as cameras do."""
+    source = iter(frames)
+    while (frame := await in_own_thread(next, source, None)) is not None:
         yield frame

@@ -11,8 +11,6 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 
-import anyio
-import anyio.to_thread
 import grpc
 
 from service.client import errors
@@ -27,6 +25,7 @@ from service.client.rpc import (
     error_of_first_call,
     message_of,
 )
+from service.client.threads import in_own_thread
 from service.client.values import Answer, Frame
 from service.rpc.pb import inspection_pb2 as pb
 from service.rpc.pb.inspection_pb2_grpc import InspectionServiceStub
@@ -54,11 +53,7 @@ class RpcStreamDoor:
                     stub = self._connected_anew()
                 except OSError as error:  # such as a certificate that is being replaced
                     raise errors.Unreachable(f"can't connect to {self._address}: {error}") from error
-                # Not one of asyncio's few threads: services that hang would keep all of them.
-                own, seconds = anyio.CapacityLimiter(1), milliseconds_left(ends) / 1000
-                await anyio.to_thread.run_sync(
-                    self._connect, stub, seconds, abandon_on_cancel=True, limiter=own
-                )
+                await in_own_thread(self._connect, stub, milliseconds_left(ends) / 1000)
                 self._stream = _Stream(stub, self._metadata)
             stream = self._stream
         return await stream.inspect(message, ends)

@@ -88,14 +88,12 @@ def test_threads_that_wait_keep_no_stream_from_being_opened(address: str) -> Non
     async def levels() -> list[int]:
         with ThreadPoolExecutor(1) as only:
             asyncio.get_running_loop().set_default_executor(only)
-            waiting = asyncio.create_task(asyncio.to_thread(done.wait, 60))
-            await asyncio.sleep(0)
+            only.submit(done.wait, 60)
             try:
                 async with AsyncClient(address) as drd, asyncio.timeout(30):
                     return [level(outcome) async for outcome in drd.stream([frame(20, deadline=5)])]
             finally:
                 done.set()
-                await waiting
 
     assert asyncio.run(levels()) == [20]
 

@@ -519,20 +519,22 @@ def test_nothing_is_written_among_the_images(
     option, path = inside
     folder = data / "train/good"
     said = misuse(main, *options(folder, weights, tmp_path / "out"), option, folder / path)
-    assert f"{option}: not into {folder}, whose pictures are learned from" in said
+    assert f"{option}: not into {folder}, whose pictures are those of the data set" in said
 
 
 @pytest.mark.parametrize("inside", [("--out", ""), ("--preview", "p.png")])
-@pytest.mark.parametrize("folder", ["good", "checkpoint"])
+@pytest.mark.parametrize(
+    ("good", "folder"), [("good", "good"), ("good", "checkpoint"), ("train/ok", "test/checkpoint")]
+)
 def test_nothing_is_written_into_a_folder_of_a_kind(
-    folder: str, inside: tuple[str, str], weights: Path, tmp_path: Path, misuse: Callable[..., str]
+    good: str, folder: str, inside: tuple[str, str], weights: Path, tmp_path: Path, misuse: Callable[..., str]
 ) -> None:
     """The report would count as a defective part, and be a golden frame of the bundle."""
     option, path = inside
-    (tmp_path / "gasket/good").mkdir(parents=True)
+    (tmp_path / "gasket" / good).mkdir(parents=True)
     target = tmp_path / "gasket" / folder
     said = misuse(main, *options(tmp_path / "gasket", weights, tmp_path / "out"), option, target / path)
-    assert f"{option}: not into {target}, whose pictures would count as parts" in said
+    assert f"{option}: not into {target}, whose pictures are those of the data set" in said
 
 
 def test_links_that_lead_nowhere_are_no_folders(
